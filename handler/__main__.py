@@ -1,0 +1,92 @@
+"""The worker's start: settings → model → engine → warm-up → front door, and its exit codes.
+
+0  the queue was served to the end, or test_input.json was answered
+1  the local job failed, or something unforeseen
+2  a setting means nothing      3  no model
+4  the engine did not start     5  the engine died
+143, 130  SIGTERM or SIGINT before the start was over
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+from handler import lifecycle, local, logs, model, queue, settings
+from handler.engine.host import EngineHost
+from handler.engine.vllm import VllmAdapter
+from handler.errors import EXIT_FAILED, StartError, keep_secret
+from handler.job import JobReader
+from handler.lifecycle import Stages
+from handler.worker import Worker
+
+log = logging.getLogger("handler")
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Start the worker and serve; return the process's exit code."""
+    options = _options(arguments)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        chosen = settings.load(environ)
+        logs.configure(chosen)
+        keep_secret([chosen.hf_token.get_secret_value() if chosen.hf_token else None])
+        return _serve(chosen, environ, options)
+    except StartError as error:
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAILED
+
+
+def _serve(
+    chosen: settings.Settings, environ: Mapping[str, str], options: argparse.Namespace
+) -> int:
+    on_platform = chosen.job_url is not None and options.test_input is None
+    job = None if on_platform else local.read_job(options.test_input)
+    stages = Stages()
+    with stages.stage("model"):
+        checkpoint = model.locate(chosen)
+    log.info("model %s (%s) from %s", checkpoint.name, checkpoint.quantization, checkpoint.source)
+    adapter = VllmAdapter(chosen, checkpoint, environ)
+    with EngineHost(adapter) as host:
+        if on_platform:
+            queue.prepare_sdk(chosen)
+        running = host.wait_until_up()
+        stages.seconds |= {"imports": host.import_seconds, "engine": host.start_seconds}
+        for line in adapter.warnings:
+            log.warning(line)
+        with stages.stage("warm-up"):
+            lifecycle.warm_up(host, adapter.served_model_name)
+        log.info("%s", stages)
+        reader = JobReader(adapter.served_model_name, checkpoint.name, running.request_fields)
+        worker = Worker(host, reader, chosen.request_timeout_seconds)
+        if job is not None:
+            return 0 if local.run(worker, job) else EXIT_FAILED
+        jobs_at_once = lifecycle.concurrency(chosen.max_concurrency, running.capacity)
+        log.info("ready for %d jobs at once as %s", jobs_at_once, adapter.served_model_name)
+        queue.QueueDoor(worker, host, jobs_at_once, chosen.drain_timeout_seconds).serve()
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m handler",
+        description="Serves a Runpod queue in the platform's environment; answers one job without.",
+    )
+    parser.add_argument("--test_input", metavar="JSON", help="the job to answer, as on Runpod")
+    return parser.parse_args(arguments)
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """End the start in order: what has been started is stopped on the way out."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -1,0 +1,212 @@
+"""One HTTP exchange with an ASGI app that runs on another event loop, without a socket.
+
+The engine's app runs on the engine's loop, the Runpod SDK's jobs on theirs. An `Exchange` is the
+only thing that crosses between the two: the response head and the body bytes go over as they are
+produced, nothing is copied per token but the bytes, and the reader's loop is only woken when the
+reader waits. While the reader is away the bytes add up; beyond `HIGH_WATER_BYTES` the app's
+`send` waits, and the engine merges what it produces meanwhile.
+
+httpx's ASGI transport cannot be used here: it buffers the whole response.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+
+from handler.engine.protocol import AsgiApp, Message, Request, Scope
+from handler.errors import EngineUnavailable
+
+HIGH_WATER_BYTES = 16_384
+ABORT_GRACE_SECONDS = 0.5
+
+
+class Exchange:
+    """Call `app` on `loop` and read its response from another loop.
+
+    Use as `async with Exchange(...) as exchange:`; leaving it aborts what still runs.
+
+    An abort is told the way a server tells it, by `http.disconnect`: vLLM frees the request's KV
+    blocks on that, streamed or not. An app that does not listen is cancelled after
+    `ABORT_GRACE_SECONDS`.
+    """
+
+    def __init__(self, app: AsgiApp, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+        self._app = app
+        self._loop = loop
+        self._request = request
+        self._lock = threading.Lock()
+        self._chunks: list[bytes] = []
+        self._buffered_bytes = 0
+        self._finished = False
+        self._failure: Exception | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._drained = asyncio.Event()  # touched on the engine's loop only, like the two below
+        self._disconnected = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._body_taken = False
+        self._complete = False
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    # ---- the reader's side: any loop ----
+
+    async def __aenter__(self) -> "Exchange":
+        """Send the request; return when the response's head is there.
+
+        Raises:
+            EngineUnavailable: the engine's loop is gone, or the app ended without a response.
+        """
+        try:
+            self._loop.call_soon_threadsafe(self._start)
+        except RuntimeError as error:
+            raise EngineUnavailable("The engine is not running.") from error
+        try:
+            await self._until(lambda: bool(self.status))
+        except BaseException:
+            self.close()
+            raise
+        if not self.status:
+            raise self._failure or EngineUnavailable("The engine gave no answer.")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def read(self) -> bytes:
+        """Return all body bytes that have arrived, waiting for some; `b""` at the end.
+
+        Raises:
+            EngineUnavailable: the engine died or was stopped before the end.
+        """
+        await self._until(lambda: bool(self._chunks))
+        with self._lock:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            paused = self._buffered_bytes >= HIGH_WATER_BYTES
+            self._buffered_bytes = 0
+        if paused:
+            self._on_engine_loop(self._drained.set)
+        if not data and self._failure:
+            raise self._failure
+        return data
+
+    def close(self) -> None:
+        """Abort the request if it still runs. From any thread, any number of times."""
+        if not self._finished:
+            self._on_engine_loop(self._abort)
+
+    def fail(self, failure: Exception) -> None:
+        """End the exchange with `failure` for its reader, and abort it. From any thread."""
+        self._finish(failure)
+        self._on_engine_loop(self._abort)
+
+    async def _until(self, arrived: Callable[[], bool]) -> None:
+        """Wait until `arrived()` or until nothing more will come."""
+        while True:
+            with self._lock:
+                if arrived() or self._finished:
+                    return
+                reader = self._reader = asyncio.get_running_loop().create_future()
+            await reader
+
+    def _wake_reader(self) -> None:
+        """Call with the lock held."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            # A reader whose loop is closed has gone; its exchange is closed by its job's end.
+            with contextlib.suppress(RuntimeError):
+                reader.get_loop().call_soon_threadsafe(_resolve, reader)
+
+    def _on_engine_loop(self, callback: Callable[[], None]) -> None:
+        # A closed loop has no task left that could be paused or aborted.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
+
+    # ---- the app's side: the engine's loop ----
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+
+    def _abort(self) -> None:
+        self._disconnected.set()
+        self._drained.set()
+        if self._task is not None and not self._task.done():
+            self._loop.call_later(ABORT_GRACE_SECONDS, self._task.cancel)
+
+    async def _run(self) -> None:
+        try:
+            await self._app(self._scope(), self._receive, self._send)
+            self._finish(None if self._complete else EngineUnavailable("The answer broke off."))
+        except asyncio.CancelledError:
+            self._finish(EngineUnavailable("The engine was stopped in the middle of the answer."))
+        except Exception as error:
+            # Starlette raises again what it has answered with a whole 500: then the answer stands.
+            self._finish(None if self._complete else error)
+
+    def _finish(self, failure: Exception | None) -> None:
+        with self._lock:
+            if not self._finished:
+                self._finished = True
+                self._failure = failure
+                self._wake_reader()
+
+    async def _receive(self) -> Message:
+        if not self._body_taken:
+            self._body_taken = True
+            return {"type": "http.request", "body": self._request.body, "more_body": False}
+        await self._disconnected.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = {
+                name.decode("latin-1").lower(): value.decode("latin-1")
+                for name, value in message.get("headers", ())
+            }
+            with self._lock:
+                self.headers = headers
+                self.status = message["status"]
+                self._wake_reader()
+            return
+        body = message.get("body", b"")
+        with self._lock:
+            self._complete = not message.get("more_body", False)
+            if body and not self._finished:
+                self._chunks.append(body)
+                self._buffered_bytes += len(body)
+                self._wake_reader()
+            full = self._buffered_bytes >= HIGH_WATER_BYTES
+            if full:
+                self._drained.clear()
+        if full and not self._disconnected.is_set():
+            await self._drained.wait()
+
+    def _scope(self) -> Scope:
+        request = self._request
+        headers = [(b"host", b"worker"), (b"content-type", request.content_type.encode("latin-1"))]
+        if request.body:
+            headers.append((b"content-length", str(len(request.body)).encode()))
+        if request.request_id:
+            headers.append((b"x-request-id", request.request_id.encode("latin-1", "replace")))
+        return {
+            "type": "http",
+            # 2.3, not 2.4: from 2.4 on Starlette expects an OSError from `send` at a disconnect,
+            # and no longer listens for `http.disconnect` while it streams.
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": request.method,
+            "scheme": "http",
+            "path": request.path,
+            "raw_path": request.path.encode(),
+            "query_string": request.query.encode(),
+            "root_path": "",
+            "headers": headers,
+            "client": None,
+            "server": ("worker", 80),
+        }
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

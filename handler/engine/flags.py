@@ -1,0 +1,168 @@
+"""Environment variables → the engine's flags, by asking the engine's own argument parser.
+
+A variable named as the UPPER_SNAKE form of a flag sets that flag: the worker keeps no list of
+flags. Each value goes through the parser alone first, so that an error names its variable. What a
+parser does not know, this module does not know either.
+"""
+
+import argparse
+import difflib
+import json
+import shlex
+from collections.abc import Collection, Mapping
+
+from handler.errors import BadSetting
+
+YES = frozenset({"1", "true", "yes", "on"})
+NO = frozenset({"0", "false", "no", "off"})
+NEAR = 0.85  # MAX_MODEL_LENGTH is 0.90 from MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 from its flag
+FOREIGN = ("RUNPOD_", "NVIDIA_", "CUDA_", "NCCL_", "PYTHON", "HF_", "VLLM_", "SGLANG_", "PIP_")
+
+
+class FlagError(Exception):
+    """Raised by a parser's `error` method instead of its usual exit."""
+
+
+class EngineFlags:
+    """The flags that a parser takes and the worker passes on.
+
+    Args:
+        parser: the engine's; its `error` must raise `FlagError`.
+        refused: destinations of flags that are not taken, such as those of an HTTP server.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, refused: Collection[str]) -> None:
+        self._parser = parser
+        self._actions: dict[str, argparse.Action] = {}
+        self._refused: set[str] = set()
+        for action in parser._actions:
+            long_options = [name for name in action.option_strings if name.startswith("--")]
+            for option in long_options:
+                name = option.removeprefix("--").replace("-", "_").upper()
+                if action.dest in refused:
+                    self._refused.add(name)
+                elif not name.startswith("NO_") or name == action.dest.upper():
+                    self._actions[name] = action
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The variables' names that reach the engine."""
+        return frozenset(self._actions)
+
+    def from_environ(self, environ: Mapping[str, str], taken: Collection[str]) -> list[str]:
+        """Return arguments for the parser from all variables that name a flag.
+
+        Args:
+            environ: the variables.
+            taken: names that the worker's own settings have taken, to be left out.
+
+        Raises:
+            BadSetting: names the variable, its value and what the engine accepts.
+        """
+        arguments: list[str] = []
+        for name in sorted(self.names & environ.keys() - set(taken)):
+            value = environ[name].strip()
+            if value:
+                arguments += self.argument(name, value)
+        return arguments
+
+    def argument(self, name: str, value: str, variable: str | None = None) -> list[str]:
+        """Return the arguments that set flag `name` to `value`, judged by the parser.
+
+        Args:
+            name: UPPER_SNAKE name of the flag.
+            value: as written in the environment.
+            variable: the variable that the user set, when it has another name.
+
+        Raises:
+            BadSetting: the parser refuses the value.
+        """
+        arguments = _spell(self._actions[name], variable or name, value)
+        try:
+            self._parser.parse_args(arguments)
+        except (FlagError, ValueError, TypeError) as error:
+            # argparse says "argument --dtype: invalid choice: …": the variable's name is enough.
+            reason = str(error).split(": ", 1)[-1] if "argument -" in str(error) else str(error)
+            raise BadSetting(f"{variable or name}={value!r}: {reason}") from error
+        return arguments
+
+    def from_text(self, text: str) -> list[str]:
+        """Return ENGINE_ARGS as arguments.
+
+        Raises:
+            BadSetting: a quote is not closed, or a flag belongs to what does not run here.
+        """
+        try:
+            arguments = shlex.split(text)
+        except ValueError as error:
+            raise BadSetting(f"ENGINE_ARGS={text!r}: {error}") from error
+        for argument in arguments:
+            name = argument.split("=")[0].split(".")[0].removeprefix("--").replace("-", "_").upper()
+            if argument.startswith("--") and name in self._refused:
+                raise BadSetting(
+                    f"ENGINE_ARGS: {argument.split('=')[0]} is not the engine's to set here: "
+                    "the worker has no HTTP server in queue mode and names the model itself."
+                )
+        return arguments
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """Parse all arguments together.
+
+        Raises:
+            BadSetting: what the parser says; only ENGINE_ARGS can still be at fault here.
+        """
+        try:
+            return self._parser.parse_args(arguments)
+        except (FlagError, ValueError, TypeError) as error:
+            raise BadSetting(f"ENGINE_ARGS: {error}") from error
+
+
+def warnings(
+    environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
+) -> list[str]:
+    """Return one line for each variable that looks meant for the worker and reaches nothing.
+
+    Args:
+        environ: the variables.
+        known: the names that mean something.
+        removed: names that meant something once, each with what to do instead.
+    """
+    lines = []
+    for name in sorted(environ.keys() - set(known)):
+        if name in removed:
+            lines.append(f"{name} has no effect: {removed[name]}")
+        elif not name.startswith(FOREIGN):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
+            if near:
+                lines.append(f"{name} is not a setting and has no effect: did you mean {near[0]}?")
+    return lines
+
+
+def _spell(action: argparse.Action, variable: str, value: str) -> list[str]:
+    option = max(action.option_strings, key=len)
+    if isinstance(action, argparse.BooleanOptionalAction):
+        option = next(name for name in action.option_strings if not name.startswith("--no-"))
+        off = "--no-" + option.removeprefix("--")
+        return [option if _truth(variable, value) else off]
+    if action.nargs == 0:
+        return [option] if _truth(variable, value) else []
+    if action.nargs == "+":
+        return [option, *_words(variable, value)]
+    return [f"{option}={value}"]
+
+
+def _truth(variable: str, value: str) -> bool:
+    if value.lower() in YES | NO:
+        return value.lower() in YES
+    raise BadSetting(f"{variable}={value!r} should be true or false.")
+
+
+def _words(variable: str, value: str) -> list[str]:
+    """Read a list: JSON, or words between commas or blanks."""
+    if value.startswith("["):
+        try:
+            items = json.loads(value)
+        except ValueError as error:
+            raise BadSetting(f"{variable}={value!r}: not a JSON list ({error})") from error
+        return [item if isinstance(item, str) else json.dumps(item) for item in items]
+    return [value] if value.startswith("{") else value.replace(",", " ").split()

@@ -1,0 +1,180 @@
+"""The engine's own thread and event loop, from start to stop.
+
+The engine does not share a loop with the Runpod SDK: the SDK runs `asyncio.run` several times, and
+SGLang started on the main thread installs signal handlers that kill the process. This module does
+not know which engine it hosts.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+
+import psutil
+import uvloop
+
+from handler.engine.asgi import Exchange
+from handler.engine.protocol import Adapter, Request, Running
+from handler.errors import EngineStartFailed, EngineUnavailable, StartError
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 0.5
+STOP_SECONDS = 10.0
+DEATH_NOTICE_SECONDS = 1.0
+
+
+class EngineHost:
+    """Runs one adapter on a thread of its own.
+
+    Use as `with EngineHost(adapter) as host:`; leaving it stops the engine: asks, waits at most
+    `STOP_SECONDS`, then kills what is left of the engine's processes.
+    """
+
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter = adapter
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._up = threading.Event()
+        self._failure: Exception | None = None
+        self._exchanges: set[Exchange] = set()
+        self._on_death: list[Callable[[], None]] = []
+        self._own_children: set[int] = set()
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+        self.running: Running | None = None
+        self.dead = False
+        self.import_seconds = 0.0
+        self.start_seconds = 0.0
+
+    def __enter__(self) -> "EngineHost":
+        self._own_children = {child.pid for child in psutil.Process().children()}
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_until_up(self) -> Running:
+        """Block until the engine serves. A signal's handler may interrupt it by raising.
+
+        Raises:
+            StartError: why it does not.
+        """
+        self._up.wait()
+        if self.running is None:
+            raise self._failure or EngineStartFailed("The engine stopped while it started.")
+        return self.running
+
+    @contextlib.asynccontextmanager
+    async def call(self, request: Request) -> AsyncIterator[Exchange]:
+        """Make one request; yields the open `Exchange`, from any loop.
+
+        Raises:
+            EngineUnavailable: the engine is dead, or dies before the end.
+        """
+        if self.dead or self.running is None or self._loop is None:
+            raise EngineUnavailable("The engine is not running; the worker is being replaced.")
+        exchange = Exchange(self.running.app, self._loop, request)
+        self._exchanges.add(exchange)
+        try:
+            async with exchange:
+                yield exchange
+        finally:
+            self._exchanges.discard(exchange)
+
+    def on_death(self, notify: Callable[[], None]) -> None:
+        """Have `notify` called once, on the engine's thread, when the engine dies by itself."""
+        self._on_death.append(notify)
+
+    def fail_requests(self, reason: str) -> None:
+        """End every open exchange with `EngineUnavailable(reason)`. From any thread."""
+        for exchange in list(self._exchanges):
+            exchange.fail(EngineUnavailable(reason))
+
+    def stop(self) -> None:
+        """Stop the engine and leave no process of it behind. Safe to call twice."""
+        if self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
+        if self.running is not None:
+            self._thread.join(STOP_SECONDS)
+        self._kill_children()
+
+    # ---- the engine's thread ----
+
+    def _main(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._up.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        started = time.monotonic()
+        self._adapter.check()
+        imported = time.monotonic()
+        self.import_seconds = imported - started
+        try:
+            async with self._adapter.running() as running:
+                self.start_seconds = time.monotonic() - imported
+                self.running = running
+                self._up.set()
+                await self._watch(running, self._stop)
+                self.fail_requests("The worker is being stopped.")
+        except StartError:
+            raise
+        except Exception as error:
+            if self.running is not None:
+                log.warning("the engine did not stop in order: %r", error)
+                return
+            log.debug("the engine did not start", exc_info=error)
+            raise EngineStartFailed(_root_cause(error)) from error
+
+    async def _watch(self, running: Running, stop: asyncio.Event) -> None:
+        """Wait for the stop, or for the engine's death, which is told to everybody."""
+        while not stop.is_set():
+            if not running.alive():
+                self.dead = True
+                log.error("the engine died")
+                # The engine's own error events for what runs are more precise: let them out first.
+                await asyncio.sleep(DEATH_NOTICE_SECONDS)
+                self.fail_requests("The engine died; the worker is being replaced.")
+                for notify in self._on_death:
+                    notify()
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), WATCH_SECONDS)
+
+    def _kill_children(self) -> None:
+        """Kill what is left of the engine's processes, none of the worker's other children."""
+        left = [
+            process
+            for child in psutil.Process().children()
+            if child.pid not in self._own_children
+            for process in (child, *_descendants(child))
+        ]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first line of the innermost error: what the engine says when it refuses."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip() or type(error).__name__
+    return f"The engine did not start: {text}"

@@ -1,0 +1,89 @@
+"""What the worker asks of an engine. Nothing outside this folder knows which engine it is."""
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""ASGI 3, https://asgi.readthedocs.io/en/latest/specs/main.html"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of the engine's app.
+
+    Attributes:
+        method: GET or POST.
+        path: the app's own path, such as `/v1/chat/completions`, without a query.
+        query: the query string without `?`.
+        body: the bytes of the body, empty for GET.
+        content_type: of the body.
+        request_id: the job's id; the engines put it into their own request ids and logs.
+    """
+
+    method: str
+    path: str
+    body: bytes = b""
+    content_type: str = "application/json"
+    query: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the engine can hold at once, known once it is up.
+
+    Attributes:
+        max_sequences: sequences in one batch.
+        kv_cache_tokens: tokens that the KV cache holds over all sequences.
+        max_model_tokens: the longest context of one sequence.
+    """
+
+    max_sequences: int
+    kv_cache_tokens: int
+    max_model_tokens: int
+
+
+@dataclass(frozen=True)
+class Running:
+    """An engine that is up: its app, its capacity, and whether it still lives.
+
+    Attributes:
+        app: the OpenAI-compatible ASGI app, to be called on the loop it was made on.
+        capacity: see `Capacity`.
+        alive: says without blocking whether the engine's processes still serve.
+        generates: whether the model writes text (a pooling model does not).
+        request_fields: for each POST path the names that its body may carry.
+    """
+
+    app: AsgiApp
+    capacity: Capacity
+    alive: Callable[[], bool]
+    generates: bool = True
+    request_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+class Adapter(Protocol):
+    """One engine. `check` is quick and needs no device; `running` loads the weights."""
+
+    name: str
+    served_model_name: str
+
+    def check(self) -> None:
+        """Import the engine and let its own parser judge the flags.
+
+        Raises:
+            BadSetting: a flag or value that the engine does not take.
+        """
+
+    def running(self) -> AbstractAsyncContextManager[Running]:
+        """Start the engine on the current event loop; leaving the context stops it.
+
+        Raises:
+            EngineStartFailed: with the engine's reason.
+        """

@@ -1,0 +1,242 @@
+"""vLLM inside the worker: everything that knows vLLM's internals.
+
+The surface is small, for it moves between releases: the argument parser, the engine client,
+`build_app` and `init_app_state`. The names are those of vLLM 0.30 to 0.32.
+"""
+
+import argparse
+import importlib.metadata
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+from handler.engine.fields import request_fields
+from handler.engine.flags import EngineFlags, FlagError, warnings
+from handler.engine.protocol import Capacity, Running
+from handler.errors import BadSetting, EngineStartFailed
+from handler.model import Model
+from handler.settings import Settings, variables
+
+# Flags of vLLM's own HTTP server, which does not run here, and of what the worker decides. A
+# container's environment often holds PORT, HOST or ROOT_PATH for another program.
+REFUSED = frozenset(
+    """
+    help headless api_server_count config grpc grpc_port host port uds root_path middleware
+    uvicorn_log_level disable_uvicorn_access_log disable_access_log_for_endpoints
+    allow_credentials allowed_origins allowed_methods allowed_headers api_key
+    ssl_keyfile ssl_certfile ssl_ca_certs enable_ssl_refresh ssl_cert_reqs ssl_ciphers
+    enable_request_id_headers disable_fastapi_docs enable_offline_docs
+    h11_max_incomplete_event_size h11_max_header_count data_parallel_supervisor_port
+    dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s
+    dp_supervisor_probe_failure_threshold model model_tag served_model_name revision
+    hf_token log_level log_config_file
+    """.split()
+)
+
+# Variables of older workers that are named unlike the flag that they set.
+ALIASES = {"TOKENIZER_NAME": "TOKENIZER"}
+
+# Names that people have in their endpoints from older workers and older engines.
+REMOVED = {
+    "MAX_CONTEXT_LEN_TO_CAPTURE": "use COMPILATION_CONFIG with max_cudagraph_capture_size.",
+    "MAX_SEQ_LEN_TO_CAPTURE": "use MAX_CUDAGRAPH_CAPTURE_SIZE.",
+    "CUDA_GRAPH_SIZES": "use CUDAGRAPH_CAPTURE_SIZES.",
+    "DISABLE_LOG_REQUESTS": "requests are not logged unless ENABLE_LOG_REQUESTS=true.",
+    "GUIDED_DECODING_BACKEND": "use STRUCTURED_OUTPUTS_CONFIG with a backend.",
+    "SWAP_SPACE": "the engine recomputes preempted requests; use KV_OFFLOADING_SIZE to offload.",
+    "PREEMPTION_MODE": "the engine always recomputes preempted requests.",
+    "USE_V2_BLOCK_MANAGER": "there is only one block manager.",
+    "NUM_LOOKAHEAD_SLOTS": "the engine sets them from SPECULATIVE_CONFIG.",
+    "NUM_SCHEDULER_STEPS": "use ASYNC_SCHEDULING.",
+    "SCHEDULER_DELAY_FACTOR": "the scheduler has no delay any more.",
+    "ROPE_SCALING": "use HF_OVERRIDES with rope_parameters.",
+    "ROPE_THETA": "use HF_OVERRIDES with rope_parameters.",
+    "TOKENIZER_POOL_SIZE": "the tokenizer needs no pool any more.",
+    "TOKENIZER_POOL_TYPE": "the tokenizer needs no pool any more.",
+    "TOKENIZER_POOL_EXTRA_CONFIG": "the tokenizer needs no pool any more.",
+    "QUANTIZATION_PARAM_PATH": "scales are read from the checkpoint.",
+    "LORA_EXTRA_VOCAB_SIZE": "adapters cannot add tokens any more.",
+    "LONG_LORA_SCALING_FACTORS": "long LoRA is gone.",
+    "WORKER_USE_RAY": "use DISTRIBUTED_EXECUTOR_BACKEND=ray.",
+    "DEVICE": "the engine finds the device itself.",
+    "OPENAI_RESPONSE_ROLE": "use RESPONSE_ROLE.",
+    "RAW_OPENAI_OUTPUT": "the OpenAI route always streams raw events.",
+    "DEFAULT_BATCH_SIZE": "streams are paced by the worker.",
+    "DEFAULT_MIN_BATCH_SIZE": "streams are paced by the worker.",
+    "DEFAULT_BATCH_SIZE_GROWTH_FACTOR": "streams are paced by the worker.",
+    "VLLM_CONFIG_FILE": "set the flags as variables, or in ENGINE_ARGS.",
+    "VLLM_ATTENTION_BACKEND": "use ATTENTION_BACKEND.",
+    "VLLM_PORT": "the worker has no inner server.",
+    "VLLM_STARTUP_TIMEOUT": "the platform's RUNPOD_INIT_TIMEOUT bounds the start.",
+}
+
+# What the engine's processes read. A value that the user has set stays.
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+# On CPU: no C++ build on the first request with logprobs (30 s), 1 GiB of KV cache, and the
+# engine's worker in the process of its scheduler, which saves one import of everything.
+CPU_ENVIRONMENT = {
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
+
+
+class VllmAdapter:
+    """One vLLM engine and its OpenAI-compatible app; see `protocol.Adapter`.
+
+    Args:
+        settings: the worker's settings.
+        model: where the weights are.
+        environ: variables that may name flags of vLLM.
+    """
+
+    name = "vllm"
+
+    def __init__(self, settings: Settings, model: Model, environ: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._model = model
+        self._environ = environ
+        self._args: argparse.Namespace | None = None
+        self.served_model_name = settings.served_model_name or model.name
+        self.warnings: list[str] = []
+
+    def check(self) -> None:
+        """Import vLLM and let its parser judge every flag; see `protocol.Adapter.check`."""
+        self._prepare_environment()
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.logger import configure_logging_from_args
+
+        flags = EngineFlags(make_arg_parser(_parser_class()(allow_abbrev=False)), REFUSED)
+        own = {name for names in variables().values() for name in names} | ALIASES.keys()
+        self.warnings = warnings(self._environ, own | flags.names, REMOVED)
+        args = flags.parse(
+            [
+                *self._own_arguments(flags),
+                *flags.from_environ(self._environ, own),
+                *flags.from_text(self._settings.engine_args),
+            ]
+        )
+        try:
+            validate_parsed_serve_args(args)
+        except (TypeError, ValueError) as error:
+            raise BadSetting(str(error).removeprefix("Error: ")) from error
+        _check_parsers(args)
+        configure_logging_from_args(args)
+        self._args = args
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Running]:
+        """Load the weights and build the app; see `protocol.Adapter.running`."""
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+        from vllm.entrypoints.launchers.app import build_app
+
+        args = self._args
+        if args is None:
+            raise EngineStartFailed("check() was not called before the start")
+        async with build_async_engine_client(args) as engine:
+            tasks = await engine.get_supported_tasks()
+            app = build_app(args, tasks, engine.model_config)
+            await init_app_state(engine, app.state, args, tasks)
+            async with app.router.lifespan_context(app):
+                config: Any = engine.vllm_config
+                cache = config.cache_config
+                yield Running(
+                    app=app,
+                    capacity=Capacity(
+                        max_sequences=config.scheduler_config.max_num_seqs,
+                        kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
+                        max_model_tokens=config.model_config.max_model_len,
+                    ),
+                    alive=lambda: not engine.errored,
+                    generates="generate" in tasks,
+                    request_fields=request_fields(app),
+                )
+
+    def _prepare_environment(self) -> None:
+        """Set what vLLM and its child processes read from the environment."""
+        defaults = dict(ENVIRONMENT)
+        if _is_cpu_build():
+            defaults |= CPU_ENVIRONMENT
+        if self._model.is_local:
+            defaults["HF_HUB_OFFLINE"] = "1"
+        for name, value in defaults.items():
+            os.environ.setdefault(name, value)
+        os.environ["VLLM_LOGGING_LEVEL"] = self._settings.log_level
+        # It would make the app ask its only caller, this worker, for a key.
+        os.environ.pop("VLLM_API_KEY", None)
+
+    def _own_arguments(self, flags: EngineFlags) -> list[str]:
+        """Spell the worker's own settings as flags of vLLM."""
+        settings = self._settings
+        arguments = [f"--model={self._model.path}", f"--served-model-name={self.served_model_name}"]
+        if settings.max_model_len:
+            arguments += flags.argument("MAX_MODEL_LEN", settings.max_model_len)
+        if settings.custom_chat_template:
+            arguments += flags.argument(
+                "CHAT_TEMPLATE", settings.custom_chat_template, "CUSTOM_CHAT_TEMPLATE"
+            )
+        if settings.quantization not in ("auto", "none") and not self._model.quantization:
+            # Only an unquantized checkpoint is quantized on the way in: naming the method of a
+            # pre-quantized one would turn the Marlin kernels off.
+            arguments += flags.argument("QUANTIZATION", settings.quantization)
+        if settings.log_format == "json":
+            arguments.append("--logging-config.formatter=json")
+        if _is_cpu_build():
+            arguments.append("--distributed-executor-backend=uni")
+        for variable, flag in ALIASES.items():
+            if value := self._environ.get(variable, "").strip():
+                arguments += flags.argument(flag, value, variable)
+        return arguments
+
+
+def version() -> str:
+    """Return the engine's version. vLLM's CPU build is a distribution of another name."""
+    return importlib.metadata.version("vllm-cpu" if _is_cpu_build() else "vllm")
+
+
+def _is_cpu_build() -> bool:
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _parser_class() -> type[argparse.ArgumentParser]:
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):
+        """vLLM's parser, which raises where argparse would print its usage and exit."""
+
+        def error(self, message: str) -> NoReturn:
+            raise FlagError(message)
+
+    return Parser
+
+
+def _check_parsers(args: argparse.Namespace) -> None:
+    """Judge the two parser names, which vLLM's own parser takes as free text."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for variable, value, plugin, known in (
+        (
+            "TOOL_CALL_PARSER",
+            args.tool_call_parser,
+            args.tool_parser_plugin,
+            ToolParserManager.list_registered(),
+        ),
+        (
+            "REASONING_PARSER",
+            args.reasoning_parser,
+            args.reasoning_parser_plugin,
+            ReasoningParserManager.list_registered(),
+        ),
+    ):
+        if value and not plugin and value not in known:
+            raise BadSetting(f"{variable}={value!r}: choose from {', '.join(sorted(known))}")

@@ -1,0 +1,168 @@
+"""Every error the worker raises on purpose, and the one place that turns an error into job output.
+
+    WorkerError
+    ├── StartError            the worker cannot start; ends the process with `exit_code`
+    │   ├── BadSetting        2  an environment variable or a flag has a value that means nothing
+    │   ├── ModelUnavailable  3  the weights are not where the settings say, or cannot be fetched
+    │   ├── EngineStartFailed 4  the engine did not come up with this model and these flags
+    │   └── EngineDied        5  the engine was up and is gone
+    └── RequestError          one job fails, the worker goes on
+        ├── InvalidInput      400  the job's input does not mean anything
+        ├── UnknownRoute      404  not an inference route
+        ├── RequestTimedOut   408  REQUEST_TIMEOUT passed
+        ├── InputTooLarge     413  more than the worker hands to the engine
+        ├── EngineUnavailable 503  the engine is gone or going
+        └── EngineRefused     the engine's own status and error object, handed on
+
+This module does not know who reads the output. The Runpod SDK prints a nested error object as a
+Python repr, so a job's error is always a JSON string.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1  # a local job failed, or something nobody foresaw
+
+
+class WorkerError(Exception):
+    """Base of all of them; `str()` is one sentence for a person."""
+
+
+class StartError(WorkerError):
+    """The worker cannot start or go on. `exit_code` is what the process ends with."""
+
+    exit_code = EXIT_FAILED
+
+
+class BadSetting(StartError):
+    """A setting means nothing; the text names it, its value, and what would be right."""
+
+    exit_code = 2
+
+
+class ModelUnavailable(StartError):
+    """The weights cannot be found or fetched."""
+
+    exit_code = 3
+
+
+class EngineStartFailed(StartError):
+    """The engine refused the model or the flags, or died on the way up."""
+
+    exit_code = 4
+
+
+class EngineDied(StartError):
+    """The engine was up and is gone: the platform has to replace this worker."""
+
+    exit_code = 5
+
+
+class RequestError(WorkerError):
+    """One request fails. `status` is an HTTP status, `param` the field at fault."""
+
+    status = 500
+    type = "InternalServerError"
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidInput(RequestError):
+    """The job's input does not mean anything."""
+
+    status = 400
+    type = "BadRequestError"
+
+
+class UnknownRoute(RequestError):
+    """The route is not one that callers may use."""
+
+    status = 404
+    type = "NotFoundError"
+
+
+class RequestTimedOut(RequestError):
+    """The request took longer than REQUEST_TIMEOUT."""
+
+    status = 408
+    type = "RequestTimeoutError"
+
+
+class InputTooLarge(RequestError):
+    """The input is larger than what the worker hands to the engine."""
+
+    status = 413
+    type = "RequestTooLargeError"
+
+
+class EngineUnavailable(RequestError):
+    """The engine cannot answer: it died, or the worker is being stopped."""
+
+    status = 503
+    type = "ServiceUnavailableError"
+
+
+class EngineRefused(RequestError):
+    """The engine answered with an error of its own, which is handed on.
+
+    Both shapes that the engines use are read: `{"error": {"message", …}}` and `{"message", …}`.
+
+    Args:
+        status: the HTTP status that the engine gave.
+        payload: the decoded body, of any type.
+    """
+
+    def __init__(self, status: int, payload: Any) -> None:
+        error = payload.get("error", payload) if isinstance(payload, dict) else payload
+        if not isinstance(error, dict):
+            error = {"message": str(error)}
+        message = error.get("message") or error.get("detail") or f"HTTP {status} without a text"
+        super().__init__(str(message), error.get("param"))
+        self.status = status
+        self.type = str(error.get("type") or ("BadRequestError" if status < 500 else self.type))
+
+
+_secrets: set[str] = set()
+_PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
+
+
+def keep_secret(values: Iterable[str | None]) -> None:
+    """Register texts that `render` must never let out, such as the hub token."""
+    _secrets.update(value for value in values if value)
+
+
+def _harmless(message: str, status: int) -> str:
+    """Take out secrets always, and this machine's paths where the error is not the caller's."""
+    for secret in _secrets:
+        message = message.replace(secret, "***")
+    return _PATH.sub("[path]", message) if status >= 500 else message
+
+
+def render(error: BaseException) -> str:
+    """Turn any error into a job's `error`: a JSON string of an OpenAI error object.
+
+    An error that nobody foresaw goes to the log with its traceback and to the caller without
+    any of it.
+
+    Returns:
+        `{"error": {"message", "type", "param", "code"}}` as JSON; `code` is an HTTP status.
+    """
+    if isinstance(error, RequestError):
+        message, kind, param, code = str(error), error.type, error.param, error.status
+    else:
+        log.error("unexpected error", exc_info=error)
+        message, kind, param, code = (
+            "The worker failed on this request; its log has the cause.",
+            RequestError.type,
+            None,
+            RequestError.status,
+        )
+    body = {"message": _harmless(message, code), "type": kind, "param": param, "code": code}
+    return json.dumps({"error": body}, ensure_ascii=False)

@@ -1,0 +1,229 @@
+"""A job's input → one request to the engine's app.
+
+Three shapes are understood:
+
+    {"openai_route": "/v1/…", "openai_input": {…}}       what the platform's OpenAI route sends
+    {"route": "…", "body": {…}, "method": "GET|POST"}    any allowed route, spelled out
+    {"prompt" | "messages": …, "sampling_params": {…}, …}  the worker's native input
+
+Routes are allowed, not forwarded: the engine's app also carries administrative ones. Which fields
+a body may have is the engine's to say; this module knows none of their meanings, save for the few
+that the native input translates.
+"""
+
+import base64
+import binascii
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from handler.engine.protocol import Request
+from handler.errors import InputTooLarge, InvalidInput, UnknownRoute
+
+MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
+
+POST = {
+    "chat/completions": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "messages/count_tokens": "/v1/messages/count_tokens",
+    "embeddings": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+    "score": "/v1/score",
+    "classify": "/classify",
+    "audio/transcriptions": "/v1/audio/transcriptions",
+    "tokenize": "/tokenize",
+    "detokenize": "/detokenize",
+}
+GET = {
+    "models": "/v1/models",
+    "health": "/health",
+    "version": "/version",
+    "metrics": "/metrics",
+}
+MULTIPART = {"/v1/audio/transcriptions"}
+
+GONE = {  # fields that other workers' native inputs had, and what to do instead
+    "use_openai_format": "the answer always has the OpenAI format",
+    "batch_size": "streams are paced by the worker",
+    "min_batch_size": "streams are paced by the worker",
+    "max_batch_size": "streams are paced by the worker",
+    "batch_size_growth_factor": "streams are paced by the worker",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job, understood.
+
+    Attributes:
+        id: the platform's id.
+        request: what to ask the engine's app.
+        native: whether a stream is yielded as merged chunk objects instead of SSE text.
+    """
+
+    id: str
+    request: Request
+    native: bool = False
+
+
+class JobReader:
+    """Reads jobs for one served model.
+
+    Args:
+        served_model_name: the name that the engine knows the model by.
+        repository: its other name; jobs may use either, or none.
+        request_fields: for each POST path the names that its body may carry.
+    """
+
+    def __init__(
+        self,
+        served_model_name: str,
+        repository: str,
+        request_fields: Mapping[str, frozenset[str]],
+    ) -> None:
+        self._served_model_name = served_model_name
+        self._repository = repository
+        self._request_fields = request_fields
+
+    def read(self, job: Mapping[str, Any]) -> Job:
+        """Understand a job.
+
+        Raises:
+            InvalidInput, UnknownRoute, InputTooLarge: with what was wrong and what would be right.
+        """
+        job_id, data = str(job.get("id", "")), job.get("input")
+        if not isinstance(data, dict):
+            raise InvalidInput(f"input must be an object, not {_kind(data)}.", "input")
+        if "openai_route" in data:
+            request = self._routed(job_id, data["openai_route"], data.get("openai_input"), None)
+        elif "route" in data:
+            _no_more_than(data, ("route", "body", "method"))
+            request = self._routed(job_id, data["route"], data.get("body"), data.get("method"))
+        elif "prompt" in data or "messages" in data:
+            return Job(job_id, self._native(job_id, data), native=True)
+        else:
+            raise InvalidInput(
+                "input needs openai_route with openai_input, route with body, prompt, or messages.",
+                "input",
+            )
+        return Job(job_id, request)
+
+    def _routed(self, job_id: str, route: object, body: object, method: object) -> Request:
+        if not isinstance(route, str):
+            raise InvalidInput(f"route must be a text, not {_kind(route)}.", "route")
+        if body is not None and not isinstance(body, dict):
+            raise InvalidInput(f"the body must be a JSON object, not {_kind(body)}.", "body")
+        name, _, query = route.partition("?")
+        name = name.strip("/").removeprefix("openai/").removeprefix("v1/")
+        wanted = str(method).upper() if method else ("POST" if body else "GET")
+        if name not in POST and name not in GET:
+            raise UnknownRoute(
+                f"There is no route {route!r}. Routes: {', '.join([*POST, *GET])}.", "route"
+            )
+        if wanted not in ("GET", "POST"):
+            raise InvalidInput(f"method must be GET or POST, not {method!r}.", "method")
+        if name in GET:
+            if wanted != "GET":
+                raise InvalidInput(f"{GET[name]} is a GET route and takes no body.", "route")
+            return Request("GET", GET[name], query=query, request_id=job_id)
+        if wanted != "POST":
+            raise InvalidInput(f"{POST[name]} is a POST route and needs a body.", "body")
+        return self._post(job_id, POST[name], dict(body or {}), query)
+
+    def _native(self, job_id: str, data: Mapping[str, Any]) -> Request:
+        body = dict(data)
+        sampling = body.pop("sampling_params", None) or {}
+        if not isinstance(sampling, dict):
+            raise InvalidInput(
+                f"sampling_params must be an object, not {_kind(sampling)}.", "sampling_params"
+            )
+        template = body.pop("apply_chat_template", None)
+        if "prompt" in body and "messages" in body:
+            raise InvalidInput("Give prompt or messages, not both.", "prompt")
+        if "messages" in body and template is False:
+            raise InvalidInput(
+                "messages always go through the chat template; give prompt to go without it.",
+                "apply_chat_template",
+            )
+        if "prompt" in body and template:
+            body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
+        chat = "messages" in body
+        body = {**(_chat_sampling(sampling) if chat else sampling), **body}
+        path = POST["chat/completions" if chat else "completions"]
+        self._refuse_unknown(path, body)
+        if body.get("stream"):
+            body.setdefault("stream_options", {"include_usage": True})
+        return self._post(job_id, path, body, "")
+
+    def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> Request:
+        if body.get("model") in (None, "", self._repository):
+            body["model"] = self._served_model_name
+        if path in MULTIPART:
+            content, content_type = _multipart(body)
+        else:
+            content, content_type = _json(body), "application/json"
+        if len(content) > MAX_BODY_BYTES:
+            raise InputTooLarge(
+                f"The body has {len(content)} bytes; {MAX_BODY_BYTES} are the most.", "body"
+            )
+        return Request("POST", path, content, content_type, query, job_id)
+
+    def _refuse_unknown(self, path: str, body: Mapping[str, Any]) -> None:
+        """Native input is ours: a field that the engine does not have must not vanish in it."""
+        known = self._request_fields.get(path)
+        if known is None:
+            return
+        for name in body:
+            if name in known:
+                continue
+            near = difflib.get_close_matches(name, known, n=1)
+            if name in GONE:
+                advice = f": {GONE[name]}; leave it out."
+            else:
+                advice = f": did you mean {near[0]!r}?" if near else "."
+            raise InvalidInput(f"The engine has no field {name!r} on {path}{advice}", name)
+
+
+def _chat_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate the one field that sampling parameters and chat requests spell differently."""
+    translated = dict(sampling)
+    wanted = translated.get("logprobs")
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        translated |= {"logprobs": True, "top_logprobs": wanted}
+    return translated
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _multipart(body: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Encode a body as a form; its `file` is base64 text, with or without a data URI's head."""
+    fields = dict(body)
+    text = fields.pop("file", None)
+    if not isinstance(text, str):
+        raise InvalidInput("file must be the audio file as base64 text.", "file")
+    try:
+        content = base64.b64decode(text.rpartition(",")[2], validate=True)
+    except binascii.Error as error:
+        raise InvalidInput(f"file is not base64: {error}.", "file") from error
+    data = {name: v if isinstance(v, str) else json.dumps(v) for name, v in fields.items()}
+    request = httpx.Request("POST", "http://worker", data=data, files={"file": content})
+    return request.read(), request.headers["content-type"]
+
+
+def _no_more_than(data: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    for name in data:
+        if name not in names:
+            raise InvalidInput(f"{name!r} does not go beside route; give {', '.join(names)}.", name)
+
+
+def _kind(value: object) -> str:
+    kinds = {type(None): "nothing", str: "a text", list: "a list", bool: "a truth value"}
+    return kinds.get(type(value), "an object" if isinstance(value, dict) else "a number")

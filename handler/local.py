@@ -1,0 +1,140 @@
+"""The local front door: one job from test_input.json through the worker's generator, printed.
+
+The SDK has a local mode too, but with a generator handler it prints the generator object, says
+"completed successfully" and never runs it.
+"""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handler.errors import BadSetting
+from handler.merge import decode
+from handler.stream import EventCutter
+from handler.worker import Output, Worker
+
+TEST_INPUT = Path("test_input.json")
+
+
+def read_job(text: str | None, path: Path = TEST_INPUT) -> dict[str, Any]:
+    """Return the job to run: `text` if given, else the file's content.
+
+    Raises:
+        BadSetting: there is no file, it is not JSON, or it has no `input`.
+    """
+    source = "--test_input" if text is not None else str(path)
+    try:
+        job = json.loads(path.read_text() if text is None else text)
+    except OSError as error:
+        raise BadSetting(f"{source} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise BadSetting(f"{source} is not JSON: {error}.") from error
+    if not isinstance(job, dict) or "input" not in job:
+        raise BadSetting(f'{source} must be an object with an "input".')
+    return {"id": "local", **job}
+
+
+@dataclass
+class Answer:
+    """What one job gave.
+
+    Attributes:
+        text: what the model wrote, or the whole output as JSON where it wrote nothing.
+        usage: token counts as the engine counts them, or None.
+        first_seconds: time to the first yield; for a stream that is the time to first token.
+        total_seconds: time to the end.
+        streamed: whether more than one plain answer came.
+        error: the job's error as JSON text, or None.
+    """
+
+    text: str = ""
+    usage: dict[str, Any] | None = None
+    first_seconds: float | None = None
+    total_seconds: float = 0.0
+    streamed: bool = False
+    error: str | None = None
+    _cutter: EventCutter = field(default_factory=EventCutter)
+
+    def add(self, output: Output) -> None:
+        """Take one yield of the generator."""
+        if isinstance(output, dict) and "error" in output and len(output) == 1:
+            self.error = output["error"]
+        elif isinstance(output, str) and output.startswith(("data:", "event:")) or self._cutting:
+            self._cutting = self.streamed = True
+            for event in self._cutter.feed(str(output).encode()):
+                if (chunk := decode(event)) is not None:
+                    self._add_object(chunk)
+        elif isinstance(output, dict):
+            self.streamed = self.streamed or output.get("object", "").endswith(".chunk")
+            self._add_object(output)
+        else:
+            self.text += output
+
+    _cutting: bool = False
+
+    def _add_object(self, answer: dict[str, Any]) -> None:
+        self.usage = answer.get("usage") or self.usage
+        written = _written(answer)
+        if written is not None:
+            self.text += written
+        elif not self.streamed:
+            self.text += json.dumps(answer, ensure_ascii=False, indent=2)
+
+
+def _written(answer: dict[str, Any]) -> str | None:
+    """Return the text in a chat or completion object or chunk, None in any other object."""
+    if "choices" not in answer:
+        return None
+    texts = []
+    for choice in answer["choices"]:
+        message = choice.get("message") or choice.get("delta") or {}
+        texts.append(choice.get("text") or message.get("content") or "")
+        if calls := message.get("tool_calls"):
+            texts.append(json.dumps(calls, ensure_ascii=False))
+    return "".join(texts)
+
+
+async def answer(worker: Worker, job: dict[str, Any]) -> Answer:
+    """Run one job to its end."""
+    result = Answer()
+    started = time.monotonic()
+    async for output in worker.handle(job):
+        if result.first_seconds is None:
+            result.first_seconds = time.monotonic() - started
+        result.add(output)
+    result.total_seconds = time.monotonic() - started
+    return result
+
+
+def run(worker: Worker, job: dict[str, Any]) -> bool:
+    """Run one job and print its answer readably; return whether it succeeded."""
+    result = asyncio.run(answer(worker, job))
+    if result.text:
+        print(f"\n{result.text}\n")
+    for line in _figures(result):
+        print(line)
+    if result.error is not None:
+        print(f"The job failed: {json.loads(result.error)['error']['message']}")
+        return False
+    return True
+
+
+def _figures(result: Answer) -> list[str]:
+    lines = []
+    usage = result.usage or {}
+    if usage:
+        counts = " + ".join(
+            f"{usage[name]} {word}"
+            for name, word in (("prompt_tokens", "prompt"), ("completion_tokens", "completion"))
+            if name in usage
+        )
+        lines.append(f"usage                {counts} tokens")
+    if result.streamed and result.first_seconds is not None:
+        lines.append(f"time to first token  {result.first_seconds:.3f} s")
+    written = usage.get("completion_tokens", 0)
+    if written and result.total_seconds:
+        lines.append(f"tokens per second    {written / result.total_seconds:.1f}")
+    return lines

@@ -1,0 +1,47 @@
+"""Logging on stdout: one line per event, of text or of JSON, with the job's id if there is one."""
+
+import contextvars
+import datetime
+import json
+import logging
+import sys
+
+from handler.settings import Settings
+
+job_id: contextvars.ContextVar[str] = contextvars.ContextVar("job_id", default="")
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(job)s%(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        job = job_id.get()
+        record.job = f"[{job}] " if job else ""
+        return super().format(record)
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+        event = {
+            "time": time.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if job := job_id.get():
+            event["requestId"] = job
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        return json.dumps(event, ensure_ascii=False)
+
+
+def configure(settings: Settings) -> None:
+    """Send what `handler` logs to stdout. The engine has handlers of its own."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
+    logger = logging.getLogger("handler")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(settings.log_level)

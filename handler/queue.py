@@ -1,0 +1,130 @@
+"""The queue front door: the Runpod SDK takes jobs and calls the worker's generator.
+
+The SDK owns the process's main thread and loop here. What this module adds is the end: a drain on
+SIGTERM, and an end with an exit code when the engine dies. The SDK's own shutdown waits up to 90 s
+for its open polls and forgets a job that such a poll still brings.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from typing import Any
+
+from handler.engine.host import EngineHost
+from handler.errors import EngineDied
+from handler.settings import Settings
+from handler.worker import Worker
+
+log = logging.getLogger(__name__)
+
+LAST_POSTS_SECONDS = 5.0  # after the engine's death or the drain, for the SDK to deliver errors
+
+# The SDK reads these when it is imported. Its checks of GPU and disk take seconds and can create a
+# CUDA context in this process; what matters of them the engine finds out by itself.
+SDK_ENVIRONMENT = {
+    "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+    "RUNPOD_SKIP_GPU_CHECK": "true",
+}
+
+
+def prepare_sdk(settings: Settings) -> None:
+    """Import the SDK, which takes over a second: call it while the engine loads."""
+    for name, value in SDK_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Its default is DEBUG, which prints every chunk. The worker logs a line per job itself.
+    level = {"DEBUG": "DEBUG", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
+    os.environ.setdefault("RUNPOD_LOG_LEVEL", level[settings.log_level])
+    import runpod.serverless  # noqa: F401
+
+
+class QueueDoor:
+    """Serves the platform's queue until SIGTERM, SIGINT or the engine's death.
+
+    Args:
+        worker: answers the jobs.
+        host: the engine.
+        jobs_at_once: constant, for the SDK can change it only when no job runs.
+        drain_timeout_seconds: how long running jobs get after SIGTERM.
+    """
+
+    def __init__(
+        self, worker: Worker, host: EngineHost, jobs_at_once: int, drain_timeout_seconds: float
+    ) -> None:
+        self._worker = worker
+        self._host = host
+        self._jobs_at_once = jobs_at_once
+        self._drain_timeout_seconds = drain_timeout_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._poll: asyncio.Task[Any] | None = None
+        self._end: asyncio.Task[None] | None = None
+        self._failure: EngineDied | None = None
+
+    def serve(self) -> None:
+        """Take jobs until the end.
+
+        Raises:
+            EngineDied: the engine died; every job that ran has failed with an error.
+        """
+        import runpod.serverless
+
+        self._host.on_death(self._engine_died)
+        # The SDK reads its flags from sys.argv, which holds none of the worker's.
+        with contextlib.suppress(asyncio.CancelledError):  # how `_leave` ends the SDK's loop
+            runpod.serverless.start(
+                {
+                    "handler": self._worker.handle,
+                    "concurrency_modifier": self._concurrency,
+                    "return_aggregate_stream": True,
+                }
+            )
+        if self._failure is not None:
+            raise self._failure
+
+    def _concurrency(self, _: int) -> int:
+        """Tell the SDK how many jobs to take; it asks on its loop before each poll.
+
+        The first call is also the first moment at which the SDK's loop runs and its signal
+        handlers, which are not ours, are in place.
+        """
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
+            if self._host.dead:
+                self._engine_died()
+        self._poll = asyncio.current_task()
+        # A changed number makes the SDK wait until no job runs, so it takes none meanwhile.
+        return self._jobs_at_once + (1 if self._end is not None else 0)
+
+    def _signalled(self, name: str) -> None:
+        log.info("%s: %d jobs to finish", name, len(self._worker.tasks))
+        self._leave_after(self._drain_timeout_seconds)
+
+    def _engine_died(self) -> None:
+        self._failure = EngineDied("The engine died. The platform has to replace this worker.")
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the SDK's loop has ended already
+                self._loop.call_soon_threadsafe(self._leave_after, LAST_POSTS_SECONDS)
+
+    def _leave_after(self, seconds: float) -> None:
+        if self._end is None:
+            self._end = asyncio.get_running_loop().create_task(self._leave(seconds))
+
+    async def _leave(self, seconds: float) -> None:
+        """Let running jobs finish, fail those that do not, and end the SDK's loop."""
+        await self._jobs_over(seconds)
+        if self._worker.tasks:
+            log.warning("%d jobs did not finish in %g s", len(self._worker.tasks), seconds)
+            self._host.fail_requests("The worker was stopped before the answer was complete.")
+            await self._jobs_over(LAST_POSTS_SECONDS)
+        if self._poll is not None:
+            self._poll.cancel()
+
+    async def _jobs_over(self, seconds: float) -> None:
+        """Wait until no job runs: a poll that is open may still bring one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._worker.tasks:
+                    await asyncio.wait(self._worker.tasks)

@@ -1,0 +1,153 @@
+"""One frozen settings object, read once from the environment that is passed in.
+
+Here stand the worker's own settings. Every other variable that is named like a flag of the
+engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) reaches the engine through
+`handler/engine/flags.py`, which asks the engine's own parser; this module knows none of them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from handler.errors import BadSetting
+
+CONTEXT_LENGTH = r"^(auto|-1|\d+(\.\d+)?[kKmM]?)$"
+
+
+class Settings(BaseSettings):
+    """The worker's settings; each field's alias is the variable's name.
+
+    Raises:
+        pydantic.ValidationError: through `load`, which turns it into `BadSetting`.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    model_name: str | None = Field(
+        None, validation_alias="MODEL_NAME", description="Hub repository or local folder"
+    )
+    model_revision: str | None = Field(
+        None, validation_alias="MODEL_REVISION", description="Branch, tag or commit of MODEL_NAME"
+    )
+    served_model_name: str | None = Field(
+        None,
+        validation_alias=AliasChoices("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"),
+        description="The name that callers use; the repository's name unless set",
+    )
+    quantization: str = Field(
+        "auto",
+        validation_alias="QUANTIZATION",
+        description="auto takes what the checkpoint says; awq, fp8, none … are checked against it",
+    )
+    max_model_len: str | None = Field(
+        None,
+        validation_alias="MAX_MODEL_LEN",
+        pattern=CONTEXT_LENGTH,
+        description="Longest context in tokens, such as 8192, 32k or auto",
+    )
+    custom_chat_template: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CUSTOM_CHAT_TEMPLATE", "CHAT_TEMPLATE"),
+        description="Jinja chat template: a path or the text itself",
+    )
+    engine: Literal["vllm"] = Field(
+        "vllm", validation_alias="ENGINE", description="Which engine serves the model"
+    )
+    engine_args: str = Field(
+        "",
+        validation_alias=AliasChoices("ENGINE_ARGS", "VLLM_EXTRA_ARGS"),
+        description="More flags for the engine as on its command line; they win over variables",
+    )
+    max_concurrency: Literal["auto"] | PositiveInt = Field(
+        "auto",
+        validation_alias="MAX_CONCURRENCY",
+        description="Jobs at once; auto is what the engine can batch and its KV cache holds",
+    )
+    request_timeout_seconds: PositiveFloat | None = Field(
+        None, validation_alias="REQUEST_TIMEOUT", description="Seconds until a job fails with 408"
+    )
+    drain_timeout_seconds: PositiveFloat = Field(
+        30.0,
+        validation_alias="DRAIN_TIMEOUT",
+        description="Seconds that running jobs get after SIGTERM",
+    )
+    hf_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+        description="Token for gated and private repositories",
+    )
+    base_path: Path = Field(
+        Path("/runpod-volume"),
+        validation_alias="BASE_PATH",
+        description="Network volume; models are cached below it when it is there",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias="LOG_LEVEL", description="Of the worker, the engine and the SDK"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", validation_alias="LOG_FORMAT", description="One line of text or of JSON per event"
+    )
+    job_url: str | None = Field(
+        None,
+        validation_alias="RUNPOD_WEBHOOK_GET_JOB",
+        description="Set by the platform: where jobs come from; without it test_input.json runs",
+    )
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_: Any) -> Any:
+        """Read nothing by itself: `load` passes what it read from the environ it was given."""
+        return (init_settings,)
+
+
+class _Environ(EnvSettingsSource):
+    """pydantic-settings' own reading of variables, from a mapping instead of `os.environ`."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings, case_sensitive=True, env_ignore_empty=True)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        # Hub forms send empty strings for what was left blank, log levels come in any case.
+        return {
+            name: value.upper() if name == "LOG_LEVEL" else value.strip()
+            for name, value in self._environ.items()
+            if value.strip()
+        }
+
+
+def variables() -> dict[str, tuple[str, ...]]:
+    """Return for each field of `Settings` the names of its variables, the preferred one first."""
+    names = {}
+    for field, info in Settings.model_fields.items():
+        alias = info.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        names[field] = tuple(str(choice) for choice in choices)
+    return names
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read the worker's settings.
+
+    Raises:
+        BadSetting: names every variable at fault, its value and what would be right.
+    """
+    try:
+        return Settings(**_Environ(environ)())
+    except ValidationError as error:
+        raise BadSetting("\n".join(_complaints(error, environ))) from error
+
+
+def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]:
+    by_variable: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False):
+        wrong = problem["msg"].removeprefix("Input should be ")
+        if problem["type"] == "string_pattern_mismatch":
+            wrong = "a number of tokens such as 8192 or 32k, or auto"
+        by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
+    return [
+        f"{name}={environ.get(name, '')!r} should be {' or '.join(dict.fromkeys(wrong))}."
+        for name, wrong in by_variable.items()
+    ]

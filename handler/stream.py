@@ -1,0 +1,96 @@
+"""Server-sent events on their way out: cut at event boundaries, decoded whole, split when too big.
+
+An event ends with a blank line, and the cut is made on bytes, so that a multi-byte character is
+never torn. https://html.spec.whatwg.org/multipage/server-sent-events.html
+
+This module does not know what an event says, except for an error.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+BOUNDARY = b"\n\n"
+# The platform refuses a chunk of more than 1 MB; the rest is for the envelope around it.
+MAX_CHUNK_BYTES = 990_000
+WORST_GROWTH = 6  # bytes that JSON makes of one character at the most: \u0001
+
+
+class EventCutter:
+    """Gives back whole events from bytes that arrive in any pieces."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take bytes, return the events that are now whole, each with its blank line."""
+        head, boundary, self._rest = (self._rest + data).rpartition(BOUNDARY)
+        if not boundary:
+            return []
+        return [event + BOUNDARY for event in head.split(BOUNDARY) if event]
+
+    def end(self) -> list[bytes]:
+        """Return what is left at the end of the stream: an event without its blank line."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() else []
+
+
+def error_in(event: bytes) -> Any | None:
+    """Return the decoded error that an event carries, or None.
+
+    Read are OpenAI's `data: {"error": …}`, and events named `error` as Anthropic's and the
+    responses API's streams have them.
+    """
+    if b'"error"' not in event and b"event: error" not in event:
+        return None
+    lines = event.decode("utf-8", "replace").splitlines()
+    data = "".join(line.removeprefix("data:") for line in lines if line.startswith("data:"))
+    try:
+        payload = json.loads(data)
+    except ValueError:
+        return None
+    if not isinstance(payload, dict):
+        return None
+    if payload.get("type") == "response.failed":
+        return payload.get("response")
+    return payload if payload.get("error") or "event: error" in lines else None
+
+
+def json_bytes(value: object) -> int:
+    """Return the size of `value` in a chunk: as the SDK serializes it."""
+    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+def chunks_of(events: list[bytes]) -> Iterator[str]:
+    """Join events to as few texts as the platform's limit allows.
+
+    A text holds whole events. Only an event that is over the limit alone is split, between two
+    characters: the reader joins the texts.
+    """
+    pending: list[str] = []
+    pending_bytes = 0
+    for event in events:
+        text = event.decode("utf-8", "replace")
+        size = len(text) * WORST_GROWTH
+        if pending_bytes + size > MAX_CHUNK_BYTES:
+            size = json_bytes(text)
+        if pending and pending_bytes + size > MAX_CHUNK_BYTES:
+            yield "".join(pending)
+            pending, pending_bytes = [], 0
+        if size > MAX_CHUNK_BYTES:
+            yield from _pieces(text)
+            continue
+        pending.append(text)
+        pending_bytes += size
+    if pending:
+        yield "".join(pending)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Halve a text until each piece fits."""
+    if json_bytes(text) <= MAX_CHUNK_BYTES:
+        yield text
+        return
+    middle = len(text) // 2
+    yield from _pieces(text[:middle])
+    yield from _pieces(text[middle:])

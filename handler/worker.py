@@ -1,0 +1,193 @@
+"""The generator that every front door calls: one job in, its output as it comes.
+
+A job's output is one dict (a plain answer), one text (metrics), or a stream of texts or dicts. A
+failure of any kind is a last yield `{"error": "<JSON string>"}`, which is what the SDK makes a
+FAILED job of; what was yielded before stays delivered.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from handler.engine.asgi import Exchange
+from handler.engine.host import EngineHost
+from handler.errors import (
+    EngineRefused,
+    EngineUnavailable,
+    RequestTimedOut,
+    UnknownRoute,
+    render,
+)
+from handler.job import Job, JobReader
+from handler.logs import job_id
+from handler.merge import decode, merge
+from handler.stream import EventCutter, chunks_of, error_in
+
+log = logging.getLogger(__name__)
+
+STOPPED = 499  # in the log only: the job was cancelled, or nobody reads on
+
+Output = str | dict[str, Any]
+T = TypeVar("T")
+
+
+class Worker:
+    """Answers jobs with one engine.
+
+    Args:
+        host: the running engine.
+        reader: understands jobs' inputs.
+        timeout_seconds: how long one job may take, None for no bound.
+
+    Attributes:
+        tasks: the SDK's tasks of the jobs that are not over, their last POST included.
+    """
+
+    def __init__(self, host: EngineHost, reader: JobReader, timeout_seconds: float | None) -> None:
+        self._host = host
+        self._reader = reader
+        self._timeout_seconds = timeout_seconds
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
+        """Answer one job; the SDK calls this once a job, on its own loop."""
+        self._remember_task()
+        job_id.set(str(job.get("id", "")))
+        started = time.monotonic()
+        status, yields, route = STOPPED, 0, "?"
+        try:
+            understood = self._reader.read(job)
+            route = understood.request.path
+            async for output in self._answer(understood):
+                yields += 1
+                yield output
+            status = 200
+        except Exception as error:
+            failure = render(error)
+            status = json.loads(failure)["error"]["code"]
+            # By now the engine's request is over: the SDK does not close this generator at once.
+            yield {"error": failure}
+        finally:
+            seconds = time.monotonic() - started
+            log.info("%s %d in %.2f s, %d yields", route, status, seconds, yields)
+
+    async def _answer(self, job: Job) -> AsyncIterator[Output]:
+        """Ask the engine, and hand on what it answers.
+
+        Raises:
+            RequestError: the engine's refusal, its death, or the timeout.
+        """
+        clock = _Clock(self._timeout_seconds)
+        async with contextlib.AsyncExitStack() as stack:
+            opening = stack.enter_async_context(self._host.call(job.request))
+            exchange = await clock.bound(opening)
+            stack.enter_context(_closed_with_task(exchange))
+            content_type = exchange.headers.get("content-type", "")
+            if exchange.status < 400 and content_type.startswith("text/event-stream"):
+                async for output in self._stream(job, exchange, clock):
+                    yield output
+            else:
+                yield await self._plain(job, exchange, clock)
+
+    async def _stream(self, job: Job, exchange: Exchange, clock: "_Clock") -> AsyncIterator[Output]:
+        cutter = EventCutter()
+        ended = False
+        while not ended:
+            data = await clock.bound(exchange.read())
+            ended = not data
+            events = cutter.feed(data) if data else cutter.end()
+            failure = next((found for event in events if (found := error_in(event))), None)
+            for output in _native(events) if job.native else chunks_of(events):
+                yield output
+            if failure is not None:
+                raise self._refusal(_code_in(failure), failure)
+
+    async def _plain(self, job: Job, exchange: Exchange, clock: "_Clock") -> Output:
+        parts = []
+        while data := await clock.bound(exchange.read()):
+            parts.append(data)
+        body = b"".join(parts)
+        text = body.decode("utf-8", "replace")
+        payload: Any = text
+        if exchange.headers.get("content-type", "").startswith("application/json"):
+            payload = json.loads(text)
+        if exchange.status == 404 and payload == {"detail": "Not Found"}:
+            raise UnknownRoute(f"This model does not serve {job.request.path}.", "route")
+        if exchange.status >= 400:
+            raise self._refusal(exchange.status, payload)
+        if isinstance(payload, dict) and payload.get("error"):
+            raise self._refusal(_code_in(payload), payload)
+        return payload if text else {"status": "ok"}
+
+    def _refusal(self, status: int, payload: Any) -> EngineRefused | EngineUnavailable:
+        running = self._host.running
+        if status >= 500 and (running is None or not running.alive()):
+            return EngineUnavailable("The engine died; the worker is being replaced.")
+        return EngineRefused(status, payload)
+
+    def _remember_task(self) -> None:
+        task = asyncio.current_task()
+        if task is not None and task not in self.tasks:
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+
+class _Clock:
+    """Bounds every wait for the engine by one deadline, none of the waits for the caller."""
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self._timeout_seconds = timeout_seconds
+        now = asyncio.get_running_loop().time()
+        self._deadline = None if timeout_seconds is None else now + timeout_seconds
+
+    async def bound(self, awaitable: Awaitable[T]) -> T:
+        """Await within what is left of the time.
+
+        Raises:
+            RequestTimedOut: nothing is left.
+        """
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await awaitable
+        except TimeoutError as error:
+            raise RequestTimedOut(
+                f"The job took longer than REQUEST_TIMEOUT={self._timeout_seconds:g} seconds."
+            ) from error
+
+
+@contextlib.contextmanager
+def _closed_with_task(exchange: Exchange) -> Iterator[None]:
+    """End the exchange with the SDK's job task, for whatever reason that ends.
+
+    A cancelled task leaves the generator suspended at a yield until it is collected; the task's
+    own callback does not wait for that.
+    """
+
+    def close(_: object) -> None:
+        exchange.close()
+
+    task = asyncio.current_task()
+    if task is not None:
+        task.add_done_callback(close)
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.remove_done_callback(close)
+
+
+def _native(events: list[bytes]) -> Iterator[Output]:
+    """Turn events into merged chunk objects; an error event becomes the job's error instead."""
+    chunks = [chunk for event in events if not error_in(event) and (chunk := decode(event))]
+    yield from merge(chunks)
+
+
+def _code_in(failure: Any) -> int:
+    """Return the HTTP status that an error event names, or 500."""
+    error = failure.get("error") if isinstance(failure, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
