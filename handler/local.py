@@ -7,7 +7,7 @@ The SDK has a local mode too, but with a generator handler it prints the generat
 import asyncio
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Answer:
         usage: token counts as the engine counts them, or None.
         first_seconds: time to the first yield; for a stream that is the time to first token.
         total_seconds: time to the end.
-        streamed: whether more than one plain answer came.
+        streamed: whether the answer came in pieces.
         error: the job's error as JSON text, or None.
     """
 
@@ -56,24 +56,24 @@ class Answer:
     total_seconds: float = 0.0
     streamed: bool = False
     error: str | None = None
-    _cutter: EventCutter = field(default_factory=EventCutter)
+    _events: EventCutter | None = None
 
     def add(self, output: Output) -> None:
         """Take one yield of the generator."""
-        if isinstance(output, dict) and "error" in output and len(output) == 1:
-            self.error = output["error"]
-        elif isinstance(output, str) and output.startswith(("data:", "event:")) or self._cutting:
-            self._cutting = self.streamed = True
-            for event in self._cutter.feed(str(output).encode()):
+        if isinstance(output, dict):
+            if output.keys() == {"error"}:
+                self.error = output["error"]
+            else:
+                self.streamed = self.streamed or str(output.get("object")).endswith("chunk")
+                self._add_object(output)
+        elif self._events or output.startswith(("data:", "event:")):
+            self.streamed = True
+            self._events = self._events or EventCutter()
+            for event in self._events.feed(output.encode()):
                 if (chunk := decode(event)) is not None:
                     self._add_object(chunk)
-        elif isinstance(output, dict):
-            self.streamed = self.streamed or output.get("object", "").endswith(".chunk")
-            self._add_object(output)
         else:
             self.text += output
-
-    _cutting: bool = False
 
     def _add_object(self, answer: dict[str, Any]) -> None:
         self.usage = answer.get("usage") or self.usage
