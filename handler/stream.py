@@ -67,21 +67,24 @@ def chunks_of(events: list[bytes]) -> Iterator[str]:
     A text holds whole events. Only an event that is over the limit alone is split, between two
     characters: the reader joins the texts.
     """
+    texts = [event.decode("utf-8", "replace") for event in events]
+    whole = "".join(texts)
+    if len(whole) * WORST_GROWTH <= MAX_CHUNK_BYTES:  # nearly always: no need to count closely
+        if whole:
+            yield whole
+        return
     pending: list[str] = []
     pending_bytes = 0
-    for event in events:
-        text = event.decode("utf-8", "replace")
-        size = len(text) * WORST_GROWTH
-        if pending_bytes + size > MAX_CHUNK_BYTES:
-            size = json_bytes(text)
+    for text in texts:
+        size = json_bytes(text)
         if pending and pending_bytes + size > MAX_CHUNK_BYTES:
             yield "".join(pending)
             pending, pending_bytes = [], 0
         if size > MAX_CHUNK_BYTES:
             yield from _pieces(text)
-            continue
-        pending.append(text)
-        pending_bytes += size
+        else:
+            pending.append(text)
+            pending_bytes += size
     if pending:
         yield "".join(pending)
 

@@ -19,6 +19,7 @@ from handler.errors import EngineUnavailable
 
 HIGH_WATER_BYTES = 16_384
 ABORT_GRACE_SECONDS = 0.5
+PATIENCE = 100  # messages of an aborted app after which it must let the loop run
 
 
 class Exchange:
@@ -41,9 +42,11 @@ class Exchange:
         self._finished = False
         self._failure: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
-        self._drained = asyncio.Event()  # touched on the engine's loop only, like the two below
+        self._drained = asyncio.Event()  # this and what follows: on the engine's loop only
         self._disconnected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._ignored = 0
         self._body_taken = False
         self._complete = False
         self.status = 0
@@ -129,8 +132,9 @@ class Exchange:
         self._task = self._loop.create_task(self._run())
 
     def _abort(self) -> None:
-        self._disconnected.set()
+        self._closing = True
         self._drained.set()
+        self._disconnected.set()  # after the line above: a paused app first leaves its `send`
         if self._task is not None and not self._task.done():
             self._loop.call_later(ABORT_GRACE_SECONDS, self._task.cancel)
 
@@ -169,17 +173,24 @@ class Exchange:
                 self.status = message["status"]
                 self._wake_reader()
             return
+        if self._closing:
+            # Nobody reads. Going on without a pause has the cancellation reach the app where it
+            # waits for the engine, so that its generator ends in order, and not in here.
+            self._ignored += 1
+            if self._ignored % PATIENCE == 0:
+                await asyncio.sleep(0)
+            return
         body = message.get("body", b"")
         with self._lock:
             self._complete = not message.get("more_body", False)
-            if body and not self._finished:
+            if body:
                 self._chunks.append(body)
                 self._buffered_bytes += len(body)
                 self._wake_reader()
             full = self._buffered_bytes >= HIGH_WATER_BYTES
             if full:
                 self._drained.clear()
-        if full and not self._disconnected.is_set():
+        if full:
             await self._drained.wait()
 
     def _scope(self) -> Scope:

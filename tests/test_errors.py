@@ -1,0 +1,75 @@
+"""Every error becomes one JSON string, and nothing of this machine gets out in it."""
+
+import json
+
+import pytest
+
+from handler.errors import (
+    EngineRefused,
+    EngineUnavailable,
+    InvalidInput,
+    RequestTimedOut,
+    UnknownRoute,
+    keep_secret,
+    render,
+)
+
+
+def error_of(error):
+    return json.loads(render(error))["error"]
+
+
+def test_our_own_errors_carry_their_status_and_field():
+    """The OpenAI error object has four members."""
+    assert error_of(InvalidInput("no such thing", "top_k")) == {
+        "message": "no such thing",
+        "type": "BadRequestError",
+        "param": "top_k",
+        "code": 400,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UnknownRoute("x"), 404), (RequestTimedOut("x"), 408), (EngineUnavailable("x"), 503)],
+    ids=["404", "408", "503"],
+)
+def test_each_kind_has_its_code(error, code):
+    """Callers tell them apart by the code."""
+    assert error_of(error)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        ({"error": {"message": "too long", "type": "BadRequestError", "param": "n"}}, "too long"),
+        ({"message": "too long", "type": "BadRequestError", "param": "n"}, "too long"),
+        ({"detail": "Method Not Allowed"}, "Method Not Allowed"),
+        ("plain text", "plain text"),
+    ],
+    ids=["openai", "flat", "fastapi", "text"],
+)
+def test_the_engine_error_is_handed_on_in_any_of_its_shapes(payload, message):
+    """Engines spell their errors in several ways; callers see one."""
+    error = error_of(EngineRefused(400, payload))
+    assert (error["message"], error["type"], error["code"]) == (message, "BadRequestError", 400)
+
+
+def test_an_unforeseen_error_says_nothing_of_its_inside(caplog):
+    """The caller gets one sentence, the log gets the traceback."""
+    text = render(KeyError("/srv/secret/place"))
+    assert json.loads(text)["error"] == {
+        "message": "The worker failed on this request; its log has the cause.",
+        "type": "InternalServerError",
+        "param": None,
+        "code": 500,
+    }
+    assert "/srv/secret/place" in caplog.text
+
+
+def test_paths_and_secrets_are_taken_out_of_server_errors():
+    """An engine's internal error may name files; a token must not leave under any code."""
+    keep_secret(["hf_abc"])
+    refused = EngineRefused(500, {"message": "cannot open /opt/venv/lib/x.py with hf_abc"})
+    assert error_of(refused)["message"] == "cannot open [path] with ***"
+    assert error_of(InvalidInput("hf_abc on /v1/models"))["message"] == "*** on /v1/models"

@@ -1,0 +1,233 @@
+"""Job inputs of every shape become one request, or an error that says what would be right."""
+
+import base64
+import json
+
+import pytest
+
+from handler.errors import InputTooLarge, InvalidInput, UnknownRoute
+from handler.job import GET, MAX_BODY_BYTES, POST, JobReader
+
+FIELDS = {
+    "/v1/chat/completions": frozenset(
+        "messages model temperature top_k logprobs top_logprobs max_tokens stream stream_options"
+        " tools".split()
+    ),
+    "/v1/completions": frozenset(
+        "prompt model temperature logprobs stream stream_options".split()
+    ),
+}
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def read(data, **job):
+    return JobReader("served", "org/repository", FIELDS).read({"id": "j1", "input": data, **job})
+
+
+def body(data):
+    return json.loads(read(data).request.body)
+
+
+def test_the_openai_shape():
+    """The platform's OpenAI route sends the path and the body apart."""
+    job = read({"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}})
+    assert (job.request.method, job.request.path, job.native) == (
+        "POST",
+        "/v1/chat/completions",
+        False,
+    )
+    assert json.loads(job.request.body) == {"messages": MESSAGES, "model": "served"}
+    assert job.request.request_id == "j1"
+
+
+@pytest.mark.parametrize("empty", [{}, None], ids=["empty", "null"])
+def test_an_empty_input_is_a_get(empty):
+    """So a client lists the models."""
+    request = read({"openai_route": "/v1/models", "openai_input": empty}).request
+    assert (request.method, request.path, request.body) == ("GET", "/v1/models", b"")
+    assert read({"openai_route": "/v1/models"}).request.method == "GET"
+
+
+@pytest.mark.parametrize("name", [*POST, *GET])
+@pytest.mark.parametrize("spelling", ["{}", "/{}", "/v1/{}", "/openai/v1/{}"])
+def test_a_route_may_be_spelled_with_or_without_its_prefix(name, spelling):
+    """All lead to the engine's own path."""
+    data = {"route": spelling.format(name)}
+    if name in POST:
+        data["body"] = {"file": "QUJD"}
+    assert read(data).request.path == {**POST, **GET}[name]
+
+
+@pytest.mark.parametrize(
+    "route", ["/v1/load_lora_adapter", "/scale_elastic_ep", "/docs", "", "/v1/chat/completions/x"]
+)
+def test_any_other_route_is_a_404_that_names_the_allowed_ones(route):
+    """Administrative routes of the engine's app are not for callers."""
+    with pytest.raises(UnknownRoute) as caught:
+        read({"openai_route": route, "openai_input": {"a": 1}})
+    assert str(caught.value) == (
+        f"There is no route {route!r}. Routes: chat/completions, completions, responses, messages, "
+        "messages/count_tokens, embeddings, rerank, score, classify, audio/transcriptions, "
+        "tokenize, detokenize, models, health, version, metrics."
+    )
+
+
+def test_a_native_chat():
+    """Fields stand at the top level or in sampling_params; the top level wins."""
+    assert body(
+        {
+            "messages": MESSAGES,
+            "temperature": 0.5,
+            "sampling_params": {"temperature": 1, "top_k": 3, "logprobs": 2},
+        }
+    ) == {
+        "messages": MESSAGES,
+        "temperature": 0.5,
+        "top_k": 3,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "model": "served",
+    }
+
+
+def test_a_native_prompt_goes_to_completions_unless_the_template_is_asked_for():
+    """apply_chat_template makes one user message of the prompt."""
+    plain = read({"prompt": "Hi", "apply_chat_template": False})
+    assert (plain.request.path, plain.native) == ("/v1/completions", True)
+    chat = read({"prompt": "Hi", "apply_chat_template": True})
+    assert chat.request.path == "/v1/chat/completions"
+    assert json.loads(chat.request.body)["messages"] == MESSAGES
+
+
+def test_a_native_stream_counts_its_tokens():
+    """Usage comes at the end of a native stream unless the caller says otherwise."""
+    assert body({"prompt": "Hi", "stream": True})["stream_options"] == {"include_usage": True}
+    options = {"include_usage": False}
+    assert (
+        body({"prompt": "Hi", "stream": True, "stream_options": options})["stream_options"]
+        == options
+    )
+
+
+@pytest.mark.parametrize("model", [None, "", "served", "org/repository"])
+def test_the_model_may_be_absent_or_have_either_name(model):
+    """The engine only knows the served name."""
+    assert body({"prompt": "Hi", "model": model})["model"] == "served"
+
+
+def test_another_model_is_left_to_the_engine():
+    """It may be an adapter; the engine knows."""
+    assert body({"prompt": "Hi", "model": "adapter"})["model"] == "adapter"
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "param"),
+    [
+        ("Hi", "input must be an object, not a text.", "input"),
+        (None, "input must be an object, not nothing.", "input"),
+        ([1], "input must be an object, not a list.", "input"),
+        (
+            {},
+            "input needs openai_route with openai_input, route with body, prompt, or messages.",
+            "input",
+        ),
+        (
+            {"openai_route": "/v1/completions", "openai_input": [1]},
+            "the body must be a JSON object, not a list.",
+            "body",
+        ),
+        ({"openai_route": 5}, "route must be a text, not a number.", "route"),
+        (
+            {"openai_route": "/v1/completions"},
+            "/v1/completions is a POST route and needs a body.",
+            "body",
+        ),
+        (
+            {"openai_route": "/v1/models", "openai_input": {"a": 1}},
+            "/v1/models is a GET route and takes no body.",
+            "route",
+        ),
+        (
+            {"route": "models", "method": "DELETE"},
+            "method must be GET or POST, not 'DELETE'.",
+            "method",
+        ),
+        (
+            {"route": "models", "temperature": 1},
+            "'temperature' does not go beside route; give route, body, method.",
+            "temperature",
+        ),
+        (
+            {"prompt": "a", "messages": MESSAGES},
+            "Give prompt or messages, not both.",
+            "prompt",
+        ),
+        (
+            {"messages": MESSAGES, "temprature": 1},
+            "The engine has no field 'temprature' on /v1/chat/completions: "
+            "did you mean 'temperature'?",
+            "temprature",
+        ),
+        (
+            {"prompt": "a", "sampling_params": {"zzz": 1}},
+            "The engine has no field 'zzz' on /v1/completions.",
+            "zzz",
+        ),
+        (
+            {"prompt": "a", "batch_size": 1},
+            "The engine has no field 'batch_size' on /v1/completions: "
+            "streams are paced by the worker; leave it out.",
+            "batch_size",
+        ),
+        (
+            {"prompt": "a", "sampling_params": [1]},
+            "sampling_params must be an object, not a list.",
+            "sampling_params",
+        ),
+        (
+            {"messages": MESSAGES, "apply_chat_template": False},
+            "messages always go through the chat template; give prompt to go without it.",
+            "apply_chat_template",
+        ),
+        (
+            {"route": "audio/transcriptions", "body": {"file": "***"}},
+            "file is not base64: Only base64 data is allowed.",
+            "file",
+        ),
+        (
+            {"route": "audio/transcriptions", "body": {"language": "en"}},
+            "file must be the audio file as base64 text.",
+            "file",
+        ),
+    ],
+)
+def test_bad_input_says_what_was_wrong_and_what_would_be_right(data, message, param):
+    """Each message can be acted upon without reading the code."""
+    with pytest.raises(InvalidInput) as caught:
+        read(data)
+    assert (str(caught.value), caught.value.param) == (message, param)
+
+
+def test_a_body_over_the_limit_is_refused():
+    """The limit is the platform's own on its other kind of endpoint."""
+    with pytest.raises(InputTooLarge, match=f"{MAX_BODY_BYTES} are the most"):
+        read({"prompt": "x" * MAX_BODY_BYTES})
+
+
+def test_audio_becomes_a_form():
+    """The transcription route takes a form; a job is JSON."""
+    sound = base64.b64encode(b"RIFF").decode()
+    data = {"file": f"data:audio/wav;base64,{sound}", "language": "en"}
+    request = read({"route": "audio/transcriptions", "body": data}).request
+    assert request.content_type.startswith("multipart/form-data; boundary=")
+    assert b'name="file"; filename="upload"\r\n' in request.body
+    assert b"\r\n\r\nRIFF\r\n" in request.body
+    assert b'name="language"\r\n\r\nen\r\n' in request.body
+    assert b'name="model"\r\n\r\nserved\r\n' in request.body
+
+
+def test_characters_are_sent_as_they_are():
+    """A body is UTF-8, and a lone surrogate does not crash the worker."""
+    request = read({"prompt": "日本 🦙"}).request
+    assert "日本 🦙".encode() in request.body
+    assert read({"prompt": "\ud83e"}).request.body

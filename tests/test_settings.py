@@ -1,0 +1,80 @@
+"""Settings are read once, from the environ that is passed in, and a bad one says what is right."""
+
+import pytest
+
+from handler.errors import BadSetting
+from handler.settings import Settings, load, variables
+
+
+def test_defaults_need_no_variable():
+    """An empty environment gives every default."""
+    settings = load({})
+    assert (settings.engine, settings.max_concurrency, settings.drain_timeout_seconds) == (
+        "vllm",
+        "auto",
+        30.0,
+    )
+    assert settings.job_url is None
+
+
+def test_an_alias_of_another_worker_is_read():
+    """Names that people have from worker-vllm keep working."""
+    settings = load(
+        {"OPENAI_SERVED_MODEL_NAME_OVERRIDE": "mine", "VLLM_EXTRA_ARGS": "--enforce-eager"}
+    )
+    assert (settings.served_model_name, settings.engine_args) == ("mine", "--enforce-eager")
+
+
+def test_an_empty_value_is_no_value():
+    """A Hub form sends what was left blank as empty text."""
+    assert load({"MAX_CONCURRENCY": "", "REQUEST_TIMEOUT": " "}) == load({})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "right"),
+    [
+        ("MAX_CONCURRENCY", "many", "'auto' or a valid integer"),
+        ("MAX_CONCURRENCY", "0", "'auto' or greater than 0"),
+        ("MAX_MODEL_LEN", "12x", "a number of tokens such as 8192 or 32k, or auto"),
+        ("ENGINE", "tgi", "'vllm'"),
+        ("REQUEST_TIMEOUT", "soon", "a valid number"),
+        ("DRAIN_TIMEOUT", "-1", "greater than 0"),
+        ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("LOG_FORMAT", "xml", "'text' or 'json'"),
+    ],
+)
+def test_a_bad_value_names_the_variable_the_value_and_what_is_right(variable, value, right):
+    """One sentence says it all."""
+    with pytest.raises(BadSetting) as caught:
+        load({variable: value})
+    assert str(caught.value) == f"{variable}={value!r} should be {right}."
+    assert caught.value.exit_code == 2
+
+
+def test_all_bad_values_are_named_at_once():
+    """Nobody wants to learn of the second mistake after the second deployment."""
+    with pytest.raises(BadSetting) as caught:
+        load({"ENGINE": "tgi", "LOG_FORMAT": "xml"})
+    assert str(caught.value) == (
+        "ENGINE='tgi' should be 'vllm'.\nLOG_FORMAT='xml' should be 'text' or 'json'."
+    )
+
+
+def test_the_token_never_shows():
+    """Its type prints stars."""
+    settings = load({"HF_TOKEN": "hf_secret"})
+    assert "hf_secret" not in repr(settings)
+    assert settings.hf_token.get_secret_value() == "hf_secret"
+
+
+def test_the_settings_are_frozen():
+    """Nothing changes them after the start."""
+    with pytest.raises(ValueError, match="frozen"):
+        load({}).engine = "other"
+
+
+def test_every_setting_has_a_variable_and_a_description():
+    """The README's table and the Hub's form are made from these."""
+    assert [name for name in variables() if not Settings.model_fields[name].description] == []
+    names = [name for names in variables().values() for name in names]
+    assert len(names) == len(set(names))
