@@ -20,6 +20,7 @@ from handler.worker import Worker
 log = logging.getLogger(__name__)
 
 LAST_POSTS_SECONDS = 5.0  # after the engine's death or the drain, for the SDK to deliver errors
+CANCEL_AGAIN_SECONDS = 0.1
 
 # The SDK reads these when it is imported. Its checks of GPU and disk take seconds and can create a
 # CUDA context in this process; what matters of them the engine finds out by itself.
@@ -119,8 +120,11 @@ class QueueDoor:
             log.warning("%d jobs did not finish in %g s", len(self._worker.tasks), seconds)
             self._host.fail_requests("The worker was stopped before the answer was complete.")
             await self._jobs_over(LAST_POSTS_SECONDS)
-        if self._poll is not None:
+        while self._poll is not None and not self._poll.done():
+            # Again and again: Python 3.11's wait_for, in which the SDK polls, forgets a
+            # cancellation that comes together with the poll's answer.
             self._poll.cancel()
+            await asyncio.sleep(CANCEL_AGAIN_SECONDS)
 
     async def _jobs_over(self, seconds: float) -> None:
         """Wait until no job runs: a poll that is open may still bring one."""

@@ -124,7 +124,7 @@ class VllmAdapter:
             validate_parsed_serve_args(args)
         except (TypeError, ValueError) as error:
             raise BadSetting(str(error).removeprefix("Error: ")) from error
-        _check_parsers(args)
+        _check_names(args)
         configure_logging_from_args(args)
         self._args = args
 
@@ -142,6 +142,8 @@ class VllmAdapter:
             tasks = await engine.get_supported_tasks()
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
+            for base in app.state.openai_serving_models.base_model_paths:
+                base.model_path = base.name  # /v1/models shows it as `root`: a path of this machine
             async with app.router.lifespan_context(app):
                 config: Any = engine.vllm_config
                 cache = config.cache_config
@@ -219,8 +221,9 @@ def _parser_class() -> type[argparse.ArgumentParser]:
     return Parser
 
 
-def _check_parsers(args: argparse.Namespace) -> None:
-    """Judge the two parser names, which vLLM's own parser takes as free text."""
+def _check_names(args: argparse.Namespace) -> None:
+    """Judge three names that vLLM's parser takes as free text, and refuses only much later."""
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
 
@@ -237,6 +240,7 @@ def _check_parsers(args: argparse.Namespace) -> None:
             args.reasoning_parser_plugin,
             ReasoningParserManager.list_registered(),
         ),
+        ("QUANTIZATION", args.quantization, None, QUANTIZATION_METHODS),
     ):
         if value and not plugin and value not in known:
             raise BadSetting(f"{variable}={value!r}: choose from {', '.join(sorted(known))}")

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 from tests.platform.thread import WORKER_ID, Platform
 
@@ -25,10 +26,12 @@ def running_worker(
     worker_id: str = WORKER_ID,
     ready_within_seconds: float = 60.0,
     stop_within_seconds: float = 15.0,
+    log: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker from its first poll to its end by SIGTERM.
 
     The environment is the worker's whole environment, apart from what the platform adds.
+    What the worker prints goes to `log`, or where ours goes.
     Raises TimeoutError when the worker is not ready in time or has to be killed in the
     end, RuntimeError when it ended before it was ready. Its process group is killed in
     any case: the SDK's ping process outlives a killed worker.
@@ -37,6 +40,8 @@ def running_worker(
         list(command),
         env={**environment, **platform.worker_environment(worker_id)},
         start_new_session=True,
+        stdout=log,
+        stderr=log and subprocess.STDOUT,
     )
     try:
         wait_until_ready(platform, worker, worker_id, ready_within_seconds)

@@ -1,0 +1,98 @@
+"""What the tests share: the demo model, a clean environment, and one worker with the real engine.
+
+The engine starts once a session, in a real worker that the real SDK connects to the platform in
+small. Only tests of a worker's start and end have workers of their own.
+"""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from tests.platform import Platform, running_platform, running_worker
+
+ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "models"
+NAME = "smollm2-135m-instruct"
+WORKER = [sys.executable, "-m", "handler"]
+START_SECONDS = 240  # a cold machine compiles bytecode and inspects the model class first
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Return the environment of a container: what this process needs to run, and `more`."""
+    kept = {"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH"}
+    return {name: value for name, value in os.environ.items() if name in kept} | more
+
+
+def worker_environment(variant: str = "awq", **more: str) -> dict[str, str]:
+    """Return the environment of a worker with a variant of the demo model."""
+    # One thread: two that wait for each other crawl where others use the same cores.
+    return clean_environment(
+        MODEL_NAME=str(MODELS / f"{NAME}-{variant}"), OMP_NUM_THREADS="1", **more
+    )
+
+
+@dataclass
+class Endpoint:
+    """A worker that is ready, and the platform it serves."""
+
+    platform: Platform
+    process: psutil.Process
+    log: Path
+    model: str = f"{NAME}-awq"
+
+    def run(self, job_input, timeout_seconds=120):
+        """Submit a job and return it when it is over."""
+        return self.platform.wait(self.platform.submit(job_input), timeout_seconds)
+
+    def engine_load(self):
+        """Return how many requests run and how much of the KV cache is held.
+
+        The engine refreshes its gauges only when it steps, so a token is asked for first.
+        """
+        self.run({"prompt": "Hi", "max_tokens": 1})
+        text = self.run({"route": "metrics"}).output[0]
+
+        def gauge(name):
+            return float(re.search(rf"^vllm:{name}{{.*}} (\S+)$", text, re.MULTILINE)[1])
+
+        return {
+            "running": gauge("num_requests_running"),
+            "kv_cache_usage": gauge("kv_cache_usage_perc"),
+        }
+
+
+@pytest.fixture(scope="session")
+def endpoint(tmp_path_factory):
+    """The one worker of the session, with the AWQ model and hermes tool calls."""
+    log = tmp_path_factory.mktemp("worker") / "log"
+    environment = worker_environment(
+        TOOL_CALL_PARSER="hermes",
+        ENABLE_AUTO_TOOL_CHOICE="true",
+        MAX_LOGPROBS="50",
+        HF_TOKEN="hf_not_to_be_seen",
+    )
+    with (
+        running_platform(ping_interval_seconds=1) as platform,
+        log.open("wb") as file,
+        running_worker(
+            platform, WORKER, environment, ready_within_seconds=START_SECONDS, log=file
+        ) as worker,
+    ):
+        yield Endpoint(platform, psutil.Process(worker.pid), log)
+
+
+@pytest.fixture(scope="session")
+def client(endpoint):
+    """The official client on the endpoint's OpenAI route."""
+    with openai.OpenAI(
+        base_url=endpoint.platform.openai_base_url,
+        api_key=endpoint.platform.api_key,
+        max_retries=0,
+    ) as made:
+        yield made

@@ -1,0 +1,207 @@
+"""Variables named like the engine's flags reach it, and its own parser judges their values.
+
+The parser is vLLM's, and importing it is most of this file's time.
+"""
+
+import json
+import os
+
+import pytest
+
+from handler.engine.vllm import REFUSED, REMOVED, VllmAdapter
+from handler.errors import BadSetting
+from handler.model import locate
+from handler.settings import load
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder that looks like a checkpoint to the parser."""
+
+    def make(quantization=None):
+        folder = tmp_path / "tiny"
+        folder.mkdir(exist_ok=True)
+        config = {"quantization_config": quantization} if quantization else {}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+def check(folder, **environ):
+    """Return the adapter after its check, its parsed flags included."""
+    environ["MODEL_NAME"] = str(folder)
+    settings = load(environ)
+    adapter = VllmAdapter(settings, locate(settings), environ)
+    before = dict(os.environ)
+    try:
+        adapter.check()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return adapter
+
+
+def flags(folder, **environ):
+    return vars(check(folder, **environ)._args)
+
+
+def test_variables_become_flags_of_every_kind(model):
+    """Numbers, truth values, choices, JSON and lists, in the ways that people write them."""
+    parsed = flags(
+        model(),
+        MAX_NUM_SEQS="64",
+        GPU_MEMORY_UTILIZATION="0.85",
+        ENFORCE_EAGER="True",
+        ENABLE_PREFIX_CACHING="0",
+        DISABLE_LOG_STATS="false",
+        DTYPE="bfloat16",
+        SPECULATIVE_CONFIG='{"method": "ngram", "num_speculative_tokens": 3}',
+        ALLOWED_MEDIA_DOMAINS="a.example, b.example",
+        LORA_MODULES='[{"name": "x", "path": "org/adapter"}]',
+        TOKENIZER_NAME="org/tokenizer",
+        MAX_MODEL_LEN="4k",
+    )
+    assert parsed["max_num_seqs"] == 64
+    assert parsed["gpu_memory_utilization"] == 0.85
+    assert parsed["enforce_eager"] is True
+    assert parsed["enable_prefix_caching"] is False
+    assert parsed["disable_log_stats"] is False
+    assert parsed["dtype"] == "bfloat16"
+    assert parsed["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 3}
+    assert parsed["allowed_media_domains"] == ["a.example", "b.example"]
+    assert [(lora.name, lora.path) for lora in parsed["lora_modules"]] == [("x", "org/adapter")]
+    assert parsed["tokenizer"] == "org/tokenizer"
+    assert parsed["max_model_len"] == 4000
+
+
+def test_the_model_has_the_folder_name_unless_another_is_given(model):
+    """The served name is never a path."""
+    assert flags(model())["served_model_name"] == ["tiny"]
+    assert flags(model(), SERVED_MODEL_NAME="mine")["served_model_name"] == ["mine"]
+
+
+def test_engine_args_win_over_variables(model):
+    """They stand last, as on a command line."""
+    parsed = flags(
+        model(), MAX_NUM_SEQS="64", ENGINE_ARGS="--max-num-seqs 8 --max-model-len=2048"
+    )
+    assert (parsed["max_num_seqs"], parsed["max_model_len"]) == (8, 2048)
+
+
+def test_variables_of_other_programs_are_left_alone(model):
+    """A container has a PORT, a HOST and more that are not the engine's."""
+    others = {
+        "HOST": "example",
+        "PORT": "80",
+        "ROOT_PATH": "/api",
+        "MIDDLEWARE": "os.system",
+        "CONFIG": "/etc/x.yaml",
+        "API_KEY": "k",
+        "HEADLESS": "1",
+        "UDS": "/run/x",
+    }
+    plain, crowded = flags(model()), flags(model(), **others)
+    assert {name: crowded[name] for name in REFUSED & crowded.keys()} == {
+        name: plain[name] for name in REFUSED & plain.keys()
+    }
+
+
+def test_the_token_is_no_flag(model):
+    """The engine's processes find it in their environment; it is in no argument."""
+    adapter = check(model(), HF_TOKEN="hf_secret")
+    assert "hf_secret" not in str(adapter._args)
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (
+            {"DTYPE": "int3"},
+            "DTYPE='int3': invalid choice: 'int3' (choose from 'auto', 'bfloat16', 'float', "
+            "'float16', 'float32', 'half')",
+        ),
+        ({"MAX_NUM_SEQS": "many"}, "MAX_NUM_SEQS='many': invalid int value: 'many'"),
+        ({"ENFORCE_EAGER": "maybe"}, "ENFORCE_EAGER='maybe' should be true or false."),
+        (
+            {"LORA_MODULES": "[broken"},
+            "LORA_MODULES='[broken': not a JSON list "
+            "(Expecting value: line 1 column 2 (char 1))",
+        ),
+        ({"ENGINE_ARGS": "--dtyp=x"}, "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
+        ({"ENGINE_ARGS": "'--x"}, "ENGINE_ARGS=\"'--x\": No closing quotation"),
+        (
+            {"ENGINE_ARGS": "--port 80"},
+            "ENGINE_ARGS: --port is not the engine's to set here: the worker has no HTTP server "
+            "in queue mode and names the model itself.",
+        ),
+        ({"ENABLE_AUTO_TOOL_CHOICE": "1"}, "--enable-auto-tool-choice requires --tool-call-parser"),
+    ],
+    ids=["choice", "int", "bool", "list", "unknown", "quote", "server", "together"],
+)
+def test_a_bad_value_is_refused_before_the_engine_loads(model, environ, message):
+    """With the variable's name, the value, and what the engine accepts."""
+    with pytest.raises(BadSetting) as caught:
+        check(model(), **environ)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("variable", ["TOOL_CALL_PARSER", "REASONING_PARSER"])
+def test_an_unknown_parser_is_refused_with_the_known_ones(model, variable):
+    """vLLM itself would find out only after the weights are loaded."""
+    with pytest.raises(BadSetting, match=f"^{variable}='nosuch': choose from .*, "):
+        check(model(), **{variable: "nosuch"})
+
+
+def test_near_misses_and_removed_names_are_warned_of_once(model):
+    """Each with the name that would be right; nothing is said of what is not ours."""
+    adapter = check(
+        model(),
+        MAX_MODEL_LENGTH="1",
+        GPU_MEM_UTILIZATION="1",
+        MAX_CONCURENCY="1",
+        SWAP_SPACE="4",
+        HOME="/root",
+        LD_LIBRARY_PATH="/x",
+        RUNPOD_POD_ID="x",
+        HOSTNAME="x",
+    )
+    assert adapter.warnings == [
+        "GPU_MEM_UTILIZATION is not a setting and has no effect: "
+        "did you mean GPU_MEMORY_UTILIZATION?",
+        "MAX_CONCURENCY is not a setting and has no effect: did you mean MAX_CONCURRENCY?",
+        "MAX_MODEL_LENGTH is not a setting and has no effect: did you mean MAX_MODEL_LEN?",
+        "SWAP_SPACE has no effect: the engine recomputes preempted requests; "
+        "use KV_OFFLOADING_SIZE to offload.",
+    ]
+
+
+def test_what_is_called_removed_is_gone(model):
+    """Parity with the engine: none of these names is a flag of it, and what we advise is."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    dests = {a.dest.upper() for a in make_arg_parser(FlexibleArgumentParser())._actions}
+    assert REMOVED.keys() & dests == set()
+    advised = {
+        word.split("=")[0].strip(".,;")
+        for advice in REMOVED.values()
+        for word in advice.split()
+        if word.isupper() and len(word) > 3
+    }
+    assert advised - dests - {"RUNPOD_INIT_TIMEOUT", "ENGINE_ARGS"} == set()
+
+
+def test_a_prequantized_checkpoint_keeps_the_engine_choice_of_kernel(model):
+    """Naming the method would turn Marlin off on a GPU."""
+    folder = model({"quant_method": "awq", "bits": 4})
+    assert flags(folder, QUANTIZATION="awq")["quantization"] is None
+
+
+def test_an_unquantized_checkpoint_is_quantized_on_the_way_in(model):
+    """QUANTIZATION names one of the engine's methods then."""
+    assert flags(model(), QUANTIZATION="fp8")["quantization"] == "fp8"
+    with pytest.raises(BadSetting, match=r"^QUANTIZATION='int9': choose from .*, awq, "):
+        check(model(), QUANTIZATION="int9")

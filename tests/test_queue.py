@@ -1,0 +1,252 @@
+"""Jobs on the queue: native input, errors, cancellation, faults of the platform, large answers.
+
+Each line of the faults that were found in other workers has its test here or in test_process.py.
+"""
+
+import json
+import time
+
+import pytest
+
+from tests.platform import State
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+PARIS = "The capital of France is Paris, France."
+STORY = {"prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+
+
+def error_of(job):
+    assert job.state is State.FAILED
+    return json.loads(job.error)["error"]
+
+
+def test_a_native_chat_with_top_level_fields(endpoint):
+    """A temperature beside messages counts; the answer is one OpenAI object."""
+    job = endpoint.run({"messages": QUESTION, "temperature": 0, "max_tokens": 4})
+    assert job.state is State.COMPLETED
+    [answer] = job.output
+    assert answer["choices"][0]["message"]["content"] == "The capital of France"
+    assert answer["usage"]["completion_tokens"] == 4
+
+
+def test_a_native_stream_yields_merged_objects(endpoint):
+    """Objects, not SSE text; together they are the whole answer, with usage."""
+    job = endpoint.run({"messages": QUESTION, "temperature": 0, "stream": True})
+    deltas = [choice["delta"] for chunk in job.output for choice in chunk["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == PARIS
+    assert {chunk["object"] for chunk in job.output} == {"chat.completion.chunk"}
+    assert job.output[-1]["usage"]["completion_tokens"] == 10
+
+
+def test_a_slow_platform_gets_fewer_larger_chunks(endpoint):
+    """While a POST is under way the worker merges what the engine writes."""
+    endpoint.platform.post_delay_seconds = 0.5
+    try:
+        job = endpoint.run({**STORY, "max_tokens": 60})
+    finally:
+        endpoint.platform.post_delay_seconds = 0
+    assert job.output[-1]["usage"]["completion_tokens"] == 60
+    assert len(job.chunks) < 30
+
+
+def test_a_prompt_through_the_chat_template(endpoint):
+    """apply_chat_template, as other workers have it."""
+    job = endpoint.run(
+        {
+            "prompt": QUESTION[0]["content"],
+            "apply_chat_template": True,
+            "sampling_params": {"temperature": 0, "max_tokens": 32},
+        }
+    )
+    assert job.output[0]["choices"][0]["message"]["content"] == PARIS
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_a_spelled_out_route(endpoint, stream):
+    """route and body; a stream is SSE text as on the OpenAI route."""
+    body = {"messages": QUESTION, "temperature": 0, "stream": stream}
+    job = endpoint.run({"route": "/v1/chat/completions", "body": body})
+    if stream:
+        events = "".join(job.output).split("\n\n")
+        assert events[-2:] == ["data: [DONE]", ""]
+        assert {type(output) for output in job.output} == {str}
+    else:
+        assert job.output[0]["choices"][0]["message"]["content"] == PARIS
+
+
+def test_tokens_there_and_back(endpoint):
+    """tokenize and detokenize."""
+    tokens = endpoint.run({"route": "tokenize", "body": {"prompt": "日本 🦙"}}).output[0]["tokens"]
+    back = endpoint.run({"route": "detokenize", "body": {"tokens": tokens}})
+    assert back.output == [{"prompt": "日本 🦙"}]
+
+
+def test_health_and_version(endpoint):
+    """GET routes of the engine's app, whose answer may be empty."""
+    assert endpoint.run({"route": "health"}).output == [{"status": "ok"}]
+    assert endpoint.run({"route": "version"}).output == [{"version": "0.32.0"}]
+
+
+@pytest.mark.parametrize(
+    ("job_input", "code", "message"),
+    [
+        ("Hi", 400, "input must be an object, not a text."),
+        ([], 400, "input must be an object, not a list."),
+        (
+            {"messages": QUESTION, "temprature": 0},
+            400,
+            "The engine has no field 'temprature' on /v1/chat/completions: "
+            "did you mean 'temperature'?",
+        ),
+        (
+            {"messages": QUESTION, "model": "gpt-4"},
+            404,
+            "The model `gpt-4` does not exist. Valid aliases: smollm2-135m-instruct-awq.",
+        ),
+        (
+            {"route": "rerank", "body": {"query": "a", "documents": ["b"]}},
+            404,
+            "This model does not serve /v1/rerank.",
+        ),
+        (
+            {"prompt": "Hi", "max_tokens": 9000, "stream": True},
+            400,
+            "max_tokens=9000 cannot be greater than max_model_len=8192. Please request fewer "
+            "output tokens. (parameter=max_tokens, value=9000)",
+        ),
+    ],
+    ids=["text", "list", "misspelt", "model", "pooling", "engine"],
+)
+def test_a_failure_is_a_failed_job_with_an_openai_error(endpoint, job_input, code, message):
+    """Not a repr, and not a COMPLETED job that says error."""
+    error = error_of(endpoint.run(job_input))
+    assert (error["message"], error["code"]) == (message, code)
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_no_error_shows_the_inside(endpoint):
+    """No traceback, no path, no token, whatever is asked."""
+    wrong = [
+        {"messages": "no list"},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 1}]}]},
+        {"prompt": {"a": 1}},
+        {"route": "chat/completions", "body": {"messages": QUESTION, "logit_bias": {"x": "y"}}},
+        {"openai_route": "/v1/responses", "openai_input": {"previous_response_id": "none"}},
+        {"prompt": "a", "structured_outputs": {"regex": "("}},
+        {"prompt": "a" * 200_000},
+    ]
+    for job_input in wrong:
+        error = error_of(endpoint.run(job_input))
+        text = json.dumps(error)
+        assert 400 <= error["code"] < 500, error
+        for inside in ("Traceback", "site-packages", "/handler/", "hf_not_to_be_seen"):
+            assert inside not in text
+
+
+def test_jobs_at_once_are_batched(endpoint):
+    """Eight stories take far less than eight times one: nothing blocks in between."""
+    ids = [endpoint.platform.submit({**STORY, "max_tokens": 100}) for _ in range(8)]
+    jobs = [endpoint.platform.wait(job_id, 120) for job_id in ids]
+    assert [job.output[-1]["usage"]["completion_tokens"] for job in jobs] == [100] * 8
+    first_tokens = [job.chunks[0].arrived_at for job in jobs]
+    assert max(first_tokens) < min(job.finished_at for job in jobs)
+
+
+@pytest.mark.parametrize(
+    "job_input",
+    [
+        STORY,
+        {**STORY, "stream": False},
+        {
+            "openai_route": "/v1/chat/completions",
+            "openai_input": {"messages": QUESTION, "stream": True, "n": 2, "min_tokens": 2000},
+        },
+        {
+            "openai_route": "/v1/messages",
+            "openai_input": {
+                "messages": [{"role": "user", "content": "Write a very long story."}],
+                "max_tokens": 4000,
+                "stream": True,
+            },
+        },
+    ],
+    ids=["native stream", "plain", "openai n=2", "anthropic"],
+)
+def test_a_cancelled_job_frees_its_blocks(endpoint, job_input):
+    """Within a second nothing of it runs, and other jobs go on."""
+    other = endpoint.platform.submit({**STORY, "max_tokens": 40})
+    job_id = endpoint.platform.submit(job_input)
+    endpoint.platform.wait_until(job_id, lambda job: job.state is State.IN_PROGRESS, 30)
+    time.sleep(1.5)  # the SDK drops a stop signal for a job that it has not begun
+    endpoint.platform.cancel(job_id)
+    cancelled_at = time.monotonic()
+    finished = endpoint.platform.wait(other, 60)
+    assert finished.output[-1]["usage"]["completion_tokens"] == 40
+    assert endpoint.platform.job(job_id).state is State.CANCELLED
+    time.sleep(max(0.0, cancelled_at + 1 - time.monotonic()))
+    assert endpoint.engine_load() == {"running": 0, "kv_cache_usage": 0}
+
+
+def test_two_refusals_of_the_platform_lose_nothing(endpoint):
+    """The SDK tries each POST three times."""
+    endpoint.platform.faults.fail("stream", status=500, times=2)
+    job = endpoint.run({"messages": QUESTION, "temperature": 0, "stream": True})
+    assert endpoint.platform.faults.remaining("stream") == 0
+    text = "".join(c["delta"].get("content") or "" for out in job.output for c in out["choices"])
+    assert text == PARIS
+    assert [chunk.output for chunk in job.chunks] == job.output
+
+
+LARGE = {"prompt": [100] * 1500, "max_tokens": 1, "echo": True, "logprobs": 50}
+
+
+def test_a_large_stream_is_split_under_the_limit(endpoint):
+    """One event of over 2 MB: the pieces fit, and make it up again."""
+    body = {**LARGE, "stream": True}
+    job = endpoint.run({"openai_route": "/v1/completions", "openai_input": body})
+    assert job.refused_bytes == []
+    assert max(chunk.body_bytes for chunk in job.chunks) <= 1_000_000
+    text = "".join(job.output)
+    assert len(text) > 2_000_000
+    events = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
+    assert events[-1] == "[DONE]"
+    tokens = [json.loads(event)["choices"][0]["logprobs"]["tokens"] for event in events[:-1]]
+    assert sum(len(some) for some in tokens) == 1501
+
+
+def test_a_large_plain_answer_arrives_with_the_end_of_the_job(endpoint):
+    """The stream refuses it whole; the job's result has no such limit."""
+    job = endpoint.run(LARGE)
+    assert job.state is State.COMPLETED
+    assert len(job.output[0]["choices"][0]["logprobs"]["tokens"]) == 1501
+    assert job.done_bytes > 2_000_000
+
+
+def test_the_worker_listens_on_nothing(endpoint):
+    """In queue mode it only calls out."""
+    listening = [c for c in endpoint.process.net_connections() if c.status == "LISTEN"]
+    assert listening == []
+
+
+def test_the_token_is_in_no_argument_and_no_log(endpoint):
+    """Neither of the worker nor of the engine's processes."""
+    for process in (endpoint.process, *endpoint.process.children(recursive=True)):
+        assert "hf_not_to_be_seen" not in " ".join(process.cmdline())
+    assert "hf_not_to_be_seen" not in endpoint.log.read_text()
+
+
+def test_as_many_jobs_at_once_as_the_engine_can_batch(endpoint):
+    """MAX_CONCURRENCY=auto: 1 GiB of KV cache holds 45 requests of 1,024 tokens."""
+    assert "ready for 45 jobs at once" in endpoint.log.read_text()
+
+
+def test_the_start_says_what_it_spent(endpoint):
+    """Imports, engine, warm-up, in seconds."""
+    [line] = [line for line in endpoint.log.read_text().splitlines() if " start: " in line]
+    assert [part.split()[0] for part in line.split(" start: ")[1].split(" · ")] == [
+        "model",
+        "imports",
+        "engine",
+        "warm-up",
+        "total",
+    ]
