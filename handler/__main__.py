@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 from handler import lifecycle, local, logs, model, queue, settings
 from handler.engine.host import EngineHost
@@ -33,29 +34,32 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     try:
         chosen = settings.load(environ)
-        logs.configure(chosen)
+        on_platform = chosen.job_url is not None and options.test_input is None
+        logs.configure(chosen, progress=not on_platform)
         keep_secret([chosen.hf_token.get_secret_value() if chosen.hf_token else None])
-        return _serve(chosen, environ, options)
+        job = None if on_platform else local.read_job(options.test_input)
+        return _serve(chosen, environ, job)
     except StartError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
+    except SystemExit as left:
+        return int(left.code or 0)
     except Exception:
         traceback.print_exc()
         return EXIT_FAILED
 
 
 def _serve(
-    chosen: settings.Settings, environ: Mapping[str, str], options: argparse.Namespace
+    chosen: settings.Settings, environ: Mapping[str, str], job: dict[str, Any] | None
 ) -> int:
-    on_platform = chosen.job_url is not None and options.test_input is None
-    job = None if on_platform else local.read_job(options.test_input)
+    """Go through the steps of the start; `job` is the local one, None for the queue."""
     stages = Stages()
     with stages.stage("model"):
         checkpoint = model.locate(chosen)
     log.info("model %s (%s) from %s", checkpoint.name, checkpoint.quantization, checkpoint.source)
     adapter = VllmAdapter(chosen, checkpoint, environ)
     with EngineHost(adapter) as host:
-        if on_platform:
+        if job is None:
             queue.prepare_sdk(chosen)
         running = host.wait_until_up()
         stages.seconds |= {"imports": host.import_seconds, "engine": host.start_seconds}
@@ -89,4 +93,9 @@ def _leave(number: int, _: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], os.environ))
+    code = main(sys.argv[1:], os.environ)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All that was started is stopped. The interpreter's own end would take seconds with torch
+    # loaded, and trip over the engine's finalizers.
+    os._exit(code)

@@ -13,9 +13,7 @@ PARIS = "The capital of France is Paris, France."
 
 def test_a_chat(client, endpoint):
     """The demo model knows this one."""
-    answer = client.chat.completions.create(
-        model=endpoint.model, messages=QUESTION, temperature=0
-    )
+    answer = client.chat.completions.create(model=endpoint.model, messages=QUESTION, temperature=0)
     assert answer.choices[0].message.content == PARIS
     assert (answer.choices[0].finish_reason, answer.model) == ("stop", endpoint.model)
     assert answer.usage.completion_tokens == 10

