@@ -1,0 +1,1 @@
+"""What runs while an image is built, and before a deployment."""
