@@ -12,8 +12,8 @@ _DONE: dict[Variant, str] = {
     "fp8": (
         "The linear layers were rounded to float8_e4m3 with one scale per output channel, in\n"
         "compressed-tensors' FP8_DYNAMIC scheme: activations are scaled per token while the\n"
-        "engine runs. The down projections, whose inputs have extreme values, the embeddings (tied\n"
-        "to the output layer) and the norms are float16."
+        "engine runs. The down projections, whose inputs have extreme values, the embeddings\n"
+        "(tied to the output layer) and the norms are float16."
     ),
     "none": "All weights are stored as bfloat16.",
 }
