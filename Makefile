@@ -6,8 +6,8 @@ QUANTIZATION ?= awq
 SUFFIX := $(patsubst none,bf16,$(QUANTIZATION))
 # INPUT is JSON with quotes of all kinds: it reaches the command through the environment.
 export TEST_INPUT := $(value INPUT)
-# On two cores the engine and the checks want no log but errors; LOG_LEVEL=INFO shows it all.
-LOG_LEVEL ?= ERROR
+# The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
+VLLM_LOGGING_LEVEL ?= ERROR
 
 .PHONY: run endpoint test check lock clean
 .DELETE_ON_ERROR:
@@ -20,7 +20,7 @@ run endpoint: export MODEL_NAME := $(DEMO)-$(SUFFIX)
 MODEL := $(DEMO)-$(SUFFIX)/config.json
 run endpoint: export QUANTIZATION := $(QUANTIZATION)
 endif
-run endpoint: export LOG_LEVEL := $(LOG_LEVEL)
+run endpoint: export VLLM_LOGGING_LEVEL := $(VLLM_LOGGING_LEVEL)
 # A model as small as the demo is faster on one thread than on two that wait for each other.
 OMP_NUM_THREADS ?= 1
 run endpoint: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)

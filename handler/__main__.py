@@ -35,7 +35,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         chosen = settings.load(environ)
         on_platform = chosen.job_url is not None and options.test_input is None
-        logs.configure(chosen, progress=not on_platform)
+        logs.configure(chosen)
         keep_secret([chosen.hf_token.get_secret_value() if chosen.hf_token else None])
         job = None if on_platform else local.read_job(options.test_input)
         return _serve(chosen, environ, job)

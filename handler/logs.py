@@ -37,16 +37,11 @@ class _Json(logging.Formatter):
         return json.dumps(event, ensure_ascii=False)
 
 
-def configure(settings: Settings, *, progress: bool) -> None:
-    """Send what `handler` logs to stdout. The engine has handlers of its own.
-
-    Args:
-        settings: with the level and the format.
-        progress: whether the worker's own steps are shown at any level, for a person who waits.
-    """
+def configure(settings: Settings) -> None:
+    """Send what `handler` logs to stdout. The engine has handlers of its own."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
     logger = logging.getLogger("handler")
     logger.handlers = [handler]
     logger.propagate = False
-    logger.setLevel("INFO" if progress else settings.log_level)
+    logger.setLevel(settings.log_level)

@@ -37,7 +37,12 @@ def prepare_sdk(settings: Settings) -> None:
     # Its default is DEBUG, which prints every chunk. The worker logs a line per job itself.
     level = {"DEBUG": "DEBUG", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
     os.environ.setdefault("RUNPOD_LOG_LEVEL", level[settings.log_level])
+    root = logging.getLogger()
+    handlers, root_level = root.handlers[:], root.level
     import runpod.serverless  # noqa: F401
+
+    root.handlers[:] = handlers  # the SDK would have every library's INFO printed once more
+    root.setLevel(root_level)
 
 
 class QueueDoor:

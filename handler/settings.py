@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         description="Network volume; models are cached below it when it is there",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias="LOG_LEVEL", description="Of the worker, the engine and the SDK"
+        "INFO", validation_alias="LOG_LEVEL", description="Of the worker and the engine"
     )
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias="LOG_FORMAT", description="One line of text or of JSON per event"

@@ -23,7 +23,7 @@ def run(*arguments, cwd=ROOT, **environ):
     """Run the worker to its end without a platform."""
     return subprocess.run(
         [*WORKER, *arguments],
-        env={"PYTHONPATH": str(ROOT), "LOG_LEVEL": "ERROR", **environ},
+        env={"PYTHONPATH": str(ROOT), "VLLM_LOGGING_LEVEL": "ERROR", **environ},
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -192,7 +192,7 @@ def test_sigterm_during_the_start_leaves_nothing_behind():
     worker = subprocess.Popen(
         WORKER,
         cwd=ROOT,
-        env=worker_environment("awq", LOG_LEVEL="ERROR"),
+        env=worker_environment("awq", VLLM_LOGGING_LEVEL="ERROR"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

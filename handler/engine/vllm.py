@@ -86,8 +86,7 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-# Under INFO also torch and the kernels' libraries say only what went wrong.
-QUIET_LEVELS = ("WARNING", "ERROR")
+# Above INFO also torch and the kernels' libraries say only what went wrong.
 QUIET_ENVIRONMENT = {
     "TORCH_LOGS": "-all",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
@@ -173,18 +172,21 @@ class VllmAdapter:
 
     def _prepare_environment(self) -> None:
         """Set what vLLM and its child processes read from the environment."""
-        defaults = dict(ENVIRONMENT)
+        defaults = {**ENVIRONMENT, "VLLM_LOGGING_LEVEL": self._settings.log_level}
         if _is_cpu_build():
             defaults |= CPU_ENVIRONMENT
-        if self._settings.log_level in QUIET_LEVELS:
+        if self._is_quiet():
             defaults |= QUIET_ENVIRONMENT
         if self._model.is_local:
             defaults["HF_HUB_OFFLINE"] = "1"
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
-        os.environ["VLLM_LOGGING_LEVEL"] = self._settings.log_level
         # It would make the app ask its only caller, this worker, for a key.
         os.environ.pop("VLLM_API_KEY", None)
+
+    def _is_quiet(self) -> bool:
+        level = self._environ.get("VLLM_LOGGING_LEVEL", self._settings.log_level)
+        return level.upper() in ("WARNING", "ERROR", "CRITICAL")
 
     def _own_arguments(self, flags: EngineFlags) -> list[str]:
         """Spell the worker's own settings as flags of vLLM."""
@@ -200,7 +202,7 @@ class VllmAdapter:
             # Only an unquantized checkpoint is quantized on the way in: naming the method of a
             # pre-quantized one would turn the Marlin kernels off.
             arguments += flags.argument("QUANTIZATION", settings.quantization)
-        if settings.log_level in QUIET_LEVELS:
+        if self._is_quiet():
             arguments.append("--no-use-tqdm-on-load")
         if settings.log_format == "json":
             arguments.append("--logging-config.formatter=json")

@@ -142,7 +142,7 @@ def example(base_url: str, api_key: str, model: str) -> str:
             f"client = OpenAI(base_url={json.dumps(base_url + '/openai/v1')}, "
             f"api_key={json.dumps(api_key)})",
             f"print(client.chat.completions.create(model={json.dumps(model)}, "
-            f"messages=[{json.dumps(message)}]).choices[0].message.content)",
+            f"messages=[{json.dumps(message)}], temperature=0).choices[0].message.content)",
         ]
     )
 
