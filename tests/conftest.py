@@ -32,9 +32,8 @@ def clean_environment(**more: str) -> dict[str, str]:
 def worker_environment(variant: str = "awq", **more: str) -> dict[str, str]:
     """Return the environment of a worker with a variant of the demo model."""
     # One thread: two that wait for each other crawl where others use the same cores.
-    return clean_environment(
-        MODEL_NAME=str(MODELS / f"{NAME}-{variant}"), OMP_NUM_THREADS="1", **more
-    )
+    defaults = {"MODEL_NAME": str(MODELS / f"{NAME}-{variant}"), "OMP_NUM_THREADS": "1"}
+    return clean_environment(**defaults | more)
 
 
 @dataclass

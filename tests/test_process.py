@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from tests.conftest import ROOT, START_SECONDS, WORKER, worker_environment
+from tests.conftest import MODELS, NAME, ROOT, START_SECONDS, WORKER, worker_environment
 from tests.platform import State, running_platform, running_worker
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -91,12 +91,24 @@ def test_a_flag_that_the_engine_refuses_ends_with_code_2():
     )
 
 
-def test_an_engine_that_does_not_start_ends_with_code_4():
+def test_settings_that_do_not_fit_the_model_end_with_code_2():
     """The parser takes a context of a million tokens, the model does not."""
     done = run(**worker_environment("awq", MAX_MODEL_LEN="1000000"))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(
+        "The engine refuses its settings: Value error, User-specified max_model_len (1000000) "
+        "is greater than the derived max_model_len"
+    )
+
+
+def test_an_engine_that_does_not_start_ends_with_code_4(tmp_path):
+    """The configuration promises weights that are not there."""
+    for file in (MODELS / f"{NAME}-bf16").glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    done = run(**worker_environment(MODEL_NAME=str(tmp_path)))
     assert done.returncode == 4
-    assert "User-specified max_model_len (1000000) is greater than" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("The engine did not start: ")
 
 
 def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind():

@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 
 import psutil
 import uvloop
+from pydantic import ValidationError
 
 from handler.engine.asgi import Exchange
 from handler.engine.protocol import Adapter, Request, Running
-from handler.errors import EngineStartFailed, EngineUnavailable, StartError
+from handler.errors import BadSetting, EngineStartFailed, EngineUnavailable, StartError
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,9 @@ class EngineHost:
                 self.fail_requests("The worker is being stopped.")
         except StartError:
             raise
+        except ValidationError as error:  # the engine's configuration, judged as a whole
+            reasons = "; ".join(problem["msg"] for problem in error.errors(include_url=False))
+            raise BadSetting(f"The engine refuses its settings: {_one_line(reasons)}") from error
         except Exception as error:
             if self.running is not None:
                 log.warning("the engine did not stop in order: %r", error)
@@ -173,8 +177,11 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The first line of the innermost error: what the engine says when it refuses."""
+    """What the innermost error says: the outer ones say only that something failed."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip() or type(error).__name__
-    return f"The engine did not start: {text}"
+    return f"The engine did not start: {_one_line(str(error)) or type(error).__name__}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
