@@ -56,7 +56,8 @@ def _serve(
     stages = Stages()
     with stages.stage("model"):
         checkpoint = model.locate(chosen)
-    log.info("model %s (%s) from %s", checkpoint.name, checkpoint.quantization, checkpoint.source)
+    method = checkpoint.quantization or "unquantized"
+    log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
     adapter = VllmAdapter(chosen, checkpoint, environ)
     with EngineHost(adapter) as host:
         if job is None:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import MODELS, NAME, ROOT, START_SECONDS, WORKER, worker_environment
+from tests.hub import running_hub
 from tests.platform import State, running_platform, running_worker
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -42,11 +43,19 @@ def test_test_input_json_is_answered():
     assert speed.startswith("tokens per second    ")
 
 
-def test_a_job_that_fails_ends_with_code_1_and_one_line():
-    """The job comes from --test_input here, as the SDK has it."""
+def test_a_model_from_the_hub_and_a_job_that_fails(tmp_path):
+    """The job comes from --test_input, as the SDK has it: code 1 and one line."""
     job = json.dumps({"input": {"prompt": "Hi", "temprature": 1}})
-    done = run("--test_input", job, **worker_environment("bf16"))
+    with running_hub(MODELS / f"{NAME}-bf16") as hub:
+        environment = worker_environment(
+            MODEL_NAME="org/public",
+            BASE_PATH=str(tmp_path),
+            HF_ENDPOINT=hub.url,
+            HF_HUB_DISABLE_XET="1",
+        )
+        done = run("--test_input", job, **environment)
     assert done.returncode == 1
+    assert "model org/public (unquantized) from the hub" in done.stdout
     assert done.stdout.splitlines()[-1] == (
         "The job failed: The engine has no field 'temprature' on /v1/completions: "
         "did you mean 'temperature'?"
