@@ -64,8 +64,6 @@ def _serve(
             queue.prepare_sdk(chosen)
         running = host.wait_until_up()
         stages.seconds |= {"imports": host.import_seconds, "engine": host.start_seconds}
-        for line in adapter.warnings:
-            log.warning(line)
         with stages.stage("warm-up"):
             lifecycle.warm_up(host, adapter.served_model_name)
         log.info("%s", stages)

@@ -46,7 +46,7 @@ class Answer:
         usage: token counts as the engine counts them, or None.
         first_seconds: time to the first yield; for a stream that is the time to first token.
         total_seconds: time to the end.
-        streamed: whether the answer came in pieces.
+        streamed: whether the answer came in pieces (an error counts as one).
         error: the job's error as JSON text, or None.
     """
 
@@ -56,18 +56,19 @@ class Answer:
     total_seconds: float = 0.0
     streamed: bool = False
     error: str | None = None
+    _yields: int = 0
     _events: EventCutter | None = None
 
     def add(self, output: Output) -> None:
         """Take one yield of the generator."""
+        self._yields += 1
+        self.streamed = self._yields > 1 or is_event(output)
         if isinstance(output, dict):
             if output.keys() == {"error"}:
                 self.error = output["error"]
             else:
-                self.streamed = self.streamed or str(output.get("object")).endswith("chunk")
                 self._add_object(output)
-        elif self._events or output.startswith(("data:", "event:")):
-            self.streamed = True
+        elif self._events or is_event(output):
             self._events = self._events or EventCutter()
             for event in self._events.feed(output.encode()):
                 if (chunk := decode(event)) is not None:
@@ -82,6 +83,11 @@ class Answer:
             self.text += written
         elif not self.streamed:
             self.text += json.dumps(answer, ensure_ascii=False, indent=2)
+
+
+def is_event(output: Output) -> bool:
+    """Whether a yield begins as server-sent events do."""
+    return isinstance(output, str) and output.startswith(("data:", "event:"))
 
 
 def _written(answer: dict[str, Any]) -> str | None:

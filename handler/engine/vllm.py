@@ -111,7 +111,6 @@ class VllmAdapter:
         self._environ = environ
         self._args: argparse.Namespace | None = None
         self.served_model_name = settings.served_model_name or model.name
-        self.warnings: list[str] = []
 
     def check(self) -> None:
         """Import vLLM and let its parser judge every flag; see `protocol.Adapter.check`."""
@@ -122,7 +121,8 @@ class VllmAdapter:
 
         flags = EngineFlags(make_arg_parser(_parser_class()(allow_abbrev=False)), REFUSED)
         own = {name for names in variables().values() for name in names} | ALIASES.keys()
-        self.warnings = warnings(self._environ, own | flags.names, REMOVED)
+        for line in warnings(self._environ, own | flags.names, REMOVED):
+            log.warning(line)
         args = flags.parse(
             [
                 *self._own_arguments(flags),

@@ -1,0 +1,53 @@
+"""What the local runner makes of a generator's yields, without an engine."""
+
+import json
+
+import pytest
+
+from handler.local import Answer
+
+
+def answer(*outputs):
+    result = Answer()
+    for output in outputs:
+        result.add(output)
+    return result
+
+
+def chunk(text, usage=None):
+    return {"object": "text_completion", "choices": [{"text": text}], "usage": usage}
+
+
+def test_a_native_stream():
+    """Objects that each bring a piece."""
+    result = answer(chunk("Pa"), chunk("ris", {"completion_tokens": 2}))
+    assert (result.text, result.streamed, result.usage) == ("Paris", True, {"completion_tokens": 2})
+
+
+def test_a_stream_of_events_cut_anywhere():
+    """Two yields, one event over both of them."""
+    text = f"data: {json.dumps({'choices': [{'delta': {'content': 'Paris'}}]})}\n\n"
+    result = answer(text[:20], text[20:], "data: [DONE]\n\n")
+    assert (result.text, result.streamed) == ("Paris", True)
+
+
+@pytest.mark.parametrize(
+    ("output", "text"),
+    [
+        ({"choices": [{"message": {"content": "Paris"}}]}, "Paris"),
+        ({"choices": [{"text": "Paris"}]}, "Paris"),
+        ({"tokens": [1]}, '{\n  "tokens": [\n    1\n  ]\n}'),
+        ("# HELP x\n", "# HELP x\n"),
+    ],
+    ids=["chat", "completion", "other", "text"],
+)
+def test_a_plain_answer(output, text):
+    """Shown as text where there is text, else as it is."""
+    result = answer(output)
+    assert (result.text, result.streamed, result.error) == (text, False, None)
+
+
+def test_an_error_ends_it():
+    """The text that came before stays."""
+    result = answer(chunk("Pa"), {"error": "{}"})
+    assert (result.text, result.error) == ("Pa", "{}")
