@@ -27,6 +27,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1  # a local job failed, or something nobody foresaw
+MAX_MESSAGE_CHARACTERS = 4_000  # errors repeat what the caller sent, who may have sent megabytes
+MAX_PARAM_CHARACTERS = 200
 
 
 class WorkerError(Exception):
@@ -123,12 +125,13 @@ class EngineRefused(RequestError):
         error = payload.get("error", payload) if isinstance(payload, dict) else payload
         if not isinstance(error, dict):
             error = {"message": str(error)}
-        message = error.get("message") or error.get("detail") or f"HTTP {status} without a text"
+        message = error.get("message") or error.get("detail") or NO_REASON
         super().__init__(str(message), error.get("param"))
         self.status = status
         self.type = str(error.get("type") or ("BadRequestError" if status < 500 else self.type))
 
 
+NO_REASON = "The engine failed on this request and gave no reason."
 _secrets: set[str] = set()
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
 
@@ -143,6 +146,11 @@ def _harmless(message: str, status: int) -> str:
     for secret in _secrets:
         message = message.replace(secret, "***")
     return _PATH.sub("[path]", message) if status >= 500 else message
+
+
+def one_line(text: str) -> str:
+    """Join a library's message of many lines, without pydantic's link to its own manual."""
+    return " ".join(text.split("For further information visit")[0].split())
 
 
 def render(error: BaseException) -> str:
@@ -164,5 +172,12 @@ def render(error: BaseException) -> str:
             None,
             RequestError.status,
         )
-    body = {"message": _harmless(message, code), "type": kind, "param": param, "code": code}
-    return json.dumps({"error": body}, ensure_ascii=False)
+    body = {
+        "message": _harmless(message, code)[:MAX_MESSAGE_CHARACTERS],
+        "type": kind,
+        "param": param and param[:MAX_PARAM_CHARACTERS],
+        "code": code,
+    }
+    text = json.dumps({"error": body}, ensure_ascii=False)
+    # The SDK cannot send a lone surrogate, and would leave the job without an end.
+    return text.encode("utf-8", "replace").decode()

@@ -12,7 +12,6 @@ that the native input translates.
 """
 
 import base64
-import binascii
 import difflib
 import json
 from collections.abc import Mapping
@@ -97,7 +96,14 @@ class JobReader:
         Raises:
             InvalidInput, UnknownRoute, InputTooLarge: with what was wrong and what would be right.
         """
-        job_id, data = str(job.get("id", "")), job.get("input")
+        try:
+            return self._understand(str(job.get("id", "")), job.get("input"))
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                "The input holds half a surrogate pair, which is no text."
+            ) from error
+
+    def _understand(self, job_id: str, data: object) -> Job:
         if not isinstance(data, dict):
             raise InvalidInput(f"input must be an object, not {_kind(data)}.", "input")
         if "openai_route" in data:
@@ -131,7 +137,7 @@ class JobReader:
         if name in GET:
             if wanted != "GET":
                 raise InvalidInput(f"{GET[name]} is a GET route and takes no body.", "route")
-            return Request("GET", GET[name], query=query, request_id=job_id)
+            return Request("GET", GET[name], query=_text(query), request_id=job_id)
         if wanted != "POST":
             raise InvalidInput(f"{POST[name]} is a POST route and needs a body.", "body")
         return self._post(job_id, POST[name], dict(body or {}), query)
@@ -172,7 +178,7 @@ class JobReader:
             raise InputTooLarge(
                 f"The body has {len(content)} bytes; {MAX_BODY_BYTES} are the most.", "body"
             )
-        return Request("POST", path, content, content_type, query, job_id)
+        return Request("POST", path, content, content_type, _text(query), job_id)
 
     def _refuse_unknown(self, path: str, body: Mapping[str, Any]) -> None:
         """Native input is ours: a field that the engine does not have must not vanish in it."""
@@ -200,7 +206,13 @@ def _chat_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
+def _text(text: str) -> str:
+    """Return the text if it can be sent, raise UnicodeEncodeError if not."""
+    text.encode()
+    return text
 
 
 def _multipart(body: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -211,7 +223,7 @@ def _multipart(body: Mapping[str, Any]) -> tuple[bytes, str]:
         raise InvalidInput("file must be the audio file as base64 text.", "file")
     try:
         content = base64.b64decode(text.rpartition(",")[2], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidInput(f"file is not base64: {error}.", "file") from error
     data = {name: v if isinstance(v, str) else json.dumps(v) for name, v in fields.items()}
     request = httpx.Request("POST", "http://worker", data=data, files={"file": content})

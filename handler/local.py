@@ -30,7 +30,7 @@ def read_job(text: str | None, path: Path = TEST_INPUT) -> dict[str, Any]:
         job = json.loads(path.read_text() if text is None else text)
     except OSError as error:
         raise BadSetting(f"{source} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadSetting(f"{source} is not JSON: {error}.") from error
     if not isinstance(job, dict) or "input" not in job:
         raise BadSetting(f'{source} must be an object with an "input".')
@@ -77,7 +77,8 @@ class Answer:
             self.text += output
 
     def _add_object(self, answer: dict[str, Any]) -> None:
-        self.usage = answer.get("usage") or self.usage
+        inner = answer.get("response") or answer.get("message") or {}
+        self.usage = answer.get("usage") or inner.get("usage") or self.usage
         written = _written(answer)
         if written is not None:
             self.text += written
@@ -91,7 +92,17 @@ def is_event(output: Output) -> bool:
 
 
 def _written(answer: dict[str, Any]) -> str | None:
-    """Return the text in a chat or completion object or chunk, None in any other object."""
+    """Return the text in an answer, a chunk or an event of any route; None where there is none."""
+    kind = answer.get("type")
+    if kind == "response.output_text.delta":
+        return str(answer["delta"])
+    if kind == "content_block_delta":
+        return str(answer["delta"].get("text", ""))
+    if kind == "message":
+        return "".join(part.get("text", "") for part in answer["content"])
+    if answer.get("object") == "response":
+        parts = [part for item in answer["output"] for part in item.get("content") or ()]
+        return "".join(part.get("text", "") for part in parts)
     if "choices" not in answer:
         return None
     texts = []
@@ -131,16 +142,17 @@ def run(worker: Worker, job: dict[str, Any]) -> bool:
 def _figures(result: Answer) -> list[str]:
     lines = []
     usage = result.usage or {}
-    if usage:
-        counts = " + ".join(
-            f"{usage[name]} {word}"
-            for name, word in (("prompt_tokens", "prompt"), ("completion_tokens", "completion"))
-            if name in usage
-        )
-        lines.append(f"usage                {counts} tokens")
+    read = usage.get("prompt_tokens", usage.get("input_tokens"))
+    written = usage.get("completion_tokens", usage.get("output_tokens"))
+    counts = [
+        f"{count} {word}"
+        for count, word in ((read, "prompt"), (written, "completion"))
+        if count is not None
+    ]
+    if counts:
+        lines.append(f"usage                {' + '.join(counts)} tokens")
     if result.streamed and result.first_seconds is not None:
         lines.append(f"time to first token  {result.first_seconds:.3f} s")
-    written = usage.get("completion_tokens", 0)
     if written and result.total_seconds:
         lines.append(f"tokens per second    {written / result.total_seconds:.1f}")
     return lines

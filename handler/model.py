@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 BAKED = Path("/opt/model")  # not below /runpod-volume or /workspace, where volumes are mounted
 VOLUME_CACHE = Path("huggingface-cache/hub")  # below BASE_PATH: where Runpod keeps cached models
+MAX_NAME_CHARACTERS = 1000
 
 # What an engine loads; not the same weights again in another format.
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
@@ -65,7 +66,9 @@ def _baked(settings: Settings, folder: Path) -> Model | None:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
         return None
-    name = json.loads(manifest.read_text())["repository"]
+    name = _json_object(manifest).get("repository")
+    if not isinstance(name, str):
+        raise ModelUnavailable(f"{manifest} names no repository.")
     if settings.model_name not in (None, name):
         log.warning("MODEL_NAME=%s is not the baked %s", settings.model_name, name)
         return None
@@ -78,7 +81,9 @@ def _local(settings: Settings) -> Model | None:
             "MODEL_NAME is not set: give a hub repository such as Qwen/Qwen2.5-7B-Instruct-AWQ "
             "or a local folder."
         )
-    folder = Path(settings.model_name).expanduser()
+    folder = Path(settings.model_name)
+    if len(settings.model_name) > MAX_NAME_CHARACTERS:
+        raise BadSetting(f"MODEL_NAME has {len(settings.model_name)} characters: that is no name.")
     if (folder / "config.json").is_file():
         folder = folder.resolve()
         return Model(folder, folder.name, quantization_of(folder), "a local folder")
@@ -144,13 +149,10 @@ def quantization_of(folder: Path) -> str | None:
     Raises:
         ModelUnavailable: there is no readable config.json.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{folder.name} has no readable config.json.") from error
-    quantization: dict[str, Any] = (
-        config.get("quantization_config") or config.get("compression_config") or {}
-    )
+    config = _json_object(folder / "config.json")
+    quantization = config.get("quantization_config") or config.get("compression_config") or {}
+    if not isinstance(quantization, dict):
+        raise ModelUnavailable(f"{folder.name}/config.json: quantization_config is no object.")
     method = quantization.get("quant_method")
     if method == "compressed-tensors" and _is_float8(quantization):
         return "compressed-tensors-fp8"
@@ -160,15 +162,30 @@ def quantization_of(folder: Path) -> str | None:
 
 
 def _is_float8(quantization: dict[str, Any]) -> bool:
-    weights = [group.get("weights") or {} for group in quantization["config_groups"].values()]
+    groups = quantization.get("config_groups")
+    if not isinstance(groups, dict) or not groups:
+        return False
+    weights = [group.get("weights") or {} for group in groups.values()]
     return all(w.get("type") == "float" and w.get("num_bits") == 8 for w in weights)
 
 
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{path.parent.name}/{path.name} cannot be read.") from error
+    if not isinstance(content, dict):
+        raise ModelUnavailable(f"{path.parent.name}/{path.name} is no JSON object.")
+    return content
+
+
 def _compare(wanted: str, model: Model) -> None:
-    found = model.quantization
+    found, wanted = model.quantization, wanted.lower()
     if wanted == "auto" or (found is None and wanted == "none"):
         return
-    if found is None or found in FAMILIES.get(wanted, {wanted}) or found.startswith(wanted):
+    if found is None or wanted in (found, found.split("-fp8")[0]):
+        return
+    if found in FAMILIES.get(wanted, ()):
         return
     raise BadSetting(
         f"QUANTIZATION={wanted!r} contradicts the checkpoint: {model.name} is quantized as "

@@ -74,8 +74,19 @@ class QueueDoor:
             EngineDied: the engine died; every job that ran has failed with an error.
         """
         import runpod.serverless
+        from runpod.serverless.modules import rp_scale
 
         self._host.on_death(self._engine_died)
+        # The SDK has no hook for this: it drops a stop signal for a job that it has taken and not
+        # begun, and the job would run to its end for nobody.
+        fetch = rp_scale.get_stop_signals
+
+        async def get_stop_signals(session: object) -> list[str]:
+            names: list[str] = await fetch(session)
+            self._worker.stop_early(names)
+            return names
+
+        rp_scale.get_stop_signals = get_stop_signals
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
         with contextlib.suppress(asyncio.CancelledError):  # how `_leave` ends the SDK's loop
             runpod.serverless.start(

@@ -124,7 +124,7 @@ class _Environ(EnvSettingsSource):
     def _load_env_vars(self) -> Mapping[str, str | None]:
         # Hub forms send empty strings for what was left blank, log levels come in any case.
         return {
-            name: value.upper() if name == "LOG_LEVEL" else value.strip()
+            name: value.strip().upper() if name == "LOG_LEVEL" else value.strip()
             for name, value in self._environ.items()
             if value.strip()
         }

@@ -43,7 +43,7 @@ def error_in(event: bytes) -> Any | None:
     """
     if b'"error"' not in event and b"event: error" not in event:
         return None
-    lines = event.decode("utf-8", "replace").splitlines()
+    lines = event.decode("utf-8", "replace").split("\n")  # not splitlines: texts hold U+2028
     data = "".join(line.removeprefix("data:") for line in lines if line.startswith("data:"))
     try:
         payload = json.loads(data)

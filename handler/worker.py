@@ -29,6 +29,7 @@ from handler.stream import EventCutter, chunks_of, error_in
 
 log = logging.getLogger(__name__)
 
+EARLY_STOP_SECONDS = 5.0  # from a stop signal to the SDK's start of that job
 STOPPED = 499  # in the log only: the job was cancelled, or nobody reads on
 
 Output = str | dict[str, Any]
@@ -52,11 +53,14 @@ class Worker:
         self._reader = reader
         self._timeout_seconds = timeout_seconds
         self.tasks: set[asyncio.Task[Any]] = set()
+        self._running: set[str] = set()
+        self._stopped_early: dict[str, float] = {}
 
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
         """Answer one job; the SDK calls this once a job, on its own loop."""
-        self._remember_task()
-        job_id.set(str(job.get("id", "")))
+        name = str(job.get("id", ""))
+        job_id.set(name)
+        await self._begin(name)
         started = time.monotonic()
         status, yields, route = STOPPED, 0, "?"
         try:
@@ -72,6 +76,7 @@ class Worker:
             # By now the engine's request is over: the SDK does not close this generator at once.
             yield {"error": failure}
         finally:
+            self._running.discard(name)
             seconds = time.monotonic() - started
             log.info("%s %d in %.2f s, %d yields", route, status, seconds, yields)
 
@@ -127,13 +132,28 @@ class Worker:
         running = self._host.running
         if status >= 500 and (running is None or not running.alive()):
             return EngineUnavailable("The engine died; the worker is being replaced.")
+        if status >= 500:
+            log.error("the engine answered %d: %s", status, payload)
         return EngineRefused(status, payload)
 
-    def _remember_task(self) -> None:
+    def stop_early(self, names: list[str]) -> None:
+        """Remember jobs that are to be stopped and have not begun: they end when they do."""
+        now = time.monotonic()
+        kept = {name: end for name, end in self._stopped_early.items() if end > now}
+        new = {name: now + EARLY_STOP_SECONDS for name in names if name not in self._running}
+        self._stopped_early = kept | new
+
+    async def _begin(self, name: str) -> None:
         task = asyncio.current_task()
-        if task is not None and task not in self.tasks:
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+        if task is None:
+            return
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        if self._stopped_early.pop(name, 0.0) > time.monotonic():
+            log.info("stopped before it began")
+            task.cancel()
+            await asyncio.sleep(0)  # where the cancellation comes out, as for a running job
+        self._running.add(name)
 
 
 class _Clock:

@@ -55,6 +55,13 @@ def test_the_engine_error_is_handed_on_in_any_of_its_shapes(payload, message):
     assert (error["message"], error["type"], error["code"]) == (message, "BadRequestError", 400)
 
 
+def test_what_the_caller_sent_cannot_break_or_swell_the_error():
+    """The SDK cannot send half a surrogate pair, and nobody reads megabytes."""
+    text = render(InvalidInput("no \ud83e " + "x" * 1_000_000, "\ud83e" * 1_000_000))
+    assert text.encode().decode() == text
+    assert len(text) < 5_000
+
+
 def test_an_unforeseen_error_says_nothing_of_its_inside(caplog):
     """The caller gets one sentence, the log gets the traceback."""
     text = render(KeyError("/srv/secret/place"))

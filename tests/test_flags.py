@@ -134,9 +134,31 @@ def test_the_token_is_no_flag(model):
             "ENGINE_ARGS: --port is not the engine's to set here: the worker has no HTTP server "
             "in queue mode and names the model itself.",
         ),
+        ({"ENGINE_ARGS": "foo"}, "ENGINE_ARGS: 'foo' is no flag; give flags only."),
+        (
+            {"ENGINE_ARGS": "-h"},
+            "ENGINE_ARGS: -h is not the engine's to set here: the worker has no HTTP server "
+            "in queue mode and names the model itself.",
+        ),
+        (
+            {"CUSTOM_CHAT_TEMPLATE": "/nope/x.jinja"},
+            "CUSTOM_CHAT_TEMPLATE='/nope/x.jinja' is neither a file nor a template.",
+        ),
         ({"ENABLE_AUTO_TOOL_CHOICE": "1"}, "--enable-auto-tool-choice requires --tool-call-parser"),
     ],
-    ids=["choice", "int", "bool", "list", "unknown", "quote", "server", "together"],
+    ids=[
+        "choice",
+        "int",
+        "bool",
+        "list",
+        "unknown",
+        "quote",
+        "server",
+        "word",
+        "help",
+        "template",
+        "together",
+    ],
 )
 def test_a_bad_value_is_refused_before_the_engine_loads(model, environ, message):
     """With the variable's name, the value, and what the engine accepts."""

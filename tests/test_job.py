@@ -193,6 +193,11 @@ def test_another_model_is_left_to_the_engine():
             "file",
         ),
         (
+            {"route": "audio/transcriptions", "body": {"file": "é"}},
+            "file is not base64: string argument should contain only ASCII characters.",
+            "file",
+        ),
+        (
             {"route": "audio/transcriptions", "body": {"language": "en"}},
             "file must be the audio file as base64 text.",
             "file",
@@ -225,7 +230,22 @@ def test_audio_becomes_a_form():
 
 
 def test_characters_are_sent_as_they_are():
-    """A body is UTF-8, and a lone surrogate does not crash the worker."""
+    """A body is UTF-8."""
     request = read({"prompt": "日本 🦙"}).request
     assert "日本 🦙".encode() in request.body
-    assert read({"prompt": "\ud83e"}).request.body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"prompt": "\ud83e"},
+        {"openai_route": "/v1/completions", "openai_input": {"\ud83e": 1}},
+        {"openai_route": "/v1/models?x=\ud83e"},
+        {"route": "audio/transcriptions", "body": {"file": "aGk=", "language": "\ud83e"}},
+    ],
+    ids=["value", "name", "query", "form"],
+)
+def test_half_a_surrogate_pair_is_refused(data):
+    """JSON can spell it, UTF-8 cannot: it would crash whatever sends it on."""
+    with pytest.raises(InvalidInput, match="half a surrogate pair"):
+        read(data)

@@ -47,6 +47,26 @@ def test_a_plain_answer(output, text):
     assert (result.text, result.streamed, result.error) == (text, False, None)
 
 
+@pytest.mark.parametrize(
+    "events",
+    [
+        [
+            {"type": "response.output_text.delta", "delta": "Paris"},
+            {"type": "response.completed", "response": {"usage": {"output_tokens": 1}}},
+        ],
+        [
+            {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Paris"}},
+            {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 1}},
+        ],
+    ],
+    ids=["responses", "messages"],
+)
+def test_the_other_routes_streams(events):
+    """Each has named events of its own."""
+    result = answer(*(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events))
+    assert (result.text, result.streamed, result.usage) == ("Paris", True, {"output_tokens": 1})
+
+
 def test_an_error_ends_it():
     """The text that came before stays."""
     result = answer(chunk("Pa"), {"error": "{}"})

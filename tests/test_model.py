@@ -103,6 +103,8 @@ def test_the_method_is_read_from_the_checkpoint(tmp_path, quantization, method):
         ("awq", {"quant_method": "awq"}, True),
         ("fp8", {"quant_method": "compressed-tensors", "config_groups": FP8_GROUP}, True),
         ("none", None, True),
+        ("AWQ", {"quant_method": "awq"}, True),
+        ("aw", {"quant_method": "awq"}, False),
         ("fp8", None, True),  # the engine quantizes it while it loads
         ("fp8", {"quant_method": "awq"}, False),
         ("none", {"quant_method": "awq"}, False),
@@ -124,6 +126,23 @@ def test_quantization_must_not_contradict_the_checkpoint(
         f"QUANTIZATION={wanted!r} contradicts the checkpoint: m is quantized as "
         f"{quantization['quant_method']!r}. Leave QUANTIZATION unset, or choose another model."
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[]", "m/config.json is no JSON object."),
+        ("{", "m/config.json cannot be read."),
+        ('{"quantization_config": "x"}', "m/config.json: quantization_config is no object."),
+    ],
+)
+def test_an_odd_configuration_is_said(tmp_path, nothing_baked, config, message):
+    """Not with a traceback."""
+    folder = checkpoint(tmp_path / "m")
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ModelUnavailable) as caught:
+        locate(load({"MODEL_NAME": str(folder)}), nothing_baked)
+    assert str(caught.value) == message
 
 
 def fetch(tmp_path, hub_url, **environ):

@@ -106,7 +106,7 @@ def test_settings_that_do_not_fit_the_model_end_with_code_2():
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith(
-        "The engine refuses its settings: Value error, User-specified max_model_len (1000000) "
+        "The engine refuses its settings: User-specified max_model_len (1000000) "
         "is greater than the derived max_model_len"
     )
 

@@ -134,6 +134,8 @@ def test_no_error_shows_the_inside(endpoint):
         {"openai_route": "/v1/responses", "openai_input": {"previous_response_id": "none"}},
         {"prompt": "a", "structured_outputs": {"regex": "("}},
         {"prompt": "a" * 200_000},
+        {"prompt": "a", "\ud800": 1},
+        {"route": "models", "x\ud800": 1},
     ]
     for job_input in wrong:
         error = error_of(endpoint.run(job_input))
@@ -184,6 +186,16 @@ def test_a_cancelled_job_frees_its_blocks(endpoint, job_input):
     assert finished.output[-1]["usage"]["completion_tokens"] == 40
     assert endpoint.platform.job(job_id).state is State.CANCELLED
     time.sleep(max(0.0, cancelled_at + 1 - time.monotonic()))
+    assert endpoint.engine_load() == {"running": 0, "kv_cache_usage": 0}
+
+
+def test_a_job_cancelled_before_it_began_does_not_run(endpoint):
+    """The SDK forgets such a stop; the worker does not."""
+    for _ in range(3):
+        job_id = endpoint.platform.submit({**STORY, "max_tokens": 4000})
+        endpoint.platform.wait_until(job_id, lambda job: job.state is State.IN_PROGRESS, 30)
+        endpoint.platform.cancel(job_id)
+    time.sleep(1)
     assert endpoint.engine_load() == {"running": 0, "kv_cache_usage": 0}
 
 

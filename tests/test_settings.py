@@ -27,7 +27,7 @@ def test_an_alias_of_another_worker_is_read():
 
 def test_an_empty_value_is_no_value():
     """A Hub form sends what was left blank as empty text."""
-    assert load({"MAX_CONCURRENCY": "", "REQUEST_TIMEOUT": " "}) == load({})
+    assert load({"MAX_CONCURRENCY": "", "REQUEST_TIMEOUT": " ", "LOG_LEVEL": "info "}) == load({})
 
 
 @pytest.mark.parametrize(

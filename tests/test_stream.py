@@ -70,9 +70,13 @@ def test_one_event_over_the_limit_is_split_between_characters():
         ),
         (b'data: {"choices": [{"delta": {"content": "\\"error\\""}}]}\n\n', None),
         (b'data: {"response": {"error": null}, "type": "response.created"}\n\n', None),
+        (
+            'data: {"error": {"message": "a\u2028b"}}\n\n'.encode(),
+            {"error": {"message": "a\u2028b"}},
+        ),
         (b"data: [DONE]\n\n", None),
     ],
-    ids=["openai", "anthropic", "responses", "word", "null", "done"],
+    ids=["openai", "anthropic", "responses", "word", "null", "separator", "done"],
 )
 def test_an_error_event_is_seen_and_nothing_else(event, found):
     """A model may write the word error as it likes."""

@@ -11,7 +11,7 @@ import json
 import shlex
 from collections.abc import Collection, Mapping
 
-from handler.errors import BadSetting
+from handler.errors import BadSetting, one_line
 
 YES = frozenset({"1", "true", "yes", "on"})
 NO = frozenset({"0", "false", "no", "off"})
@@ -35,7 +35,10 @@ class EngineFlags:
         self._parser = parser
         self._actions: dict[str, argparse.Action] = {}
         self._refused: set[str] = set()
+        self._refused_short: set[str] = set()
         for action in parser._actions:
+            if action.dest in refused:
+                self._refused_short.update(o for o in action.option_strings if o[:2] != "--")
             long_options = [name for name in action.option_strings if name.startswith("--")]
             for option in long_options:
                 name = option.removeprefix("--").replace("-", "_").upper()
@@ -82,7 +85,8 @@ class EngineFlags:
             self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
             # argparse says "argument --dtype: invalid choice: …": the variable's name is enough.
-            reason = str(error).split(": ", 1)[-1] if "argument -" in str(error) else str(error)
+            reason = one_line(str(error))
+            reason = reason.split(": ", 1)[-1] if "argument -" in reason else reason
             raise BadSetting(f"{variable or name}={value!r}: {reason}") from error
         return arguments
 
@@ -98,7 +102,8 @@ class EngineFlags:
             raise BadSetting(f"ENGINE_ARGS={text!r}: {error}") from error
         for argument in arguments:
             name = argument.split("=")[0].split(".")[0].removeprefix("--").replace("-", "_").upper()
-            if argument.startswith("--") and name in self._refused:
+            long = argument.startswith("--") and name in self._refused
+            if long or argument in self._refused_short:
                 raise BadSetting(
                     f"ENGINE_ARGS: {argument.split('=')[0]} is not the engine's to set here: "
                     "the worker has no HTTP server in queue mode and names the model itself."
@@ -114,7 +119,7 @@ class EngineFlags:
         try:
             return self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
-            raise BadSetting(f"ENGINE_ARGS: {error}") from error
+            raise BadSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
 
 
 def warnings(

@@ -18,7 +18,13 @@ from pydantic import ValidationError
 
 from handler.engine.asgi import Exchange
 from handler.engine.protocol import Adapter, Request, Running
-from handler.errors import BadSetting, EngineStartFailed, EngineUnavailable, StartError
+from handler.errors import (
+    BadSetting,
+    EngineStartFailed,
+    EngineUnavailable,
+    StartError,
+    one_line,
+)
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +115,8 @@ class EngineHost:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._serve())
-        except Exception as error:
-            self._failure = error
+        except (Exception, SystemExit) as error:  # an engine may end its process by itself
+            self._failure = error if isinstance(error, StartError) else _failed(error)
         finally:
             self._up.set()
 
@@ -118,10 +124,10 @@ class EngineHost:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         started = time.monotonic()
-        self._adapter.check()
-        imported = time.monotonic()
-        self.import_seconds = imported - started
         try:
+            self._adapter.check()
+            imported = time.monotonic()
+            self.import_seconds = imported - started
             async with self._adapter.running() as running:
                 self.start_seconds = time.monotonic() - imported
                 self.running = running
@@ -131,14 +137,13 @@ class EngineHost:
         except StartError:
             raise
         except ValidationError as error:  # the engine's configuration, judged as a whole
-            reasons = "; ".join(problem["msg"] for problem in error.errors(include_url=False))
-            raise BadSetting(f"The engine refuses its settings: {_one_line(reasons)}") from error
+            raise BadSetting(f"The engine refuses its settings: {_complaints(error)}") from error
         except Exception as error:
             if self.running is not None:
                 log.warning("the engine did not stop in order: %r", error)
                 return
             log.debug("the engine did not start", exc_info=error)
-            raise EngineStartFailed(_root_cause(error)) from error
+            raise _failed(error) from error
 
     async def _watch(self, running: Running, stop: asyncio.Event) -> None:
         """Wait for the stop, or for the engine's death, which is told to everybody."""
@@ -176,12 +181,20 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _root_cause(error: BaseException) -> str:
-    """What the innermost error says: the outer ones say only that something failed."""
+def _failed(error: BaseException) -> EngineStartFailed:
+    """Say what the innermost error says: the outer ones say only that something failed."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"The engine did not start: {_one_line(str(error)) or type(error).__name__}"
+    return EngineStartFailed(f"The engine did not start: {one_line(str(error)) or repr(error)}")
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _complaints(error: ValidationError) -> str:
+    """Name each setting that the engine's configuration refuses, its value, and why."""
+    texts = []
+    for problem in error.errors(include_url=False):
+        reason = one_line(problem["msg"].removeprefix("Value error, "))
+        where = str(problem["loc"][-1]).upper() if problem["loc"] else ""
+        value = problem["input"]
+        named = f"{where}={value!r}: " if where and isinstance(value, str | int | float) else ""
+        texts.append(named + reason)
+    return "; ".join(dict.fromkeys(texts))

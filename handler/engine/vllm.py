@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from handler.engine.fields import request_fields
@@ -117,7 +118,9 @@ class VllmAdapter:
         self._prepare_environment()
         log.info("importing vLLM %s", version())
         from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
+        from vllm.renderers.chat_utils import validate_chat_template
 
         flags = EngineFlags(make_arg_parser(_parser_class()(allow_abbrev=False)), REFUSED)
         own = {name for names in variables().values() for name in names} | ALIASES.keys()
@@ -130,9 +133,18 @@ class VllmAdapter:
                 *flags.from_text(self._settings.engine_args),
             ]
         )
+        if args.model_tag is not None:
+            raise BadSetting(f"ENGINE_ARGS: {args.model_tag!r} is no flag; give flags only.")
+        try:
+            validate_chat_template(args.chat_template)
+        except (VLLMError, TypeError, ValueError, OSError) as error:
+            template = self._settings.custom_chat_template
+            raise BadSetting(
+                f"CUSTOM_CHAT_TEMPLATE={template!r} is neither a file nor a template."
+            ) from error
         try:
             validate_parsed_serve_args(args)
-        except (TypeError, ValueError) as error:
+        except (VLLMError, TypeError, ValueError) as error:
             raise BadSetting(str(error).removeprefix("Error: ")) from error
         _check_names(args)
         configure_logging_from_args(args)
@@ -153,6 +165,9 @@ class VllmAdapter:
             tasks = await engine.get_supported_tasks()
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
+            # vLLM's error handlers tell its own server to end when the engine is dead; here it is
+            # `EngineHost` that sees to that.
+            app.state.server = SimpleNamespace(should_exit=False)
             for base in app.state.openai_serving_models.base_model_paths:
                 base.model_path = base.name  # /v1/models shows it as `root`: a path of this machine
             async with app.router.lifespan_context(app):

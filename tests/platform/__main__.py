@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--post-delay", type=float, default=0.0, metavar="S", help="seconds each POST takes")
     add("--poll", type=float, default=defaults.poll_seconds, metavar="S", help="a poll's length")
     add("--ready-within", type=float, default=900.0, metavar="S", help="for the first poll")
-    add("--stop-within", type=float, default=30.0, metavar="S", help="then the worker is killed")
+    add("--stop-within", type=float, default=60.0, metavar="S", help="then the worker is killed")
     add("command", nargs="+", metavar="COMMAND", help="the worker, after --")
     return described
 
