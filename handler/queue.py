@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 LAST_POSTS_SECONDS = 5.0  # after the engine's death or the drain, for the SDK to deliver errors
 CANCEL_AGAIN_SECONDS = 0.1
+BEGIN_SECONDS = 0.3  # the SDK begins a job up to 0.1 s after it has taken it
 
 # The SDK reads these when it is imported. Its checks of GPU and disk take seconds and can create a
 # CUDA context in this process; what matters of them the engine finds out by itself.
@@ -143,8 +144,12 @@ class QueueDoor:
             await asyncio.sleep(CANCEL_AGAIN_SECONDS)
 
     async def _jobs_over(self, seconds: float) -> None:
-        """Wait until no job runs: a poll that is open may still bring one."""
+        """Wait until no job runs, nor one that was taken is still to begin."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._worker.tasks:
-                    await asyncio.wait(self._worker.tasks)
+                while True:
+                    while self._worker.tasks:
+                        await asyncio.wait(self._worker.tasks)
+                    await asyncio.sleep(BEGIN_SECONDS)
+                    if not self._worker.tasks:
+                        return

@@ -134,12 +134,15 @@ def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind():
         assert len(family) >= 2
         job_id = platform.submit({**STORY, "max_tokens": 200})
         platform.wait_until(job_id, lambda job: job.chunks, 30)
+        taken_id = platform.submit({**STORY, "max_tokens": 5})
+        platform.wait_until(taken_id, lambda job: job.state is not State.IN_QUEUE, 30)
         worker.send_signal(signal.SIGTERM)
         late_id = platform.submit({**STORY, "max_tokens": 5})
         assert worker.wait(60) == 0
         job = platform.job(job_id)
         assert job.state is State.COMPLETED
         assert job.output[-1]["usage"]["completion_tokens"] == 200
+        assert platform.job(taken_id).state is State.COMPLETED
         # The poll that was open at the signal may have brought the late job: then it was served.
         late = platform.job(late_id)
         assert late.state in (State.IN_QUEUE, State.COMPLETED)
