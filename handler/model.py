@@ -21,6 +21,7 @@ MAX_NAME_CHARACTERS = 1000
 
 # What an engine loads; not the same weights again in another format.
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")  # what an engine's `auto` looks for
 LEFT_OUT = ["original/*", "onnx/*", "openvino/*", "*.msgpack", "*.h5"]
 
 # What QUANTIZATION may call the methods that checkpoints name in their config.json.
@@ -48,6 +49,10 @@ class Model:
     quantization: str | None
     source: str
     is_local: bool = True
+
+    def has_weights(self) -> bool:
+        """Say whether a file of weights lies in the folder."""
+        return any(next(self.path.glob(pattern), None) for pattern in WEIGHTS)
 
 
 def locate(settings: Settings, baked: Path = BAKED) -> Model:

@@ -25,6 +25,7 @@ def model(tmp_path):
         folder.mkdir(exist_ok=True)
         config = {"quantization_config": quantization} if quantization else {}
         (folder / "config.json").write_text(json.dumps(config))
+        (folder / "model.safetensors").touch()
         return folder
 
     return make

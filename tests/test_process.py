@@ -111,11 +111,20 @@ def test_settings_that_do_not_fit_the_model_end_with_code_2():
     )
 
 
-def test_an_engine_that_does_not_start_ends_with_code_4(tmp_path):
+def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path):
     """The configuration promises weights that are not there."""
     for file in (MODELS / f"{NAME}-bf16").glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = run(**worker_environment(MODEL_NAME=str(tmp_path)))
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1] == (
+        f"{tmp_path.name} has no weights (*.safetensors *.bin *.pt *.gguf)."
+    )
+
+
+def test_an_engine_that_does_not_start_ends_with_code_4():
+    """Its core process refuses what its parser has let through."""
+    done = run(**worker_environment("bf16", LOAD_FORMAT="nosuch"))
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1].startswith("The engine did not start: ")
 

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, warnings
 from handler.engine.protocol import Capacity, Running
-from handler.errors import BadSetting, EngineStartFailed
-from handler.model import Model
+from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
+from handler.model import WEIGHTS, Model
 from handler.settings import Settings, variables
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,9 @@ class VllmAdapter:
         except (VLLMError, TypeError, ValueError) as error:
             raise BadSetting(str(error).removeprefix("Error: ")) from error
         _check_names(args)
+        if args.load_format == "auto" and not self._model.has_weights():
+            # The engine finds out in a child process, whose log alone would say so.
+            raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         configure_logging_from_args(args)
         self._args = args
 
