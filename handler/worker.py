@@ -202,8 +202,8 @@ def _closed_with_task(exchange: Exchange) -> Iterator[None]:
 
 def _native(events: list[bytes]) -> Iterator[Output]:
     """Turn events into merged chunk objects; an error event becomes the job's error instead."""
-    chunks = [chunk for event in events if not error_in(event) and (chunk := decode(event))]
-    yield from merge(chunks)
+    chunks = [chunk for event in events if (chunk := decode(event)) is not None]
+    yield from merge([chunk for chunk in chunks if not chunk.get("error")])
 
 
 def _code_in(failure: Any) -> int:
