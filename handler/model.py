@@ -1,35 +1,39 @@
-"""Where the weights are: baked into the image, in a local folder, or on the hub.
+"""Where the weights are. Looked for in this order, and the first place that has them is taken:
 
-Baked weights lie outside every path that a volume can be mounted over, so that a network volume
-does not hide them. This module reads a checkpoint's own configuration and nothing else of it.
+1. baked into the image, outside every path that a volume can be mounted over;
+2. the platform's cache of models, on its mount;
+3. a local folder;
+4. the hub cache on the network volume;
+5. the hub, whose files go into that cache.
+
+The name that callers use is the repository's, wherever its files lie.
 """
 
-import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from handler import manifest
+from handler.checkpoint import (
+    INDEX,
+    check_quantization,
+    has_weights,
+    quantization_of,
+    shards,
+)
 from handler.errors import BadSetting, ModelUnavailable
+from handler.hub import choice, client
+from handler.hub.cache import cached
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 
-BAKED = Path("/opt/model")  # not below /runpod-volume or /workspace, where volumes are mounted
-VOLUME_CACHE = Path("huggingface-cache/hub")  # below BASE_PATH: where Runpod keeps cached models
+BAKED = Path("/opt/models")  # not below /runpod-volume or /workspace, where volumes are mounted
+PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")
+VOLUME_CACHE = Path("huggingface-cache/hub")  # below BASE_PATH
 MAX_NAME_CHARACTERS = 1000
-
-# What an engine loads; not the same weights again in another format.
-PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py"]
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")  # what an engine's `auto` looks for
-LEFT_OUT = ["original/*", "onnx/*", "openvino/*", "*.msgpack", "*.h5"]
-
-# What QUANTIZATION may call the methods that checkpoints name in their config.json.
-FAMILIES = {
-    "awq": {"awq", "awq_marlin"},
-    "gptq": {"gptq", "gptq_marlin"},
-    "fp8": {"fp8", "compressed-tensors-fp8", "modelopt-fp8", "fbgemm_fp8"},
-}
+CACHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Model:
         quantization: the method in the checkpoint's own config, None for an unquantized one.
         source: where it was found, for the log.
         is_local: whether it was found without asking the hub.
+        tokenizer: the folder of another tokenizer than its own, or None.
     """
 
     path: Path
@@ -49,10 +54,21 @@ class Model:
     quantization: str | None
     source: str
     is_local: bool = True
+    tokenizer: Path | None = None
 
     def has_weights(self) -> bool:
         """Say whether a file of weights lies in the folder."""
-        return any(next(self.path.glob(pattern), None) for pattern in WEIGHTS)
+        return has_weights(self.path)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder with the files of a repository, and where it was found."""
+
+    path: Path
+    name: str
+    source: str
+    is_local: bool = True
 
 
 def locate(settings: Settings, baked: Path = BAKED) -> Model:
@@ -62,137 +78,131 @@ def locate(settings: Settings, baked: Path = BAKED) -> Model:
         BadSetting: MODEL_NAME is missing, or QUANTIZATION contradicts the checkpoint.
         ModelUnavailable: they are nowhere, with the hub's reason in one sentence.
     """
-    model = _baked(settings, baked) or _local(settings) or _from_hub(settings)
-    _compare(settings.quantization, model)
-    return model
+    name, revision = settings.model_name, settings.model_revision
+    found = _baked(baked / "model", name, revision) or _elsewhere(settings, name, revision)
+    tokenizer = _tokenizer(settings, baked, found)
+    quantization = quantization_of(found.path)
+    check_quantization(settings.quantization.lower(), quantization, found.name)
+    return Model(
+        found.path,
+        found.name,
+        quantization,
+        found.source,
+        is_local=found.is_local and (tokenizer is None or tokenizer.is_local),
+        tokenizer=tokenizer.path if tokenizer else None,
+    )
 
 
-def _baked(settings: Settings, folder: Path) -> Model | None:
-    manifest = folder / "manifest.json"
-    if not manifest.is_file():
+def locate_draft(settings: Settings, name: str, baked: Path = BAKED) -> Path:
+    """Find the draft model of speculative decoding, in the same places as the model.
+
+    Raises:
+        ModelUnavailable: it is nowhere.
+    """
+    return (_baked(baked / "draft", name, None) or _elsewhere(settings, name, None)).path
+
+
+def _tokenizer(settings: Settings, baked: Path, model: Found) -> Found | None:
+    """Find TOKENIZER_NAME; without it a tokenizer that was baked with the model is meant."""
+    name, revision = settings.tokenizer_name, settings.tokenizer_revision
+    is_baked = model.path == baked / "model"
+    found = _baked(baked / "tokenizer", name, revision) if name or is_baked else None
+    if found or name is None:
+        return found
+    return _elsewhere(settings, name, revision, weights=False)
+
+
+def _baked(folder: Path, name: str | None, revision: str | None) -> Found | None:
+    baked = manifest.read(folder)
+    if baked is None:
         return None
-    name = _json_object(manifest).get("repository")
-    if not isinstance(name, str):
-        raise ModelUnavailable(f"{manifest} names no repository.")
-    if settings.model_name not in (None, name):
-        log.warning("MODEL_NAME=%s is not the baked %s", settings.model_name, name)
+    if name not in (None, baked.repository):
+        log.warning("%s was asked for, the image holds %s", name, baked.repository)
         return None
-    return Model(folder, name, quantization_of(folder), "baked into the image")
+    if revision not in (None, baked.revision, baked.commit):
+        log.warning(
+            "revision %s was asked for, the image holds %s of %s",
+            *(revision, baked.commit, baked.repository),
+        )
+        return None
+    baked.check(folder)
+    return Found(folder, baked.repository, f"the image, commit {baked.commit[:12]}")
 
 
-def _local(settings: Settings) -> Model | None:
-    if settings.model_name is None:
+def _elsewhere(
+    settings: Settings, name: str | None, revision: str | None, weights: bool = True
+) -> Found:
+    if name is None:
         raise BadSetting(
             "MODEL_NAME is not set: give a hub repository such as Qwen/Qwen2.5-7B-Instruct-AWQ "
             "or a local folder."
         )
-    folder = Path(settings.model_name)
-    if len(settings.model_name) > MAX_NAME_CHARACTERS:
-        raise BadSetting(f"MODEL_NAME has {len(settings.model_name)} characters: that is no name.")
-    if (folder / "config.json").is_file():
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise BadSetting(f"MODEL_NAME has {len(name)} characters: that is no name.")
+    return (
+        _cached(PLATFORM_CACHE, "the platform's cache", name, revision, weights)
+        or _local(name, weights)
+        or _cached(settings.base_path / VOLUME_CACHE, "the volume", name, revision, weights)
+        or _from_hub(settings, name, revision, weights)
+    )
+
+
+def _cached(
+    cache: Path, source: str, name: str, revision: str | None, weights: bool
+) -> Found | None:
+    path = cached(cache, name, revision, weights)
+    return Found(path, name, source) if path else None
+
+
+def _local(name: str, weights: bool) -> Found | None:
+    folder = Path(name)
+    if (folder / "config.json").is_file() if weights else _has_tokenizer(folder):
         folder = folder.resolve()
-        return Model(folder, folder.name, quantization_of(folder), "a local folder")
-    if folder.is_dir() or settings.model_name.startswith(("/", "./", "../", "~")):
+        return Found(folder, _name_of(folder), "a local folder")
+    if folder.is_dir() or name.startswith(("/", "./", "../", "~")):
+        variable, lacking = (
+            ("MODEL_NAME", "config.json") if weights else ("TOKENIZER_NAME", "tokenizer")
+        )
         raise ModelUnavailable(
-            f"MODEL_NAME={settings.model_name!r} looks like a local folder, "
-            "but there is no config.json in it."
+            f"{variable}={name!r} looks like a local folder, but there is no {lacking} in it."
         )
     return None
 
 
-def _from_hub(settings: Settings) -> Model:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def _has_tokenizer(folder: Path) -> bool:
+    return folder.is_dir() and choice.has_tokenizer(path.name for path in folder.iterdir())
 
-    name, revision = str(settings.model_name), settings.model_revision
+
+def _name_of(folder: Path) -> str:
+    """Return the repository that a folder's files are from, where that can be known."""
+    if fetched := manifest.read(folder):
+        return fetched.repository
+    in_cache = CACHED.search(str(folder))
+    return "/".join(in_cache.groups()) if in_cache else folder.name
+
+
+def _from_hub(settings: Settings, name: str, revision: str | None, weights: bool) -> Found:
     cache = settings.base_path / VOLUME_CACHE if settings.base_path.is_dir() else None
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            cache_dir=cache,
-            token=token,
-            allow_patterns=PATTERNS,
-            ignore_patterns=LEFT_OUT,
+    if cache is None:
+        from huggingface_hub import constants
+
+        own_cache = Path(constants.HF_HUB_CACHE)
+        if found := _cached(own_cache, "the container's cache", name, revision, weights):
+            return found
+    listing = client.listing(name, revision, settings.hf_token)
+    by_path = {file.path: file for file in listing.files}
+    index = None
+    if weights and INDEX in by_path:
+        first = client.download(
+            name, listing.commit, [by_path[INDEX]], settings.hf_token, cache=cache
         )
-    except GatedRepoError as error:
-        reason = "it is gated: accept its licence on the hub and set HF_TOKEN"
-        raise ModelUnavailable(f"{name}: {reason}.") from error
-    except RevisionNotFoundError as error:
-        raise ModelUnavailable(f"{name} has no revision {revision!r} (MODEL_REVISION).") from error
-    except RepositoryNotFoundError as error:
-        reason = "no such repository on the hub, or it is private and HF_TOKEN does not open it"
-        raise ModelUnavailable(f"{name}: {reason}.") from error
-    except HFValidationError as error:
-        raise BadSetting(
-            f"MODEL_NAME={name!r} is neither a folder here nor a repository's name (org/name)."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        reason = "the hub cannot be reached and the model is not in the cache"
-        raise ModelUnavailable(f"{name}: {reason}.") from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelUnavailable(f"{name} could not be fetched: {reason}") from error
-    path = Path(folder)
-    return Model(path, name, quantization_of(path), "the hub", is_local=False)
-
-
-def quantization_of(folder: Path) -> str | None:
-    """Return the quantization method that the checkpoint's own config.json names, or None.
-
-    compressed-tensors and ModelOpt name a container; with 8-bit float weights in it the answer is
-    `compressed-tensors-fp8` or `modelopt-fp8`.
-
-    Raises:
-        ModelUnavailable: there is no readable config.json.
-    """
-    config = _json_object(folder / "config.json")
-    quantization = config.get("quantization_config") or config.get("compression_config") or {}
-    if not isinstance(quantization, dict):
-        raise ModelUnavailable(f"{folder.name}/config.json: quantization_config is no object.")
-    method = quantization.get("quant_method")
-    if method == "compressed-tensors" and _is_float8(quantization):
-        return "compressed-tensors-fp8"
-    if method == "modelopt" and "FP8" in str(quantization.get("quant_algo")):
-        return "modelopt-fp8"
-    return str(method) if method else None
-
-
-def _is_float8(quantization: dict[str, Any]) -> bool:
-    groups = quantization.get("config_groups")
-    if not isinstance(groups, dict) or not groups:
-        return False
-    weights = [group.get("weights") or {} for group in groups.values()]
-    return all(w.get("type") == "float" and w.get("num_bits") == 8 for w in weights)
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{path.parent.name}/{path.name} cannot be read.") from error
-    if not isinstance(content, dict):
-        raise ModelUnavailable(f"{path.parent.name}/{path.name} is no JSON object.")
-    return content
-
-
-def _compare(wanted: str, model: Model) -> None:
-    found, wanted = model.quantization, wanted.lower()
-    if wanted == "auto" or (found is None and wanted == "none"):
-        return
-    if found is None or wanted in (found, found.split("-fp8")[0]):
-        return
-    if found in FAMILIES.get(wanted, ()):
-        return
-    raise BadSetting(
-        f"QUANTIZATION={wanted!r} contradicts the checkpoint: {model.name} is quantized as "
-        f"{found!r}. Leave QUANTIZATION unset, or choose another model."
+        index = shards(first / INDEX)
+    names = choice.wanted(by_path, index) if weights else choice.small(by_path)
+    path = client.download(
+        name,
+        revision or "main",
+        [by_path[name] for name in names],
+        settings.hf_token,
+        cache=cache,
     )
+    return Found(path, name, "the hub", is_local=False)

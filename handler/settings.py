@@ -47,6 +47,16 @@ class Settings(BaseSettings):
         validation_alias="QUANTIZATION",
         description="auto takes what the checkpoint says; awq, fp8, none … are checked against it",
     )
+    tokenizer_name: str | None = Field(
+        None,
+        validation_alias=AliasChoices("TOKENIZER_NAME", "TOKENIZER"),
+        description="Repository or folder of another tokenizer than the model's own",
+    )
+    tokenizer_revision: str | None = Field(
+        None,
+        validation_alias="TOKENIZER_REVISION",
+        description="Branch, tag or commit of TOKENIZER_NAME",
+    )
     max_model_len: str | None = Field(
         None,
         validation_alias="MAX_MODEL_LEN",

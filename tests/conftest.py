@@ -4,6 +4,7 @@ The engine starts once a session, in a real worker that the real SDK connects to
 small. Only tests of a worker's start and end have workers of their own.
 """
 
+import json
 import os
 import re
 import sys
@@ -14,6 +15,9 @@ import openai
 import psutil
 import pytest
 
+from handler.engine.vllm import VllmAdapter
+from handler.model import locate
+from handler.settings import load
 from tests.platform import Platform, running_platform, running_worker
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +38,35 @@ def worker_environment(variant: str = "awq", **more: str) -> dict[str, str]:
     # One thread: two that wait for each other crawl where others use the same cores.
     defaults = {"MODEL_NAME": str(MODELS / f"{NAME}-{variant}"), "OMP_NUM_THREADS": "1"}
     return clean_environment(**defaults | more)
+
+
+def check(folder: Path, **environ: str) -> VllmAdapter:
+    """Return the adapter of a model after its check, its parsed flags included."""
+    environ["MODEL_NAME"] = str(folder)
+    settings = load(environ)
+    adapter = VllmAdapter(settings, locate(settings), environ)
+    before = dict(os.environ)
+    try:
+        adapter.check()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return adapter
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder that looks like a checkpoint to the parser."""
+
+    def make(quantization=None):
+        folder = tmp_path / "tiny"
+        folder.mkdir(exist_ok=True)
+        config = {"quantization_config": quantization} if quantization else {}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "model.safetensors").touch()
+        return folder
+
+    return make
 
 
 @dataclass

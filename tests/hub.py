@@ -1,98 +1,242 @@
-"""A model hub in small: what huggingface-hub asks for when it fetches a snapshot.
+"""A model hub in small, for the real huggingface-hub client.
 
-The real client talks to it. It knows public, gated and private repositories, by their name.
+It speaks what the client asks when it fetches: model info, the tree, and resolve with redirects to
+another path for large files, ranges and ETags. Repositories may be gated or private; requests can
+be made to fail, and answers to be cut or changed on the way. The real hub's chunk storage (xet) is
+not imitated.
 """
 
 import hashlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_right"
+LARGE_BYTES = 100_000  # from here on a file lies outside of git, as on the real hub (10 MB there)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder that is served.
+
+    Attributes:
+        folder: its content.
+        gated: a licence has to be accepted, which the holder of TOKEN has done.
+        private: without TOKEN it does not exist.
+        licence: on its card.
+    """
+
+    folder: Path
+    gated: bool = False
+    private: bool = False
+    licence: str | None = "apache-2.0"
+
+    def names(self) -> list[str]:
+        files = (file for file in self.folder.rglob("*") if file.is_file())
+        return sorted(file.relative_to(self.folder).as_posix() for file in files)
+
+    def is_large(self, name: str) -> bool:
+        path = self.folder / name
+        return path.suffix in (".safetensors", ".bin") or path.stat().st_size >= LARGE_BYTES
+
+    def checksum(self, name: str) -> str:
+        """The sha256 of a large file, git's own checksum of another."""
+        content = (self.folder / name).read_bytes()
+        if self.is_large(name):
+            return hashlib.sha256(content).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+    def entry(self, name: str) -> dict:
+        size, checksum = (self.folder / name).stat().st_size, self.checksum(name)
+        if not self.is_large(name):
+            return {"size": size, "oid": checksum}
+        lfs = {"size": size, "sha256": checksum, "oid": checksum, "pointerSize": 134}
+        return {"size": size, "oid": "0" * 40, "lfs": lfs}
+
+
+@dataclass
+class Fault:
+    """What is to go wrong with the next `times` GETs whose path ends in `name`.
+
+    Attributes:
+        status: answered instead.
+        after_bytes: the connection ends after so many bytes of the body ...
+        reset: ... with a reset instead of an orderly end.
+        damage: the content's first byte is changed.
+    """
+
+    name: str
+    times: int = 1
+    status: int | None = None
+    after_bytes: int | None = None
+    reset: bool = False
+    damage: bool = False
+
+
+@dataclass
+class Hub:
+    """A running hub. `asked` lists (method, path, Range header) of every request."""
+
+    url: str
+    repositories: dict[str, Repository]
+    faults: list[Fault] = field(default_factory=list)
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
+    token: str = TOKEN
+
+    @property
+    def cdn(self) -> str:
+        """Where large files are: on another host, to which no token goes."""
+        return self.url.replace("127.0.0.1", "localhost")
+
+    def ranges(self, name: str) -> list[str | None]:
+        """Return the Range header of each GET of a file's content."""
+        return [r for method, path, r in self.asked if method == "GET" and path.endswith(name)]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """`server.folder` is the repository's content, `server.asked` every path that was asked for."""
-
     protocol_version = "HTTP/1.1"
+    hub: Hub
 
     def do_HEAD(self):
-        self.answer(body=False)
+        self.answer()
 
     def do_GET(self):
-        self.answer(body=True)
+        self.answer()
 
-    def answer(self, body):
-        path = self.path.partition("?")[0]
-        self.server.asked.append(path)
-        repository = path.removeprefix("/api/models").strip("/")
-        allowed = self.headers.get("authorization") == f"Bearer {TOKEN}"
-        if repository.startswith("org/gated") and not allowed:
-            return self.refuse(401 if "authorization" not in self.headers else 403, "GatedRepo")
-        if not repository.startswith(("org/public", "org/gated")):
-            return self.refuse(401 if not allowed else 404, "RepoNotFound")
-        parts = repository.split("/")
-        if path.startswith("/api/models"):
-            if len(parts) > 3 and parts[3] not in ("main", COMMIT):
-                return self.refuse(404, "RevisionNotFound")
-            names = sorted(
-                file.relative_to(self.server.folder).as_posix()
-                for file in self.server.folder.rglob("*")
-                if file.is_file()
-            )
-            if "tree" in parts:
-                listing = [
-                    {"type": "file", "path": name, "size": self.size(name), "oid": self.etag(name)}
-                    for name in names
-                ]
-                return self.send(json.dumps(listing).encode(), {}, body)
-            info = {
-                "id": "/".join(parts[:2]),
-                "sha": COMMIT,
-                "siblings": [{"rfilename": name} for name in names],
-            }
-            return self.send(json.dumps(info).encode(), {}, body)
-        name = "/".join(parts[4:])
-        content = (self.server.folder / name).read_bytes()
-        headers = {"ETag": f'"{self.etag(name)}"', "X-Repo-Commit": COMMIT}
-        return self.send(content, headers, body)
+    def answer(self):
+        path = unquote(urlsplit(self.path).path)
+        self.hub.asked.append((self.command, path, self.headers.get("range")))
+        fault = self.next_fault(path)
+        if fault and fault.status:
+            return self.send(fault.status, b"{}", {"X-Error-Message": "broken on purpose"})
+        kind = "cdn" if path.startswith("/cdn/") else "api" if path.startswith("/api/") else "file"
+        org, name, *rest = path.removeprefix("/cdn").removeprefix("/api/models").split("/")[1:]
+        repository = self.hub.repositories.get(f"{org}/{name}")
+        if kind != "cdn" and (refusal := self.refusal(repository)):
+            return self.refuse(*refusal)
+        if kind == "api":
+            return self.api(f"{org}/{name}", repository, rest)
+        if kind == "cdn":
+            return self.content(repository, "/".join(rest), {}, fault)
+        return self.resolve(f"{org}/{name}", repository, rest[1], "/".join(rest[2:]), fault)
 
-    def size(self, name):
-        return (self.server.folder / name).stat().st_size
+    def refusal(self, repository):
+        """The status and error code that the real hub answers, or None."""
+        bearer = self.headers.get("authorization")
+        allowed = bearer == f"Bearer {self.hub.token}"
+        if bearer and not allowed:
+            return 401, None, "Invalid credentials in Authorization header"
+        if repository is None or (repository.private and not allowed):
+            return 404 if bearer else 401, "RepoNotFound", "Repository not found"
+        if repository.gated and not allowed:
+            return 401, "GatedRepo", "Access is restricted"
+        return None
 
-    def etag(self, name):
-        return hashlib.sha1((self.server.folder / name).read_bytes()).hexdigest()
+    def api(self, name, repository, rest):
+        revision = rest[1] if len(rest) > 1 else "main"
+        if revision not in ("main", COMMIT):
+            return self.refuse(404, "RevisionNotFound", "Invalid rev id")
+        entries = {name: repository.entry(name) for name in repository.names()}
+        if rest[:1] == ["tree"]:
+            tree = [{"type": "file", "path": name, **entry} for name, entry in entries.items()]
+            return self.send(200, json.dumps(tree).encode(), {})
+        siblings = [
+            {"rfilename": name, "size": entry["size"], "blobId": entry["oid"]}
+            | ({"lfs": entry["lfs"]} if "lfs" in entry else {})
+            for name, entry in entries.items()
+        ]
+        card = {"license": repository.licence} if repository.licence else {}
+        info = {"id": name, "sha": COMMIT, "siblings": siblings, "cardData": card}
+        return self.send(200, json.dumps(info).encode(), {})
 
-    def refuse(self, status, code):
-        self.send(b"{}", {"X-Error-Code": code, "X-Error-Message": code}, True, status)
+    def resolve(self, repository_name, repository, revision, name, fault):
+        if revision not in ("main", COMMIT):
+            return self.refuse(404, "RevisionNotFound", "Invalid rev id")
+        if name not in repository.names():
+            return self.refuse(404, "EntryNotFound", "Entry not found")
+        etag = f'"{repository.checksum(name)}"'
+        if not repository.is_large(name):
+            return self.content(repository, name, {"ETag": etag, "X-Repo-Commit": COMMIT}, fault)
+        headers = {
+            "Location": f"{self.hub.cdn}/cdn/{repository_name}/{name}?signature=x",
+            "X-Repo-Commit": COMMIT,
+            "X-Linked-Size": str((repository.folder / name).stat().st_size),
+            "X-Linked-ETag": etag,
+        }
+        return self.send(302, b"", headers)
 
-    def send(self, content, headers, body, status=200):
+    def content(self, repository, name, headers, fault):
+        body = (repository.folder / name).read_bytes()
+        if fault and fault.damage:
+            body = bytes([body[0] ^ 1]) + body[1:]
+        total, status = len(body), 200
+        if asked := self.headers.get("range"):
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), int(last) if last else total - 1
+            body, status = body[start : end + 1], 206
+            headers = {**headers, "Content-Range": f"bytes {start}-{end}/{total}"}
+        if fault and fault.after_bytes is not None and self.command == "GET":
+            self.begin(status, {**headers, "Content-Length": str(len(body))})
+            self.wfile.write(body[: fault.after_bytes])
+            self.wfile.flush()
+            self.close_connection = True
+            if fault.reset:
+                self.connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                self.connection.close()
+            return None
+        return self.send(status, body, headers)
+
+    def next_fault(self, path):
+        for fault in self.hub.faults:
+            if self.command == "GET" and fault.times and path.endswith(fault.name):
+                is_redirect = not path.startswith(("/cdn/", "/api/")) and fault.status is None
+                if is_redirect and path.endswith((".safetensors", ".bin")):
+                    continue  # its content comes from the other path
+                fault.times -= 1
+                return fault
+        return None
+
+    def refuse(self, status, code, message):
+        headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self.send(status, b"{}", headers)
+
+    def send(self, status, body, headers):
+        self.begin(status, {**headers, "Content-Length": str(len(body))})
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def begin(self, status, headers):
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if body and self.command != "HEAD":
-            self.wfile.write(content)
 
     def log_message(self, *_):
         pass
 
 
 @contextmanager
-def running_hub(folder: Path) -> Iterator[ThreadingHTTPServer]:
-    """Serve `folder` as org/public and org/gated; `.url` is HF_ENDPOINT."""
+def running_hub(token: str = TOKEN, **repositories: Repository) -> Iterator[Hub]:
+    """Serve repositories as org/{name}; `url` is HF_ENDPOINT."""
+    named = {f"org/{name.replace('_', '-')}": made for name, made in repositories.items()}
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    hub = Hub(f"http://127.0.0.1:{server.server_port}", named, token=token)
     server.daemon_threads = True
-    server.folder, server.asked = folder, []
-    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield server
+        yield hub
     finally:
         server.shutdown()
         thread.join()

@@ -11,10 +11,11 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from builder import awq, demo, fp8, wheel
+from builder.demo import __main__ as demo
+from builder.demo import awq, fp8, wheel
+from builder.demo.gguf_llama import rope_halves
+from builder.demo.recipe import Recipe
 from builder.errors import WheelError
-from builder.gguf_llama import rope_halves
-from builder.recipe import Recipe
 
 MODELS = Path(__file__).parent.parent / "models"
 GROUP_SIZE = 32

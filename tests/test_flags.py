@@ -3,54 +3,24 @@
 The parser is vLLM's, and importing it is most of this file's time.
 """
 
-import json
-import os
-
 import pytest
 
-from handler.engine.vllm import REFUSED, REMOVED, VllmAdapter
+from handler.engine.vllm import REFUSED, REMOVED
 from handler.errors import BadSetting
-from handler.model import locate
-from handler.settings import load
+from tests.conftest import check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
-
-
-@pytest.fixture
-def model(tmp_path):
-    """A folder that looks like a checkpoint to the parser."""
-
-    def make(quantization=None):
-        folder = tmp_path / "tiny"
-        folder.mkdir(exist_ok=True)
-        config = {"quantization_config": quantization} if quantization else {}
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "model.safetensors").touch()
-        return folder
-
-    return make
-
-
-def check(folder, **environ):
-    """Return the adapter after its check, its parsed flags included."""
-    environ["MODEL_NAME"] = str(folder)
-    settings = load(environ)
-    adapter = VllmAdapter(settings, locate(settings), environ)
-    before = dict(os.environ)
-    try:
-        adapter.check()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return adapter
 
 
 def flags(folder, **environ):
     return vars(check(folder, **environ)._args)
 
 
-def test_variables_become_flags_of_every_kind(model):
+def test_variables_become_flags_of_every_kind(model, tmp_path):
     """Numbers, truth values, choices, JSON and lists, in the ways that people write them."""
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer_config.json").write_text("{}")
     parsed = flags(
         model(),
         MAX_NUM_SEQS="64",
@@ -62,7 +32,7 @@ def test_variables_become_flags_of_every_kind(model):
         SPECULATIVE_CONFIG='{"method": "ngram", "num_speculative_tokens": 3}',
         ALLOWED_MEDIA_DOMAINS="a.example, b.example",
         LORA_MODULES='[{"name": "x", "path": "org/adapter"}]',
-        TOKENIZER_NAME="org/tokenizer",
+        TOKENIZER_NAME=str(tokenizer),
         MAX_MODEL_LEN="4k",
     )
     assert parsed["max_num_seqs"] == 64
@@ -74,7 +44,7 @@ def test_variables_become_flags_of_every_kind(model):
     assert parsed["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 3}
     assert parsed["allowed_media_domains"] == ["a.example", "b.example"]
     assert [(lora.name, lora.path) for lora in parsed["lora_modules"]] == [("x", "org/adapter")]
-    assert parsed["tokenizer"] == "org/tokenizer"
+    assert parsed["tokenizer"] == str(tokenizer)
     assert parsed["max_model_len"] == 4000
 
 

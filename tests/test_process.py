@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import MODELS, NAME, ROOT, START_SECONDS, WORKER, worker_environment
-from tests.hub import running_hub
+from tests.hub import Repository, running_hub
 from tests.platform import State, running_platform, running_worker
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -46,7 +46,7 @@ def test_test_input_json_is_answered():
 def test_a_model_from_the_hub_and_a_job_that_fails(tmp_path):
     """The job comes from --test_input, as the SDK has it: code 1 and one line."""
     job = json.dumps({"input": {"prompt": "Hi", "temprature": 1}})
-    with running_hub(MODELS / f"{NAME}-bf16") as hub:
+    with running_hub(public=Repository(MODELS / f"{NAME}-bf16")) as hub:
         environment = worker_environment(
             MODEL_NAME="org/public",
             BASE_PATH=str(tmp_path),

@@ -6,6 +6,7 @@ The surface is small, for it moves between releases: the argument parser, the en
 
 import argparse
 import importlib.metadata
+import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -13,11 +14,12 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from handler.checkpoint import WEIGHTS
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, warnings
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
-from handler.model import WEIGHTS, Model
+from handler.model import Model, locate_draft
 from handler.settings import Settings, variables
 
 log = logging.getLogger(__name__)
@@ -37,9 +39,6 @@ REFUSED = frozenset(
     hf_token log_level log_config_file
     """.split()
 )
-
-# Variables of older workers that are named unlike the flag that they set.
-ALIASES = {"TOKENIZER_NAME": "TOKENIZER"}
 
 # Names that people have in their endpoints from older workers and older engines.
 REMOVED = {
@@ -123,13 +122,13 @@ class VllmAdapter:
         from vllm.renderers.chat_utils import validate_chat_template
 
         flags = EngineFlags(make_arg_parser(_parser_class()(allow_abbrev=False)), REFUSED)
-        own = {name for names in variables().values() for name in names} | ALIASES.keys()
+        own = {name for names in variables().values() for name in names}
         for line in warnings(self._environ, own | flags.names, REMOVED):
             log.warning(line)
         args = flags.parse(
             [
                 *self._own_arguments(flags),
-                *flags.from_environ(self._environ, own),
+                *flags.from_environ(self._with_local_draft(), own),
                 *flags.from_text(self._settings.engine_args),
             ]
         )
@@ -226,10 +225,19 @@ class VllmAdapter:
             arguments.append("--logging-config.formatter=json")
         if _is_cpu_build():
             arguments.append("--distributed-executor-backend=uni")
-        for variable, flag in ALIASES.items():
-            if value := self._environ.get(variable, "").strip():
-                arguments += flags.argument(flag, value, variable)
+        if self._model.tokenizer:
+            arguments.append(f"--tokenizer={self._model.tokenizer}")
         return arguments
+
+    def _with_local_draft(self) -> Mapping[str, str]:
+        """Name the draft model in SPECULATIVE_CONFIG by its folder: the engine asks no hub."""
+        try:
+            config = json.loads(self._environ.get("SPECULATIVE_CONFIG", ""))
+            draft = config["model"]
+        except (ValueError, TypeError, KeyError):
+            return self._environ  # none, or one that the engine's parser judges
+        path = locate_draft(self._settings, str(draft))
+        return {**self._environ, "SPECULATIVE_CONFIG": json.dumps(config | {"model": str(path)})}
 
 
 def version() -> str:

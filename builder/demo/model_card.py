@@ -1,7 +1,7 @@
 """The README.md that lies beside the weights: origin, licence, what was done, how to repeat it."""
 
-from builder import wheel
-from builder.recipe import Recipe, Variant
+from builder.demo import wheel
+from builder.demo.recipe import Recipe, Variant
 
 _DONE: dict[Variant, str] = {
     "awq": (

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from builder.gguf_llama import Vocabulary
+from builder.demo.gguf_llama import Vocabulary
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> str:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from builder import wheel
+from builder.demo import wheel
 
 Variant = Literal["awq", "fp8", "none"]
 

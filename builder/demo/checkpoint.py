@@ -1,7 +1,7 @@
 """The folder that an engine loads: weights, configuration, tokenizer, in one of three precisions.
 
 Reads a Llama GGUF and writes what `transformers`, vLLM and SGLang expect to find. It does not
-know places or checksums; `demo.py` does. Importing it imports torch, which takes seconds.
+know places or checksums; `__main__.py` does. Importing it imports torch, which takes seconds.
 """
 
 import json
@@ -12,11 +12,11 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from builder import awq, fp8
-from builder.chat_template import with_tools
-from builder.gguf_llama import LlamaGguf
-from builder.recipe import AWQ_GROUP_SIZE, Variant
-from builder.tokenizer import tokenizer_config, tokenizer_json
+from builder.demo import awq, fp8
+from builder.demo.chat_template import with_tools
+from builder.demo.gguf_llama import LlamaGguf
+from builder.demo.recipe import AWQ_GROUP_SIZE, Variant
+from builder.demo.tokenizer import tokenizer_config, tokenizer_json
 
 # Float16 is AutoAWQ's dtype and the only one that some AWQ kernels take. It suits FP8 as well:
 # this model's largest activations are near 25,000, where bfloat16 has steps of 128 and float16

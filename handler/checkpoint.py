@@ -1,0 +1,135 @@
+"""What a checkpoint on disk says of itself: its quantization, and whether all weights are there.
+
+It reads the checkpoint's own JSON files and nothing else of it; where the folder comes from it
+does not know.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from handler.errors import BadSetting, ModelUnavailable
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")  # what an engine's `auto` looks for
+INDEX = "model.safetensors.index.json"
+
+# What QUANTIZATION may call the methods that checkpoints name. llm-compressor writes AWQ and GPTQ
+# in the same form, 4-bit integers in compressed-tensors, and does not say which it was.
+FAMILIES = {
+    "awq": {"awq", "awq_marlin", "compressed-tensors-int4"},
+    "gptq": {"gptq", "gptq_marlin", "compressed-tensors-int4"},
+    "fp8": {"fp8", "compressed-tensors-fp8", "modelopt-fp8", "fbgemm_fp8"},
+}
+CONTAINERS = ("compressed-tensors", "modelopt")
+
+
+def quantization_of(folder: Path) -> str | None:
+    """Return the quantization method that the checkpoint's own configuration names, or None.
+
+    compressed-tensors and ModelOpt name a container; what is in it is added where all of it is of
+    one kind: `compressed-tensors-fp8`, `compressed-tensors-int4`, `modelopt-fp8`.
+
+    Raises:
+        ModelUnavailable: there is no readable config.json.
+    """
+    config = json_object(folder / "config.json")
+    quantization = _quantization_config(folder, config)
+    if not isinstance(quantization, dict):
+        raise ModelUnavailable(f"{folder.name}/config.json: quantization_config is no object.")
+    method = quantization.get("quant_method")
+    algorithm = str(quantization.get("quant_algo"))
+    if method is None and algorithm != "None":
+        method = "modelopt"  # its older checkpoints name only the algorithm
+    if method == "compressed-tensors":
+        kind = _kind_of_groups(quantization.get("config_groups"))
+        return f"{method}-{kind}" if kind else str(method)
+    if method == "modelopt" and "FP8" in algorithm:
+        return "modelopt-fp8"
+    return str(method) if method else None
+
+
+def is_of(wanted: str, found: str) -> bool:
+    """Say whether QUANTIZATION=wanted is a name for the method `found`."""
+    return (
+        wanted == found
+        or found in FAMILIES.get(wanted, ())
+        or (wanted in CONTAINERS and found.startswith(wanted))
+    )
+
+
+def check_quantization(wanted: str, found: str | None, name: str) -> None:
+    """Compare QUANTIZATION with the checkpoint; an unquantized one may be quantized while loading.
+
+    Raises:
+        BadSetting: they contradict each other.
+    """
+    if wanted == "auto" or found is None or is_of(wanted, found):
+        return
+    raise BadSetting(
+        f"QUANTIZATION={wanted!r} contradicts the checkpoint: {name} is quantized as "
+        f"{found!r}. Leave QUANTIZATION unset, or choose another model."
+    )
+
+
+def has_weights(folder: Path) -> bool:
+    """Say whether a file of weights lies in the folder."""
+    return any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether the configuration and every file of weights that the index names are there."""
+    if not (folder / "config.json").is_file() or not has_weights(folder):
+        return False
+    return all((folder / name).is_file() for name in shards(folder) or ())
+
+
+def shards(folder: Path) -> set[str] | None:
+    """Return the files that `model.safetensors.index.json` names, None where there is no index.
+
+    Raises:
+        ModelUnavailable: it is no such index.
+    """
+    index = folder / INDEX
+    if not index.is_file():
+        return None
+    names = json_object(index).get("weight_map")
+    if not isinstance(names, dict):
+        raise ModelUnavailable(f"{folder.name}/{INDEX} has no weight_map.")
+    return {str(name) for name in names.values()}
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ModelUnavailable: there is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{path.parent.name}/{path.name} cannot be read.") from error
+    if not isinstance(content, dict):
+        raise ModelUnavailable(f"{path.parent.name}/{path.name} is no JSON object.")
+    return content
+
+
+def _quantization_config(folder: Path, config: dict[str, Any]) -> Any:
+    """Find the object in the places where the tools that quantize leave it."""
+    text = config.get("text_config")
+    nested = text.get("quantization_config") if isinstance(text, dict) else None
+    found = config.get("quantization_config") or nested or config.get("compression_config")
+    own_file = folder / "hf_quant_config.json"  # ModelOpt's
+    if not found and own_file.is_file():
+        found = json_object(own_file).get("quantization")
+    return found or {}
+
+
+def _kind_of_groups(groups: Any) -> str | None:
+    """Return what the weights of all compressed-tensors groups are: `fp8`, `int4`, else None."""
+    if not isinstance(groups, dict) or not groups:
+        return None
+    weights = [group.get("weights") or {} for group in groups.values()]
+    kinds = {(weight.get("type"), weight.get("num_bits")) for weight in weights}
+    if kinds == {("float", 8)}:
+        return "fp8"
+    return "int4" if kinds == {("int", 4)} else None

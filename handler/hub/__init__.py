@@ -1,0 +1,1 @@
+"""The model hub: what is taken from it, how patiently, and what its refusals mean."""

@@ -1,0 +1,227 @@
+"""What a user of the image sees: it answers, serves, stops, and tells no secret."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.hub import COMMIT
+from tests.image.conftest import REPOSITORY, TOKEN
+from tests.platform import State, running_platform, running_worker
+
+START_SECONDS = 240
+RUN = ("run", "--rm", "--env", "OMP_NUM_THREADS=1", "--env", "VLLM_LOGGING_LEVEL=ERROR")
+
+
+def test_docker_run_answers_test_input_json(docker, image):
+    """Without arguments, and without a network: the weights are in the image."""
+    done = docker(*RUN, "--network=none", image.tag)
+    first, *_ = done.stdout.splitlines()
+    assert first.endswith(f"model {REPOSITORY} (awq) from the image, commit {COMMIT[:12]}")
+    assert "The capital of France is Paris" in done.stdout
+    assert "usage                37 prompt + 10 completion tokens" in done.stdout
+
+
+def test_it_serves_the_platform_until_docker_stop(docker, image, tmp_path):
+    """A mounted volume hides nothing, tini hands SIGTERM on, and the exit code is 0.
+
+    It needs no right that a container can do without.
+    """
+    restricted = ["--user=1000:1000", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL"]
+    with running_platform(ping_interval_seconds=1) as platform:
+        names = platform.worker_environment("worker-1")
+        passed = [word for name in names for word in ("--env", name)]
+        mounted = ["--volume", f"{tmp_path}:/runpod-volume", "--name", "served"]
+        command = ["docker", *RUN, "--network=host", *restricted, *mounted, *passed, image.tag]
+        with running_worker(
+            platform, command, docker.environment, ready_within_seconds=START_SECONDS
+        ) as container:
+            chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+            job = platform.wait(platform.submit({**chat, "temperature": 0, "max_tokens": 20}), 120)
+            assert (job.state, job.output[0]["model"]) == (State.COMPLETED, REPOSITORY)
+            assert "Paris" in job.output[0]["choices"][0]["message"]["content"]
+            asked = {**chat, "temperature": 0, "max_tokens": 20, "stream": True}
+            stream = {"openai_route": "/v1/chat/completions", "openai_input": asked}
+            streamed = platform.wait(platform.submit(stream), 120)
+            assert len(streamed.chunks) > 3
+            assert "".join(streamed.output).endswith("data: [DONE]\n\n")
+            processes = docker("top", "served", "-o", "pid,args").stdout.splitlines()
+            assert processes[1].endswith(" /usr/bin/tini -- python3 -m handler")
+            docker("stop", "--time=60", "served")
+            assert container.wait(30) == 0
+
+
+def test_the_token_is_nowhere_in_the_image(docker, image):
+    """Not in a layer, the history, the environment, the labels or the build's output."""
+    # The search finds what is there: the repository's name, from the manifest.
+    needles = [TOKEN.encode(), f'"repository": "{REPOSITORY}"'.encode()]
+    with subprocess.Popen(
+        ["docker", "save", image.tag], env=docker.environment, stdout=subprocess.PIPE
+    ) as saved:
+        assert search(saved.stdout, needles) == [False, True]
+    assert saved.returncode == 0
+    history = docker("history", "--no-trunc", image.tag).stdout
+    assert REPOSITORY in history
+    for text in (history, json.dumps(image.inspected), image.log):
+        assert TOKEN not in text
+
+
+def search(stream, needles: list[bytes], piece_bytes=1 << 24) -> list[bool]:
+    """Say of each needle whether it is in the stream."""
+    found, tail = [False] * len(needles), b""
+    overlap = max(map(len, needles)) - 1
+    while piece := stream.read(piece_bytes):
+        text = tail + piece
+        found = [was or needle in text for was, needle in zip(found, needles, strict=True)]
+        tail = text[-overlap:]
+    return found
+
+
+def test_the_labels_and_the_command(image):
+    """What a registry and an operator read."""
+    config = image.inspected["Config"]
+    assert config["Entrypoint"] == ["/usr/bin/tini", "--", "python3", "-m", "handler"]
+    assert config["Cmd"] is None
+    assert config["Healthcheck"]["Test"] == ["CMD", "python3", "-m", "handler.healthcheck"]
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.title"] == "runpod-llm-worker"
+    assert labels["runpod-llm-worker.engine"] == "cpu"
+    assert labels["runpod-llm-worker.model.name"] == REPOSITORY
+    assert labels["runpod-llm-worker.model.revision"] == "main"
+
+
+def layers(docker, tag) -> list[tuple[str, int]]:
+    """Return digest and bytes of each layer, the lowest first."""
+    digests = json.loads(docker("image", "inspect", "--format={{json .RootFS.Layers}}", tag).stdout)
+    lines = docker("history", "--human=false", "--format={{.Size}}\t{{.CreatedBy}}", tag).stdout
+    sizes = [
+        int(size)
+        for size, step in (line.split("\t") for line in reversed(lines.splitlines()))
+        if int(size) or step.startswith(("COPY", "RUN", "WORKDIR"))
+    ]
+    assert len(sizes) == len(digests)
+    return list(zip(digests, sizes, strict=True))
+
+
+def test_a_change_of_the_code_ships_kilobytes(docker, build, image, tmp_path):
+    """Every layer but those of the code is the same, the model's above all."""
+    context = tmp_path / "changed"
+    ignored = shutil.ignore_patterns(".git", ".venv", "models", ".docker", "__pycache__", "tests")
+    shutil.copytree(ROOT, context, ignore=ignored)
+    with (context / "handler/worker.py").open("a") as file:
+        file.write("# changed\n")
+    build("changed", "--build-arg", f"MODEL_NAME={REPOSITORY}", context=context)
+    before = {digest for digest, _ in layers(docker, image.tag)}
+    shipped = [size for digest, size in layers(docker, "changed") if digest not in before]
+    assert 0 < sum(shipped) < 1_000_000
+
+
+def test_fetching_again_ships_the_manifest_and_not_the_weights(docker, build, image):
+    """The same commit makes the same layer; a build on another machine proves it."""
+    options = ["--build-arg", f"MODEL_NAME={REPOSITORY}", "--no-cache-filter=models"]
+    fetches = len(build.hub.asked)
+    build("again", *options)
+    assert len(build.hub.asked) > fetches
+    before = {digest for digest, _ in layers(docker, image.tag)}
+    shipped = [size for digest, size in layers(docker, "again") if digest not in before]
+    assert 0 < sum(shipped) < 1_000_000
+
+
+def test_without_a_model_the_image_is_generic(docker, build, image):
+    """It says what it needs, and has the volume's path that it was built with."""
+    build("generic", "--build-arg", "BASE_PATH=/data")
+    done = docker(*RUN, "--network=none", "generic", check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "MODEL_NAME is not set: give a hub repository such as Qwen/Qwen2.5-7B-Instruct-AWQ or a "
+        "local folder.\n",
+    )
+    [inspected] = json.loads(docker("image", "inspect", "generic").stdout)
+    assert "BASE_PATH=/data" in inspected["Config"]["Env"]
+
+
+@pytest.mark.parametrize(
+    ("options", "token", "message"),
+    [
+        (
+            [f"MODEL_NAME={REPOSITORY}", "ALLOW_PATTERNS=x"],
+            False,
+            f"fetch: {REPOSITORY}: it is gated: accept its licence on the hub and set HF_TOKEN.",
+        ),
+        (
+            ["MODEL_NAME=org/unquantized"],
+            True,
+            "fetch: org/unquantized is not quantized: choose a quantized repository",
+        ),
+        (
+            [f"MODEL_NAME={REPOSITORY}", "QUANTIZATION=fp8"],
+            True,
+            f"fetch: QUANTIZATION=fp8 contradicts the checkpoint: {REPOSITORY} is quantized as "
+            "'awq'.",
+        ),
+    ],
+    ids=["gated", "unquantized", "contradiction"],
+)
+def test_a_build_that_cannot_succeed_says_why(build, image, options, token, message):
+    """In one line, before any weights are fetched."""
+    arguments = [word for option in options for word in ("--build-arg", option)]
+    asked = len(build.hub.asked)
+    done = build("refused", *arguments, token=token, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not any(path.endswith(".safetensors") for _, path, _ in build.hub.asked[asked:])
+
+
+def test_a_draft_and_a_tokenizer_are_baked_beside_the_model(docker, build, image):
+    """Each with a manifest; the draft need not be quantized, the tokenizer has no weights."""
+    options = [f"MODEL_NAME={REPOSITORY}", "DRAFT_MODEL_NAME=org/unquantized"]
+    options += [f"TOKENIZER_NAME={REPOSITORY}"]
+    build("drafted", *[word for option in options for word in ("--build-arg", option)])
+    command = ["run", "--rm", "--network=none", "--entrypoint=find", "drafted", "/opt/models"]
+    files = docker(*command, "-type", "f", "-printf", "%P\n").stdout.split()
+    by_kind = {kind: {f for f in files if f.startswith(kind)} for kind in ("draft", "tokenizer")}
+    assert "draft/model.safetensors" in by_kind["draft"]
+    assert "draft/manifest.json" in by_kind["draft"]
+    assert {"tokenizer/tokenizer.json", "tokenizer/manifest.json"} <= by_kind["tokenizer"]
+    assert not any(name.endswith(".safetensors") for name in by_kind["tokenizer"])
+
+
+def test_make_image_hands_everything_on(docker, build, image):
+    """The settings as build arguments, the token as a secret."""
+    given = {"ENGINE": "cpu", "TAG": "made", "MODEL_NAME": REPOSITORY}
+    given["HF_ENDPOINT"] = build.hub.url
+    if docker.build_arguments:
+        given["CPU_IMAGE"] = docker.build_arguments[1].partition("=")[2]
+    flags = "--network=host " + " ".join(build.wheels())
+    done = subprocess.run(
+        ["make", "image", f"DOCKER_BUILD_FLAGS={flags}", *map("=".join, given.items())],
+        cwd=ROOT,
+        env=docker.environment | {"HF_TOKEN": TOKEN},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    assert layers(docker, "made")[:-4] == layers(docker, image.tag)[:-4]
+
+
+def test_the_compose_file_gives_the_worker_every_gpu(docker):
+    """Read by docker compose itself; a GPU is what cannot be had here."""
+    command = ("compose", "--file", str(ROOT / "compose.yaml"), "config", "--format=json")
+    worker = json.loads(docker(*command).stdout)["services"]["worker"]
+    assert worker["image"] == "llm-worker:vllm"
+    assert worker["build"]["args"] == {"ENGINE": "vllm"}
+    [devices] = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert (devices["capabilities"], devices["count"]) == (["gpu"], -1)
+    assert worker["shm_size"] == str(8 << 30)
+
+
+def test_hadolint_has_nothing_to_say():
+    """The recipe follows the usual rules, or says why it does not."""
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
