@@ -31,11 +31,22 @@ class Builder:
         return [f"--build-context=wheels={folder}"] if folder else []
 
     def __call__(
-        self, tag: str, *options: str, context: Path = ROOT, token: bool = True, check: bool = True
+        self,
+        tag: str,
+        *options: str,
+        engine: str = "cpu",
+        context: Path = ROOT,
+        token: bool = True,
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Build the CPU image; `options` are further ones of `docker build`."""
+        """Build an image; `options` are further ones of `docker build`."""
         arguments = ["build", "--network=host", "--progress=plain", f"--tag={tag}"]
-        arguments += ["--build-arg", "ENGINE=cpu", "--build-arg", f"HF_ENDPOINT={self.hub.url}"]
+        arguments += [
+            "--build-arg",
+            f"ENGINE={engine}",
+            "--build-arg",
+            f"HF_ENDPOINT={self.hub.url}",
+        ]
         arguments += self.wheels()
         if token:
             arguments += ["--secret", f"id=HF_TOKEN,src={self.secret}"]

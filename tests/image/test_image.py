@@ -190,6 +190,35 @@ def test_a_draft_and_a_tokenizer_are_baked_beside_the_model(docker, build, image
     assert not any(name.endswith(".safetensors") for name in by_kind["tokenizer"])
 
 
+# Stands in for the engines' official images, which cannot be pulled here: as in those, Python is
+# the system's own, and has packages that the worker needs in a version of the image's choice.
+STAND_IN = """
+FROM {base}
+RUN apt-get update && apt-get install -y --no-install-recommends python3-pip python3-packaging
+RUN pip install --break-system-packages tomli==2.4.1
+ENTRYPOINT ["the engine's own server"]
+"""
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_worker_goes_on_an_image_with_a_system_python(docker, build, image, tmp_path, engine):
+    """Its packages stay as they are, and its entry point does not."""
+    base = docker.build_arguments[1].partition("=")[2] if docker.build_arguments else "debian:12"
+    (tmp_path / "Dockerfile").write_text(STAND_IN.format(base=base))
+    docker("build", "--network=host", "--tag=stand-in", str(tmp_path))
+    options = ["--build-arg", f"{engine.upper()}_IMAGE=stand-in"]
+    build("on-stand-in", *options, engine=engine)
+    code = "import tomli, runpod, handler.model, importlib.metadata as m; print(m.version('tomli'))"
+    run = ("run", "--rm", "--network=none")
+    done = docker(*run, "--entrypoint=python3", "on-stand-in", "-c", code)
+    assert done.stdout.splitlines()[-1] == "2.4.1"
+    done = docker(*run, "on-stand-in", check=False)
+    if engine == "vllm":
+        assert (done.returncode, done.stderr[:24]) == (2, "MODEL_NAME is not set: g")
+    else:
+        assert (done.returncode, done.stderr) == (2, "ENGINE='sglang' should be 'vllm'.\n")
+
+
 def test_make_image_hands_everything_on(docker, build, image):
     """The settings as build arguments, the token as a secret."""
     given = {"ENGINE": "cpu", "TAG": "made", "MODEL_NAME": REPOSITORY}
