@@ -90,18 +90,33 @@ RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/draft && { test -z "$DRAFT_MODEL_NAME" \
  || python3 -m builder.fetch "$DRAFT_MODEL_NAME" --revision "$DRAFT_MODEL_REVISION" \
       --kind draft --out /opt/models/draft --token-file /run/secrets/HF_TOKEN; }
-# A manifest says when; apart from the weights it leaves their layer the same when they are
-# fetched again.
-RUN for kind in model tokenizer draft; do \
-      mkdir -p "/opt/manifests/$kind" \
-      && find "/opt/models/$kind" -name manifest.json -exec mv {} "/opt/manifests/$kind/" \; \
-      && touch -d 2000-01-01T00:00:00Z "/opt/models/$kind"; \
-    done
+# Large weights become several layers: registries have limits for one, and several are pulled at
+# once. A manifest says when it was fetched; apart from the weights it leaves their layers the same
+# when they are fetched again.
+RUN mkdir -p /opt/manifests/model /opt/manifests/tokenizer /opt/manifests/draft \
+      /opt/parts/0 /opt/parts/1 /opt/parts/2 /opt/parts/3 \
+      /opt/parts/4 /opt/parts/5 /opt/parts/6 /opt/parts/7 \
+ && for kind in model tokenizer draft; do \
+      find "/opt/models/$kind" -name manifest.json -exec mv {} "/opt/manifests/$kind/" \; ; \
+    done \
+ && shard=0 \
+ && for file in /opt/models/model/*.safetensors; do \
+      if [ -f "$file" ]; then mv "$file" "/opt/parts/$((shard % 8))/"; shard=$((shard + 1)); fi; \
+    done \
+ && touch -d 2000-01-01T00:00:00Z /opt/models/* /opt/parts/*
 
 # ---- the image: model below code
 FROM worker
 COPY --from=models /opt/models/draft /opt/models/draft
 COPY --from=models /opt/models/tokenizer /opt/models/tokenizer
+COPY --from=models /opt/parts/0 /opt/models/model
+COPY --from=models /opt/parts/1 /opt/models/model
+COPY --from=models /opt/parts/2 /opt/models/model
+COPY --from=models /opt/parts/3 /opt/models/model
+COPY --from=models /opt/parts/4 /opt/models/model
+COPY --from=models /opt/parts/5 /opt/models/model
+COPY --from=models /opt/parts/6 /opt/models/model
+COPY --from=models /opt/parts/7 /opt/models/model
 COPY --from=models /opt/models/model /opt/models/model
 COPY --from=models /opt/manifests /opt/models
 COPY test_input.json ./

@@ -15,6 +15,7 @@ from tests.image.docker_engine import Docker, running_docker
 
 TOKEN = "hf_" + "oNlyForThisBuild" * 2
 REPOSITORY = "org/smollm2"
+SHARD_BYTES = 1_000_000
 
 
 @dataclass
@@ -77,8 +78,20 @@ def build(docker, tmp_path_factory):
     secret.write_text(TOKEN)
     gated = Repository(MODELS / f"{NAME}-awq", gated=True)
     public = Repository(MODELS / f"{NAME}-bf16")
-    with running_hub(TOKEN, smollm2=gated, unquantized=public) as hub:
+    sharded = Repository(shards(tmp_path_factory.mktemp("sharded")))
+    with running_hub(TOKEN, smollm2=gated, unquantized=public, sharded=sharded) as hub:
         yield Builder(docker, hub, secret)
+
+
+def shards(folder: Path) -> Path:
+    """Something with the files of a checkpoint in three shards; no engine could load it."""
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    for name in names:
+        (folder / name).write_bytes(os.urandom(SHARD_BYTES))
+    weight_map = {name: name for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.hub import COMMIT
-from tests.image.conftest import REPOSITORY, TOKEN
+from tests.image.conftest import REPOSITORY, SHARD_BYTES, TOKEN
 from tests.platform import State, running_platform, running_worker
 
 START_SECONDS = 240
@@ -129,6 +129,21 @@ def test_fetching_again_ships_the_manifest_and_not_the_weights(docker, build, im
     before = {digest for digest, _ in layers(docker, image.tag)}
     shipped = [size for digest, size in layers(docker, "again") if digest not in before]
     assert 0 < sum(shipped) < 1_000_000
+
+
+def test_the_shards_of_a_model_are_layers_of_their_own(docker, build, image):
+    """Three shards of a megabyte, beside each other in one folder in the end."""
+    build("sharded", "--build-arg", "MODEL_NAME=org/sharded")
+    before = {digest for digest, _ in layers(docker, image.tag)}
+    new = [size for digest, size in layers(docker, "sharded") if digest not in before]
+    assert [size for size in new if size >= SHARD_BYTES] == [SHARD_BYTES] * 3
+    listed = docker("run", "--rm", "--entrypoint=ls", "sharded", "/opt/models/model").stdout.split()
+    assert listed == [
+        "config.json",
+        "manifest.json",
+        *(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)),
+        "model.safetensors.index.json",
+    ]
 
 
 def test_without_a_model_the_image_is_generic(docker, build, image):
