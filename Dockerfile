@@ -55,12 +55,13 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,source=requirements/worker.txt,target=requirements/worker.txt \
+    --mount=type=bind,source=requirements/least.txt,target=requirements/least.txt \
     --mount=type=bind,source=requirements/overrides.txt,target=requirements/overrides.txt \
     --mount=type=bind,source=builder/__init__.py,target=builder/__init__.py \
     --mount=type=bind,source=builder/errors.py,target=builder/errors.py \
     --mount=type=bind,source=builder/layer.py,target=builder/layer.py \
     UV_NO_CACHE=1 python3 -m builder.layer requirements/worker.txt \
-      --overrides requirements/overrides.txt
+      --least requirements/least.txt --overrides requirements/overrides.txt
 
 # ---- the model: fetched at a commit, verified, with a manifest; and a draft, and another tokenizer
 # A stage of its own, with only what fetching needs: neither another engine nor another change of
@@ -77,19 +78,18 @@ ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS=""
 RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/model && { test -z "$MODEL_NAME" \
  || python3 -m builder.fetch "$MODEL_NAME" --revision "$MODEL_REVISION" --out /opt/models/model \
-      --quantization "$QUANTIZATION" --allow-patterns "$ALLOW_PATTERNS" \
-      --token-file /run/secrets/HF_TOKEN; }
+      --quantization "$QUANTIZATION" --allow-patterns "$ALLOW_PATTERNS"; }
 # hadolint ignore=DL3064
 ARG TOKENIZER_NAME="" TOKENIZER_REVISION=main
 RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/tokenizer && { test -z "$TOKENIZER_NAME" \
  || python3 -m builder.fetch "$TOKENIZER_NAME" --revision "$TOKENIZER_REVISION" \
-      --kind tokenizer --out /opt/models/tokenizer --token-file /run/secrets/HF_TOKEN; }
+      --kind tokenizer --out /opt/models/tokenizer; }
 ARG DRAFT_MODEL_NAME="" DRAFT_MODEL_REVISION=main
 RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/draft && { test -z "$DRAFT_MODEL_NAME" \
  || python3 -m builder.fetch "$DRAFT_MODEL_NAME" --revision "$DRAFT_MODEL_REVISION" \
-      --kind draft --out /opt/models/draft --token-file /run/secrets/HF_TOKEN; }
+      --kind draft --out /opt/models/draft; }
 # Large weights become several layers: registries have limits for one, and several are pulled at
 # once. A manifest says when it was fetched; apart from the weights it leaves their layers the same
 # when they are fetched again.
@@ -97,7 +97,9 @@ RUN mkdir -p /opt/manifests/model /opt/manifests/tokenizer /opt/manifests/draft 
       /opt/parts/0 /opt/parts/1 /opt/parts/2 /opt/parts/3 \
       /opt/parts/4 /opt/parts/5 /opt/parts/6 /opt/parts/7 \
  && for kind in model tokenizer draft; do \
-      find "/opt/models/$kind" -name manifest.json -exec mv {} "/opt/manifests/$kind/" \; ; \
+      if [ -f "/opt/models/$kind/manifest.json" ]; then \
+        mv "/opt/models/$kind/manifest.json" "/opt/manifests/$kind/"; \
+      fi; \
     done \
  && shard=0 \
  && for file in /opt/models/model/*.safetensors; do \
@@ -125,7 +127,7 @@ RUN python3 -m compileall -q handler
 
 ARG ENGINE MODEL_NAME="" MODEL_REVISION=main VERSION=0.1.0
 ARG BASE_PATH=/runpod-volume
-ENV BASE_PATH=${BASE_PATH} PYTHONPATH=/opt/worker PYTHONUNBUFFERED=1
+ENV BASE_PATH=${BASE_PATH} PYTHONPATH=/opt/worker${PYTHONPATH:+:${PYTHONPATH}} PYTHONUNBUFFERED=1
 LABEL org.opencontainers.image.title="runpod-llm-worker" \
       org.opencontainers.image.description="One quantized LLM on Runpod Serverless" \
       org.opencontainers.image.licenses="MIT" \

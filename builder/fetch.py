@@ -4,11 +4,11 @@
 
 makes `models/qwen2.5-7b-instruct-awq` with a manifest.json and prints its path. The folder appears
 whole or not at all; one that is there at the same commit is kept. A gated repository needs
-HF_TOKEN in the environment, or in a file that --token-file names.
+HF_TOKEN in the environment, or as the build's secret.
 
 Exit codes: 0 done; 1 interrupted; 2 a wrong argument, or a checkpoint that is refused; 3 the hub
-does not give it, or the disk has too little space for it; 4 a file cannot be written, or is not
-what the hub says it is.
+does not give it, or the disk does not take it; 4 the folder cannot be made, or a file is not what
+the hub says it is.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -26,18 +27,21 @@ from typing import get_args
 
 from pydantic import SecretStr
 
-from builder.errors import BuildError, Damaged
+from builder.errors import BuildError, Damaged, Refused
 from builder.folder import alone, whole
-from builder.order import Kind, Order, check, choose
+from builder.order import PICKLE_INDEX, Kind, Order, check, choose
 from handler import manifest
 from handler.checkpoint import INDEX, quantization_of, shards
-from handler.errors import StartError
+from handler.errors import ModelUnavailable, StartError
 from handler.hub import client
+from handler.hub.reference import one_word
 from handler.manifest import File, Manifest
 
 log = logging.getLogger("fetch")
 
 EXIT_FILES = 4
+SECRET = Path("/run/secrets/HF_TOKEN")  # where Docker puts the build's secret of this name
+CONFIGURATION = ("config.json", "hf_quant_config.json", INDEX, PICKLE_INDEX)
 DOWNLOADS = 2  # of a file that arrives damaged
 CHUNK_BYTES = 1 << 20
 # 2000-01-01: the same content makes the same image layer, whenever it was fetched.
@@ -70,29 +74,50 @@ def fetch(order: Order, folder: Path) -> Path:
     """Return the finished folder, fetched now unless it is there at the same commit.
 
     Raises:
-        Refused: the checkpoint is not what was asked for.
+        Refused: the checkpoint is not what was asked for, or the folder is something else.
         Damaged: a file is not what the hub says it is.
         ModelUnavailable: the hub's refusal, or too little space, in one sentence.
     """
-    found = client.listing(order.repository, order.revision, order.token)
-    with alone(folder.parent / ".cache"):
-        if _is_fetched(folder, order, found.commit):
+    target = folder.resolve()
+    there = _fetched_before(order, target)
+    found = client.listing(order.reference())
+    with alone(target.parent / ".cache"):
+        if there and _is_whole(there, order, found.commit, target):
+            if order.kind == "model":
+                check(order, there.quantization)
             log.info("%s is at commit %s, nothing to do", folder, found.commit)
             return folder
         log.info("%s %s is commit %s", order.repository, order.revision, found.commit)
-        with whole(folder) as part:
+        with whole(target) as part:
             _fill(part, order, found)
     return folder
 
 
+def _fetched_before(order: Order, folder: Path) -> Manifest | None:
+    """Return the manifest of a folder that may be replaced, None where there is nothing yet."""
+    there = None
+    with suppress(StartError):
+        there = manifest.read(folder)
+    if there and there.repository == order.repository:
+        return there
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        what = f"holds {there.repository}" if there else "is something else"
+        raise Refused(f"{folder} is there and {what}: choose another --out, or remove it.")
+    return None
+
+
 def _fill(part: Path, order: Order, found: client.Listing) -> None:
     by_path = {file.path: file for file in found.files}
-    first = [name for name in ("config.json", "hf_quant_config.json", INDEX) if name in by_path]
+    first = [name for name in CONFIGURATION if name in by_path]
     _download(part, order, found, [by_path[name] for name in first])
-    names = [n for n in choose(order, by_path, shards(part)) if n != manifest.NAME]
+    try:
+        index = shards(part) or (shards(part, PICKLE_INDEX) if order.patterns else None)
+        quantization = quantization_of(part) if "config.json" in first else None
+    except ModelUnavailable as error:
+        raise Refused(f"{order.repository}: {error}.") from error
+    names = [n for n in choose(order, by_path, index) if n != manifest.NAME]
     for name in set(first) - set(names):
         (part / name).unlink()
-    quantization = None if order.kind == "tokenizer" else quantization_of(part)
     if order.kind == "model":
         check(order, quantization)
     _download(part, order, found, [by_path[name] for name in names])
@@ -104,7 +129,9 @@ def _fill(part: Path, order: Order, found: client.Listing) -> None:
         repository=order.repository,
         revision=order.revision,
         commit=found.commit,
-        quantization=quantization,
+        kind=order.kind,
+        patterns=order.patterns,
+        quantization=None if order.kind == "tokenizer" else quantization,
         licence=found.licence,
         files=tuple(files),
         total_bytes=sum(file.bytes for file in files),
@@ -113,12 +140,8 @@ def _fill(part: Path, order: Order, found: client.Listing) -> None:
     written.write(part)
     log.info(
         "%d files, %.1f MB, every checksum is right; quantization %s, licence %s",
-        *(
-            len(files),
-            written.total_bytes / 1e6,
-            quantization or "none",
-            found.licence or "unknown",
-        ),
+        *(len(files), written.total_bytes / 1e6),
+        *(written.quantization or "none", found.licence or "unknown"),
     )
 
 
@@ -126,7 +149,7 @@ def _download(
     part: Path, order: Order, found: client.Listing, files: Sequence[client.RemoteFile]
 ) -> None:
     if files:
-        client.download(order.repository, found.commit, files, order.token, folder=part)
+        client.download(order.reference(), found.commit, files, folder=part)
 
 
 def _verified(part: Path, order: Order, found: client.Listing, file: client.RemoteFile) -> File:
@@ -159,11 +182,11 @@ def _checksums(path: Path, with_git: bool) -> tuple[int, str, str]:
     return size, sha256.hexdigest(), git.hexdigest()
 
 
-def _is_fetched(folder: Path, order: Order, commit: str) -> bool:
+def _is_whole(there: Manifest, order: Order, commit: str, folder: Path) -> bool:
+    """Whether a folder holds just what the order asks for."""
+    if (there.commit, there.kind, there.patterns) != (commit, order.kind, order.patterns):
+        return False
     try:
-        there = manifest.read(folder)
-        if there is None or (there.repository, there.commit) != (order.repository, commit):
-            return False
         there.check(folder)
     except StartError as error:
         log.warning("%s", error)
@@ -172,17 +195,25 @@ def _is_fetched(folder: Path, order: Order, commit: str) -> bool:
 
 
 def _order(options: argparse.Namespace, environ: Mapping[str, str]) -> Order:
-    token = environ.get("HF_TOKEN", "").strip()
-    if options.token_file and options.token_file.is_file():
-        token = options.token_file.read_text().strip() or token
     return Order(
         repository=options.repository,
         revision=options.revision or "main",
         kind=options.kind,
         quantization=options.quantization.lower() or "auto",
         patterns=tuple(options.allow_patterns.replace(",", " ").split()),
-        token=SecretStr(token) if token else None,
+        token=_token(environ),
     )
+
+
+def _token(environ: Mapping[str, str]) -> SecretStr | None:
+    """Return the token from the environment, or from a build's secret where there is one."""
+    token, source = environ.get("HF_TOKEN", "").strip(), "HF_TOKEN"
+    if not token and SECRET.is_file():
+        token, source = SECRET.read_bytes().decode("latin-1").strip(), f"the secret {SECRET.name}"
+    try:
+        return one_word(SecretStr(token)) if token else None
+    except ValueError as error:
+        raise Refused(f"{source} should be {error}.") from error
 
 
 def _leave(number: int, _: FrameType | None) -> None:
@@ -213,7 +244,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATTERNS",
         help="take these files and no others, such as '*.json *.txt model.bin'",
     )
-    add("--token-file", type=Path, metavar="FILE", help="with the hub's token, if it is there")
     add("--out", type=Path, metavar="FOLDER", help="the folder to make (models/NAME)")
     return parser
 

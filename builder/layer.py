@@ -1,10 +1,12 @@
 """Put the worker's locked packages on top of an engine's image, and change nothing that it has.
 
-    python -m builder.layer requirements/worker.txt --overrides requirements/overrides.txt
+    python -m builder.layer requirements/worker.txt --least requirements/least.txt \\
+        --overrides requirements/overrides.txt
 
 A package that the image has keeps the engine's version; one that it lacks is installed as locked,
-with its hashes. The command fails if a package of the image is another one afterwards, or if the
-worker's packages do not get what they ask for. The overrides name the exceptions.
+with its hashes. The command fails if a package or a file of the image is another one afterwards,
+if a package of the lock is not there, or if the worker's packages do not get what they ask for.
+The overrides name the exceptions.
 """
 
 import argparse
@@ -14,7 +16,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -32,31 +35,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Install the lock's missing packages; 1 and one line a problem if something does not fit."""
     options = _parser().parse_args(argv)
     try:
-        add(options.lock.read_text(), options.overrides.read_text())
+        add(options.lock.read_text(), options.least.read_text(), options.overrides.read_text())
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def add(lock: str, overrides: str) -> None:
+def add(lock: str, least: str, overrides: str) -> None:
     """Install what `lock` has and this environment lacks.
 
     Args:
         lock: the text of a hashed requirements file.
+        least: the text of a requirements file: what the worker's own code needs of a version.
         overrides: the text of a requirements file: packages whose version the engine decides.
 
     Raises:
         BuildError: an installed package changed, or a package of the lock misses something.
     """
-    before = installed()
+    before, files = installed(), files_of()
     absent = missing(lock, before)
     _install(absent)
     after = installed()
-    changed = differences(before, after)
-    unmet = unmet_requirements(locked_names(lock), after, locked_names(overrides))
-    if changed or unmet:
-        raise BuildError("\n".join([*changed, *unmet]))
+    problems = [
+        *differences(before, after),
+        *overwritten(files, files_of(after.keys() - before.keys())),
+        *not_installed(lock, after),
+        *too_old(least, after),
+        *unmet_requirements(locked_names(lock), after, locked_names(overrides)),
+    ]
+    if problems:
+        raise BuildError("\n".join(problems))
     _compile()
     engines = [f"{name} {before[name]}" for name in ENGINES if name in before]
     print(f"python {sys.version.split()[0]}, {', '.join(engines) or 'no engine'}")
@@ -70,9 +79,30 @@ def installed() -> dict[str, str]:
     """Return the version of each installed package by its normalized name."""
     found: dict[str, str] = {}
     for package in metadata.distributions():
-        # The first on the path is the one that is imported.
-        found.setdefault(canonicalize_name(package.metadata["Name"]), package.version)
+        # The first on the path is the one that is imported. A folder without metadata is none.
+        if package.metadata and package.metadata["Name"]:
+            found.setdefault(canonicalize_name(package.metadata["Name"]), package.version)
     return found
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A file of a package, with the checksum that the package's own list has."""
+
+    package: str
+    checksum: str
+
+
+def files_of(names: Collection[str] | None = None) -> dict[str, Owned]:
+    """Return the owner of each installed file; of all packages, or of the named ones."""
+    owners: dict[str, Owned] = {}
+    for package in metadata.distributions():
+        name = canonicalize_name(package.metadata["Name"]) if package.metadata else ""
+        if name and (names is None or name in names):
+            for file in package.files or ():
+                checksum = file.hash.value if file.hash else ""
+                owners[str(package.locate_file(file))] = Owned(name, checksum)
+    return owners
 
 
 def locked_names(requirements: str) -> set[str]:
@@ -100,6 +130,37 @@ def differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str
     ]
 
 
+def overwritten(before: Mapping[str, Owned], added: Mapping[str, Owned]) -> list[str]:
+    """Return one line for each file of the engine's packages that another one brings changed."""
+    return [
+        f"{owned.package} brings {path}, which is {before[path].package}'s in the engine's image."
+        for path, owned in sorted(added.items())
+        if path in before and before[path].checksum != owned.checksum
+    ]
+
+
+def not_installed(lock: str, present: Mapping[str, str]) -> list[str]:
+    """Return one line for each package of the lock that belongs here and is not there."""
+    lines = [line.partition(" \\")[0] for line in lock.splitlines() if line[:1].isalnum()]
+    wanted = [Requirement(line) for line in lines]
+    return [
+        f"{requirement.name} is in the lock and not in the image."
+        for requirement in wanted
+        if canonicalize_name(requirement.name) not in present
+        and (requirement.marker is None or requirement.marker.evaluate())
+    ]
+
+
+def too_old(least: str, present: Mapping[str, str]) -> list[str]:
+    """Return one line for each package that is older than the worker's own code needs."""
+    lines = [line for line in least.splitlines() if line[:1].isalnum()]
+    return [
+        f"The worker needs {wanted}, the image has {present.get(canonicalize_name(wanted.name))}."
+        for wanted in map(Requirement, lines)
+        if not wanted.specifier.contains(present.get(canonicalize_name(wanted.name), "0"), True)
+    ]
+
+
 def unmet_requirements(
     names: Iterable[str], present: Mapping[str, str], overridden: set[str]
 ) -> list[str]:
@@ -112,7 +173,7 @@ def unmet_requirements(
                 continue
             key = canonicalize_name(wanted.name)
             version = present.get(key)
-            if key in overridden or (version and wanted.specifier.contains(version, True)):
+            if version and (key in overridden or wanted.specifier.contains(version, True)):
                 continue
             have = f"has {version}" if version else "lacks it"
             lines.append(f"{name} {present[name]} needs {wanted}, the image {have}.")
@@ -146,6 +207,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m builder.layer", description=str(__doc__).splitlines()[0]
     )
     parser.add_argument("lock", type=Path, help="hashed requirements file")
+    parser.add_argument(
+        "--least", type=Path, required=True, help="the versions that the worker's own code needs"
+    )
     parser.add_argument(
         "--overrides", type=Path, required=True, help="packages whose version the engine decides"
     )

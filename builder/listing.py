@@ -41,7 +41,6 @@ ENGINE_FLAGS: dict[str, tuple[str, str]] = {
     "ENABLE_AUTO_TOOL_CHOICE": ("boolean", "Let the model decide to call tools"),
     "TOOL_CALL_PARSER": ("string", "How the model writes tool calls, such as hermes"),
     "REASONING_PARSER": ("string", "How the model writes its reasoning, such as qwen3"),
-    "SPECULATIVE_CONFIG": ("string", "Speculative decoding as the engine's JSON"),
     "TRUST_REMOTE_CODE": ("boolean", "Run Python code that comes with the model"),
 }
 KINDS: dict[type, str] = {bool: "boolean", int: "number", float: "number"}

@@ -9,10 +9,17 @@ from typing import Literal
 from pydantic import SecretStr
 
 from builder.errors import Refused
-from handler.checkpoint import is_of
+from handler.checkpoint import INDEX, is_of
 from handler.hub import choice
+from handler.hub.reference import Reference
 
 Kind = Literal["model", "draft", "tokenizer"]
+SETTINGS: dict[Kind, str] = {
+    "model": "MODEL_NAME",
+    "draft": "DRAFT_MODEL_NAME",
+    "tokenizer": "TOKENIZER_NAME",
+}
+PICKLE_INDEX = "pytorch_model.bin.index.json"
 
 
 @dataclass(frozen=True)
@@ -35,43 +42,69 @@ class Order:
     patterns: tuple[str, ...] = ()
     token: SecretStr | None = None
 
+    def reference(self) -> Reference:
+        """Return the repository with the build argument that names it."""
+        return Reference(self.repository, self.revision, SETTINGS[self.kind], self.token)
+
 
 def choose(order: Order, names: Collection[str], shards: Collection[str] | None) -> list[str]:
     """Choose the files to fetch.
 
+    Args:
+        order: what is wanted.
+        names: every file of the repository.
+        shards: the files that its index names, None where it has no index.
+
     Raises:
         Refused: the repository has no configuration or no weights that may be taken.
     """
-    if order.patterns:
-        chosen = [n for n in names if any(fnmatch.fnmatch(n, p) for p in order.patterns)]
-    elif order.kind == "tokenizer":
-        chosen = choice.small(names)
-    else:
-        chosen = choice.wanted(names, shards)
     if order.kind == "tokenizer":
-        if not choice.has_tokenizer(chosen):
-            raise Refused(f"{order.repository} has no tokenizer.")
-        return chosen
+        return _tokenizer(order, names)
+    chosen = _matching(order, names) if order.patterns else choice.wanted(names, shards)
+    through = " that ALLOW_PATTERNS lets through" if order.patterns else ""
     if "config.json" not in chosen:
-        said = " that ALLOW_PATTERNS lets through" if order.patterns else ""
-        raise Refused(f"{order.repository} has no config.json{said}: no engine can load it.")
-    if not any(name.endswith((".safetensors", *choice.PICKLE)) for name in chosen):
+        raise Refused(f"{order.repository} has no config.json{through}: no engine can load it.")
+    pickles = choice.pickles(chosen)
+    if not pickles and not any(name.endswith(".safetensors") for name in chosen):
         raise Refused(_no_weights(order, names))
+    if pickles and INDEX not in chosen:
+        needed = set(shards or ()) if PICKLE_INDEX in chosen else set()
+    else:
+        needed = {name for name in shards or () if name.endswith(".safetensors")}
+    if lost := sorted(needed - set(chosen)):
+        raise Refused(f"{order.repository} has no {lost[0]}{through}, which its index names.")
     return sorted(chosen)
+
+
+def _tokenizer(order: Order, names: Collection[str]) -> list[str]:
+    chosen = _matching(order, names) if order.patterns else choice.small(names)
+    if not choice.has_tokenizer(chosen):
+        raise Refused(f"{order.repository} has no tokenizer.")
+    return chosen
+
+
+def _matching(order: Order, names: Collection[str]) -> list[str]:
+    """Take what the patterns let through; pickle has to be meant: `*.bin`, not `*`."""
+    return [
+        name
+        for name in names
+        for suffix in [Path(name).suffix]
+        if any(
+            fnmatch.fnmatch(name, pattern)
+            and (suffix not in choice.PICKLE or pattern.endswith(suffix))
+            for pattern in order.patterns
+        )
+    ]
 
 
 def _no_weights(order: Order, names: Collection[str]) -> str:
     if order.patterns:
         return f"{order.repository} has no weights that ALLOW_PATTERNS lets through."
-    if pickles := [name for name in names if name.endswith(choice.PICKLE)]:
-        return (
-            f"{order.repository} has its weights only as pickle ({pickles[0]}), and reading those "
-            "can run any code: choose a repository with safetensors, or allow them by name with "
-            f"ALLOW_PATTERNS='{Path(pickles[0]).name} *.json *.txt *.model'."
-        )
-    if any(name.endswith(".gguf") for name in names):
-        return f"{order.repository} has only GGUF weights: choose one with safetensors."
-    return f"{order.repository} has no weights."
+    sentence = choice.lack_of_weights(order.repository, names)
+    if pickles := [name for name in choice.pickles(names) if "/" not in name]:
+        pattern = "pytorch_model*.bin" if pickles[0].startswith("pytorch_model") else pickles[0]
+        sentence += f", or allow it by name with ALLOW_PATTERNS='{pattern} *.json *.txt *.model'"
+    return f"{sentence}."
 
 
 def check(order: Order, found: str | None) -> None:

@@ -1,7 +1,7 @@
 """What a checkpoint on disk says of itself: its quantization, and whether all weights are there.
 
-It reads the checkpoint's own JSON files and nothing else of it; where the folder comes from it
-does not know.
+It reads the checkpoint's own JSON files and nothing else of it. Where the folder comes from it
+does not know: who calls says in an error which model it is.
 """
 
 import json
@@ -35,17 +35,17 @@ def quantization_of(folder: Path) -> str | None:
     config = json_object(folder / "config.json")
     quantization = _quantization_config(folder, config)
     if not isinstance(quantization, dict):
-        raise ModelUnavailable(f"{folder.name}/config.json: quantization_config is no object.")
-    method = quantization.get("quant_method")
-    algorithm = str(quantization.get("quant_algo"))
-    if method is None and algorithm != "None":
+        raise ModelUnavailable("quantization_config in config.json is no object")
+    method = str(quantization.get("quant_method") or "").lower()
+    algorithm = str(quantization.get("quant_algo") or "")
+    if algorithm and not method:
         method = "modelopt"  # its older checkpoints name only the algorithm
     if method == "compressed-tensors":
         kind = _kind_of_groups(quantization.get("config_groups"))
-        return f"{method}-{kind}" if kind else str(method)
-    if method == "modelopt" and "FP8" in algorithm:
+        return f"{method}-{kind}" if kind else method
+    if method == "modelopt" and algorithm.startswith("FP8"):
         return "modelopt-fp8"
-    return str(method) if method else None
+    return method or None
 
 
 def is_of(wanted: str, found: str) -> bool:
@@ -83,18 +83,18 @@ def is_complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in shards(folder) or ())
 
 
-def shards(folder: Path) -> set[str] | None:
-    """Return the files that `model.safetensors.index.json` names, None where there is no index.
+def shards(folder: Path, index: str = INDEX) -> set[str] | None:
+    """Return the files that an index of weights names, None where there is no index.
 
     Raises:
         ModelUnavailable: it is no such index.
     """
-    index = folder / INDEX
-    if not index.is_file():
+    path = folder / index
+    if not path.is_file():
         return None
-    names = json_object(index).get("weight_map")
+    names = json_object(path).get("weight_map")
     if not isinstance(names, dict):
-        raise ModelUnavailable(f"{folder.name}/{INDEX} has no weight_map.")
+        raise ModelUnavailable(f"{index} has no weight_map")
     return {str(name) for name in names.values()}
 
 
@@ -106,10 +106,10 @@ def json_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"{path.parent.name}/{path.name} cannot be read.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelUnavailable(f"{path.name} cannot be read") from error
     if not isinstance(content, dict):
-        raise ModelUnavailable(f"{path.parent.name}/{path.name} is no JSON object.")
+        raise ModelUnavailable(f"{path.name} is no JSON object")
     return content
 
 
@@ -128,8 +128,12 @@ def _kind_of_groups(groups: Any) -> str | None:
     """Return what the weights of all compressed-tensors groups are: `fp8`, `int4`, else None."""
     if not isinstance(groups, dict) or not groups:
         return None
-    weights = [group.get("weights") or {} for group in groups.values()]
-    kinds = {(weight.get("type"), weight.get("num_bits")) for weight in weights}
+    kinds = set()
+    for group in groups.values():
+        weights = group.get("weights") if isinstance(group, dict) else None
+        if not isinstance(weights, dict):
+            return None
+        kinds.add((weights.get("type"), weights.get("num_bits")))
     if kinds == {("float", 8)}:
         return "fp8"
     return "int4" if kinds == {("int", 4)} else None

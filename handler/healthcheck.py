@@ -16,13 +16,12 @@ DEFAULT_PORT = "8000"
 
 def is_healthy(environ: Mapping[str, str]) -> bool:
     """Ask `/ping` on PORT_HEALTH or PORT, if the environment says that HTTP is served."""
-    port = environ.get("PORT_HEALTH") or environ.get("PORT")
-    by_port = port is not None and not environ.get("RUNPOD_WEBHOOK_GET_JOB")
-    if environ.get("SERVE_MODE") != "http" and not by_port:
+    if environ.get("SERVE_MODE") != "http":
         return True
-    connection = http.client.HTTPConnection(
-        "127.0.0.1", int(port or DEFAULT_PORT), timeout=TIMEOUT_SECONDS
-    )
+    port = environ.get("PORT_HEALTH") or environ.get("PORT") or DEFAULT_PORT
+    if not port.isdigit():
+        return False
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=TIMEOUT_SECONDS)
     try:
         connection.request("GET", "/ping")
         return connection.getresponse().status in HEALTHY

@@ -30,6 +30,8 @@ class Manifest(BaseModel):
         repository: the name on the hub, which callers use.
         revision: the branch, tag or commit that was asked for.
         commit: the commit that it was then.
+        kind: model, draft or tokenizer.
+        patterns: of the files, where not those were taken that an engine is known to load.
         quantization: the method that the checkpoint names, None for an unquantized one.
         licence: the identifier on the model's card, None where it has none.
         files: all of them but the manifest.
@@ -42,6 +44,8 @@ class Manifest(BaseModel):
     repository: str
     revision: str
     commit: str
+    kind: str = "model"
+    patterns: tuple[str, ...] = ()
     quantization: str | None
     licence: str | None
     files: tuple[File, ...]

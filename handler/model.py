@@ -6,34 +6,33 @@
 4. the hub cache on the network volume;
 5. the hub, whose files go into that cache.
 
-The name that callers use is the repository's, wherever its files lie.
+The name that callers use is the repository's, wherever its files lie. A draft model and another
+tokenizer are found the same way.
 """
 
+import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from handler import manifest
-from handler.checkpoint import (
-    INDEX,
-    check_quantization,
-    has_weights,
-    quantization_of,
-    shards,
-)
+from handler.checkpoint import INDEX, check_quantization, has_weights, quantization_of, shards
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub import choice, client
-from handler.hub.cache import cached
+from handler.hub.cache import cached, remember
+from handler.hub.reference import Reference
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 
 BAKED = Path("/opt/models")  # not below /runpod-volume or /workspace, where volumes are mounted
+KINDS = ("model", "draft", "tokenizer")
 PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 VOLUME_CACHE = Path("huggingface-cache/hub")  # below BASE_PATH
-MAX_NAME_CHARACTERS = 1000
-CACHED = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
+CACHED = re.compile(r"/models--([^/]+)/snapshots/[^/]+$")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,9 @@ class Model:
         name: the repository's name, or the folder's.
         quantization: the method in the checkpoint's own config, None for an unquantized one.
         source: where it was found, for the log.
-        is_local: whether it was found without asking the hub.
+        is_local: whether it, its tokenizer and its draft were found without asking the hub.
         tokenizer: the folder of another tokenizer than its own, or None.
+        draft: the folder of the draft model that SPECULATIVE_CONFIG names, or None.
     """
 
     path: Path
@@ -55,6 +55,7 @@ class Model:
     source: str
     is_local: bool = True
     tokenizer: Path | None = None
+    draft: Path | None = None
 
     def has_weights(self) -> bool:
         """Say whether a file of weights lies in the folder."""
@@ -78,93 +79,109 @@ def locate(settings: Settings, baked: Path = BAKED) -> Model:
         BadSetting: MODEL_NAME is missing, or QUANTIZATION contradicts the checkpoint.
         ModelUnavailable: they are nowhere, with the hub's reason in one sentence.
     """
-    name, revision = settings.model_name, settings.model_revision
-    found = _baked(baked / "model", name, revision) or _elsewhere(settings, name, revision)
-    tokenizer = _tokenizer(settings, baked, found)
-    quantization = quantization_of(found.path)
-    check_quantization(settings.quantization.lower(), quantization, found.name)
+    found = _model(settings, baked)
+    others = [_tokenizer(settings, baked, found), _draft(settings, baked)]
+    with _naming(found.name):
+        quantization = quantization_of(found.path)
+    check_quantization(settings.quantization, quantization, found.name)
+    tokenizer, draft = (other.path if other else None for other in others)
     return Model(
         found.path,
         found.name,
         quantization,
         found.source,
-        is_local=found.is_local and (tokenizer is None or tokenizer.is_local),
-        tokenizer=tokenizer.path if tokenizer else None,
+        is_local=all(other.is_local for other in (found, *others) if other),
+        tokenizer=tokenizer,
+        draft=draft,
     )
 
 
-def locate_draft(settings: Settings, name: str, baked: Path = BAKED) -> Path:
-    """Find the draft model of speculative decoding, in the same places as the model.
-
-    Raises:
-        ModelUnavailable: it is nowhere.
-    """
-    return (_baked(baked / "draft", name, None) or _elsewhere(settings, name, None)).path
+def _model(settings: Settings, baked: Path) -> Found:
+    name, in_image = settings.model_name, manifest.read(baked / "model")
+    if name is None:
+        if in_image is None:
+            raise BadSetting(
+                "MODEL_NAME is not set: give a hub repository such as "
+                "Qwen/Qwen2.5-7B-Instruct-AWQ or a local folder."
+            )
+        name = in_image.repository
+    elif in_image and name != in_image.repository:
+        log.warning("MODEL_NAME=%s is not the model in the image, %s", name, in_image.repository)
+    return _find(settings, baked, Reference(name, settings.model_revision))
 
 
 def _tokenizer(settings: Settings, baked: Path, model: Found) -> Found | None:
     """Find TOKENIZER_NAME; without it a tokenizer that was baked with the model is meant."""
     name, revision = settings.tokenizer_name, settings.tokenizer_revision
-    is_baked = model.path == baked / "model"
-    found = _baked(baked / "tokenizer", name, revision) if name or is_baked else None
-    if found or name is None:
-        return found
-    return _elsewhere(settings, name, revision, weights=False)
-
-
-def _baked(folder: Path, name: str | None, revision: str | None) -> Found | None:
-    baked = manifest.read(folder)
-    if baked is None:
-        return None
-    if name not in (None, baked.repository):
-        log.warning("%s was asked for, the image holds %s", name, baked.repository)
-        return None
-    if revision not in (None, baked.revision, baked.commit):
-        log.warning(
-            "revision %s was asked for, the image holds %s of %s",
-            *(revision, baked.commit, baked.repository),
-        )
-        return None
-    baked.check(folder)
-    return Found(folder, baked.repository, f"the image, commit {baked.commit[:12]}")
-
-
-def _elsewhere(
-    settings: Settings, name: str | None, revision: str | None, weights: bool = True
-) -> Found:
     if name is None:
-        raise BadSetting(
-            "MODEL_NAME is not set: give a hub repository such as Qwen/Qwen2.5-7B-Instruct-AWQ "
-            "or a local folder."
+        in_image = manifest.read(baked / "tokenizer")
+        if in_image is None or model.path != baked / "model":
+            return None
+        name = in_image.repository
+    return _find(settings, baked, Reference(name, revision, "TOKENIZER_NAME"), weights=False)
+
+
+def _draft(settings: Settings, baked: Path) -> Found | None:
+    """Find the model in SPECULATIVE_CONFIG; the engine's parser judges the rest of it."""
+    try:
+        config = json.loads(settings.speculative_config or "{}")
+    except ValueError:
+        return None
+    name = config.get("model") if isinstance(config, dict) else None
+    # Without a draft model this field has been the method's name in some engine versions.
+    if not isinstance(name, str) or name.strip("[]") in ("", "ngram", config.get("method")):
+        return None
+    revision = config.get("revision")
+    named = Reference(name, str(revision) if revision else None, "SPECULATIVE_CONFIG")
+    return _find(settings, baked, named)
+
+
+def _find(settings: Settings, baked: Path, named: Reference, weights: bool = True) -> Found:
+    named = Reference(named.name, named.revision, named.setting, settings.hf_token)
+    try:
+        return (
+            _baked(baked, named, weights)
+            or _cached(PLATFORM_CACHE, "the platform's cache", named, weights)
+            or _local(named, weights)
+            or _cached(settings.base_path / VOLUME_CACHE, "the volume", named, weights)
+            or _from_hub(settings.base_path, named, weights)
         )
-    if len(name) > MAX_NAME_CHARACTERS:
-        raise BadSetting(f"MODEL_NAME has {len(name)} characters: that is no name.")
-    return (
-        _cached(PLATFORM_CACHE, "the platform's cache", name, revision, weights)
-        or _local(name, weights)
-        or _cached(settings.base_path / VOLUME_CACHE, "the volume", name, revision, weights)
-        or _from_hub(settings, name, revision, weights)
-    )
+    except OSError as error:  # a name too long for a file, a folder that may not be read
+        shown = named.name if len(named.name) < 100 else f"{named.name[:100]}…"
+        raise BadSetting(f"{named.setting}={shown!r}: {error.strerror or error}.") from error
 
 
-def _cached(
-    cache: Path, source: str, name: str, revision: str | None, weights: bool
-) -> Found | None:
-    path = cached(cache, name, revision, weights)
-    return Found(path, name, source) if path else None
+def _baked(baked: Path, named: Reference, weights: bool) -> Found | None:
+    for kind in KINDS:
+        folder = baked / kind
+        there = manifest.read(folder)
+        if there is None or there.repository != named.name or (weights and kind == "tokenizer"):
+            continue
+        if named.revision in (None, there.revision, there.commit):
+            there.check(folder)
+            return Found(folder, there.repository, f"the image, commit {there.commit[:12]}")
+        log.warning(
+            "%s=%s was asked for, the image holds commit %s of %s",
+            *(named.revision_setting, named.revision, there.commit, there.repository),
+        )
+    return None
 
 
-def _local(name: str, weights: bool) -> Found | None:
-    folder = Path(name)
+def _cached(cache: Path, source: str, named: Reference, weights: bool) -> Found | None:
+    path = cached(cache, named, weights)
+    return Found(path, named.name, source) if path else None
+
+
+def _local(named: Reference, weights: bool) -> Found | None:
+    folder = Path(named.name).expanduser()
     if (folder / "config.json").is_file() if weights else _has_tokenizer(folder):
         folder = folder.resolve()
         return Found(folder, _name_of(folder), "a local folder")
-    if folder.is_dir() or name.startswith(("/", "./", "../", "~")):
-        variable, lacking = (
-            ("MODEL_NAME", "config.json") if weights else ("TOKENIZER_NAME", "tokenizer")
-        )
+    if folder.is_dir() or named.name.startswith(("/", "./", "../", "~")):
+        lacking = "config.json" if weights else "tokenizer"
         raise ModelUnavailable(
-            f"{variable}={name!r} looks like a local folder, but there is no {lacking} in it."
+            f"{named.setting}={named.name!r} looks like a local folder, "
+            f"but there is no {lacking} in it."
         )
     return None
 
@@ -175,34 +192,53 @@ def _has_tokenizer(folder: Path) -> bool:
 
 def _name_of(folder: Path) -> str:
     """Return the repository that a folder's files are from, where that can be known."""
-    if fetched := manifest.read(folder):
-        return fetched.repository
+    try:
+        if fetched := manifest.read(folder):
+            return fetched.repository
+    except ModelUnavailable:
+        log.debug("%s has a manifest of something else", folder)
     in_cache = CACHED.search(str(folder))
-    return "/".join(in_cache.groups()) if in_cache else folder.name
+    return in_cache[1].replace("--", "/", 1) if in_cache else folder.name
 
 
-def _from_hub(settings: Settings, name: str, revision: str | None, weights: bool) -> Found:
-    cache = settings.base_path / VOLUME_CACHE if settings.base_path.is_dir() else None
-    if cache is None:
-        from huggingface_hub import constants
+def _from_hub(base_path: Path, named: Reference, weights: bool) -> Found:
+    from huggingface_hub import constants
 
-        own_cache = Path(constants.HF_HUB_CACHE)
-        if found := _cached(own_cache, "the container's cache", name, revision, weights):
-            return found
-    listing = client.listing(name, revision, settings.hf_token)
+    cache = base_path / VOLUME_CACHE if base_path.is_dir() else Path(constants.HF_HUB_CACHE)
+    if found := _cached(cache, "the container's cache", named, weights):
+        return found
+    listing = client.listing(named)
     by_path = {file.path: file for file in listing.files}
+    if weights:
+        names = _with_weights(named, listing.commit, by_path, cache)
+    else:
+        names = choice.small(by_path)
+    files = [by_path[name] for name in names]
+    path = client.download(named, listing.commit, files, cache=cache)
+    remember(cache, named, listing.commit)
+    return Found(path, named.name, "the hub", is_local=False)
+
+
+def _with_weights(
+    named: Reference, commit: str, by_path: dict[str, client.RemoteFile], cache: Path
+) -> list[str]:
     index = None
-    if weights and INDEX in by_path:
-        first = client.download(
-            name, listing.commit, [by_path[INDEX]], settings.hf_token, cache=cache
-        )
-        index = shards(first / INDEX)
-    names = choice.wanted(by_path, index) if weights else choice.small(by_path)
-    path = client.download(
-        name,
-        revision or "main",
-        [by_path[name] for name in names],
-        settings.hf_token,
-        cache=cache,
-    )
-    return Found(path, name, "the hub", is_local=False)
+    if INDEX in by_path:
+        with _naming(named.name):
+            index = shards(client.download(named, commit, [by_path[INDEX]], cache=cache))
+    if lost := sorted((index or set()) - by_path.keys()):
+        raise ModelUnavailable(f"{named.name} has no {lost[0]}, which its index names.")
+    names = choice.wanted(by_path, index)
+    if not any(name.endswith(".safetensors") for name in names):
+        raise ModelUnavailable(f"{choice.lack_of_weights(named.name, by_path)}.")
+    return names
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say in an error of a checkpoint's own files which model it is."""
+    try:
+        yield
+    except ModelUnavailable as error:
+        text = str(error)
+        raise ModelUnavailable(text if name in text else f"{name}: {text}.") from error

@@ -7,9 +7,17 @@ engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) reaches the engine through
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -18,7 +26,10 @@ from pydantic_settings import (
 )
 
 from handler.errors import BadSetting
+from handler.hub.reference import one_word
 
+Token = Annotated[SecretStr, AfterValidator(one_word)]
+Lower = Annotated[str, AfterValidator(str.lower)]
 CONTEXT_LENGTH = r"^(auto|-1|\d+(\.\d+)?[kKmM]?)$"
 
 
@@ -42,7 +53,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"),
         description="The name that callers use; the repository's name unless set",
     )
-    quantization: str = Field(
+    quantization: Lower = Field(
         "auto",
         validation_alias="QUANTIZATION",
         description="auto takes what the checkpoint says; awq, fp8, none … are checked against it",
@@ -68,6 +79,12 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CUSTOM_CHAT_TEMPLATE", "CHAT_TEMPLATE"),
         description="Jinja chat template: a path or the text itself",
     )
+    speculative_config: str | None = Field(
+        None,
+        validation_alias="SPECULATIVE_CONFIG",
+        description="Speculative decoding as the engine's own JSON; a model in it is found like "
+        "MODEL_NAME",
+    )
     engine: Literal["vllm"] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"
     )
@@ -89,7 +106,7 @@ class Settings(BaseSettings):
         validation_alias="DRAIN_TIMEOUT",
         description="Seconds that running jobs get after SIGTERM",
     )
-    hf_token: SecretStr | None = Field(
+    hf_token: Token | None = Field(
         None,
         validation_alias=AliasChoices("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
         description="Token for gated and private repositories",
@@ -165,11 +182,13 @@ def load(environ: Mapping[str, str]) -> Settings:
 def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]:
     by_variable: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
-        wrong = problem["msg"].removeprefix("Input should be ")
+        wrong = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         if problem["type"] == "string_pattern_mismatch":
             wrong = "a number of tokens such as 8192 or 32k, or auto"
         by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
+    secrets = variables()["hf_token"]
     return [
-        f"{name}={environ.get(name, '')!r} should be {' or '.join(dict.fromkeys(wrong))}."
+        (name if name in secrets else f"{name}={environ.get(name, '')!r}")
+        + f" should be {' or '.join(dict.fromkeys(wrong))}."
         for name, wrong in by_variable.items()
     ]

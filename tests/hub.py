@@ -11,6 +11,7 @@ import json
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,7 +70,8 @@ class Fault:
     Attributes:
         status: answered instead.
         after_bytes: the connection ends after so many bytes of the body ...
-        reset: ... with a reset instead of an orderly end.
+        reset: ... with a reset instead of an orderly end ...
+        pause_seconds: ... or not until then.
         damage: the content's first byte is changed.
     """
 
@@ -78,6 +80,7 @@ class Fault:
     status: int | None = None
     after_bytes: int | None = None
     reset: bool = False
+    pause_seconds: float = 0.0
     damage: bool = False
 
 
@@ -187,6 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.begin(status, {**headers, "Content-Length": str(len(body))})
             self.wfile.write(body[: fault.after_bytes])
             self.wfile.flush()
+            time.sleep(fault.pause_seconds)
             self.close_connection = True
             if fault.reset:
                 self.connection.setsockopt(

@@ -46,7 +46,17 @@ def hub(tmp_path_factory):
         private=Repository(awq, private=True),
         plain=Repository(plain),
         gptq=Repository(repository(root / "gptq", config=gptq, model__safetensors=b"weights")),
-        pickle=Repository(repository(root / "pickle", pytorch_model__bin=b"pickle")),
+        pickle=Repository(
+            repository(root / "pickle", pytorch_model__bin=b"pickle", optimizer__pt=b"pickle")
+        ),
+        lost=Repository(
+            repository(
+                root / "lost",
+                model__safetensors__index__json=json.dumps({"weight_map": SHARDS}),
+                **{SHARDS["a"].replace(".", "__"): b"weights"},
+            )
+        ),
+        broken=Repository(repository(root / "broken", config__json="{", model__safetensors=b"w")),
         gguf=Repository(repository(root / "gguf", model__gguf=b"gguf")),
         empty=Repository(repository(root / "empty")),
         sharded=Repository(
@@ -104,6 +114,8 @@ def test_a_checkpoint_and_its_manifest(tmp_path, hub):
         "repository": "org/awq",
         "revision": "main",
         "commit": COMMIT,
+        "kind": "model",
+        "patterns": (),
         "quantization": "awq",
         "licence": "apache-2.0",
         "total_bytes": sum(file.bytes for file in manifest.files),
@@ -132,6 +144,37 @@ def test_a_finished_folder_is_kept_and_a_damaged_one_is_not(tmp_path, hub):
     assert (code, names(out) >= {"tokenizer.json"}) == (0, True)
 
 
+@pytest.mark.parametrize("changed", [["--kind", "draft"], ["--allow-patterns", "*.json,*.saf*"]])
+def test_another_order_is_fetched_again(tmp_path, hub, changed):
+    """A folder is kept only if it is what was asked for; its quantization is compared again."""
+    out = tmp_path / "model"
+    fetch(hub.url, "org/awq", "--out", out)
+    asked = len(hub.asked)
+    assert fetch(hub.url, "org/awq", "--out", out, *changed)[0] == 0
+    assert any(path.endswith(".safetensors") for _, path, _ in hub.asked[asked:])
+    fetch(hub.url, "org/awq", "--out", out)
+    code, _, said = fetch(hub.url, "org/awq", "--out", out, "--quantization", "fp8")
+    assert (code, said[:41]) == (2, "QUANTIZATION=fp8 contradicts the checkpoint:"[:41])
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, hub):
+    """A wrong --out costs nobody anything."""
+    (tmp_path / "precious.txt").write_text("words")
+    code, _, said = fetch(hub.url, "org/awq", "--out", tmp_path)
+    assert (code, said) == (
+        2,
+        f"{tmp_path} is there and is something else: choose another --out, or remove it.",
+    )
+    code, _, _ = fetch(hub.url, "org/awq", "--out", tmp_path / "precious.txt")
+    assert (code, (tmp_path / "precious.txt").read_text()) == (2, "words")
+    fetch(hub.url, "org/plain", "--kind", "draft", "--out", tmp_path / "m")
+    code, _, said = fetch(hub.url, "org/awq", "--out", tmp_path / "m")
+    assert (code, said) == (
+        2,
+        f"{tmp_path}/m is there and holds org/plain: choose another --out, or remove it.",
+    )
+
+
 def test_only_what_the_engine_loads_is_fetched(tmp_path, hub):
     """Both shards of the index; nothing in another format, nothing twice."""
     fetch(hub.url, "org/sharded", "--out", tmp_path / "m")
@@ -154,15 +197,22 @@ def test_a_tokenizer_and_a_draft(tmp_path, hub):
     assert (code, "model.safetensors" in names(tmp_path / "d")) == (0, True)
 
 
-@pytest.mark.parametrize("how", ["environment", "file"])
-def test_the_token_opens_a_gated_repository(tmp_path, hub, how):
-    """From HF_TOKEN, or from the file of a build's secret."""
-    secret = tmp_path / "token"
-    secret.write_text(f"{TOKEN}\n")
-    environ = {"HF_TOKEN": TOKEN} if how == "environment" else {}
-    arguments = ["--token-file", secret if how == "file" else tmp_path / "none"]
-    code, _, said = fetch(hub.url, "org/gated", "--out", tmp_path / "m", *arguments, **environ)
+def test_the_token_opens_a_gated_repository(tmp_path, hub):
+    """A build has it as a secret, which the image's tests try."""
+    code, _, said = fetch(hub.url, "org/gated", "--out", tmp_path / "m", HF_TOKEN=TOKEN)
     assert (code, said.rpartition("; ")[2]) == (0, "quantization awq, licence unknown")
+
+
+@pytest.mark.parametrize("token", ["hf_secret\nhf_other", "hf_secret hf_other", "hf_sécret"])
+def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
+    """It would be in the header that the client cannot send, and so in its message."""
+    process = start(hub.url, "org/awq", "--out", tmp_path / "m", HF_TOKEN=token)
+    out, log = process.communicate(timeout=60)
+    assert (process.returncode, out, log) == (
+        2,
+        "",
+        "fetch: HF_TOKEN should be one word without spaces or line breaks.\n",
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,7 +247,13 @@ def test_the_token_opens_a_gated_repository(tmp_path, hub, how):
             ("a/b/c",),
             {},
             2,
-            "MODEL_NAME='a/b/c' is neither a folder here nor a repository's name (org/name).",
+            "MODEL_NAME='a/b/c' is no repository's name (org/name).",
+        ),
+        (
+            ("a/b/c", "--kind", "tokenizer"),
+            {},
+            2,
+            "TOKENIZER_NAME='a/b/c' is no repository's name (org/name).",
         ),
         (
             ("org/plain",),
@@ -225,8 +281,8 @@ def test_the_token_opens_a_gated_repository(tmp_path, hub, how):
             {},
             2,
             "org/pickle has its weights only as pickle (pytorch_model.bin), and reading those can "
-            "run any code: choose a repository with safetensors, or allow them by name with "
-            "ALLOW_PATTERNS='pytorch_model.bin *.json *.txt *.model'.",
+            "run any code: choose a repository with safetensors, or allow it by name with "
+            "ALLOW_PATTERNS='pytorch_model*.bin *.json *.txt *.model'.",
         ),
         (
             ("org/gguf",),
@@ -235,6 +291,26 @@ def test_the_token_opens_a_gated_repository(tmp_path, hub, how):
             "org/gguf has only GGUF weights: choose one with safetensors.",
         ),
         (("org/empty",), {}, 2, "org/empty has no weights."),
+        (
+            ("org/lost",),
+            {},
+            2,
+            "org/lost has no model-00002-of-00002.safetensors, which its index names.",
+        ),
+        (("org/broken",), {}, 2, "org/broken: config.json cannot be read."),
+        (
+            ("org/sharded", "--allow-patterns", "*.json model-00001*"),
+            {},
+            2,
+            "org/sharded has no model-00002-of-00002.safetensors that ALLOW_PATTERNS lets through, "
+            "which its index names.",
+        ),
+        (
+            ("org/pickle", "--allow-patterns", "*"),
+            {},
+            2,
+            "org/pickle has no weights that ALLOW_PATTERNS lets through.",
+        ),
         (
             ("org/awq", "--allow-patterns", "*.safetensors"),
             {},
@@ -353,7 +429,9 @@ def test_too_little_space_is_said_before_the_weights_are_fetched(tmp_path, hub, 
         text=True,
     )
     assert done.returncode == 3
-    assert done.stderr.splitlines()[-1].startswith("fetch: org/awq needs 0.0 GB on the disk of ")
+    assert done.stderr.splitlines()[-1].startswith(
+        "fetch: org/awq needs 0.0 GB more on the disk of "
+    )
     assert names(tmp_path) == {".cache/lock"}
 
 
@@ -363,16 +441,17 @@ def test_a_place_that_cannot_be_written_is_said(hub):
     assert (code, said) == (4, "/proc/models: No such file or directory")
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path, hub):
-    """As when a build is cancelled."""
-    hub.faults[:] = [Fault("model.safetensors", times=99, after_bytes=10)]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_middle_of_a_file_leaves_nothing(tmp_path, hub, number):
+    """As when a build is cancelled: it does not wait for the rest of the weights."""
+    hub.faults[:] = [Fault("model.safetensors", after_bytes=20_000_000, pause_seconds=300)]
     process = start(hub.url, "org/awq", "--out", tmp_path / "m")
     deadline = time.monotonic() + 60
-    while hub.faults[0].times == 99:
+    while hub.faults[0].times:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, log = process.communicate(timeout=60)
+    process.send_signal(number)
+    _, log = process.communicate(timeout=30)
     hub.faults.clear()
     assert (process.returncode, log.splitlines()[-1]) == (1, "fetch: interrupted")
     assert names(tmp_path) == {".cache/lock"}
@@ -387,7 +466,7 @@ def test_sigterm_leaves_nothing_half_written(tmp_path, hub):
         (["1_Pooling/config.json", "2_Dense/model.safetensors"], None, ["1_Po", "2_De"]),
         (["fp16/model.safetensors", "unet/x.bin", "model.onnx"], None, []),
         (["LICENSE", "NOTICE.txt", "README.md", ".gitattributes"], None, ["LICENSE", "NOTICE"]),
-        (["tokenizer.model", "merges.txt", "x.tiktoken"], None, ["merges", "tok", "x."]),
+        (["tokenizer.model", "tekken.json", "x.tiktoken"], None, ["tek", "tok", "x."]),
         (["model.safetensors.index.json", "x.safetensors"], {"y.safetensors"}, ["model.safet"]),
     ],
 )

@@ -39,17 +39,17 @@ def answering():
 @pytest.mark.parametrize("name", ["PORT", "PORT_HEALTH"])
 def test_a_ping_decides(answering, name, status, healthy):
     """204 is still starting, which is no reason to restart it."""
-    environ = {"PORT": "9"} | {name: answering(status)}
+    environ = {"SERVE_MODE": "http", "PORT": "9"} | {name: answering(status)}
     assert is_healthy(environ) is healthy
 
 
-@pytest.mark.parametrize("environ", [{}, QUEUE, {"PORT": "9", **QUEUE}])
+@pytest.mark.parametrize("environ", [{}, QUEUE, {"PORT": "9"}, {"PORT": "tcp://10.0.0.1:80"}])
 def test_without_the_http_door_nothing_is_asked(environ):
     """Nothing answers on port 9."""
     assert is_healthy(environ)
 
 
-@pytest.mark.parametrize("environ", [{"PORT": "9"}, {"PORT": "9", "SERVE_MODE": "http", **QUEUE}])
-def test_no_answer_is_unhealthy(environ):
-    """Nothing answers on port 9."""
-    assert not is_healthy(environ)
+@pytest.mark.parametrize("port", ["9", "tcp://10.0.0.1:80"])
+def test_no_answer_is_unhealthy(port):
+    """Nothing answers on port 9, and what Kubernetes calls a PORT is none."""
+    assert not is_healthy({"SERVE_MODE": "http", "PORT": port})

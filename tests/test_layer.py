@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.layer import differences, locked_names, missing
+from builder.layer import Owned, differences, locked_names, missing, not_installed, overwritten
 from tests.conftest import ROOT, clean_environment
 
 REQUIREMENTS = ROOT / "requirements"
 LOCK = (REQUIREMENTS / "worker.txt").read_text()
 UV = Path(sys.executable).parent / "uv"
-NO_OVERRIDES = "# nothing\n"
 
 
 def blocks(*names: str) -> str:
@@ -38,13 +37,14 @@ def image(tmp_path):
     return python
 
 
-def add(python, tmp_path, lock, overrides=NO_OVERRIDES, path=f"{UV.parent}:/usr/bin:/bin"):
+def add(python, tmp_path, lock, overrides="# none\n", least="", path=f"{UV.parent}:/usr/bin:/bin"):
     """Run the command in the image's Python; return its code, output and errors."""
-    (tmp_path / "lock.txt").write_text(lock)
-    (tmp_path / "overrides.txt").write_text(overrides)
+    for name, text in (("lock", lock), ("overrides", overrides), ("least", least)):
+        (tmp_path / f"{name}.txt").write_text(text)
     command = [python, "-m", "builder.layer", tmp_path / "lock.txt"]
+    command += ["--least", tmp_path / "least.txt", "--overrides", tmp_path / "overrides.txt"]
     done = subprocess.run(
-        [*command, "--overrides", tmp_path / "overrides.txt"],
+        command,
         cwd=ROOT,
         env=clean_environment(PATH=path, SSL_CERT_FILE="/etc/ssl/certs/ca-certificates.crt"),
         capture_output=True,
@@ -75,6 +75,24 @@ def test_a_package_that_does_not_get_what_it_needs_fails_the_build(tmp_path, ima
         1,
         f"prettytable {version} needs wcwidth>=0.3.5, the image lacks it.",
     )
+    lock = blocks("prettytable", "wcwidth")
+    assert add(image, tmp_path, lock)[0] == 0
+
+
+def test_a_package_too_old_for_the_worker_fails_the_build(tmp_path, image):
+    """The engine's choice stands, and the worker cannot go on top of it."""
+    code, _, error = add(image, tmp_path, blocks("tomlkit"), least="tomli>=2.5\n")
+    assert (code, error.splitlines()[-1]) == (
+        1,
+        "The worker needs tomli>=2.5, the image has 2.4.1.",
+    )
+
+
+def test_an_override_lets_another_version_through(tmp_path, image):
+    """Not another package: it has to be there."""
+    uv("pip", "install", "--quiet", "--python", image, "wcwidth==0.2.13")
+    lock = blocks("prettytable")
+    assert add(image, tmp_path, lock)[0] == 1
     assert add(image, tmp_path, lock, overrides="wcwidth>=1\n")[0] == 0
 
 
@@ -101,6 +119,22 @@ def test_a_changed_and_a_lost_package_are_named():
         "b was 2 in the engine's image and is 2.1 now.",
         "c was 3 in the engine's image and is gone now.",
     ]
+
+
+def test_a_changed_file_is_named():
+    """Two packages may bring the same file, but not another one under its name."""
+    before = {"/a/x.py": Owned("a", "1"), "/a/y.py": Owned("a", "2")}
+    added = {"/a/x.py": Owned("b", "1"), "/a/y.py": Owned("b", "3"), "/b.py": Owned("b", "4")}
+    assert overwritten(before, added) == ["b brings /a/y.py, which is a's in the engine's image."]
+
+
+def test_a_package_of_the_lock_that_is_not_there_is_named():
+    """Unless it does not belong on this machine."""
+    lock = (
+        "Foo_x==1 ; sys_platform == 'linux' \\\n    --hash=sha256:0\nbar==2 ; sys_platform == 'x'\n"
+    )
+    assert not_installed(lock, {}) == ["Foo_x is in the lock and not in the image."]
+    assert not_installed(lock, {"foo-x": "1"}) == []
 
 
 def recipe(name: str) -> str:

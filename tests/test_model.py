@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +14,10 @@ import pytest
 from handler.checkpoint import quantization_of
 from handler.errors import BadSetting, ModelUnavailable
 from handler.manifest import File, Manifest
-from handler.model import BAKED, locate, locate_draft
+from handler.model import BAKED, locate
 from handler.settings import load
 from tests.conftest import ROOT, clean_environment
-from tests.hub import COMMIT, TOKEN, Repository, running_hub
+from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
 
 def checkpoint(folder: Path, quantization=None, **files: str) -> Path:
@@ -128,11 +130,48 @@ def test_a_baked_tokenizer_and_draft_are_found_by_name(tmp_path):
     draft = bake(baked / "draft", "org/draft")
     assert locate(load({}), baked).tokenizer == tokenizer
     assert locate(load({"TOKENIZER_NAME": "org/tokenizer"}), baked).tokenizer == tokenizer
-    assert locate_draft(load({}), "org/draft", baked) == draft
+    speculative = json.dumps({"model": "org/draft", "num_speculative_tokens": 3})
+    assert locate(load({"SPECULATIVE_CONFIG": speculative}), baked).draft == draft
+    assert locate(load({}), baked).draft is None
     own = checkpoint(tmp_path / "own", tokenizer_config__json="{}")
     assert locate(load({"TOKENIZER_NAME": str(own)}), baked).tokenizer == own
     with pytest.raises(ModelUnavailable, match="but there is no tokenizer in it"):
         locate(load({"TOKENIZER_NAME": str(tmp_path)}), baked)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"TOKENIZER_NAME": "org/name"},
+        {"SPECULATIVE_CONFIG": '{"model": "org/name", "method": "mtp"}'},
+        {"SPECULATIVE_CONFIG": '{"model": "[ngram]", "method": "ngram"}'},
+        {"SPECULATIVE_CONFIG": '{"model": null}'},
+        {"SPECULATIVE_CONFIG": "no JSON: the engine's parser says so"},
+    ],
+)
+def test_with_baked_weights_the_hub_is_never_asked(tmp_path, asked):
+    """Also where the model is its own tokenizer or draft, and where no draft is named."""
+    bake(tmp_path / "model", tokenizer_config__json="{}")
+    assert locate(load(asked), tmp_path).is_local
+
+
+def test_a_draft_is_looked_for_in_the_same_places(tmp_path, nothing_baked):
+    """With the revision that SPECULATIVE_CONFIG has."""
+    folder = checkpoint(tmp_path / "m")
+    draft = cache(tmp_path, "models--org--draft", ref="v1")
+    config = json.dumps({"model": "org/draft", "revision": "v1"})
+    environ = {"MODEL_NAME": str(folder), "BASE_PATH": str(tmp_path), "SPECULATIVE_CONFIG": config}
+    assert locate(load(environ), nothing_baked).draft == draft
+    with pytest.raises(ModelUnavailable, match=r"^SPECULATIVE_CONFIG='/none' looks like a local"):
+        locate(load(environ | {"SPECULATIVE_CONFIG": '{"model": "/none"}'}), nothing_baked)
+
+
+def test_another_revision_than_the_baked_one_needs_no_name(tmp_path):
+    """The repository is still the image's."""
+    bake(tmp_path / "baked/model")
+    other = cache(tmp_path, "models--org--name", ref="v2")
+    environ = {"MODEL_REVISION": "v2", "BASE_PATH": str(tmp_path)}
+    assert locate(load(environ), tmp_path / "baked").path == other
 
 
 def test_a_baked_tokenizer_is_not_given_to_another_model(tmp_path):
@@ -202,8 +241,9 @@ def test_the_order_of_the_places(tmp_path, nothing_baked, monkeypatch):
         lambda snapshot: (snapshot / "model.safetensors").unlink(),
         lambda snapshot: (snapshot / "model.safetensors.index.json").write_text(INDEX),
         lambda snapshot: listed(snapshot, "tokenizer.json"),
+        lambda snapshot: (snapshot / "model.safetensors.index.json").write_text("{"),
     ],
-    ids=["no weights", "a shard", "a listed file"],
+    ids=["no weights", "a shard", "a listed file", "a broken index"],
 )
 def test_half_a_cached_model_is_not_taken(tmp_path, lacking):
     """Another worker may be in the middle of fetching it: the hub is asked, and is not there."""
@@ -225,6 +265,8 @@ def test_the_name_of_a_folder_from_a_cache_is_the_repositorys(tmp_path, nothing_
     snapshot = cache(tmp_path, "models--Qwen--Qwen2.5-7B-Instruct-AWQ", "main")
     model = locate(load({"MODEL_NAME": str(snapshot)}), nothing_baked)
     assert (model.name, model.source) == ("Qwen/Qwen2.5-7B-Instruct-AWQ", "a local folder")
+    (snapshot / "manifest.json").write_text('{"manifest": "of something else"}')
+    assert locate(load({"MODEL_NAME": str(snapshot)}), nothing_baked).name == model.name
     fetched = bake(tmp_path / "fetched")
     assert locate(load({"MODEL_NAME": str(fetched)}), nothing_baked).name == "org/name"
 
@@ -250,12 +292,11 @@ def test_a_name_that_cannot_be_one(nothing_baked):
     """Neither a folder nor org/name."""
     with pytest.raises(BadSetting) as caught:
         locate(load({"MODEL_NAME": "a/b/c"}), nothing_baked)
-    assert str(caught.value) == (
-        "MODEL_NAME='a/b/c' is neither a folder here nor a repository's name (org/name)."
-    )
+    assert str(caught.value) == ("MODEL_NAME='a/b/c' is no repository's name (org/name).")
 
 
 FP8_GROUP = {"group_0": {"weights": {"type": "float", "num_bits": 8}}}
+CONTAINER = {"quant_method": "compressed-tensors"}
 INT4_WEIGHTS = {"weights": {"type": "int", "num_bits": 4}}
 INT4_GROUP = {"group_0": INT4_WEIGHTS}
 
@@ -283,6 +324,12 @@ INT4_GROUP = {"group_0": INT4_WEIGHTS}
         ),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, "modelopt-fp8"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_NVFP4_FP8"}, "modelopt"),
+        ({"quant_method": "AWQ"}, "awq"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"0": None}},
+            "compressed-tensors",
+        ),
         ({"quant_algo": "FP8"}, "modelopt-fp8"),
         ({"quant_method": "gptq"}, "gptq"),
         ({"quant_method": "mxfp4"}, "mxfp4"),
@@ -341,7 +388,7 @@ def test_quantization_must_not_contradict_the_checkpoint(
     with pytest.raises(BadSetting) as caught:
         locate(settings, nothing_baked)
     assert str(caught.value) == (
-        f"QUANTIZATION={wanted!r} contradicts the checkpoint: m is quantized as "
+        f"QUANTIZATION={wanted.lower()!r} contradicts the checkpoint: m is quantized as "
         f"{quantization['quant_method']!r}. Leave QUANTIZATION unset, or choose another model."
     )
 
@@ -349,9 +396,10 @@ def test_quantization_must_not_contradict_the_checkpoint(
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("[]", "m/config.json is no JSON object."),
-        ("{", "m/config.json cannot be read."),
-        ('{"quantization_config": "x"}', "m/config.json: quantization_config is no object."),
+        ("[]", "m: config.json is no JSON object."),
+        ("{", "m: config.json cannot be read."),
+        ("[" * 200_000, "m: config.json cannot be read."),
+        ('{"quantization_config": "x"}', "m: quantization_config in config.json is no object."),
     ],
 )
 def test_an_odd_configuration_is_said(tmp_path, nothing_baked, config, message):
@@ -418,6 +466,30 @@ def test_a_model_from_the_hub_lands_on_the_volume(tmp_path, hub):
     assert len(hub.asked) == asked  # the second worker finds it there
 
 
+def test_sigterm_while_the_weights_come_leaves_no_half_of_a_file(tmp_path):
+    """The platform may change its mind: the worker does not finish the file, nor keep its half."""
+    folder = checkpoint(tmp_path / "repository", model__safetensors="weights" * 3_000_000)
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    fault = Fault("model.safetensors", after_bytes=15_000_000, pause_seconds=300)
+    with running_hub(public=Repository(folder)) as hub:
+        hub.faults.append(fault)
+        environ = {"MODEL_NAME": "org/public", "BASE_PATH": str(volume), "HF_ENDPOINT": hub.url}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "handler"],
+            cwd=ROOT,
+            env=clean_environment(**environ),
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while fault.times or not list(volume.rglob("*.incomplete")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        worker.terminate()
+        assert worker.wait(20) == 128 + signal.SIGTERM
+    assert list(volume.rglob("*.incomplete")) == []
+
+
 def test_a_tokenizer_from_the_hub_comes_without_weights(tmp_path, hub):
     """TOKENIZER_NAME names a repository whose weights nobody needs."""
     folder = checkpoint(tmp_path / "m")
@@ -439,6 +511,42 @@ def test_two_workers_fetch_to_one_volume_at_once(tmp_path):
     for file in folder.iterdir():
         assert (Path(path) / file.name).read_bytes() == file.read_bytes()
     assert list(Path(path).parents[1].rglob("*.incomplete")) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"model__safetensors__index__json": INDEX, "model-1__safetensors": "w"},
+            "org/odd has no model-2.safetensors, which its index names.",
+        ),
+        (
+            {"model__safetensors__index__json": "{", "model__safetensors": "w"},
+            "org/odd: model.safetensors.index.json cannot be read.",
+        ),
+        (
+            {"pytorch_model__bin": "w", "optimizer__pt": "w"},
+            "org/odd has its weights only as pickle (pytorch_model.bin), and reading those can run "
+            "any code: choose a repository with safetensors.",
+        ),
+        ({}, "org/odd has no weights."),
+    ],
+    ids=["a lost shard", "a broken index", "pickle", "nothing"],
+)
+def test_a_repository_without_its_weights_is_said(tmp_path, files, message):
+    """Before anything large is fetched, and not by the engine's child process."""
+    folder = checkpoint(tmp_path / "repository", **files)
+    (tmp_path / "volume").mkdir()
+    with running_hub(odd=Repository(folder)) as hub:
+        said = fetch(tmp_path / "volume", hub.url, MODEL_NAME="org/odd")
+    assert said == f"ModelUnavailable {message}"
+
+
+def test_a_name_too_long_for_a_file(nothing_baked):
+    """The file system's own words, and not the whole name."""
+    with pytest.raises(BadSetting) as caught:
+        locate(load({"MODEL_NAME": "x" * 300}), nothing_baked)
+    assert str(caught.value) == f"MODEL_NAME='{'x' * 100}…': File name too long."
 
 
 def test_the_token_opens_a_gated_repository(tmp_path, hub):

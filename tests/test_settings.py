@@ -67,6 +67,13 @@ def test_the_token_never_shows():
     assert settings.hf_token.get_secret_value() == "hf_secret"
 
 
+def test_a_token_that_is_none_is_said_without_showing_it():
+    """Such as two lines of a file."""
+    with pytest.raises(BadSetting) as caught:
+        load({"HF_TOKEN": "hf_secret\nhf_other"})
+    assert str(caught.value) == "HF_TOKEN should be one word without spaces or line breaks."
+
+
 def test_the_settings_are_frozen():
     """Nothing changes them after the start."""
     with pytest.raises(ValueError, match="frozen"):

@@ -19,7 +19,7 @@ from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, warnings
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
-from handler.model import Model, locate_draft
+from handler.model import Model
 from handler.settings import Settings, variables
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class VllmAdapter:
         args = flags.parse(
             [
                 *self._own_arguments(flags),
-                *flags.from_environ(self._with_local_draft(), own),
+                *flags.from_environ(self._environ, own),
                 *flags.from_text(self._settings.engine_args),
             ]
         )
@@ -225,19 +225,20 @@ class VllmAdapter:
             arguments.append("--logging-config.formatter=json")
         if _is_cpu_build():
             arguments.append("--distributed-executor-backend=uni")
+        if settings.speculative_config:
+            arguments += flags.argument("SPECULATIVE_CONFIG", self._speculative_config())
         if self._model.tokenizer:
             arguments.append(f"--tokenizer={self._model.tokenizer}")
         return arguments
 
-    def _with_local_draft(self) -> Mapping[str, str]:
-        """Name the draft model in SPECULATIVE_CONFIG by its folder: the engine asks no hub."""
-        try:
-            config = json.loads(self._environ.get("SPECULATIVE_CONFIG", ""))
-            draft = config["model"]
-        except (ValueError, TypeError, KeyError):
-            return self._environ  # none, or one that the engine's parser judges
-        path = locate_draft(self._settings, str(draft))
-        return {**self._environ, "SPECULATIVE_CONFIG": json.dumps(config | {"model": str(path)})}
+    def _speculative_config(self) -> str:
+        """Name the draft model by its folder: the engine asks no hub."""
+        text = self._settings.speculative_config or ""
+        if self._model.draft is None:
+            return text
+        config = json.loads(text) | {"model": str(self._model.draft)}
+        config.pop("revision", None)
+        return json.dumps(config)
 
 
 def version() -> str:

@@ -4,11 +4,17 @@ huggingface-hub itself can look into its cache too; it takes an import of half a
 not know that the platform may have lower-cased a folder's name.
 """
 
+import logging
+import os
 import re
 from pathlib import Path
 
 from handler.checkpoint import is_complete, json_object, shards
+from handler.errors import ModelUnavailable
 from handler.hub import choice
+from handler.hub.reference import Reference
+
+log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -18,23 +24,37 @@ def folder_name(name: str) -> str:
     return "models--" + name.replace("/", "--")
 
 
-def cached(cache: Path, name: str, revision: str | None, weights: bool = True) -> Path | None:
+def cached(cache: Path, reference: Reference, weights: bool = True) -> Path | None:
     """Return the snapshot of a repository in a hub cache, if all of it is there.
 
     Args:
         cache: a folder in huggingface-hub's layout, as the platform keeps it as well.
-        name: the repository's name; the platform may have lower-cased its folder.
-        revision: a branch, tag or commit; None is `main`.
+        reference: the repository; the platform may have lower-cased its folder.
         weights: whether weights have to be there.
     """
-    for folder in (cache / folder_name(name), cache / folder_name(name).lower()):
-        snapshot = _snapshot(folder, revision)
-        if snapshot is None or not _has_content(snapshot, weights):
-            continue
-        if _misses_listed_files(folder, snapshot, weights):
-            continue
-        return snapshot
+    name = folder_name(reference.name)
+    for folder in (cache / name, cache / name.lower()):
+        try:
+            snapshot = _snapshot(folder, reference.revision)
+            if snapshot and _has_content(snapshot, weights):
+                if not _misses_listed_files(folder, snapshot, weights):
+                    return snapshot
+                log.info("%s is not complete yet", snapshot)
+        except (ModelUnavailable, OSError) as error:
+            log.warning("%s is left alone: %s", folder, error)
     return None
+
+
+def remember(cache: Path, reference: Reference, commit: str) -> None:
+    """Write down which commit a branch or tag was, as huggingface-hub does."""
+    revision = reference.revision or "main"
+    if COMMIT.fullmatch(revision):
+        return
+    ref = cache / folder_name(reference.name) / "refs" / revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    part = ref.with_name(f"{ref.name}.{os.getpid()}")
+    part.write_text(commit)
+    part.replace(ref)
 
 
 def _has_content(snapshot: Path, weights: bool) -> bool:
@@ -66,10 +86,5 @@ def _misses_listed_files(folder: Path, snapshot: Path, weights: bool) -> bool:
     if not listing.is_file():
         return False
     names = list(json_object(listing).get("files", ()))
-    return any(not (snapshot / name).is_file() for name in _wanted(names, snapshot, weights))
-
-
-def _wanted(names: list[str], folder: Path, weights: bool) -> list[str]:
-    if not weights:
-        return choice.small(names)
-    return choice.wanted(names, shards(folder))
+    chosen = choice.wanted(names, shards(snapshot)) if weights else choice.small(names)
+    return any(not (snapshot / name).is_file() for name in choice.needed(chosen))

@@ -12,6 +12,7 @@ LEFT_OUT = ("original", "onnx", "openvino", "metal", "coreml", "gguf", "runs", "
 LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)", re.IGNORECASE)
 MODULE = re.compile(r"\d+_")  # the folders of a sentence-transformers model
 PICKLE = (".bin", ".pt", ".pth", ".ckpt")
+TRAINING = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args")
 
 
 def wanted(names: Collection[str], shards: Collection[str] | None) -> list[str]:
@@ -36,9 +37,34 @@ def small(names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if _is_small(name))
 
 
+def needed(names: Iterable[str]) -> list[str]:
+    """Leave out what an engine can do without: the licence, which others may not have fetched."""
+    return [name for name in names if not LICENCE.match(name)]
+
+
+def pickles(names: Iterable[str]) -> list[str]:
+    """Choose the weights that are pickled, and not what a training left behind."""
+    return sorted(n for n in names if n.endswith(PICKLE) and not TRAINING.search(n))
+
+
 def has_tokenizer(names: Iterable[str]) -> bool:
-    """Say whether a tokenizer is among the files: they have many forms, and always such a name."""
-    return any("token" in name or name.startswith("vocab") for name in names)
+    """Say whether a tokenizer is among the files: it has many forms, and one of these names."""
+    return any(
+        "/" not in name and ("token" in name or name.startswith(("vocab", "tekken")))
+        for name in names
+    )
+
+
+def lack_of_weights(repository: str, names: Collection[str]) -> str:
+    """Say why a repository has no weights that may be taken."""
+    if found := pickles(names):
+        return (
+            f"{repository} has its weights only as pickle ({found[0]}), and reading those can run "
+            "any code: choose a repository with safetensors"
+        )
+    if any(name.endswith(".gguf") for name in names):
+        return f"{repository} has only GGUF weights: choose one with safetensors"
+    return f"{repository} has no weights"
 
 
 def _is_small(name: str) -> bool:

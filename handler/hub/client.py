@@ -1,28 +1,33 @@
 """What is asked of the hub: a repository's files at a commit, and their content.
 
 The worker's fallback and `builder/fetch.py` fetch with it; `handler/model.py` knows where else to
-look. Which files are worth fetching stands in `choice.py`.
+look. Which files are worth fetching stands in `choice.py`. The content comes through a process of
+its own, `download.py`, for only a process can be ended in the middle of a file.
 """
 
+import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
-from pydantic import SecretStr
-
-from handler.errors import ModelUnavailable
+from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.cache import folder_name
 from handler.hub.failures import explained, patiently
+from handler.hub.reference import Reference
 
 log = logging.getLogger(__name__)
 
+ROOT = Path(__file__).parents[2]
 PROGRESS_SECONDS = 10.0
+STOP_SECONDS = 5.0
 GB = 1e9
 NOTICED_BYTES = 1_000_000
 
@@ -59,7 +64,7 @@ class Listing:
     licence: str | None
 
 
-def listing(name: str, revision: str | None, token: SecretStr | None) -> Listing:
+def listing(reference: Reference) -> Listing:
     """Ask the hub for the commit that a revision is, and for its files.
 
     Raises:
@@ -67,9 +72,13 @@ def listing(name: str, revision: str | None, token: SecretStr | None) -> Listing
     """
     from huggingface_hub import HfApi
 
-    api = HfApi(token=_plain(token))
-    with explained(name, revision):
-        info = patiently(lambda: api.model_info(name, revision=revision, files_metadata=True))
+    api = HfApi(token=reference.plain_token())
+    with explained(reference):
+        info = patiently(
+            lambda: api.model_info(
+                reference.name, revision=reference.revision or "main", files_metadata=True
+            )
+        )
         files = tuple(
             RemoteFile(
                 sibling.rfilename,
@@ -84,10 +93,9 @@ def listing(name: str, revision: str | None, token: SecretStr | None) -> Listing
 
 
 def download(
-    name: str,
-    revision: str,
+    reference: Reference,
+    commit: str,
     files: Collection[RemoteFile],
-    token: SecretStr | None,
     *,
     cache: Path | None = None,
     folder: Path | None = None,
@@ -96,53 +104,35 @@ def download(
 
     A connection that breaks is resumed, a hub that fails is asked again; files that are whole are
     not fetched twice. Several processes may do this at once in one cache: each writes files of its
-    own and renames them when they are whole.
+    own and renames them when they are whole. An exception, of a signal's handler as well, ends the
+    download at once.
 
     Raises:
         ModelUnavailable, BadSetting: the hub's refusal, or too little space, in one sentence.
     """
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+    from huggingface_hub import constants
 
-    disable_progress_bars()
-    place = folder or (cache or Path(constants.HF_HUB_CACHE)) / folder_name(name)
+    place = folder or (cache or Path(constants.HF_HUB_CACHE)) / folder_name(reference.name)
     total = sum(file.bytes for file in files)
-    with explained(name, revision):
+    with explained(reference):
         place.mkdir(parents=True, exist_ok=True)
-    _check_space(name, place, total)
-
-    def snapshot() -> Path:
-        path = snapshot_download(
-            name,
-            revision=revision,
-            token=_plain(token),
-            cache_dir=cache,
-            local_dir=folder,
-            allow_patterns=[escape(file.path) for file in files],
-        )
-        # When the hub fails, huggingface-hub is content with what is there.
-        if absent := [file.path for file in files if not Path(path, file.path).is_file()]:
-            raise OSError(f"{name}: {absent[0]} did not arrive")
-        return Path(path)
-
-    with explained(name, revision), _progress(name, place, total):
-        return patiently(snapshot, lambda: _bytes_in(place))
+        _check_space(reference.name, place, files)
+    order = {
+        "name": reference.name,
+        "revision": reference.revision,
+        "setting": reference.setting,
+        "token": reference.plain_token(),
+        "commit": commit,
+        "files": [file.path for file in files],
+        "place": str(place),
+        "cache": str(cache) if cache else None,
+        "folder": str(folder) if folder else None,
+    }
+    with _progress(reference.name, place, total):
+        return _run(order)
 
 
-def _plain(token: SecretStr | None) -> str | None:
-    return token.get_secret_value() if token else None
-
-
-def _check_space(name: str, place: Path, needed_bytes: int) -> None:
-    missing_bytes = needed_bytes - _bytes_in(place) - shutil.disk_usage(place).free
-    if missing_bytes > 0:
-        raise ModelUnavailable(
-            f"{name} needs {needed_bytes / GB:.1f} GB on the disk of {place}: "
-            f"{missing_bytes / GB:.1f} GB too few are free."
-        )
-
-
-def _bytes_in(folder: Path) -> int:
+def bytes_in(folder: Path) -> int:
     """Return what the folder's files take on the disk; files come and go meanwhile."""
     total = 0
     for path in folder.rglob("*"):
@@ -154,15 +144,64 @@ def _bytes_in(folder: Path) -> int:
     return total
 
 
+def _run(order: Mapping[str, object]) -> Path:
+    """Have a process do it: its answers are JSON lines, and it ends when its input does."""
+    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "handler.hub.download"],
+        env={**os.environ, "PYTHONPATH": search},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for us, who tell it
+    )
+    with process:
+        if process.stdin is None or process.stdout is None:
+            raise ModelUnavailable(f"{order['name']}: no process could be started to fetch it.")
+        try:
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                said = json.loads(line)
+                if "path" in said:
+                    return Path(said["path"])
+                if "unavailable" in said:
+                    raise ModelUnavailable(said["unavailable"])
+                if "setting" in said:
+                    raise BadSetting(said["setting"])
+                log.warning("%s", said["warning"])
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+    raise ModelUnavailable(f"{order['name']}: fetching it ended with code {process.returncode}.")
+
+
+def _check_space(name: str, place: Path, files: Collection[RemoteFile]) -> None:
+    def is_there(file: RemoteFile) -> bool:
+        blob = place / "blobs" / (file.sha256 or file.git_oid or "")
+        return blob.is_file() or (place / file.path).is_file()
+
+    needed_bytes = sum(file.bytes for file in files if not is_there(file))
+    missing_bytes = needed_bytes - shutil.disk_usage(place).free
+    if missing_bytes > 0:
+        raise ModelUnavailable(
+            f"{name} needs {needed_bytes / GB:.1f} GB more on the disk of {place}: "
+            f"{missing_bytes / GB:.1f} GB too few are free."
+        )
+
+
 @contextmanager
 def _progress(name: str, place: Path, total_bytes: int) -> Iterator[None]:
     """Log every now and then how much is there, and at the end how fast it came."""
-    before, started = _bytes_in(place), time.monotonic()
+    before, started = bytes_in(place), time.monotonic()
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(PROGRESS_SECONDS):
-            done, seconds = _bytes_in(place) - before, time.monotonic() - started
+            done, seconds = bytes_in(place) - before, time.monotonic() - started
             log.info(
                 "%s: %.1f of %.1f GB, %.0f MB/s",
                 *(name, done / GB, total_bytes / GB, done / seconds / 1e6),
@@ -175,6 +214,6 @@ def _progress(name: str, place: Path, total_bytes: int) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
-    seconds, done = time.monotonic() - started, _bytes_in(place) - before
+    seconds, done = time.monotonic() - started, bytes_in(place) - before
     if done > NOTICED_BYTES:
         log.info("%s: %.1f MB in %.1f s", name, done / 1e6, seconds)

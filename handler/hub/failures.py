@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from handler.errors import BadSetting, ModelUnavailable, one_line
+from handler.hub.reference import Reference
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -15,7 +17,8 @@ T = TypeVar("T")
 # After this many failures in a row without a byte of progress it is given up.
 WAITS_SECONDS = (1.0, 2.0, 4.0)
 MAX_REASON_CHARACTERS = 200
-QUERY = re.compile(r"\?[^\s']*")  # of an address: the hub's large files have signed ones
+# A library's message may repeat a signed address, or the header that it could not send.
+SECRETS = re.compile(r"\?[^\s']*|(?<=Bearer ).*", re.DOTALL)
 
 
 def patiently(call: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
@@ -32,17 +35,18 @@ def patiently(call: Callable[[], T], progress: Callable[[], int] = lambda: 0) ->
             if not _may_pass(error) or failures > len(WAITS_SECONDS):
                 raise
             wait_seconds = WAITS_SECONDS[failures - 1]
-            reason = one_line(QUERY.sub("", str(error)))[:MAX_REASON_CHARACTERS] or repr(error)
-            log.warning("%s; trying again in %.0f s", reason, wait_seconds)
+            log.warning("%s; trying again in %.0f s", reason_of(error), wait_seconds)
             time.sleep(wait_seconds)
 
 
 @contextmanager
-def explained(name: str, revision: str | None) -> Iterator[None]:
-    """Turn what huggingface-hub raises into one sentence with what the user can do."""
-    from huggingface_hub import constants
+def explained(reference: Reference) -> Iterator[None]:
+    """Turn what huggingface-hub raises into one sentence with what the user can do.
+
+    Raises:
+        ModelUnavailable, BadSetting: that sentence.
+    """
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
-        FileMetadataError,
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
@@ -52,35 +56,63 @@ def explained(name: str, revision: str | None) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
+    name = reference.name
     try:
         yield
     except HFValidationError as error:
         raise BadSetting(
-            f"MODEL_NAME={name!r} is neither a folder here nor a repository's name (org/name)."
+            f"{reference.setting}={name!r} is no repository's name (org/name)."
         ) from error
     except GatedRepoError as error:
         reason = "it is gated: accept its licence on the hub and set HF_TOKEN"
         raise ModelUnavailable(f"{name}: {reason}.") from error
     except RevisionNotFoundError as error:
-        raise ModelUnavailable(f"{name} has no revision {revision!r} (MODEL_REVISION).") from error
+        raise ModelUnavailable(
+            f"{name} has no revision {reference.revision!r} ({reference.revision_setting})."
+        ) from error
     except RepositoryNotFoundError as error:
         reason = "no such repository on the hub, or it is private and HF_TOKEN does not open it"
         raise ModelUnavailable(f"{name}: {reason}.") from error
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        meaning = {401: "HF_TOKEN is not valid", 403: "HF_TOKEN may not read it"}
-        reason = meaning.get(status, "try again later" if status >= 500 else one_line(str(error)))
-        raise ModelUnavailable(f"{name}: the hub answered {status}: {reason}.") from error
+        raise ModelUnavailable(f"{name}: the hub answered {_meaning(error)}.") from error
     except OfflineModeIsEnabled as error:
         reason = "it is not in the cache, and HF_HUB_OFFLINE keeps the hub from being asked"
         raise ModelUnavailable(f"{name}: {reason}.") from error
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise ModelUnavailable(f"{name} could not be stored: {error.strerror}.") from error
-        reason = f"the hub at {constants.ENDPOINT} cannot be reached"
-        if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
-            reason = f"what answers at {constants.ENDPOINT} is no model hub: check HF_ENDPOINT"
-        raise ModelUnavailable(f"{name}: {reason}.") from error
+        raise ModelUnavailable(f"{name}{_trouble(error)}.") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Return a library's message in one line, without what may be secret in it."""
+    text = one_line(SECRETS.sub("…", str(error)))
+    return text[:MAX_REASON_CHARACTERS] or type(error).__name__
+
+
+def _meaning(error: Exception) -> str:
+    """Say what a status means, on the hub itself or where it keeps large files."""
+    status, host = error.response.status_code, error.response.url.host  # type: ignore[attr-defined]
+    meaning = {401: "HF_TOKEN is not valid", 403: "HF_TOKEN may not read it"}
+    if status in meaning and host == urlsplit(_endpoint()).hostname:
+        return f"{status}: {meaning[status]}"
+    return f"{status}: {'try again later' if status >= 500 else reason_of(error)}"
+
+
+def _trouble(error: Exception) -> str:
+    from huggingface_hub.errors import FileMetadataError
+
+    if isinstance(error, OSError) and error.errno:
+        return f" could not be stored: {error.strerror}"
+    if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
+        return f": what answers at {_endpoint()} is no model hub: check HF_ENDPOINT"
+    return f": the hub at {_endpoint()} cannot be reached"
+
+
+def _endpoint() -> str:
+    """The hub's address, without the password that it may have."""
+    from huggingface_hub import constants
+
+    parts = urlsplit(constants.ENDPOINT)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _may_pass(error: Exception) -> bool:

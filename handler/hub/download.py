@@ -1,0 +1,92 @@
+"""The process that downloads: `python -m handler.hub.download`, run by `client.py`.
+
+It reads one JSON line, writes JSON lines, and ends when its input does, without the half of a file
+that it was writing. Threads of huggingface-hub, which would first finish theirs, end with it.
+"""
+
+import json
+import logging
+import os
+import sys
+import threading
+from contextlib import suppress
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from handler.errors import BadSetting, ModelUnavailable
+from handler.hub.client import bytes_in
+from handler.hub.failures import explained, patiently
+from handler.hub.reference import Reference
+
+
+class Warnings(logging.Handler):
+    """Hands our own warnings on to the process that waits."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        say({"warning": record.getMessage()})
+
+
+def say(answer: dict[str, str]) -> None:
+    """Write one line of JSON."""
+    print(json.dumps(answer), flush=True)
+
+
+def main() -> None:
+    """Do what the line on stdin says."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logging.getLogger("handler").addHandler(Warnings())
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        say({"path": str(download(order))})
+    except BadSetting as error:
+        say({"setting": str(error)})
+    except ModelUnavailable as error:
+        say({"unavailable": str(error)})
+    os._exit(0)
+
+
+def download(order: dict[str, Any]) -> Path:
+    """Fetch the files that are not there yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    disable_progress_bars()
+    name, files = order["name"], order["files"]
+    token = SecretStr(order["token"]) if order["token"] else None
+    reference = Reference(name, order["revision"], order["setting"], token)
+
+    def snapshot() -> Path:
+        path = snapshot_download(
+            name,
+            revision=order["commit"],
+            token=order["token"],
+            cache_dir=order["cache"],
+            local_dir=order["folder"],
+            allow_patterns=[escape(file) for file in files],
+        )
+        # When the hub fails, huggingface-hub is content with what is there.
+        if absent := [file for file in files if not Path(path, file).is_file()]:
+            raise OSError(f"{name}: {absent[0]} did not arrive")
+        return Path(path)
+
+    with explained(reference):
+        return patiently(snapshot, lambda: bytes_in(Path(order["place"])))
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            target = Path(os.readlink(descriptor))
+            if target.suffix == ".incomplete":
+                target.unlink()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
