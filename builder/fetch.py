@@ -51,7 +51,8 @@ MTIME_SECONDS = 946684800
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch one repository and print the folder; one line on stderr if that fails."""
     logging.basicConfig(format="fetch: %(message)s", level=logging.INFO, stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
+        logging.getLogger(name).setLevel(logging.WARNING)
     options = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _leave)
     try:

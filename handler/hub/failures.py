@@ -2,6 +2,7 @@
 
 import logging
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ def _meaning(error: Exception) -> str:
 def _trouble(error: Exception) -> str:
     from huggingface_hub.errors import FileMetadataError
 
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and _is_of_the_disk(error):
         return f" could not be stored: {error.strerror}"
     if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
         return f": what answers at {_endpoint()} is no model hub: check HF_ENDPOINT"
@@ -117,12 +118,23 @@ def _endpoint() -> str:
 
 def _may_pass(error: Exception) -> bool:
     """Whether the same call may succeed later: no answer, or one that is the hub's own fault."""
-    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        FileMetadataError,
+        HfHubHTTPError,
+        HTTPError,
+        OfflineModeIsEnabled,
+    )
 
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, OfflineModeIsEnabled | FileMetadataError):
         return False
-    if isinstance(error.__cause__, Exception):  # "not in the cache", because of this
-        return _may_pass(error.__cause__)
-    return not (isinstance(error, OSError) and error.errno)  # not a full disk or a missing right
+    if not isinstance(error, HTTPError) and isinstance(error.__cause__, Exception):
+        return _may_pass(error.__cause__)  # "not in the cache", because of this
+    return not _is_of_the_disk(error)
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether it is a full disk or a missing right, and not a broken connection."""
+    of_the_network = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+    return isinstance(error, OSError) and bool(error.errno) and not of_the_network
