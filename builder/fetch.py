@@ -80,9 +80,9 @@ def fetch(order: Order, folder: Path) -> Path:
         ModelUnavailable: the hub's refusal, or too little space, in one sentence.
     """
     target = folder.resolve()
-    there = _fetched_before(order, target)
     found = client.listing(order.reference())
     with alone(target.parent / ".cache"):
+        there = _fetched_before(order, target)
         if there and _is_whole(there, order, found.commit, target):
             if order.kind == "model":
                 check(order, there.quantization)

@@ -393,9 +393,11 @@ def test_a_damaged_file_is_fetched_once_more(tmp_path, hub, name, times):
     hub.faults[:] = [Fault(name, times=times, damage=True)]
     code, _, said = fetch(hub.url, "org/awq", "--out", tmp_path / "m")
     hub.faults.clear()
-    checksum = hub.repositories["org/awq"].checksum(name)
+    source = hub.repositories["org/awq"]
+    checksum = source.checksum(name)
     if times == 1:
         assert code == 0
+        assert (tmp_path / "m" / name).read_bytes() == (source.folder / name).read_bytes()
         return
     assert code == 4
     assert said.startswith(f"org/awq/{name} is damaged: the hub says ")
