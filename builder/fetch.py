@@ -3,8 +3,8 @@
     python -m builder.fetch Qwen/Qwen2.5-7B-Instruct-AWQ
 
 makes `models/qwen2.5-7b-instruct-awq` with a manifest.json and prints its path. The folder appears
-whole or not at all; one that is there at the same commit is kept. A gated repository needs
-HF_TOKEN in the environment, or as the build's secret.
+whole or not at all; at the same commit it is kept, at another it is replaced. A gated repository
+needs HF_TOKEN in the environment, or as the build's secret. HF_ENDPOINT names another hub.
 
 Exit codes: 0 done; 1 interrupted; 2 a wrong argument, or a checkpoint that is refused; 3 the hub
 does not give it, or the disk does not take it; 4 the folder cannot be made, or a file is not what
@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     logging.basicConfig(format="fetch: %(message)s", level=logging.INFO, stream=sys.stderr)
     for name in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
         logging.getLogger(name).setLevel(logging.WARNING)
-    options = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _leave)
+    options = _parser(environ).parse_args(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
     try:
         order = _order(options, environ)
         folder = options.out or Path("models", order.repository.rpartition("/")[2].lower())
@@ -81,7 +82,7 @@ def fetch(order: Order, folder: Path) -> Path:
     """
     target = folder.resolve()
     found = client.listing(order.reference())
-    with alone(target.parent / ".cache"):
+    with alone(target.with_name(f".{target.name}.lock")):
         there = _fetched_before(order, target)
         if there and _is_whole(there, order, found.commit, target):
             if order.kind == "model":
@@ -96,15 +97,22 @@ def fetch(order: Order, folder: Path) -> Path:
 
 def _fetched_before(order: Order, folder: Path) -> Manifest | None:
     """Return the manifest of a folder that may be replaced, None where there is nothing yet."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
     there = None
     with suppress(StartError):
         there = manifest.read(folder)
-    if there and there.repository == order.repository:
-        return there
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        what = f"holds {there.repository}" if there else "is something else"
-        raise Refused(f"{folder} is there and {what}: choose another --out, or remove it.")
-    return None
+    what = "is something else"
+    if there and (there.repository, there.kind) == (order.repository, order.kind):
+        own = {manifest.NAME, *(file.path for file in there.files)}
+        files = (path for path in folder.rglob("*") if path.is_file())
+        others = sorted({path.relative_to(folder).as_posix() for path in files} - own)
+        if not others:
+            return there
+        what = f"has files that were not fetched, such as {others[0]}"
+    elif there:
+        what = f"holds {there.repository} as a {there.kind}"
+    raise Refused(f"{folder} {what}: choose another --out, or remove it.")
 
 
 def _fill(part: Path, order: Order, found: client.Listing) -> None:
@@ -221,7 +229,7 @@ def _leave(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt  # the half of a folder that is there is removed on the way out
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     text, _, codes = str(__doc__).partition("\n\nExit codes")
     parser = argparse.ArgumentParser(
         prog="python -m builder.fetch",
@@ -232,18 +240,25 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("repository", help="org/name on the hub")
     add("--revision", default="main", help="branch, tag or commit (main)")
-    add("--kind", choices=get_args(Kind), default="model", help="a draft need not be quantized")
+    add(
+        "--kind",
+        choices=get_args(Kind),
+        default="model",
+        help="a draft need not be quantized, a tokenizer comes without weights (model)",
+    )
     add(
         "--quantization",
-        default="auto",
+        default=environ.get("QUANTIZATION", "auto"),
         metavar="METHOD",
-        help="auto: AWQ or FP8; none: an unquantized checkpoint; or what it has to be",
+        help="auto: AWQ or FP8; none: an unquantized checkpoint; or what it has to be "
+        "(QUANTIZATION, or auto)",
     )
     add(
         "--allow-patterns",
-        default="",
+        default=environ.get("ALLOW_PATTERNS", ""),
         metavar="PATTERNS",
-        help="take these files and no others, such as '*.json *.txt model.bin'",
+        help="take these files and no others, such as '*.json *.txt pytorch_model*.bin'; pickle "
+        "needs a pattern with its suffix (ALLOW_PATTERNS)",
     )
     add("--out", type=Path, metavar="FOLDER", help="the folder to make (models/NAME)")
     return parser

@@ -6,7 +6,7 @@
 A package that the image has keeps the engine's version; one that it lacks is installed as locked,
 with its hashes. The command fails if a package or a file of the image is another one afterwards,
 if a package of the lock is not there, or if the worker's packages do not get what they ask for.
-The overrides name the exceptions.
+The overrides name the exceptions. It installs with uv into the Python that runs it, a system's too.
 """
 
 import argparse
@@ -204,7 +204,9 @@ def _compile() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m builder.layer", description=str(__doc__).splitlines()[0]
+        prog="python -m builder.layer",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("lock", type=Path, help="hashed requirements file")
     parser.add_argument(

@@ -7,6 +7,7 @@ makes `.runpod/hub.json` and `.runpod/tests.json` for the vLLM image, and the sa
 for a listing.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -167,6 +168,11 @@ def _title(key: str) -> str:
 
 def main() -> int:
     """Write both listings."""
+    argparse.ArgumentParser(
+        prog="python -m builder.listing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     for engine, folder in FOLDERS.items():
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in (("hub.json", hub(engine)), ("tests.json", tests())):

@@ -12,6 +12,7 @@ tokenizer are found the same way.
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,7 +174,7 @@ def _cached(cache: Path, source: str, named: Reference, weights: bool) -> Found 
 
 
 def _local(named: Reference, weights: bool) -> Found | None:
-    folder = Path(named.name).expanduser()
+    folder = Path(os.path.expanduser(named.name))
     if (folder / "config.json").is_file() if weights else _has_tokenizer(folder):
         folder = folder.resolve()
         return Found(folder, _name_of(folder), "a local folder")
@@ -202,9 +203,7 @@ def _name_of(folder: Path) -> str:
 
 
 def _from_hub(base_path: Path, named: Reference, weights: bool) -> Found:
-    from huggingface_hub import constants
-
-    cache = base_path / VOLUME_CACHE if base_path.is_dir() else Path(constants.HF_HUB_CACHE)
+    cache = _writable_cache(base_path)
     if found := _cached(cache, "the container's cache", named, weights):
         return found
     listing = client.listing(named)
@@ -215,8 +214,27 @@ def _from_hub(base_path: Path, named: Reference, weights: bool) -> Found:
         names = choice.small(by_path)
     files = [by_path[name] for name in names]
     path = client.download(named, listing.commit, files, cache=cache)
-    remember(cache, named, listing.commit)
+    try:
+        remember(cache, named, listing.commit)
+    except OSError as error:  # the next start asks the hub again, no more
+        log.warning("%s: its revision could not be noted: %s", named.name, error.strerror)
     return Found(path, named.name, "the hub", is_local=False)
+
+
+def _writable_cache(base_path: Path) -> Path:
+    """Return the volume's cache, or the container's own where there is no volume to write to."""
+    from huggingface_hub import constants
+
+    cache = base_path / VOLUME_CACHE
+    if base_path.is_dir():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            if os.access(cache, os.W_OK):
+                return cache
+        except OSError:
+            log.debug("no %s", cache, exc_info=True)
+        log.warning("%s cannot be written: what is fetched stays in this container", cache)
+    return Path(constants.HF_HUB_CACHE)
 
 
 def _with_weights(

@@ -1,6 +1,7 @@
 """The weights are found where they are, and what is missing is said in one sentence."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -281,7 +282,7 @@ def test_no_model_name_says_what_to_give(nothing_baked):
     )
 
 
-@pytest.mark.parametrize("name", ["/no/such/folder", "./models/none"])
+@pytest.mark.parametrize("name", ["/no/such/folder", "./models/none", "~nobody-here/x"])
 def test_a_folder_without_a_checkpoint_is_not_asked_of_the_hub(name, nothing_baked):
     """A path is a path."""
     with pytest.raises(ModelUnavailable, match=r"but there is no config\.json in it"):
@@ -426,7 +427,7 @@ def fetch(tmp_path, hub_url, **environ):
         "    print(type(error).__name__, error)\n"
     )
     environment = clean_environment(
-        HF_ENDPOINT=hub_url, HF_HUB_DISABLE_XET="1", BASE_PATH=str(tmp_path), **environ
+        **{"HF_ENDPOINT": hub_url, "BASE_PATH": str(tmp_path), **environ}
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
@@ -488,6 +489,24 @@ def test_sigterm_while_the_weights_come_leaves_no_half_of_a_file(tmp_path):
         worker.terminate()
         assert worker.wait(20) == 128 + signal.SIGTERM
     assert list(volume.rglob("*.incomplete")) == []
+
+
+def test_what_a_killed_worker_left_half_written_is_removed(tmp_path, hub):
+    """After hours; until then it may be another worker's."""
+    blobs = tmp_path / "huggingface-cache/hub/models--org--public/blobs"
+    blobs.mkdir(parents=True)
+    for name in ("old", "new"):
+        (blobs / f"{name}.0.incomplete").write_text("half")
+    os.utime(blobs / "old.0.incomplete", (0, 0))
+    fetch(tmp_path, hub.url, MODEL_NAME="org/public")
+    assert [path.name for path in blobs.glob("*.incomplete")] == ["new.0.incomplete"]
+
+
+def test_a_volume_that_cannot_be_written_is_no_obstacle(tmp_path, hub):
+    """What is fetched stays in the container then. /proc can be written by nobody."""
+    environ = {"BASE_PATH": "/proc", "HF_HUB_CACHE": str(tmp_path / "own")}
+    found = fetch(tmp_path, hub.url, MODEL_NAME="org/public", **environ)
+    assert found == f"org/public {tmp_path}/own/models--org--public/snapshots/{COMMIT}"
 
 
 def test_a_tokenizer_from_the_hub_comes_without_weights(tmp_path, hub):

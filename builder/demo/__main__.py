@@ -45,7 +45,7 @@ def make(recipe: Recipe, out: Path, given_wheel: Path | None = None) -> Path:
         return folder
     cache = out / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    with alone(cache):
+    with alone(cache / "lock"):
         # Whoever held the lock may have made it.
         if not _is_made(folder, recipe):
             _build(recipe, folder, cache, given_wheel)

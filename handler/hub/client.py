@@ -9,12 +9,13 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[2]
 PROGRESS_SECONDS = 10.0
 STOP_SECONDS = 5.0
+HALF_SECONDS = 3 * 3600.0  # nobody writes any more to a file that is as old as this
 GB = 1e9
 NOTICED_BYTES = 1_000_000
 
@@ -116,6 +118,7 @@ def download(
     total = sum(file.bytes for file in files)
     with explained(reference):
         place.mkdir(parents=True, exist_ok=True)
+        _remove_halves(place)
         _check_space(reference.name, place, files)
     order = {
         "name": reference.name,
@@ -148,7 +151,7 @@ def _run(order: Mapping[str, object]) -> Path:
     """Have a process do it: its answers are JSON lines, and it ends when its input does."""
     search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "handler.hub.download"],
+        [sys.executable, "-P", "-m", "handler.hub.download"],  # no handler.py of the folder's
         env={**os.environ, "PYTHONPATH": search},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -159,8 +162,9 @@ def _run(order: Mapping[str, object]) -> Path:
         if process.stdin is None or process.stdout is None:
             raise ModelUnavailable(f"{order['name']}: no process could be started to fetch it.")
         try:
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
+            with suppress(BrokenPipeError):  # its end is noticed below
+                process.stdin.write(json.dumps(order) + "\n")
+                process.stdin.flush()
             for line in process.stdout:
                 said = json.loads(line)
                 if "path" in said:
@@ -171,12 +175,24 @@ def _run(order: Mapping[str, object]) -> Path:
                     raise BadSetting(said["setting"])
                 log.warning("%s", said["warning"])
         finally:
-            process.stdin.close()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
             try:
                 process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
-    raise ModelUnavailable(f"{order['name']}: fetching it ended with code {process.returncode}.")
+    killed = " (killed: too little memory?)" if process.returncode == -signal.SIGKILL else ""
+    raise ModelUnavailable(
+        f"{order['name']}: fetching it ended with code {process.returncode}{killed}."
+    )
+
+
+def _remove_halves(place: Path) -> None:
+    """Remove what a worker left on the volume that was killed while it wrote."""
+    for half in place.glob("blobs/*.incomplete"):
+        with suppress(OSError):
+            if time.time() - half.stat().st_mtime > HALF_SECONDS:
+                half.unlink()
 
 
 def _check_space(name: str, place: Path, files: Collection[RemoteFile]) -> None:
@@ -203,8 +219,8 @@ def _progress(name: str, place: Path, total_bytes: int) -> Iterator[None]:
         while not over.wait(PROGRESS_SECONDS):
             done, seconds = bytes_in(place) - before, time.monotonic() - started
             log.info(
-                "%s: %.1f of %.1f GB, %.0f MB/s",
-                *(name, done / GB, total_bytes / GB, done / seconds / 1e6),
+                "%s: %.0f of %.0f MB, %.0f MB/s",
+                *(name, done / 1e6, total_bytes / 1e6, done / seconds / 1e6),
             )
 
     watcher = threading.Thread(target=watch, name="progress", daemon=True)

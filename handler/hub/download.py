@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import SecretStr
 
@@ -22,31 +22,36 @@ from handler.hub.failures import explained, patiently
 from handler.hub.reference import Reference
 
 
-class Warnings(logging.Handler):
-    """Hands our own warnings on to the process that waits."""
+class Answers(logging.Handler):
+    """Lines of JSON for the process that waits; our own warnings are some of them."""
+
+    def __init__(self, file: TextIO) -> None:
+        super().__init__()
+        self._file = file
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a warning."""
+        self.say("warning", record.getMessage())
+
+    def say(self, kind: str, text: str) -> None:
         """Write one line."""
-        say({"warning": record.getMessage()})
-
-
-def say(answer: dict[str, str]) -> None:
-    """Write one line of JSON."""
-    print(json.dumps(answer), flush=True)
+        print(json.dumps({kind: text}), file=self._file, flush=True)
 
 
 def main() -> None:
     """Do what the line on stdin says."""
+    # What a library prints must not come between the answers.
+    answers = Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    logging.getLogger("handler").addHandler(Warnings())
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    logging.getLogger("handler").addHandler(answers)
     try:
-        say({"path": str(download(order))})
+        answers.say("path", str(download(order)))
     except BadSetting as error:
-        say({"setting": str(error)})
+        answers.say("setting", str(error))
     except ModelUnavailable as error:
-        say({"unavailable": str(error)})
+        answers.say("unavailable", str(error))
     os._exit(0)
 
 
@@ -56,6 +61,8 @@ def download(order: dict[str, Any]) -> Path:
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     disable_progress_bars()
+    # Its warnings show signed addresses, and the import has set its level.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     name, files = order["name"], order["files"]
     token = SecretStr(order["token"]) if order["token"] else None
     reference = Reference(name, order["revision"], order["setting"], token)
