@@ -204,7 +204,8 @@ def _name_of(folder: Path) -> str:
 
 def _from_hub(base_path: Path, named: Reference, weights: bool) -> Found:
     cache = _writable_cache(base_path)
-    if found := _cached(cache, "the container's cache", named, weights):
+    own = cache != base_path / VOLUME_CACHE  # the volume's has been looked into
+    if own and (found := _cached(cache, "the container's cache", named, weights)):
         return found
     listing = client.listing(named)
     by_path = {file.path: file for file in listing.files}

@@ -507,6 +507,9 @@ def test_a_volume_that_cannot_be_written_is_no_obstacle(tmp_path, hub):
     environ = {"BASE_PATH": "/proc", "HF_HUB_CACHE": str(tmp_path / "own")}
     found = fetch(tmp_path, hub.url, MODEL_NAME="org/public", **environ)
     assert found == f"org/public {tmp_path}/own/models--org--public/snapshots/{COMMIT}"
+    asked = len(hub.asked)
+    assert fetch(tmp_path, hub.url, MODEL_NAME="org/public", **environ) == found
+    assert len(hub.asked) == asked  # a restart in the same container finds it there
 
 
 def test_a_tokenizer_from_the_hub_comes_without_weights(tmp_path, hub):
