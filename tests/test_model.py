@@ -14,6 +14,7 @@ import pytest
 
 from handler.checkpoint import quantization_of
 from handler.errors import BadSetting, ModelUnavailable
+from handler.hub.download import Halves
 from handler.manifest import File, Manifest
 from handler.model import BAKED, locate
 from handler.settings import load
@@ -489,6 +490,18 @@ def test_sigterm_while_the_weights_come_leaves_no_half_of_a_file(tmp_path):
         worker.terminate()
         assert worker.wait(20) == 128 + signal.SIGTERM
     assert list(volume.rglob("*.incomplete")) == []
+
+
+def test_a_half_is_removed_whether_it_is_open_or_just_closed(tmp_path):
+    """huggingface-hub closes a file before it renames it; the end may come in between."""
+    halves = Halves()
+    files = [tmp_path / "open.incomplete", tmp_path / "closed.incomplete", tmp_path / "whole"]
+    for file in files:
+        halves.note("open", (str(file), "wb", 0))
+        file.write_text("half")
+    with files[0].open("a"):
+        halves.remove()
+    assert list(tmp_path.iterdir()) == [tmp_path / "whole"]
 
 
 def test_what_a_killed_worker_left_half_written_is_removed(tmp_path, hub):

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 from glob import escape
 from pathlib import Path
@@ -20,6 +21,8 @@ from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.client import bytes_in
 from handler.hub.failures import explained, patiently
 from handler.hub.reference import Reference
+
+OPENING_SECONDS = 0.1  # longer than a file that was noted takes to be there
 
 
 class Answers(logging.Handler):
@@ -44,7 +47,9 @@ def main() -> None:
     answers = Answers(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    halves = Halves()
+    sys.addaudithook(halves.note)
+    threading.Thread(target=_end_with_parent, args=(halves,), daemon=True).start()
     logging.getLogger("handler").addHandler(answers)
     try:
         answers.say("path", str(download(order)))
@@ -85,13 +90,32 @@ def download(order: dict[str, Any]) -> Path:
         return patiently(snapshot, lambda: bytes_in(Path(order["place"])))
 
 
-def _end_with_parent() -> None:
+class Halves:
+    """The files that huggingface-hub writes before it renames them, open or just closed."""
+
+    def __init__(self) -> None:
+        self._paths: list[Path] = []
+        self._over = threading.Event()
+
+    def note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Write down a file before it is opened: an audit hook, see PEP 578."""
+        if event == "open" and str(arguments[0]).endswith(".incomplete"):
+            if self._over.is_set():
+                threading.Event().wait()  # the process is about to end
+            self._paths.append(Path(arguments[0]))
+
+    def remove(self) -> None:
+        """Let no more be opened, and remove what there is."""
+        self._over.set()
+        time.sleep(OPENING_SECONDS)
+        for path in self._paths:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _end_with_parent(halves: Halves) -> None:
     sys.stdin.read()
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            target = Path(os.readlink(descriptor))
-            if target.suffix == ".incomplete":
-                target.unlink()
+    halves.remove()
     os._exit(1)
 
 
