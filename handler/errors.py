@@ -90,6 +90,13 @@ class UnknownRoute(RequestError):
     type = "NotFoundError"
 
 
+class UnknownModel(RequestError):
+    """The model is none that this worker serves."""
+
+    status = 404
+    type = "NotFoundError"
+
+
 class RequestTimedOut(RequestError):
     """The request took longer than REQUEST_TIMEOUT."""
 

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from handler.engine.protocol import Request
-from handler.errors import InputTooLarge, InvalidInput, UnknownRoute
+from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
 
 MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
 
@@ -72,21 +72,22 @@ class Job:
 
 
 class JobReader:
-    """Reads jobs for one served model.
+    """Reads jobs for one served model and its adapters.
 
     Args:
-        served_model_name: the name that the engine knows the model by.
-        repository: its other name; jobs may use either, or none.
+        models: the names that jobs may use, the model's first, each with the engine's name for it.
+        repository: the model's other name; jobs may use either, or none.
         request_fields: for each POST path the names that its body may carry.
     """
 
     def __init__(
         self,
-        served_model_name: str,
+        models: Mapping[str, str],
         repository: str,
         request_fields: Mapping[str, frozenset[str]],
     ) -> None:
-        self._served_model_name = served_model_name
+        self._models = models
+        self._default = next(iter(models))
         self._repository = repository
         self._request_fields = request_fields
 
@@ -94,7 +95,7 @@ class JobReader:
         """Understand a job.
 
         Raises:
-            InvalidInput, UnknownRoute, InputTooLarge: with what was wrong and what would be right.
+            RequestError: with what was wrong and what would be right.
         """
         try:
             return self._understand(str(job.get("id", "")), job.get("input"))
@@ -168,8 +169,7 @@ class JobReader:
         return self._post(job_id, path, body, "")
 
     def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> Request:
-        if body.get("model") in (None, "", self._repository):
-            body["model"] = self._served_model_name
+        body["model"] = self._model(body.get("model"))
         if path in MULTIPART:
             content, content_type = _multipart(body)
         else:
@@ -179,6 +179,17 @@ class JobReader:
                 f"The body has {len(content)} bytes; {MAX_BODY_BYTES} are the most.", "body"
             )
         return Request("POST", path, content, content_type, _text(query), job_id)
+
+    def _model(self, name: object) -> object:
+        """Return the engine's name for a model; what is no text the engine judges."""
+        if name in (None, "", self._repository):
+            name = self._default
+        if not isinstance(name, str):
+            return name
+        if name not in self._models:
+            known = ", ".join(self._models)
+            raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
+        return self._models[name]
 
     def _refuse_unknown(self, path: str, body: Mapping[str, Any]) -> None:
         """Native input is ours: a field that the engine does not have must not vanish in it."""

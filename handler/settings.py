@@ -30,7 +30,6 @@ from handler.hub.reference import one_word
 
 Token = Annotated[SecretStr, AfterValidator(one_word)]
 Lower = Annotated[str, AfterValidator(str.lower)]
-CONTEXT_LENGTH = r"^(auto|-1|\d+(\.\d+)?[kKmM]?)$"
 
 
 class Settings(BaseSettings):
@@ -43,7 +42,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     model_name: str | None = Field(
-        None, validation_alias="MODEL_NAME", description="Hub repository or local folder"
+        None,
+        validation_alias=AliasChoices("MODEL_NAME", "MODEL_PATH"),
+        description="Hub repository or local folder",
     )
     model_revision: str | None = Field(
         None, validation_alias="MODEL_REVISION", description="Branch, tag or commit of MODEL_NAME"
@@ -60,19 +61,13 @@ class Settings(BaseSettings):
     )
     tokenizer_name: str | None = Field(
         None,
-        validation_alias=AliasChoices("TOKENIZER_NAME", "TOKENIZER"),
+        validation_alias=AliasChoices("TOKENIZER_NAME", "TOKENIZER", "TOKENIZER_PATH"),
         description="Repository or folder of another tokenizer than the model's own",
     )
     tokenizer_revision: str | None = Field(
         None,
         validation_alias="TOKENIZER_REVISION",
         description="Branch, tag or commit of TOKENIZER_NAME",
-    )
-    max_model_len: str | None = Field(
-        None,
-        validation_alias="MAX_MODEL_LEN",
-        pattern=CONTEXT_LENGTH,
-        description="Longest context in tokens, such as 8192, 32k or auto",
     )
     custom_chat_template: str | None = Field(
         None,
@@ -85,7 +80,7 @@ class Settings(BaseSettings):
         description="Speculative decoding as the engine's own JSON; a model in it is found like "
         "MODEL_NAME",
     )
-    engine: Literal["vllm"] = Field(
+    engine: Literal["vllm", "sglang"] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"
     )
     engine_args: str = Field(
@@ -183,8 +178,6 @@ def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]
     by_variable: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         wrong = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        if problem["type"] == "string_pattern_mismatch":
-            wrong = "a number of tokens such as 8192 or 32k, or auto"
         by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
     secrets = variables()["hf_token"]
     return [

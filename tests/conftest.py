@@ -23,7 +23,10 @@ from tests.platform import Platform, running_platform, running_worker
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
 NAME = "smollm2-135m-instruct"
+PYTHON = {"vllm": sys.executable, "sglang": str(ROOT / ".venv-sglang/bin/python")}
 WORKER = [sys.executable, "-m", "handler"]
+# SGLang computes no quantized layers on a CPU, so there the demo model is the unquantized one.
+VARIANT = {"vllm": "awq", "sglang": "bf16"}
 START_SECONDS = 240  # a cold machine compiles bytecode and inspects the model class first
 
 
@@ -33,11 +36,16 @@ def clean_environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name in kept} | more
 
 
-def worker_environment(variant: str = "awq", **more: str) -> dict[str, str]:
+def worker_environment(variant: str = "awq", engine: str = "vllm", **more: str) -> dict[str, str]:
     """Return the environment of a worker with a variant of the demo model."""
     # One thread: two that wait for each other crawl where others use the same cores.
     defaults = {"MODEL_NAME": str(MODELS / f"{NAME}-{variant}"), "OMP_NUM_THREADS": "1"}
-    return clean_environment(**defaults | more)
+    return clean_environment(**defaults | {"ENGINE": engine} | more)
+
+
+def worker_command(engine: str) -> list[str]:
+    """Return the worker's command in the environment of an engine."""
+    return [PYTHON[engine], "-m", "handler"]
 
 
 def check(folder: Path, **environ: str) -> VllmAdapter:
@@ -76,7 +84,18 @@ class Endpoint:
     platform: Platform
     process: psutil.Process
     log: Path
-    model: str = f"{NAME}-awq"
+    engine: str
+
+    @property
+    def model(self):
+        """The name that callers use."""
+        return f"{NAME}-{VARIANT[self.engine]}"
+
+    def constrained(self, *texts):
+        """Return the engine's own field that makes it write one of the texts."""
+        if self.engine == "vllm":
+            return {"structured_outputs": {"choice": list(texts)}}
+        return {"regex": "|".join(f"({re.escape(text)})" for text in texts)}
 
     def run(self, job_input, timeout_seconds=120):
         """Submit a job and return it when it is over."""
@@ -99,24 +118,31 @@ class Endpoint:
         }
 
 
-@pytest.fixture(scope="session")
-def endpoint(tmp_path_factory):
-    """The one worker of the session, with the AWQ model and hermes tool calls."""
+@pytest.fixture(scope="session", params=PYTHON)
+def endpoint(request, tmp_path_factory):
+    """The one worker of the session with each engine, with the demo model and hermes tool calls."""
+    engine = request.param
     log = tmp_path_factory.mktemp("worker") / "log"
     environment = worker_environment(
+        VARIANT[engine],
+        engine,
         TOOL_CALL_PARSER="hermes",
         ENABLE_AUTO_TOOL_CHOICE="true",
-        MAX_LOGPROBS="50",
         HF_TOKEN="hf_not_to_be_seen",
+        **({"MAX_LOGPROBS": "50"} if engine == "vllm" else {}),
     )
     with (
         running_platform(ping_interval_seconds=1) as platform,
         log.open("wb") as file,
         running_worker(
-            platform, WORKER, environment, ready_within_seconds=START_SECONDS, log=file
+            platform,
+            worker_command(engine),
+            environment,
+            ready_within_seconds=START_SECONDS,
+            log=file,
         ) as worker,
     ):
-        yield Endpoint(platform, psutil.Process(worker.pid), log)
+        yield Endpoint(platform, psutil.Process(worker.pid), log, engine)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from handler.errors import InputTooLarge, InvalidInput, UnknownRoute
+from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
 from handler.job import GET, MAX_BODY_BYTES, POST, JobReader
 
 FIELDS = {
@@ -15,11 +15,12 @@ FIELDS = {
     ),
     "/v1/completions": frozenset("prompt model temperature logprobs stream stream_options".split()),
 }
+MODELS = {"served": "served", "adapter": "served:adapter"}
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 def read(data, **job):
-    return JobReader("served", "org/repository", FIELDS).read({"id": "j1", "input": data, **job})
+    return JobReader(MODELS, "org/repository", FIELDS).read({"id": "j1", "input": data, **job})
 
 
 def body(data):
@@ -113,9 +114,22 @@ def test_the_model_may_be_absent_or_have_either_name(model):
     assert body({"prompt": "Hi", "model": model})["model"] == "served"
 
 
-def test_another_model_is_left_to_the_engine():
-    """It may be an adapter; the engine knows."""
-    assert body({"prompt": "Hi", "model": "adapter"})["model"] == "adapter"
+def test_an_adapter_has_the_engines_name():
+    """SGLang knows it by the model's name and its own."""
+    assert body({"prompt": "Hi", "model": "adapter"})["model"] == "served:adapter"
+
+
+def test_another_model_is_refused():
+    """SGLang would answer with the model that it has."""
+    with pytest.raises(UnknownModel) as caught:
+        read({"prompt": "Hi", "model": "gpt-4"})
+    assert str(caught.value) == "The model `gpt-4` does not exist. Models: served, adapter."
+    assert (caught.value.status, caught.value.param) == (404, "model")
+
+
+def test_a_model_that_is_no_name_is_left_to_the_engine():
+    """Its validation says what a name is."""
+    assert body({"prompt": "Hi", "model": 5})["model"] == 5
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,19 @@ class Exchange:
     Use as `async with Exchange(...) as exchange:`; leaving it aborts what still runs.
 
     An abort is told the way a server tells it, by `http.disconnect`: vLLM frees the request's KV
-    blocks on that, streamed or not. An app that does not listen is cancelled after
-    `ABORT_GRACE_SECONDS`.
+    blocks on that, streamed or not. An app that has not ended `grace_seconds` later is cancelled,
+    which frees them with SGLang, that looks for a disconnect every few seconds only.
     """
 
-    def __init__(self, app: AsgiApp, loop: asyncio.AbstractEventLoop, request: Request) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        loop: asyncio.AbstractEventLoop,
+        request: Request,
+        grace_seconds: float = ABORT_GRACE_SECONDS,
+    ) -> None:
         self._app = app
+        self._grace_seconds = grace_seconds
         self._loop = loop
         self._request = request
         self._lock = threading.Lock()
@@ -136,7 +143,7 @@ class Exchange:
         self._drained.set()
         self._disconnected.set()  # after the line above: a paused app first leaves its `send`
         if self._task is not None and not self._task.done():
-            self._loop.call_later(ABORT_GRACE_SECONDS, self._task.cancel)
+            self._loop.call_later(self._grace_seconds, self._task.cancel)
 
     async def _run(self) -> None:
         try:

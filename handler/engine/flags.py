@@ -80,7 +80,7 @@ class EngineFlags:
         Raises:
             BadSetting: the parser refuses the value.
         """
-        arguments = _spell(self._actions[name], variable or name, value)
+        arguments = self._spelled(name, value, variable or name)
         try:
             self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
@@ -89,6 +89,12 @@ class EngineFlags:
             reason = reason.split(": ", 1)[-1] if "argument -" in reason else reason
             raise BadSetting(f"{variable or name}={value!r}: {reason}") from error
         return arguments
+
+    def _spelled(self, name: str, value: str, variable: str) -> list[str]:
+        try:
+            return _spell(self._actions[name], variable, value)
+        except ValueError as error:
+            raise BadSetting(f"{variable}={value!r} {error}.") from error
 
     def from_text(self, text: str) -> list[str]:
         """Return ENGINE_ARGS as arguments.
@@ -148,18 +154,23 @@ def _spell(action: argparse.Action, variable: str, value: str) -> list[str]:
     if isinstance(action, argparse.BooleanOptionalAction):
         option = next(name for name in action.option_strings if not name.startswith("--no-"))
         off = "--no-" + option.removeprefix("--")
-        return [option if _truth(variable, value) else off]
+        return [option if truth(value) else off]
     if action.nargs == 0:
-        return [option] if _truth(variable, value) else []
-    if action.nargs == "+":
+        return [option] if truth(value) else []
+    if action.nargs in ("+", "*"):
         return [option, *_words(variable, value)]
     return [f"{option}={value}"]
 
 
-def _truth(variable: str, value: str) -> bool:
-    if value.lower() in YES | NO:
-        return value.lower() in YES
-    raise BadSetting(f"{variable}={value!r} should be true or false.")
+def truth(value: str) -> bool:
+    """Read a switch.
+
+    Raises:
+        ValueError: it is neither on nor off.
+    """
+    if value.lower() not in YES | NO:
+        raise ValueError("should be true or false")
+    return value.lower() in YES
 
 
 def _words(variable: str, value: str) -> list[str]:

@@ -16,7 +16,7 @@ import psutil
 import uvloop
 from pydantic import ValidationError
 
-from handler.engine.asgi import Exchange
+from handler.engine.asgi import ABORT_GRACE_SECONDS, Exchange
 from handler.engine.protocol import Adapter, Request, Running
 from handler.errors import (
     BadSetting,
@@ -57,6 +57,7 @@ class EngineHost:
 
     def __enter__(self) -> "EngineHost":
         self._own_children = {child.pid for child in psutil.Process().children()}
+        self._adapter.prepare()
         self._thread.start()
         return self
 
@@ -83,7 +84,8 @@ class EngineHost:
         """
         if self.dead or self.running is None or self._loop is None:
             raise EngineUnavailable("The engine is not running; the worker is being replaced.")
-        exchange = Exchange(self.running.app, self._loop, request)
+        grace_seconds = ABORT_GRACE_SECONDS if self.running.listens else 0.0
+        exchange = Exchange(self.running.app, self._loop, request, grace_seconds)
         self._exchanges.add(exchange)
         try:
             async with exchange:

@@ -57,22 +57,34 @@ class Running:
         app: the OpenAI-compatible ASGI app, to be called on the loop it was made on.
         capacity: see `Capacity`.
         alive: says without blocking whether the engine's processes still serve.
+        models: the names that callers may use, the model's first and then its adapters', each with
+            the name that the app knows it by.
         generates: whether the model writes text (a pooling model does not).
         request_fields: for each POST path the names that its body may carry.
+        listens: whether `http.disconnect` aborts a request at once; else it is cancelled.
     """
 
     app: AsgiApp
     capacity: Capacity
     alive: Callable[[], bool]
+    models: Mapping[str, str] = field(default_factory=dict)
     generates: bool = True
     request_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    listens: bool = True
 
 
 class Adapter(Protocol):
-    """One engine. `check` is quick and needs no device; `running` loads the weights."""
+    """One engine, in the order of its start.
+
+    `prepare` is for the main thread, which alone may install a signal's handler. `check` is quick
+    and needs no device; `running` loads the weights.
+    """
 
     name: str
     served_model_name: str
+
+    def prepare(self) -> None:
+        """Do what only the main thread can; raise nothing."""
 
     def check(self) -> None:
         """Import the engine and let its own parser judge the flags.

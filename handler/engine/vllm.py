@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from handler.checkpoint import WEIGHTS
+from handler.engine import shared
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, warnings
 from handler.engine.protocol import Capacity, Running
@@ -112,23 +113,36 @@ class VllmAdapter:
         self._args: argparse.Namespace | None = None
         self.served_model_name = settings.served_model_name or model.name
 
+    @staticmethod
+    def flags() -> EngineFlags:
+        """Return the flags that vLLM's own parser knows, without those of its server."""
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+
+        return EngineFlags(make_arg_parser(_parser_class()(allow_abbrev=False)), REFUSED)
+
+    def prepare(self) -> None:
+        """Nothing: off the main thread vLLM installs no handler, and sends no signal."""
+
     def check(self) -> None:
         """Import vLLM and let its parser judge every flag; see `protocol.Adapter.check`."""
         self._prepare_environment()
         log.info("importing vLLM %s", version())
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.renderers.chat_utils import validate_chat_template
 
-        flags = EngineFlags(make_arg_parser(_parser_class()(allow_abbrev=False)), REFUSED)
-        own = {name for names in variables().values() for name in names}
-        for line in warnings(self._environ, own | flags.names, REMOVED):
+        flags = self.flags()
+        own = frozenset(name for names in variables().values() for name in names)
+        known = own | flags.names | shared.NAMES
+        shared.refuse_foreign("vllm", self._environ, known | REMOVED.keys())
+        for line in warnings(self._environ, known, REMOVED):
             log.warning(line)
         args = flags.parse(
             [
                 *self._own_arguments(flags),
-                *flags.from_environ(self._environ, own),
+                *shared.arguments(flags, "vllm", self._environ),
+                *flags.from_environ(self._environ, own | shared.NAMES),
                 *flags.from_text(self._settings.engine_args),
             ]
         )
@@ -170,8 +184,7 @@ class VllmAdapter:
             # vLLM's error handlers tell its own server to end when the engine is dead; here it is
             # `EngineHost` that sees to that.
             app.state.server = SimpleNamespace(should_exit=False)
-            for base in app.state.openai_serving_models.base_model_paths:
-                base.model_path = base.name  # /v1/models shows it as `root`: a path of this machine
+            _hide_paths(app.state.openai_serving_models)
             async with app.router.lifespan_context(app):
                 config: Any = engine.vllm_config
                 cache = config.cache_config
@@ -183,6 +196,7 @@ class VllmAdapter:
                         max_model_tokens=config.model_config.max_model_len,
                     ),
                     alive=lambda: not engine.errored,
+                    models={name: name for name in _models(app.state.openai_serving_models)},
                     generates="generate" in tasks,
                     request_fields=request_fields(app),
                 )
@@ -208,9 +222,11 @@ class VllmAdapter:
     def _own_arguments(self, flags: EngineFlags) -> list[str]:
         """Spell the worker's own settings as flags of vLLM."""
         settings = self._settings
-        arguments = [f"--model={self._model.path}", f"--served-model-name={self.served_model_name}"]
-        if settings.max_model_len:
-            arguments += flags.argument("MAX_MODEL_LEN", settings.max_model_len)
+        arguments = [
+            f"--model={self._model.path}",
+            f"--served-model-name={self.served_model_name}",
+            "--enable-prompt-tokens-details",
+        ]
         if settings.custom_chat_template:
             arguments += flags.argument(
                 "CHAT_TEMPLATE", settings.custom_chat_template, "CUSTOM_CHAT_TEMPLATE"
@@ -239,6 +255,16 @@ class VllmAdapter:
         config = json.loads(text) | {"model": str(self._model.draft)}
         config.pop("revision", None)
         return json.dumps(config)
+
+
+def _models(serving: Any) -> list[str]:
+    return [base.name for base in serving.base_model_paths] + list(serving.lora_requests)
+
+
+def _hide_paths(serving: Any) -> None:
+    """Have /v1/models say names where it would show this machine's paths, as `root`."""
+    for base in serving.base_model_paths:
+        base.model_path = base.name
 
 
 def version() -> str:

@@ -1,0 +1,42 @@
+"""Write down which flags the installed engine has, for the worker where the other one runs.
+
+    python -m builder.flag_names vllm|sglang
+
+A setting that only the other engine has stops the worker's start; this is how it knows the name.
+"""
+
+import argparse
+import json
+import sys
+
+from handler.engine.flags import EngineFlags
+from handler.engine.sglang import SglangAdapter
+from handler.engine.shared import FLAG_NAMES
+from handler.engine.vllm import VllmAdapter
+
+FLAGS = {"vllm": VllmAdapter.flags, "sglang": SglangAdapter.flags}
+
+
+def names(engine: str) -> list[str]:
+    """Return the variables that the engine's parser knows; it has to be installed."""
+    flags: EngineFlags = FLAGS[engine]()
+    return sorted(flags.names)
+
+
+def main() -> int:
+    """Rewrite one engine's list."""
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.flag_names",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("engine", choices=FLAGS)
+    engine = parser.parse_args().engine
+    known = json.loads(FLAG_NAMES.read_text(encoding="utf-8")) if FLAG_NAMES.exists() else {}
+    text = json.dumps(known | {engine: names(engine)}, indent=1, sort_keys=True)
+    FLAG_NAMES.write_text(text + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
