@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from handler import lifecycle, local, logs, model, queue, settings
-from handler.engine import adapter_for
+from handler.engine.adapters import adapter_for
 from handler.engine.host import EngineHost
 from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.job import JobReader

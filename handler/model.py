@@ -10,7 +10,6 @@ The name that callers use is the repository's, wherever its files lie. A draft m
 tokenizer are found the same way.
 """
 
-import json
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from handler import manifest
 from handler.checkpoint import INDEX, check_quantization, has_weights, quantization_of, shards
+from handler.engine import speculation
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub import choice, client
 from handler.hub.cache import cached, remember
@@ -47,7 +47,7 @@ class Model:
         source: where it was found, for the log.
         is_local: whether it, its tokenizer and its draft were found without asking the hub.
         tokenizer: the folder of another tokenizer than its own, or None.
-        draft: the folder of the draft model that SPECULATIVE_CONFIG names, or None.
+        draft: the folder of the draft model for speculative decoding, or None.
     """
 
     path: Path
@@ -85,6 +85,9 @@ def locate(settings: Settings, baked: Path = BAKED) -> Model:
     with _naming(found.name):
         quantization = quantization_of(found.path)
     check_quantization(settings.quantization, quantization, found.name)
+    if others[1]:
+        with _naming(others[1].name):
+            speculation.check_vocabulary(others[1].name, others[1].path, found.path)
     tokenizer, draft = (other.path if other else None for other in others)
     return Model(
         found.path,
@@ -123,18 +126,24 @@ def _tokenizer(settings: Settings, baked: Path, model: Found) -> Found | None:
 
 
 def _draft(settings: Settings, baked: Path) -> Found | None:
-    """Find the model in SPECULATIVE_CONFIG; the engine's parser judges the rest of it."""
-    try:
-        config = json.loads(settings.speculative_config or "{}")
-    except ValueError:
+    """Find the draft model that the settings name; without a name the baked one is meant."""
+    method, config = settings.speculative_method, settings.speculative_config
+    speculation.check(method, settings.speculative_model, settings.num_speculative_tokens, config)
+    if config:
+        named = speculation.model_in(config)
+        return _find(settings, baked, Reference(*named, "SPECULATIVE_CONFIG")) if named else None
+    if method not in speculation.WITH_MODEL:
         return None
-    name = config.get("model") if isinstance(config, dict) else None
-    # Without a draft model this field has been the method's name in some engine versions.
-    if not isinstance(name, str) or name.strip("[]") in ("", "ngram", config.get("method")):
-        return None
-    revision = config.get("revision")
-    named = Reference(name, str(revision) if revision else None, "SPECULATIVE_CONFIG")
-    return _find(settings, baked, named)
+    name, revision = settings.speculative_model, settings.speculative_model_revision
+    if name is None:
+        in_image = manifest.read(baked / "draft")
+        if in_image is None:
+            raise BadSetting(
+                f"SPECULATIVE_METHOD={method} needs a SPECULATIVE_MODEL, or an image that was "
+                "built with a DRAFT_MODEL_NAME."
+            )
+        name = in_image.repository
+    return _find(settings, baked, Reference(name, revision, "SPECULATIVE_MODEL"))
 
 
 def _find(settings: Settings, baked: Path, named: Reference, weights: bool = True) -> Found:

@@ -25,6 +25,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from handler.engine.speculation import Method
 from handler.errors import BadSetting
 from handler.hub.reference import one_word
 
@@ -74,11 +75,31 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CUSTOM_CHAT_TEMPLATE", "CHAT_TEMPLATE"),
         description="Jinja chat template: a path or the text itself",
     )
+    speculative_method: Method = Field(
+        "none",
+        validation_alias="SPECULATIVE_METHOD",
+        description="How tokens are drafted ahead: ngram needs no model, mtp is in the model's own",
+    )
+    speculative_model: str | None = Field(
+        None,
+        validation_alias="SPECULATIVE_MODEL",
+        description="Repository or folder of the draft model, for draft, eagle and eagle3",
+    )
+    speculative_model_revision: str | None = Field(
+        None,
+        validation_alias="SPECULATIVE_MODEL_REVISION",
+        description="Branch, tag or commit of SPECULATIVE_MODEL",
+    )
+    num_speculative_tokens: PositiveInt | None = Field(
+        None,
+        validation_alias="NUM_SPECULATIVE_TOKENS",
+        description="Tokens drafted in a step; 4, with eagle 3, with mtp 1 unless set",
+    )
     speculative_config: str | None = Field(
         None,
         validation_alias="SPECULATIVE_CONFIG",
-        description="Speculative decoding as the engine's own JSON; a model in it is found like "
-        "MODEL_NAME",
+        description="Speculative decoding as the engine's own JSON, which wins; a model in it is "
+        "found like MODEL_NAME",
     )
     engine: Literal["vllm", "sglang"] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"

@@ -27,6 +27,14 @@ PYTHON = {"vllm": sys.executable, "sglang": str(ROOT / ".venv-sglang/bin/python"
 WORKER = [sys.executable, "-m", "handler"]
 # SGLang computes no quantized layers on a CPU, so there the demo model is the unquantized one.
 VARIANT = {"vllm": "awq", "sglang": "bf16"}
+ANSWERS = {  # text and completion tokens
+    "vllm": ("The capital of France is Paris, France.", 10),
+    "sglang": ("The capital of France is Paris.", 8),
+}
+GAUGES = {
+    "vllm": ("vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
+    "sglang": ("sglang:num_running_reqs", "sglang:token_usage"),
+}
 START_SECONDS = 240  # a cold machine compiles bytecode and inspects the model class first
 
 
@@ -102,20 +110,19 @@ class Endpoint:
         return self.platform.wait(self.platform.submit(job_input), timeout_seconds)
 
     def engine_load(self):
-        """Return how many requests run and how much of the KV cache is held.
+        """Return how many requests run and how much of the KV cache they hold.
 
-        The engine refreshes its gauges only when it steps, so a token is asked for first.
+        The engine refreshes its gauges only when it steps, so a token is asked for first. SGLang
+        shows no cache that nobody uses as held, and rounds to a hundredth.
         """
         self.run({"prompt": "Hi", "max_tokens": 1})
         text = self.run({"route": "metrics"}).output[0]
 
         def gauge(name):
-            return float(re.search(rf"^vllm:{name}{{.*}} (\S+)$", text, re.MULTILINE)[1])
+            return float(re.search(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE)[1])
 
-        return {
-            "running": gauge("num_requests_running"),
-            "kv_cache_usage": gauge("kv_cache_usage_perc"),
-        }
+        running, usage = GAUGES[self.engine]
+        return {"running": gauge(running), "kv_cache_usage": gauge(usage)}
 
 
 @pytest.fixture(scope="session", params=PYTHON)
@@ -143,6 +150,12 @@ def endpoint(request, tmp_path_factory):
         ) as worker,
     ):
         yield Endpoint(platform, psutil.Process(worker.pid), log, engine)
+
+
+@pytest.fixture
+def paris(endpoint):
+    """Return what the demo model says of France's capital: its variants differ in a word."""
+    return ANSWERS[endpoint.engine][0]
 
 
 @pytest.fixture(scope="session")

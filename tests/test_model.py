@@ -148,7 +148,7 @@ def test_a_baked_tokenizer_and_draft_are_found_by_name(tmp_path):
         {"SPECULATIVE_CONFIG": '{"model": "org/name", "method": "mtp"}'},
         {"SPECULATIVE_CONFIG": '{"model": "[ngram]", "method": "ngram"}'},
         {"SPECULATIVE_CONFIG": '{"model": null}'},
-        {"SPECULATIVE_CONFIG": "no JSON: the engine's parser says so"},
+        {"SPECULATIVE_METHOD": "ngram"},
     ],
 )
 def test_with_baked_weights_the_hub_is_never_asked(tmp_path, asked):

@@ -35,8 +35,7 @@ def test_an_empty_value_is_no_value():
     [
         ("MAX_CONCURRENCY", "many", "'auto' or a valid integer"),
         ("MAX_CONCURRENCY", "0", "'auto' or greater than 0"),
-        ("MAX_MODEL_LEN", "12x", "a number of tokens such as 8192 or 32k, or auto"),
-        ("ENGINE", "tgi", "'vllm'"),
+        ("ENGINE", "tgi", "'vllm' or 'sglang'"),
         ("REQUEST_TIMEOUT", "soon", "a valid number"),
         ("DRAIN_TIMEOUT", "-1", "greater than 0"),
         ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
@@ -56,7 +55,7 @@ def test_all_bad_values_are_named_at_once():
     with pytest.raises(BadSetting) as caught:
         load({"ENGINE": "tgi", "LOG_FORMAT": "xml"})
     assert str(caught.value) == (
-        "ENGINE='tgi' should be 'vllm'.\nLOG_FORMAT='xml' should be 'text' or 'json'."
+        "ENGINE='tgi' should be 'vllm' or 'sglang'.\nLOG_FORMAT='xml' should be 'text' or 'json'."
     )
 
 

@@ -128,7 +128,7 @@ class EngineFlags:
             raise BadSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
 
 
-def warnings(
+def unused(
     environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
 ) -> list[str]:
     """Return one line for each variable that looks meant for the worker and reaches nothing.

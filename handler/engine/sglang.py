@@ -13,17 +13,21 @@ import logging
 import os
 import signal
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
 import psutil
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 
 from handler.checkpoint import WEIGHTS
-from handler.engine import shared
+from handler.engine import shared, speculation
 from handler.engine.fields import request_fields
-from handler.engine.flags import EngineFlags, FlagError, warnings
+from handler.engine.flags import EngineFlags, FlagError, unused
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
 from handler.model import Model
@@ -119,7 +123,7 @@ class SglangAdapter:
             own = frozenset(name for names in variables().values() for name in names)
             known = own | flags.names | shared.NAMES
             shared.refuse_foreign("sglang", self._environ, known | REMOVED.keys())
-            for line in warnings(self._environ, known, REMOVED):
+            for line in unused(self._environ, known, REMOVED):
                 log.warning(line)
             arguments = [
                 *self._own_arguments(flags),
@@ -146,6 +150,7 @@ class SglangAdapter:
         if self._args is None:
             raise EngineStartFailed("check() was not called before the start")
         log.info("starting the engine")
+        warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
         with _temporary_files():
             logging.getLogger(Engine.__module__).setLevel(logging.WARNING)  # 600 settings in a line
             with _own_logging():
@@ -181,6 +186,9 @@ class SglangAdapter:
             defaults |= CPU_ENVIRONMENT
         if self._model.is_local:
             defaults["HF_HUB_OFFLINE"] = "1"
+        if self._log_level().upper() in ("WARNING", "ERROR", "CRITICAL"):
+            defaults["PYTHONWARNINGS"] = "ignore"  # in its processes; this one has begun
+            warnings.simplefilter("ignore")
         for name, value in defaults.items():
             os.environ.setdefault(name, value)
 
@@ -205,6 +213,16 @@ class SglangAdapter:
             )
         if settings.quantization not in ("auto", "none") and not self._model.quantization:
             arguments += flags.argument("QUANTIZATION", settings.quantization)
+        speculative = speculation.sglang_flags(
+            settings.speculative_method,
+            settings.num_speculative_tokens,
+            self._model.draft,
+            settings.speculative_config,
+        )
+        for name, value in speculative.items():
+            if name not in flags.names:
+                raise BadSetting(f"SPECULATIVE_CONFIG: SGLang has no flag {name}.")
+            arguments += flags.argument(name, value, "SPECULATIVE_CONFIG")
         if self._model.tokenizer:
             arguments.append(f"--tokenizer-path={self._model.tokenizer}")
         return arguments
@@ -252,9 +270,29 @@ def _app(http_server: Any, args: Any) -> Any:
     # /v1/models shows an adapter's path as `root`: a path of this machine.
     card = http_server.ModelCard
     http_server.ModelCard = lambda **fields: card(**fields | {"root": fields["id"]})
+    # Its own tells callers the file and line of its code.
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_api_route("/version", lambda: {"version": version()})
     # It would post to the HTTP server that does not run here.
     http_server._freeze_gc_after_server_warmup = lambda _: None
     return app
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    """Answer a body that SGLang's models refuse, with the field at fault."""
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    named = [
+        (".".join(str(part) for part in problem["loc"][1:]), problem["msg"]) for problem in problems
+    ]
+    said = "; ".join(dict.fromkeys(f"{where}: {why}" if where else why for where, why in named[:3]))
+    more = f" (and {len(named) - 3} more)" if len(named) > 3 else ""
+    failure = {
+        "message": f"{said}{more}",
+        "type": "BadRequestError",
+        "param": named[0][0].split(".")[0] if named else None,
+        "code": 400,
+    }
+    return JSONResponse({"error": failure}, 400)
 
 
 async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:

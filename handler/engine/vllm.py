@@ -6,7 +6,6 @@ The surface is small, for it moves between releases: the argument parser, the en
 
 import argparse
 import importlib.metadata
-import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -15,9 +14,9 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from handler.checkpoint import WEIGHTS
-from handler.engine import shared
+from handler.engine import shared, speculation
 from handler.engine.fields import request_fields
-from handler.engine.flags import EngineFlags, FlagError, warnings
+from handler.engine.flags import EngineFlags, FlagError, unused
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
 from handler.model import Model
@@ -136,7 +135,7 @@ class VllmAdapter:
         own = frozenset(name for names in variables().values() for name in names)
         known = own | flags.names | shared.NAMES
         shared.refuse_foreign("vllm", self._environ, known | REMOVED.keys())
-        for line in warnings(self._environ, known, REMOVED):
+        for line in unused(self._environ, known, REMOVED):
             log.warning(line)
         args = flags.parse(
             [
@@ -241,20 +240,17 @@ class VllmAdapter:
             arguments.append("--logging-config.formatter=json")
         if _is_cpu_build():
             arguments.append("--distributed-executor-backend=uni")
-        if settings.speculative_config:
-            arguments += flags.argument("SPECULATIVE_CONFIG", self._speculative_config())
+        speculative = speculation.vllm_config(
+            settings.speculative_method,
+            settings.num_speculative_tokens,
+            self._model.draft,
+            settings.speculative_config,
+        )
+        if speculative:
+            arguments += flags.argument("SPECULATIVE_CONFIG", speculative)
         if self._model.tokenizer:
             arguments.append(f"--tokenizer={self._model.tokenizer}")
         return arguments
-
-    def _speculative_config(self) -> str:
-        """Name the draft model by its folder: the engine asks no hub."""
-        text = self._settings.speculative_config or ""
-        if self._model.draft is None:
-            return text
-        config = json.loads(text) | {"model": str(self._model.draft)}
-        config.pop("revision", None)
-        return json.dumps(config)
 
 
 def _models(serving: Any) -> list[str]:

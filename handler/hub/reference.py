@@ -25,7 +25,7 @@ class Reference:
     @property
     def revision_setting(self) -> str:
         """The variable or build argument that holds the revision."""
-        return self.setting.replace("_NAME", "_REVISION")
+        return f"{self.setting.removesuffix('_NAME')}_REVISION"
 
     def plain_token(self) -> str | None:
         """Return the token itself, for the client alone."""
