@@ -82,7 +82,11 @@ class QueueDoor:
         # begun, and the job would run to its end for nobody.
         fetch = rp_scale.get_stop_signals
 
-        async def get_stop_signals(session: object) -> list[str]:
+        async def get_stop_signals(session: Any) -> list[str]:
+            if session.closed:
+                # The loop has ended, and this poll's cancellation was lost: an error of the
+                # closed connection came first. Without another one the SDK would poll for ever.
+                raise asyncio.CancelledError
             names: list[str] = await fetch(session)
             self._worker.stop_early(names)
             return names
