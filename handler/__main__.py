@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from handler import lifecycle, local, logs, model, queue, settings
+from handler import lifecycle, local, logs, model, queue, settings, warmup
 from handler.engine.adapters import adapter_for
 from handler.engine.host import EngineHost
 from handler.errors import EXIT_FAILED, StartError, keep_secret
@@ -54,6 +54,7 @@ def _serve(
 ) -> int:
     """Go through the steps of the start; `job` is the local one, None for the queue."""
     stages = Stages()
+    prefixes = warmup.read(chosen.prefix_warmup)
     with stages.stage("model"):
         checkpoint = model.locate(chosen)
     method = checkpoint.quantization or "unquantized"
@@ -65,7 +66,7 @@ def _serve(
         running = host.wait_until_up()
         stages.seconds |= {"imports": host.import_seconds, "engine": host.start_seconds}
         with stages.stage("warm-up"):
-            lifecycle.warm_up(host, adapter.served_model_name)
+            warmup.run(host, prefixes)
         log.info("%s", stages)
         reader = JobReader(running.models, checkpoint.name, running.request_fields)
         worker = Worker(host, reader, chosen.request_timeout_seconds)

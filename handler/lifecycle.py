@@ -1,22 +1,14 @@
-"""What happens around the jobs: how long the start took, how many jobs at once, the warm-up."""
+"""What happens around the jobs: how long the start took, and how many jobs at once."""
 
-import asyncio
-import json
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Capacity, Request
-from handler.errors import EngineStartFailed, WorkerError
-
-log = logging.getLogger(__name__)
+from handler.engine.protocol import Capacity
 
 # `auto` counts on a request of this many tokens, prompt and answer: a guess, for nobody knows the
 # next request's length. The engine queues, and preempts, what does not fit.
 TYPICAL_REQUEST_TOKENS = 1024
-WARM_UP_TOKENS = 2
 
 
 class Stages:
@@ -43,30 +35,3 @@ def concurrency(setting: str | int, capacity: Capacity) -> int:
         return setting
     typical = min(TYPICAL_REQUEST_TOKENS, capacity.max_model_tokens)
     return max(1, min(capacity.max_sequences, capacity.kv_cache_tokens // typical))
-
-
-def warm_up(host: EngineHost, served_model_name: str) -> None:
-    """Have the engine write two tokens, so that the first job does not wait for first times.
-
-    Raises:
-        EngineStartFailed: the engine is up but cannot write.
-    """
-    running = host.running
-    if running is None or not running.generates:
-        return
-    body = {"model": served_model_name, "prompt": "Hello", "max_tokens": WARM_UP_TOKENS}
-    request = Request("POST", "/v1/completions", json.dumps(body).encode(), request_id="warm-up")
-    try:
-        status, text = asyncio.run(_ask(host, request))
-    except WorkerError as error:
-        raise EngineStartFailed(f"The engine failed at its first tokens: {error}") from error
-    if status != 200:
-        raise EngineStartFailed(f"The engine failed at its first tokens: {text}")
-
-
-async def _ask(host: EngineHost, request: Request) -> tuple[int, str]:
-    async with host.call(request) as exchange:
-        parts = []
-        while data := await exchange.read():
-            parts.append(data)
-        return exchange.status, b"".join(parts).decode("utf-8", "replace")

@@ -101,6 +101,18 @@ class Settings(BaseSettings):
         description="Speculative decoding as the engine's own JSON, which wins; a model in it is "
         "found like MODEL_NAME",
     )
+    lora_modules: str | None = Field(
+        None,
+        validation_alias=AliasChoices("LORA_MODULES", "LORA_PATHS"),
+        description="LoRA adapters: a JSON list of name and path (repository or folder), or "
+        "name=path",
+    )
+    prefix_warmup: str | None = Field(
+        None,
+        validation_alias="PREFIX_WARMUP",
+        description="Chat prefixes that are prefilled before the first job: a JSON list, or a file "
+        "with one",
+    )
     engine: Literal["vllm", "sglang"] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"
     )

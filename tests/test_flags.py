@@ -31,7 +31,6 @@ def test_variables_become_flags_of_every_kind(model, tmp_path):
         DTYPE="bfloat16",
         SPECULATIVE_CONFIG='{"method": "ngram", "num_speculative_tokens": 3}',
         ALLOWED_MEDIA_DOMAINS="a.example, b.example",
-        LORA_MODULES='[{"name": "x", "path": "org/adapter"}]',
         TOKENIZER_NAME=str(tokenizer),
         MAX_MODEL_LEN="4k",
     )
@@ -43,7 +42,6 @@ def test_variables_become_flags_of_every_kind(model, tmp_path):
     assert parsed["dtype"] == "bfloat16"
     assert parsed["speculative_config"] == {"method": "ngram", "num_speculative_tokens": 3}
     assert parsed["allowed_media_domains"] == ["a.example", "b.example"]
-    assert [(lora.name, lora.path) for lora in parsed["lora_modules"]] == [("x", "org/adapter")]
     assert parsed["tokenizer"] == str(tokenizer)
     assert parsed["max_model_len"] == 4000
 
@@ -95,8 +93,9 @@ def test_the_token_is_no_flag(model):
         ({"MAX_NUM_SEQS": "many"}, "MAX_NUM_SEQS='many': invalid int value: 'many'"),
         ({"ENFORCE_EAGER": "maybe"}, "ENFORCE_EAGER='maybe' should be true or false."),
         (
-            {"LORA_MODULES": "[broken"},
-            "LORA_MODULES='[broken': not a JSON list (Expecting value: line 1 column 2 (char 1))",
+            {"ALLOWED_MEDIA_DOMAINS": "[broken"},
+            "ALLOWED_MEDIA_DOMAINS='[broken': not a JSON list "
+            "(Expecting value: line 1 column 2 (char 1))",
         ),
         ({"ENGINE_ARGS": "--dtyp=x"}, "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
         ({"ENGINE_ARGS": "'--x"}, 'ENGINE_ARGS="\'--x": No closing quotation'),

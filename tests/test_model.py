@@ -16,7 +16,8 @@ from handler.checkpoint import quantization_of
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.download import Halves
 from handler.manifest import File, Manifest
-from handler.model import BAKED, locate
+from handler.model import locate
+from handler.places import BAKED
 from handler.settings import load
 from tests.conftest import ROOT, clean_environment
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
@@ -228,7 +229,9 @@ def test_the_order_of_the_places(tmp_path, nothing_baked, monkeypatch):
     local = checkpoint(tmp_path / "work/org/name")
     on_platform = cache(tmp_path / "platform", "models--org--name", "main")
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr("handler.model.PLATFORM_CACHE", tmp_path / "platform/huggingface-cache/hub")
+    monkeypatch.setattr(
+        "handler.places.PLATFORM_CACHE", tmp_path / "platform/huggingface-cache/hub"
+    )
     settings = load({"MODEL_NAME": "org/name", "BASE_PATH": str(tmp_path / "volume")})
     found = []
     for place in (on_platform, local, on_volume):

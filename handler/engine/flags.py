@@ -10,6 +10,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from handler.errors import BadSetting, one_line
 
@@ -51,6 +52,10 @@ class EngineFlags:
     def names(self) -> frozenset[str]:
         """The variables' names that reach the engine."""
         return frozenset(self._actions)
+
+    def choices(self, name: str) -> list[Any]:
+        """Return the values that flag `name` may have, in order."""
+        return sorted(self._actions[name].choices or ())
 
     def from_environ(self, environ: Mapping[str, str], taken: Collection[str]) -> list[str]:
         """Return arguments for the parser from all variables that name a flag.

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib.metadata
+import json
 import logging
 import os
 import signal
@@ -71,6 +72,7 @@ CPU_ARGUMENTS = [
     "--mem-fraction-static=0.3",
     "--max-total-tokens=16384",
     "--max-running-requests=64",
+    "--lora-backend=torch_native",
 ]
 GONE_SECONDS = 5.0
 
@@ -223,6 +225,12 @@ class SglangAdapter:
             if name not in flags.names:
                 raise BadSetting(f"SPECULATIVE_CONFIG: SGLang has no flag {name}.")
             arguments += flags.argument(name, value, "SPECULATIVE_CONFIG")
+        if self._model.adapters:
+            arguments += ["--enable-lora", "--lora-paths"]
+            arguments += [
+                json.dumps({"lora_name": adapter.name, "lora_path": str(adapter.path)})
+                for adapter in self._model.adapters
+            ]
         if self._model.tokenizer:
             arguments.append(f"--tokenizer-path={self._model.tokenizer}")
         return arguments

@@ -6,6 +6,7 @@ The surface is small, for it moves between releases: the argument parser, the en
 
 import argparse
 import importlib.metadata
+import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
@@ -92,6 +93,9 @@ QUIET_ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
 }
+
+
+LORAS_PER_BATCH = 8  # each takes memory for its matrices; more adapters take turns
 
 
 class VllmAdapter:
@@ -248,9 +252,29 @@ class VllmAdapter:
         )
         if speculative:
             arguments += flags.argument("SPECULATIVE_CONFIG", speculative)
+        arguments += self._lora_arguments(flags)
         if self._model.tokenizer:
             arguments.append(f"--tokenizer={self._model.tokenizer}")
         return arguments
+
+    def _lora_arguments(self, flags: EngineFlags) -> list[str]:
+        """Serve the adapters, all of them in one batch, with room for the largest rank."""
+        adapters = self._model.adapters
+        if not adapters:
+            return []
+        ranks = flags.choices("MAX_LORA_RANK")
+        rank = max(adapter.rank for adapter in adapters)
+        fitting = next((r for r in ranks if r >= rank), None)
+        if fitting is None:
+            raise BadSetting(f"LORA_MODULES: rank {rank} is above vLLM's largest, {ranks[-1]}.")
+        modules = [json.dumps({"name": a.name, "path": str(a.path)}) for a in adapters]
+        return [
+            "--enable-lora",
+            f"--max-lora-rank={fitting}",
+            f"--max-loras={min(len(adapters), LORAS_PER_BATCH)}",
+            "--lora-modules",
+            *modules,
+        ]
 
 
 def _models(serving: Any) -> list[str]:
@@ -259,8 +283,15 @@ def _models(serving: Any) -> list[str]:
 
 def _hide_paths(serving: Any) -> None:
     """Have /v1/models say names where it would show this machine's paths, as `root`."""
-    for base in serving.base_model_paths:
-        base.model_path = base.name
+    show = serving.show_available_models
+
+    async def shown() -> Any:
+        listed = await show()
+        for card in listed.data:
+            card.root = card.id
+        return listed
+
+    serving.show_available_models = shown
 
 
 def version() -> str:

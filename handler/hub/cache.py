@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from handler.checkpoint import is_complete, json_object, shards
 from handler.errors import ModelUnavailable
@@ -24,20 +25,23 @@ def folder_name(name: str) -> str:
     return "models--" + name.replace("/", "--")
 
 
-def cached(cache: Path, reference: Reference, weights: bool = True) -> Path | None:
+Content = Literal["model", "tokenizer", "lora"]
+
+
+def cached(cache: Path, reference: Reference, content: Content = "model") -> Path | None:
     """Return the snapshot of a repository in a hub cache, if all of it is there.
 
     Args:
         cache: a folder in huggingface-hub's layout, as the platform keeps it as well.
         reference: the repository; the platform may have lower-cased its folder.
-        weights: whether weights have to be there.
+        content: what has to be there.
     """
     name = folder_name(reference.name)
     for folder in (cache / name, cache / name.lower()):
         try:
             snapshot = _snapshot(folder, reference.revision)
-            if snapshot and _has_content(snapshot, weights):
-                if not _misses_listed_files(folder, snapshot, weights):
+            if snapshot and has_content(snapshot, content):
+                if not _misses_listed_files(folder, snapshot, content):
                     return snapshot
                 log.info("%s is not complete yet", snapshot)
         except (ModelUnavailable, OSError) as error:
@@ -57,10 +61,12 @@ def remember(cache: Path, reference: Reference, commit: str) -> None:
     part.replace(ref)
 
 
-def _has_content(snapshot: Path, weights: bool) -> bool:
-    if weights:
-        return is_complete(snapshot)
-    return choice.has_tokenizer(path.name for path in snapshot.iterdir())
+def has_content(folder: Path, content: Content) -> bool:
+    """Say whether a folder has all of a model's weights, a tokenizer, or a LoRA adapter."""
+    if content == "model":
+        return is_complete(folder)
+    names = {path.name for path in folder.iterdir()}
+    return choice.has_tokenizer(names) if content == "tokenizer" else names >= set(choice.ADAPTER)
 
 
 def _snapshot(folder: Path, revision: str | None) -> Path | None:
@@ -77,7 +83,7 @@ def _snapshot(folder: Path, revision: str | None) -> Path | None:
     return path if commit and path.is_dir() else None
 
 
-def _misses_listed_files(folder: Path, snapshot: Path, weights: bool) -> bool:
+def _misses_listed_files(folder: Path, snapshot: Path, content: Content) -> bool:
     """Whether another worker has not finished: huggingface-hub keeps the list of what it fetches.
 
     The platform's own cache has no such list, and is whole when it is mounted.
@@ -86,5 +92,8 @@ def _misses_listed_files(folder: Path, snapshot: Path, weights: bool) -> bool:
     if not listing.is_file():
         return False
     names = list(json_object(listing).get("files", ()))
-    chosen = choice.wanted(names, shards(snapshot)) if weights else choice.small(names)
+    if content == "model":
+        chosen = choice.wanted(names, shards(snapshot))
+    else:
+        chosen = choice.small(names) if content == "tokenizer" else choice.adapter(names)
     return any(not (snapshot / name).is_file() for name in choice.needed(chosen))

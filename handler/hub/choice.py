@@ -12,6 +12,7 @@ LEFT_OUT = ("original", "onnx", "openvino", "metal", "coreml", "gguf", "runs", "
 LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)", re.IGNORECASE)
 MODULE = re.compile(r"\d+_")  # the folders of a sentence-transformers model
 PICKLE = (".bin", ".pt", ".pth", ".ckpt")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 TRAINING = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args")
 
 
@@ -53,6 +54,11 @@ def has_tokenizer(names: Iterable[str]) -> bool:
         "/" not in name and ("token" in name or name.startswith(("vocab", "tekken")))
         for name in names
     )
+
+
+def adapter(names: Iterable[str]) -> list[str]:
+    """Choose what an engine loads of a LoRA adapter."""
+    return sorted(name for name in names if name in ADAPTER or LICENCE.match(name))
 
 
 def lack_of_weights(repository: str, names: Collection[str]) -> str:
