@@ -29,6 +29,7 @@ from handler.checkpoint import WEIGHTS
 from handler.engine import shared, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, unused
+from handler.engine.parallel import with_tensor_parallel_size
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
 from handler.model import Model
@@ -127,10 +128,11 @@ class SglangAdapter:
             shared.refuse_foreign("sglang", self._environ, known | REMOVED.keys())
             for line in unused(self._environ, known, REMOVED):
                 log.warning(line)
+            environ = with_tensor_parallel_size(self._environ, self._model.path)
             arguments = [
                 *self._own_arguments(flags),
-                *shared.arguments(flags, "sglang", self._environ),
-                *flags.from_environ(self._environ, own | shared.NAMES),
+                *shared.arguments(flags, "sglang", environ),
+                *flags.from_environ(environ, own | shared.NAMES),
                 *flags.from_text(self._settings.engine_args),
             ]
             args = ServerArgs.from_cli_args(flags.parse(arguments))

@@ -18,6 +18,7 @@ from handler.checkpoint import WEIGHTS
 from handler.engine import shared, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, unused
+from handler.engine.parallel import with_tensor_parallel_size
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
 from handler.model import Model
@@ -80,12 +81,10 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
-# On CPU: no C++ build on the first request with logprobs (30 s), 1 GiB of KV cache, and the
-# engine's worker in the process of its scheduler, which saves one import of everything.
+# On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache.
 CPU_ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 # Above INFO also torch and the kernels' libraries say only what went wrong.
 QUIET_ENVIRONMENT = {
@@ -141,11 +140,12 @@ class VllmAdapter:
         shared.refuse_foreign("vllm", self._environ, known | REMOVED.keys())
         for line in unused(self._environ, known, REMOVED):
             log.warning(line)
+        environ = with_tensor_parallel_size(self._environ, self._model.path)
         args = flags.parse(
             [
                 *self._own_arguments(flags),
-                *shared.arguments(flags, "vllm", self._environ),
-                *flags.from_environ(self._environ, own | shared.NAMES),
+                *shared.arguments(flags, "vllm", environ),
+                *flags.from_environ(environ, own | shared.NAMES),
                 *flags.from_text(self._settings.engine_args),
             ]
         )
@@ -167,6 +167,8 @@ class VllmAdapter:
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         configure_logging_from_args(args)
+        if _is_cpu_build():
+            _place_on_cpu(args)
         self._args = args
 
     @asynccontextmanager
@@ -181,6 +183,10 @@ class VllmAdapter:
             raise EngineStartFailed("check() was not called before the start")
         log.info("starting the engine")
         async with build_async_engine_client(args) as engine:
+            if _is_cpu_build() and args.pipeline_parallel_size > 1:
+                # The later stages take their input into tensors that the engine makes in its first
+                # dry run, which it leaves out on a CPU where nothing is compiled.
+                await engine.collective_rpc("execute_dummy_batch")
             tasks = await engine.get_supported_tasks()
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
@@ -242,8 +248,6 @@ class VllmAdapter:
             arguments.append("--no-use-tqdm-on-load")
         if settings.log_format == "json":
             arguments.append("--logging-config.formatter=json")
-        if _is_cpu_build():
-            arguments.append("--distributed-executor-backend=uni")
         speculative = speculation.vllm_config(
             settings.speculative_method,
             settings.num_speculative_tokens,
@@ -305,6 +309,19 @@ def _is_cpu_build() -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _place_on_cpu(args: argparse.Namespace) -> None:
+    """Put a single rank into the scheduler's process, and give several all cores to share.
+
+    The first saves one import of everything. The engine's own way with several is a NUMA node for
+    each, and a refusal where there are fewer.
+    """
+    if args.tensor_parallel_size * args.pipeline_parallel_size > 1:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    elif args.distributed_executor_backend is None:
+        args.distributed_executor_backend = "uni"
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
 def _parser_class() -> type[argparse.ArgumentParser]:
