@@ -30,6 +30,7 @@ from handler.engine import shared, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, unused
 from handler.engine.parallel import with_tensor_parallel_size
+from handler.engine.processes import all_run
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
 from handler.model import Model
@@ -174,7 +175,7 @@ class SglangAdapter:
                     yield Running(
                         app=app,
                         capacity=await _capacity(info, manager),
-                        alive=_alive(engine.get_all_child_pids()),
+                        alive=all_run(map(psutil.Process, engine.get_all_child_pids())),
                         models=_models(manager),
                         generates=bool(manager.is_generation),
                         request_fields=request_fields(app),
@@ -312,23 +313,6 @@ async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:
         kv_cache_tokens=int(info["max_total_num_tokens"]),
         max_model_tokens=int(manager.context_len),
     )
-
-
-def _alive(pids: list[int]) -> Any:
-    processes = [psutil.Process(pid) for pid in pids]
-
-    def alive() -> bool:
-        """Whether all of them run: one that has ended, with whatever code, does not come back."""
-        return all(_runs(process) for process in processes)
-
-    return alive
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def _stop(engine: Any) -> None:

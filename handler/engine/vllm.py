@@ -19,6 +19,7 @@ from handler.engine import shared, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags, FlagError, unused
 from handler.engine.parallel import with_tensor_parallel_size
+from handler.engine.processes import all_run, descendants_named
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
 from handler.model import Model
@@ -75,6 +76,8 @@ REMOVED = {
     "VLLM_PORT": "the worker has no inner server.",
     "VLLM_STARTUP_TIMEOUT": "the platform's RUNPOD_INIT_TIMEOUT bounds the start.",
 }
+
+RANK = "VLLM::Worker"  # with one rank there is none: its work is done in the core's process
 
 # What the engine's processes read. A value that the user has set stays.
 ENVIRONMENT = {
@@ -197,6 +200,7 @@ class VllmAdapter:
             async with app.router.lifespan_context(app):
                 config: Any = engine.vllm_config
                 cache = config.cache_config
+                ranks_run = all_run(descendants_named(RANK))
                 yield Running(
                     app=app,
                     capacity=Capacity(
@@ -204,7 +208,7 @@ class VllmAdapter:
                         kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
                         max_model_tokens=config.model_config.max_model_len,
                     ),
-                    alive=lambda: not engine.errored,
+                    alive=lambda: ranks_run() and not engine.errored,
                     models={name: name for name in _models(app.state.openai_serving_models)},
                     generates="generate" in tasks,
                     request_fields=request_fields(app),
