@@ -13,8 +13,15 @@ import pytest
 from handler.engine.parallel import visible_gpus, with_tensor_parallel_size
 from handler.errors import BadSetting
 from tests.checkpoints import tiny_llama
-from tests.conftest import START_SECONDS, check, worker_command, worker_environment
+from tests.conftest import (
+    START_SECONDS,
+    check,
+    clean_environment,
+    worker_command,
+    worker_environment,
+)
 from tests.platform import State, running_platform, running_worker
+from tests.ray_cluster import PLUGIN, running_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # engines and torch warn while they are imported
 
@@ -238,3 +245,29 @@ def test_vllm_with_two_ranks_answers_as_one_and_dies_as_one(checkpoint, answer, 
     """The last rank is another process than the one that the engine watches."""
     environment = worker_environment(MODEL_NAME=str(checkpoint), **SMALL, **{name: "2"})
     answer_and_lose_a_rank("vllm", environment, answer, named(rank))
+
+
+def test_vllm_on_a_ray_cluster_dies_with_a_rank_and_leaves_the_cluster(checkpoint, answer):
+    """The ranks are Ray's processes: they end with the worker, what it did not start does not."""
+    # Ray's processes import torch before vLLM sets what the worker has chosen.
+    surroundings = clean_environment(OMP_NUM_THREADS="1", TORCH_COMPILE_DISABLE="1")
+    with running_ray(surroundings, ranks=2) as cluster:
+        environment = worker_environment(
+            MODEL_NAME=str(checkpoint),
+            **SMALL,
+            TENSOR_PARALLEL_SIZE="2",
+            DISTRIBUTED_EXECUTOR_BACKEND="ray",
+            RAY_ADDRESS=cluster.address,
+            PYTHONPATH=str(PLUGIN),
+        )
+        ranks = []
+
+        def last_rank(_):
+            ranks[:] = cluster.ranks()
+            return ranks[-1]
+
+        answer_and_lose_a_rank("vllm", environment, answer, last_rank)
+        _, left = psutil.wait_procs(ranks, timeout=5)
+        assert (len(ranks), left) == (2, [])
+        names = {process.name() for process in cluster.head.children(recursive=True)}
+        assert {"gcs_server", "raylet"} <= names
