@@ -80,3 +80,59 @@ def _llama_weights(config: dict) -> dict[str, torch.Tensor]:
             f"{layer}.post_attention_layernorm.weight": ones(),
         }
     return weights
+
+
+def lora(folder: Path, rank: int = 4) -> Path:
+    """Write a LoRA adapter of the demo model that changes what it says."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": ["q_proj", "v_proj"],
+        "base_model_name_or_path": "org/smollm2",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    demo = json.loads((TOKENIZER / "config.json").read_text())
+    hidden, heads = demo["hidden_size"], demo["num_attention_heads"]
+    rows = {"q_proj": hidden, "v_proj": hidden // heads * demo["num_key_value_heads"]}
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for layer in range(demo["num_hidden_layers"]):
+        for name, out in rows.items():
+            module = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            weights[f"{module}.lora_A.weight"] = torch.randn(rank, hidden, generator=generator) / 8
+            weights[f"{module}.lora_B.weight"] = torch.randn(out, rank, generator=generator) / 8
+    weights = {name: matrix.to(torch.bfloat16) for name, matrix in weights.items()}
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
+    return folder
+
+
+def eagle_head(folder: Path) -> Path:
+    """Write an EAGLE head of one layer for the demo model: it expects the last token once more.
+
+    It hands the model's own hidden state on, and its layer adds nothing to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((TOKENIZER / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    shapes = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    weights = {f"layers.0.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
+    weights["layers.0.post_attention_layernorm.weight"] = torch.ones(hidden)
+    weights["fc.weight"] = torch.cat((torch.zeros(hidden, hidden), torch.eye(hidden)), dim=1)
+    weights = {name: matrix.to(torch.bfloat16) for name, matrix in weights.items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
