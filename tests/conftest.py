@@ -18,7 +18,8 @@ import pytest
 from handler.engine.vllm import VllmAdapter
 from handler.model import locate
 from handler.settings import load
-from tests.platform import Platform, running_platform, running_worker
+from tests.checkpoints import lora
+from tests.platform import Job, Platform, running_platform, running_worker
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -30,6 +31,25 @@ VARIANT = {"vllm": "awq", "sglang": "bf16"}
 ANSWERS = {  # text and completion tokens
     "vllm": ("The capital of France is Paris, France.", 10),
     "sglang": ("The capital of France is Paris.", 8),
+}
+# What PREFIX_WARMUP prefills: more than one block of 128 tokens, vLLM's on a CPU.
+PREFIX = {
+    "messages": [
+        {
+            "role": "system",
+            "content": "You answer questions about geography. " * 40 + "Call a tool if need be.",
+        }
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "find_city",
+                "description": "Find a city",
+                "parameters": {"type": "object", "properties": {"name": {"type": "string"}}},
+            },
+        }
+    ],
 }
 GAUGES = {
     "vllm": ("vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
@@ -93,6 +113,7 @@ class Endpoint:
     process: psutil.Process
     log: Path
     engine: str
+    first_job: Job | None = None
 
     @property
     def model(self):
@@ -129,13 +150,18 @@ class Endpoint:
 def endpoint(request, tmp_path_factory):
     """The one worker of the session with each engine, with the demo model and hermes tool calls."""
     engine = request.param
-    log = tmp_path_factory.mktemp("worker") / "log"
+    folder = tmp_path_factory.mktemp("worker")
+    log = folder / "log"
+    prefixes = folder / "prefixes.json"
+    prefixes.write_text(json.dumps([PREFIX]))
     environment = worker_environment(
         VARIANT[engine],
         engine,
         TOOL_CALL_PARSER="hermes",
         ENABLE_AUTO_TOOL_CHOICE="true",
         HF_TOKEN="hf_not_to_be_seen",
+        PREFIX_WARMUP=str(prefixes),
+        LORA_MODULES=json.dumps([{"name": "org/other", "path": str(lora(folder / "other"))}]),
         **({"MAX_LOGPROBS": "50"} if engine == "vllm" else {}),
     )
     with (
@@ -149,7 +175,12 @@ def endpoint(request, tmp_path_factory):
             log=file,
         ) as worker,
     ):
-        yield Endpoint(platform, psutil.Process(worker.pid), log, engine)
+        made = Endpoint(platform, psutil.Process(worker.pid), log, engine)
+        question = {"role": "user", "content": "What is the capital of France?"}
+        made.first_job = made.run(
+            {**PREFIX, "messages": [*PREFIX["messages"], question], "max_tokens": 1}
+        )
+        yield made
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ def test_anthropic_messages_plain_and_streamed(endpoint, paris):
 def test_models_are_listed(client, endpoint):
     """A GET route is got, and says nothing of where the weights lie."""
     listed = client.models.list().data
-    assert [model.id for model in listed] == [endpoint.model]
-    assert listed[0].root == endpoint.model
+    assert [model.id for model in listed] == [endpoint.model, "org/other"]
+    assert [model.root for model in listed] == [endpoint.model, "org/other"]
 
 
 def test_two_choices(client, endpoint, paris):
@@ -256,7 +256,7 @@ def test_an_unknown_model(client, endpoint):
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="gpt-4", messages=QUESTION)
     assert caught.value.body["message"] == (
-        f"The model `gpt-4` does not exist. Models: {endpoint.model}."
+        f"The model `gpt-4` does not exist. Models: {endpoint.model}, org/other."
     )
 
 

@@ -114,7 +114,7 @@ def test_health_and_version(endpoint):
 def test_a_failure_is_a_failed_job_with_an_openai_error(endpoint, job_input, code, message):
     """Not a repr, and not a COMPLETED job that says error."""
     error = error_of(endpoint.run(job_input))
-    assert error["message"].removesuffix(f"{endpoint.model}.") == message
+    assert error["message"].removesuffix(f"{endpoint.model}, org/other.") == message
     assert error["code"] == code
     assert set(error) == {"message", "type", "param", "code"}
 

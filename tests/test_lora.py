@@ -1,0 +1,110 @@
+"""LoRA adapters: settings, where they lie, and what they say on both engines."""
+
+import pytest
+
+from handler.errors import BadSetting, ModelUnavailable
+from handler.lora import Wanted, locate, read
+from handler.settings import load
+from tests.checkpoints import lora
+from tests.hub import Repository, running_hub
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            '[{"name": "sql", "path": "org/sql", "revision": "v1"}, {"name": "x", "repository": "o/x"}]',
+            (Wanted("sql", "org/sql", "v1"), Wanted("x", "o/x")),
+        ),
+        ('{"name": "sql", "path": "/a", "base_model_name": "org/base"}', (Wanted("sql", "/a"),)),
+        ("sql=org/sql x=/loras/x", (Wanted("sql", "org/sql"), Wanted("x", "/loras/x"))),
+    ],
+    ids=["list", "one object", "pairs"],
+)
+def test_the_setting_has_the_forms_that_people_use(text, wanted):
+    """Those of vLLM, of SGLang, and of the workers before this one."""
+    assert read(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[broken", "(Expecting value: line 1 column 2 (char 1))."),
+        ("org/sql", "('org/sql' has no =)."),
+        ('[{"name": "a b", "path": "x"}]', "('a b' is no name)."),
+        ('[{"name": "a"}]', "(a has no path)."),
+        ('[{"name": "a", "path": "x", "rank": 4}]', "('rank' is not known)."),
+        ("a=x a=y", "has two adapters of the name 'a'."),
+    ],
+    ids=["no JSON", "no name", "blank", "no path", "unknown", "twice"],
+)
+def test_what_names_no_adapter_is_refused(text, reason):
+    """With the text and what is wrong with it."""
+    with pytest.raises(BadSetting) as caught:
+        read(text)
+    assert str(caught.value).startswith(f"LORA_MODULES={text!r} ")
+    assert str(caught.value).endswith(reason)
+
+
+def test_adapters_are_found_in_folders_and_on_the_hub(tmp_path):
+    """With their ranks; from the hub come the two files that count."""
+    folder = lora(tmp_path / "local", rank=8)
+    (folder / "optimizer.pt").write_text("left behind")
+    (tmp_path / "volume").mkdir()
+    with running_hub(adapter=Repository(folder)) as hub:
+        setting = f"local={folder} far=org/adapter"
+        environ = {"LORA_MODULES": setting, "BASE_PATH": str(tmp_path / "volume")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+            patch.setenv("HF_ENDPOINT", hub.url)
+            local, far = locate(load(environ), tmp_path / "nothing")
+    assert (local.name, local.path, local.rank, local.is_local) == ("local", folder, 8, True)
+    assert (far.name, far.rank, far.is_local) == ("far", 8, False)
+    assert sorted(path.name for path in far.path.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
+    """It says what is missing."""
+    with pytest.raises(ModelUnavailable) as caught:
+        locate(load({"LORA_MODULES": f"a={tmp_path}"}), tmp_path)
+    assert str(caught.value) == (
+        f"LORA_MODULES={str(tmp_path)!r} looks like a local folder, but there is no "
+        "adapter_config.json in it."
+    )
+
+
+def test_an_adapter_is_chosen_by_its_name(client, endpoint, paris):
+    """Per request: the model's own answer stays what it was."""
+
+    def ask(model):
+        answer = client.chat.completions.create(
+            model=model, messages=QUESTION, temperature=0, max_tokens=12
+        )
+        return answer.choices[0].message.content
+
+    assert ask("org/other") != paris
+    assert ask(endpoint.model) == paris
+    assert ask("org/other") == ask("org/other")
+
+
+def test_adapters_are_listed_without_their_paths(client, endpoint):
+    """After the model, and as its children."""
+    listed = client.models.list().data
+    assert [(card.id, card.root, card.parent) for card in listed] == [
+        (endpoint.model, endpoint.model, None),
+        ("org/other", "org/other", endpoint.model),
+    ]
+
+
+def test_an_adapter_streams_a_native_job(endpoint):
+    """By the same name on every way in."""
+    job = endpoint.run(
+        {"messages": QUESTION, "model": "org/other", "max_tokens": 8, "stream": True}
+    )
+    assert job.error is None
+    assert job.output[-1]["usage"]["completion_tokens"] == 8

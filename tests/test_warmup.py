@@ -1,0 +1,60 @@
+"""Prefixes that are prefilled before the first job."""
+
+import json
+
+import pytest
+
+from handler.errors import BadSetting
+from handler.warmup import read
+
+SYSTEM = [{"role": "system", "content": "Be brief."}]
+
+
+@pytest.mark.parametrize("from_file", [False, True], ids=["text", "file"])
+def test_prefixes_have_three_forms(tmp_path, from_file):
+    """A system message, messages, or a whole chat with its tools."""
+    text = json.dumps(["Be brief.", SYSTEM, {"messages": SYSTEM, "tools": []}])
+    setting = str(tmp_path / "prefixes.json") if from_file else text
+    (tmp_path / "prefixes.json").write_text(text)
+    assert read(setting) == (
+        {"messages": SYSTEM},
+        {"messages": SYSTEM},
+        {"messages": SYSTEM, "tools": []},
+    )
+
+
+def test_no_setting_no_prefix():
+    """Nothing is prefilled unless it is asked for."""
+    assert read(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("/none.json", "No such file or directory"),
+        ("[1]", "item 1 has no messages"),
+        ('["a", {"tools": []}]', "item 2 has no messages"),
+        ("[", "Expecting value: line 1 column 2 (char 1)"),
+    ],
+    ids=["file", "number", "no messages", "no JSON"],
+)
+def test_what_is_no_prefix_stops_the_start(setting, reason):
+    """With what would be right, before the engine is imported."""
+    with pytest.raises(BadSetting) as caught:
+        read(setting)
+    text = str(caught.value)
+    assert text.startswith(f"PREFIX_WARMUP={setting!r} should be a JSON list, or a file with one, ")
+    assert text.endswith(f"({reason}).")
+
+
+def test_the_very_first_job_hits_the_cache(endpoint):
+    """Whole blocks with vLLM, every shared token with SGLang."""
+    usage = endpoint.first_job.output[0]["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    assert (usage["prompt_tokens"], cached) == EXPECTED[endpoint.engine]
+    [line] = [line for line in endpoint.log.read_text().splitlines() if " prefix 1: " in line]
+    assert line.split(" prefix 1: ")[1].startswith(PREFILLED[endpoint.engine])
+
+
+EXPECTED = {"vllm": (0, 0), "sglang": (0, 0)}
+PREFILLED = {"vllm": "0 tokens prefilled in ", "sglang": "0 tokens prefilled in "}
