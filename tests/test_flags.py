@@ -3,9 +3,12 @@
 The parser is vLLM's, and importing it is most of this file's time.
 """
 
+import argparse
+
 import pytest
 
-from handler.engine.vllm import REFUSED, REMOVED
+from handler.engine.flags import EngineFlags
+from handler.engine.vllm import REFUSED, REMOVED, VllmAdapter
 from handler.errors import BadSetting
 from tests.conftest import check
 
@@ -44,6 +47,26 @@ def test_variables_become_flags_of_every_kind(model, tmp_path):
     assert parsed["allowed_media_domains"] == ["a.example", "b.example"]
     assert parsed["tokenizer"] == str(tokenizer)
     assert parsed["max_model_len"] == 4000
+
+
+def test_the_other_half_of_a_switch_is_no_setting():
+    """It says no, so as a variable it would say the reverse of its name.
+
+    A stand-in for the switches of vLLM 0.33, which also have `--disable-x` beside `--enable-x`.
+    """
+
+    class Paired(argparse.BooleanOptionalAction):
+        def __init__(self, option_strings, dest, **more):
+            super().__init__(option_strings, dest, **more)
+            self.option_strings = [*option_strings, "--disable-cache"]
+
+        def __call__(self, parser, namespace, values, option_string=None):
+            setattr(namespace, self.dest, option_string == "--enable-cache")
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--enable-cache", action=Paired)
+    parser.add_argument("--verbose", action=argparse.BooleanOptionalAction)
+    assert EngineFlags(parser, ["help"]).names == {"ENABLE_CACHE", "VERBOSE"}
 
 
 def test_the_model_has_the_folder_name_unless_another_is_given(model):
@@ -170,10 +193,7 @@ def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
 
 def test_what_is_called_removed_is_gone(model):
     """Parity with the engine: none of these names is a flag of it, and what we advise is."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    dests = {a.dest.upper() for a in make_arg_parser(FlexibleArgumentParser())._actions}
+    dests = {action.dest.upper() for action in VllmAdapter.flags()._parser._actions}
     assert REMOVED.keys() & dests == set()
     advised = {
         word.split("=")[0].strip(".,;")

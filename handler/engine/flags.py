@@ -45,7 +45,7 @@ class EngineFlags:
                 name = option.removeprefix("--").replace("-", "_").upper()
                 if action.dest in refused:
                     self._refused.add(name)
-                elif not name.startswith("NO_") or name == action.dest.upper():
+                elif not _turns_off(parser, action, option):
                     self._actions[name] = action
 
     @property
@@ -152,6 +152,18 @@ def unused(
             if near:
                 lines.append(f"{name} is not a setting and has no effect: did you mean {near[0]}?")
     return lines
+
+
+def _turns_off(parser: argparse.ArgumentParser, action: argparse.Action, option: str) -> bool:
+    """Say whether the option is the other half of a switch, by asking the action.
+
+    That is `--no-x`, and from vLLM 0.33 on also `--disable-x` beside `--enable-x`, or the reverse.
+    """
+    if not isinstance(action, argparse.BooleanOptionalAction):
+        return False
+    parsed = argparse.Namespace()
+    action(parser, parsed, None, option)
+    return not getattr(parsed, action.dest)
 
 
 def _spell(action: argparse.Action, variable: str, value: str) -> list[str]:

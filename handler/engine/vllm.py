@@ -1,17 +1,18 @@
 """vLLM inside the worker: everything that knows vLLM's internals.
 
 The surface is small, for it moves between releases: the argument parser, the engine client,
-`build_app` and `init_app_state`. The names are those of vLLM 0.30 to 0.32.
+`build_app` and `init_app_state`. The names are those of vLLM 0.30 to 0.33.
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
 from handler.checkpoint import WEIGHTS
@@ -121,9 +122,8 @@ class VllmAdapter:
     @staticmethod
     def flags() -> EngineFlags:
         """Return the flags that vLLM's own parser knows, without those of its server."""
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser
-
-        return EngineFlags(make_arg_parser(_parser_class()(allow_abbrev=False)), REFUSED)
+        parser = cli_args().make_arg_parser(_parser_class()(allow_abbrev=False))
+        return EngineFlags(parser, REFUSED)
 
     def prepare(self) -> None:
         """Nothing: off the main thread vLLM installs no handler, and sends no signal."""
@@ -132,7 +132,6 @@ class VllmAdapter:
         """Import vLLM and let its parser judge every flag; see `protocol.Adapter.check`."""
         self._prepare_environment()
         log.info("importing vLLM %s", version())
-        from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.renderers.chat_utils import validate_chat_template
@@ -162,7 +161,7 @@ class VllmAdapter:
                 f"CUSTOM_CHAT_TEMPLATE={template!r} is neither a file nor a template."
             ) from error
         try:
-            validate_parsed_serve_args(args)
+            cli_args().validate_parsed_serve_args(args)
         except (VLLMError, TypeError, ValueError) as error:
             raise BadSetting(str(error).removeprefix("Error: ")) from error
         _check_names(args)
@@ -300,6 +299,14 @@ def _hide_paths(serving: Any) -> None:
         return listed
 
     serving.show_available_models = shown
+
+
+def cli_args() -> ModuleType:
+    """Return the module with vLLM's argument parser, which 0.33 has moved."""
+    try:
+        return importlib.import_module("vllm.entrypoints.common.cli_args")
+    except ModuleNotFoundError:
+        return importlib.import_module("vllm.entrypoints.launchers.cli_args")
 
 
 def version() -> str:
