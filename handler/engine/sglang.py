@@ -55,7 +55,6 @@ REFUSED = frozenset(
 REMOVED = {
     "MAX_NUM_REQS": "use MAX_RUNNING_REQUESTS.",
     "ENABLE_FLASHINFER_MLA": "use ATTENTION_BACKEND=flashinfer.",
-    "ENABLE_TORCH_COMPILE": "use CUDA_GRAPH_CONFIG.",
     "ENABLE_EP_MOE": "use EP_SIZE.",
     "STORAGE_PATH": "files are not stored.",
     "ADDITIONAL_PORTS": "the worker has no inner server.",

@@ -145,7 +145,8 @@ TABLE = (
     Shared(
         "TOOL_CALL_PARSER",
         "TOOL_CALL_PARSER",
-        to_vllm=_backwards(TOOL_CALL_PARSERS, qwen="hermes", qwen25="hermes"),
+        # pythonic is also a parser of vLLM's own.
+        to_vllm=_backwards(TOOL_CALL_PARSERS, qwen="hermes", qwen25="hermes", pythonic="pythonic"),
         to_sglang=_renamed(TOOL_CALL_PARSERS),
     ),
     Shared(
