@@ -2,7 +2,8 @@
 
 Its engine is built for a process of its own: started on the main thread it installs handlers that
 kill the process at any child's failure, and its own shutdown kills every child there is. Started
-on the engine's thread it installs none, and here the end is ours. The names are those of 0.5.23.
+on the engine's thread it installs none, and here the end is ours. The names are those of 0.5.23;
+`tests/contract/test_sglang.py` pins them.
 """
 
 import argparse

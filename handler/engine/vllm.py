@@ -1,7 +1,8 @@
 """vLLM inside the worker: everything that knows vLLM's internals.
 
 The surface is small, for it moves between releases: the argument parser, the engine client,
-`build_app` and `init_app_state`. The names are those of vLLM 0.30 to 0.33.
+`build_app` and `init_app_state`. The names are those of vLLM 0.30 to 0.33;
+`tests/contract/test_vllm.py` pins them.
 """
 
 import argparse

@@ -1,0 +1,160 @@
+"""One start of an engine, as the worker starts it, and what it showed.
+
+    python -m tests.contract.live vllm|sglang
+
+It is a process of its own, for an engine can start once in a process. The last line of stdout is
+what was seen, as JSON, for the engine's tests to judge.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import psutil
+
+from handler.engine.host import EngineHost
+from handler.engine.protocol import Request
+from handler.engine.sglang import SglangAdapter
+from handler.engine.vllm import VllmAdapter
+from handler.model import locate
+from handler.settings import load
+from tests.conftest import ROOT, START_SECONDS, VARIANT, worker_environment
+
+ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
+PATIENCE_SECONDS = 10
+
+
+def start(engine):
+    """Return what one start of the engine showed; call it where the engine is installed."""
+    environment = worker_environment(VARIANT[engine], engine)
+    command = [sys.executable, "-m", __name__, engine]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START_SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(engine):
+    said = Said()
+    logging.getLogger("handler").addHandler(said)
+    settings = load(os.environ)
+    adapter = ADAPTERS[engine](settings, locate(settings), os.environ)
+    adapter.prepare()
+    before = handlers()
+    with EngineHost(adapter) as host:
+        running = host.wait_until_up()
+        seen = {
+            "new_signal_handlers": sorted(n for n, h in handlers().items() if h != before[n]),
+            "capacity": asdict(running.capacity),
+            "models": dict(running.models),
+            "alive": running.alive(),
+            "generates": running.generates,
+            "chat_fields": sorted(running.request_fields["/v1/chat/completions"]),
+            "touched": TOUCHED[engine](running.app),
+        }
+        seen |= asyncio.run(requests(host, running.app, HELD[engine], adapter.served_model_name))
+    seen["processes_left"] = [p.name() for p in psutil.Process().children(recursive=True)]
+    seen["said"] = said.lines
+    print("\n" + json.dumps(seen))
+
+
+def handlers():
+    return {number.name: signal.getsignal(number) for number in signal.Signals}
+
+
+class Said(logging.Handler):
+    """Keeps what the worker warned of, such as an engine that did not stop in order."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+async def requests(host, app, held, model):
+    """Leave a stream after its first bytes, and see how long the engine holds the request."""
+    [listed] = json.loads(await read(host, Request("GET", "/v1/models")))["data"]
+    body = {"model": model, "prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True}
+    async with host.call(post(body | {"stream": True})) as exchange:
+        first = await exchange.read()
+        meanwhile = held(app)
+    left = time.monotonic()
+    while held(app) and time.monotonic() - left < PATIENCE_SECONDS:
+        await asyncio.sleep(0.01)
+    seconds = time.monotonic() - left
+    # A step of the scheduler refreshes its gauges: it tells of the engine's own processes.
+    await read(host, post(body | {"max_tokens": 1}))
+    metrics = await read(host, Request("GET", "/metrics"))
+    running = re.search(rb"^(?:vllm:num_requests|sglang:num)_running.*} (\S+)$", metrics, re.M)
+    return {
+        "root": listed["root"],
+        "streamed": first.startswith(b"data: {"),
+        "held_meanwhile": meanwhile,
+        "abort_seconds": seconds,
+        "running_after": float(running[1]),
+    }
+
+
+def post(body):
+    return Request("POST", "/v1/completions", json.dumps(body).encode())
+
+
+async def read(host, request):
+    async with host.call(request) as exchange:
+        parts = [part async for part in parts_of(exchange)]
+    assert exchange.status == 200, parts
+    return b"".join(parts)
+
+
+async def parts_of(exchange):
+    while part := await exchange.read():
+        yield part
+
+
+def held_by_vllm(app):
+    return app.state.engine_client.output_processor.get_num_unfinished_requests()
+
+
+def held_by_sglang(_):
+    from sglang.srt.entrypoints.http_server import get_global_state
+
+    return len(get_global_state().tokenizer_manager.rid_to_state)
+
+
+def touched_in_vllm(app):
+    engine, serving = app.state.engine_client, app.state.openai_serving_models
+    return {
+        "errored": engine.errored,
+        "model_config": type(engine.model_config).__name__,
+        "lora_requests": serving.lora_requests,
+        "should_exit": app.state.server.should_exit,
+    }
+
+
+def touched_in_sglang(_):
+    from sglang.srt.entrypoints.http_server import get_global_state
+
+    manager = get_global_state().tokenizer_manager
+    return {
+        "lora_registry": type(manager.lora_registry).__name__,
+        "asyncio_tasks": sorted({type(task).__name__ for task in manager.asyncio_tasks}),
+        "_subprocess_watchdog": type(manager._subprocess_watchdog).__name__,
+        "_stop_event": type(manager._subprocess_watchdog._stop_event).__name__,
+    }
+
+
+HELD = {"vllm": held_by_vllm, "sglang": held_by_sglang}
+TOUCHED = {"vllm": touched_in_vllm, "sglang": touched_in_sglang}
+
+if __name__ == "__main__":
+    main(sys.argv[1])

