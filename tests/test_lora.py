@@ -15,7 +15,8 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
     ("text", "wanted"),
     [
         (
-            '[{"name": "sql", "path": "org/sql", "revision": "v1"}, {"name": "x", "repository": "o/x"}]',
+            '[{"name": "sql", "path": "org/sql", "revision": "v1"}, '
+            '{"name": "x", "repository": "o/x"}]',
             (Wanted("sql", "org/sql", "v1"), Wanted("x", "o/x")),
         ),
         ('{"name": "sql", "path": "/a", "base_model_name": "org/base"}', (Wanted("sql", "/a"),)),
@@ -103,8 +104,7 @@ def test_adapters_are_listed_without_their_paths(client, endpoint):
 
 def test_an_adapter_streams_a_native_job(endpoint):
     """By the same name on every way in."""
-    job = endpoint.run(
-        {"messages": QUESTION, "model": "org/other", "max_tokens": 8, "stream": True}
-    )
+    chat = {"messages": QUESTION, "model": "org/other", "ignore_eos": True}
+    job = endpoint.run({**chat, "max_tokens": 8, "stream": True})
     assert job.error is None
     assert job.output[-1]["usage"]["completion_tokens"] == 8

@@ -16,11 +16,8 @@ def test_prefixes_have_three_forms(tmp_path, from_file):
     text = json.dumps(["Be brief.", SYSTEM, {"messages": SYSTEM, "tools": []}])
     setting = str(tmp_path / "prefixes.json") if from_file else text
     (tmp_path / "prefixes.json").write_text(text)
-    assert read(setting) == (
-        {"messages": SYSTEM},
-        {"messages": SYSTEM},
-        {"messages": SYSTEM, "tools": []},
-    )
+    alone = {"messages": SYSTEM}
+    assert read(setting) == (alone, alone, {"messages": SYSTEM, "tools": []})
 
 
 def test_no_setting_no_prefix():
@@ -56,5 +53,5 @@ def test_the_very_first_job_hits_the_cache(endpoint):
     assert line.split(" prefix 1: ")[1].startswith(PREFILLED[endpoint.engine])
 
 
-EXPECTED = {"vllm": (0, 0), "sglang": (0, 0)}
+EXPECTED = {"vllm": (424, 384), "sglang": (432, 417)}  # prompt, cached
 PREFILLED = {"vllm": "0 tokens prefilled in ", "sglang": "0 tokens prefilled in "}
