@@ -237,14 +237,21 @@ def named(text):
 
 
 @pytest.mark.parametrize(
-    ("name", "rank"),
-    [("TENSOR_PARALLEL_SIZE", "Worker_TP1"), ("PIPELINE_PARALLEL_SIZE", "Worker_PP1")],
-    ids=["tensors", "pipeline"],
+    ("engine", "name", "rank"),
+    [
+        ("vllm", "TENSOR_PARALLEL_SIZE", "Worker_TP1"),
+        ("vllm", "PIPELINE_PARALLEL_SIZE", "Worker_PP1"),
+        ("sglang", "TENSOR_PARALLEL_SIZE", "TP1"),
+        ("sglang", "PIPELINE_PARALLEL_SIZE", "PP1"),
+    ],
+    ids=["vllm tensors", "vllm pipeline", "sglang tensors", "sglang pipeline"],
 )
-def test_vllm_with_two_ranks_answers_as_one_and_dies_as_one(checkpoint, answer, name, rank):
-    """The last rank is another process than the one that the engine watches."""
-    environment = worker_environment(MODEL_NAME=str(checkpoint), **SMALL, **{name: "2"})
-    answer_and_lose_a_rank("vllm", environment, answer, named(rank))
+def test_two_ranks_answer_as_one_and_die_as_one(checkpoint, answer, engine, name, rank):
+    """The last rank is lost: another process than the one that the engine's app talks to."""
+    environment = worker_environment(
+        engine=engine, MODEL_NAME=str(checkpoint), **SMALL, **{name: "2"}
+    )
+    answer_and_lose_a_rank(engine, environment, answer, named(rank))
 
 
 def test_vllm_on_a_ray_cluster_dies_with_a_rank_and_leaves_the_cluster(checkpoint, answer):
