@@ -72,7 +72,7 @@ ENV PYTHONPATH=/opt/fetch
 COPY handler/__init__.py handler/checkpoint.py handler/errors.py handler/manifest.py handler/
 COPY handler/hub handler/hub
 COPY builder/__init__.py builder/errors.py builder/fetch.py builder/folder.py builder/order.py \
-     builder/
+     builder/lora.py builder/
 ARG HF_ENDPOINT
 ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS=""
 RUN --mount=type=secret,id=HF_TOKEN \
@@ -90,6 +90,10 @@ RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/draft && { test -z "$DRAFT_MODEL_NAME" \
  || python3 -m builder.fetch "$DRAFT_MODEL_NAME" --revision "$DRAFT_MODEL_REVISION" \
       --kind draft --out /opt/models/draft; }
+ARG LORA_MODULES=""
+RUN --mount=type=secret,id=HF_TOKEN \
+    mkdir -p /opt/models/lora && { test -z "$LORA_MODULES" \
+ || python3 -m builder.lora --out /opt/models/lora; }
 # Large weights become several layers: registries have limits for one, and several are pulled at
 # once. A manifest says when it was fetched; apart from the weights it leaves their layers the same
 # when they are fetched again.
@@ -111,6 +115,7 @@ RUN mkdir -p /opt/manifests/model /opt/manifests/tokenizer /opt/manifests/draft 
 FROM worker
 COPY --from=models /opt/models/draft /opt/models/draft
 COPY --from=models /opt/models/tokenizer /opt/models/tokenizer
+COPY --from=models /opt/models/lora /opt/models/lora
 COPY --from=models /opt/parts/0 /opt/models/model
 COPY --from=models /opt/parts/1 /opt/models/model
 COPY --from=models /opt/parts/2 /opt/models/model

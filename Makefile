@@ -43,7 +43,7 @@ endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## the Runpod platform in small
 # handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.
 TAG ?= llm-worker:$(ENGINE)
 BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
-	TOKENIZER_NAME TOKENIZER_REVISION BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE CPU_IMAGE VERSION
+	TOKENIZER_NAME TOKENIZER_REVISION LORA_MODULES BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE CPU_IMAGE VERSION
 SECRET := --secret id=HF_TOKEN,env=HF_TOKEN
 image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	docker build --tag $(TAG) --build-arg ENGINE=$(ENGINE) \

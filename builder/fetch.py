@@ -18,7 +18,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,16 +50,25 @@ MTIME_SECONDS = 946684800
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch one repository and print the folder; one line on stderr if that fails."""
-    logging.basicConfig(format="fetch: %(message)s", level=logging.INFO, stream=sys.stderr)
-    for name in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
-        logging.getLogger(name).setLevel(logging.WARNING)
     options = _parser(environ).parse_args(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    try:
+
+    def work() -> None:
         order = _order(options, environ)
         folder = options.out or Path("models", order.repository.rpartition("/")[2].lower())
         print(fetch(order, folder), flush=True)
+
+    return told(work)
+
+
+def told(work: Callable[[], None]) -> int:
+    """Do it, saying on stderr what happens; return the exit code, after one line for a failure."""
+    logging.basicConfig(format="fetch: %(message)s", level=logging.INFO, stream=sys.stderr)
+    for name in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        work()
     except (BuildError, StartError) as error:
         log.error("%s", error)
         return error.exit_code
@@ -140,7 +149,7 @@ def _fill(part: Path, order: Order, found: client.Listing) -> None:
         commit=found.commit,
         kind=order.kind,
         patterns=order.patterns,
-        quantization=None if order.kind == "tokenizer" else quantization,
+        quantization=quantization if order.kind in ("model", "draft") else None,
         licence=found.licence,
         files=tuple(files),
         total_bytes=sum(file.bytes for file in files),
@@ -210,11 +219,11 @@ def _order(options: argparse.Namespace, environ: Mapping[str, str]) -> Order:
         kind=options.kind,
         quantization=options.quantization.lower() or "auto",
         patterns=tuple(options.allow_patterns.replace(",", " ").split()),
-        token=_token(environ),
+        token=token_in(environ),
     )
 
 
-def _token(environ: Mapping[str, str]) -> SecretStr | None:
+def token_in(environ: Mapping[str, str]) -> SecretStr | None:
     """Return the token from the environment, or from a build's secret where there is one."""
     token, source = environ.get("HF_TOKEN", "").strip(), "HF_TOKEN"
     if not token and SECRET.is_file():
@@ -244,7 +253,8 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "--kind",
         choices=get_args(Kind),
         default="model",
-        help="a draft need not be quantized, a tokenizer comes without weights (model)",
+        help="a draft need not be quantized, a tokenizer comes without weights, a LoRA "
+        "adapter beside a model (model)",
     )
     add(
         "--quantization",

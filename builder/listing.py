@@ -29,14 +29,17 @@ TEST_TIMEOUT_MS = 600_000  # with the first start
 
 # The platform sets it, or the image has it from its build.
 NOT_IN_THE_FORM = {"job_url", "engine", "base_path"}
-FIRST = ("model_name", "hf_token", "max_model_len")  # shown without asking for more
+FIRST = ("model_name", "hf_token")  # shown without asking for more
+
+FIRST_FLAGS = ("MAX_MODEL_LEN",)
 
 # Flags of the engines that most people set. Any other can be set as a variable too.
 ENGINE_FLAGS: dict[str, tuple[str, str]] = {
+    "MAX_MODEL_LEN": ("string", "Longest context in tokens, such as 8192 or 32k"),
     "GPU_MEMORY_UTILIZATION": ("number", "Share of the card's memory for weights and KV cache"),
     "MAX_NUM_SEQS": ("number", "Sequences in one batch"),
     "MAX_NUM_BATCHED_TOKENS": ("number", "Tokens in one step, which bounds a prefill's piece"),
-    "TENSOR_PARALLEL_SIZE": ("number", "Cards that share the model; as many as the worker has"),
+    "TENSOR_PARALLEL_SIZE": ("string", "Cards that share the model; auto takes all that it sees"),
     "KV_CACHE_DTYPE": ("string", "auto, or fp8 for twice the context in the same memory"),
     "ENABLE_PREFIX_CACHING": ("boolean", "Keep the KV cache of prefixes that requests share"),
     "ENABLE_AUTO_TOOL_CHOICE": ("boolean", "Let the model decide to call tools"),
@@ -153,7 +156,7 @@ def _engine_inputs() -> list[dict[str, Any]]:
                 "name": _title(key),
                 "type": kind,
                 "description": description,
-                "advanced": True,
+                **({} if key in FIRST_FLAGS else {"advanced": True}),
             },
         }
         for key, (kind, description) in ENGINE_FLAGS.items()

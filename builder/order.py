@@ -13,11 +13,12 @@ from handler.checkpoint import INDEX, is_of
 from handler.hub import choice
 from handler.hub.reference import Reference
 
-Kind = Literal["model", "draft", "tokenizer"]
+Kind = Literal["model", "draft", "tokenizer", "lora"]
 SETTINGS: dict[Kind, str] = {
     "model": "MODEL_NAME",
     "draft": "DRAFT_MODEL_NAME",
     "tokenizer": "TOKENIZER_NAME",
+    "lora": "LORA_MODULES",
 }
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
@@ -29,7 +30,8 @@ class Order:
     Attributes:
         repository: its name on the hub, org/name.
         revision: a branch, tag or commit.
-        kind: a draft may be unquantized, a tokenizer has no weights.
+        kind: a draft may be unquantized, a tokenizer has no weights, and a LoRA adapter
+            is loaded beside a model.
         quantization: `auto` for AWQ or FP8, `none` for an unquantized checkpoint, or a method.
         patterns: of the files to take instead of those that an engine is known to load.
         token: for gated and private repositories.
@@ -60,6 +62,8 @@ def choose(order: Order, names: Collection[str], shards: Collection[str] | None)
     """
     if order.kind == "tokenizer":
         return _tokenizer(order, names)
+    if order.kind == "lora":
+        return _adapter(order, names)
     chosen = _matching(order, names) if order.patterns else choice.wanted(names, shards)
     through = " that ALLOW_PATTERNS lets through" if order.patterns else ""
     if "config.json" not in chosen:
@@ -81,6 +85,12 @@ def _tokenizer(order: Order, names: Collection[str]) -> list[str]:
     if not choice.has_tokenizer(chosen):
         raise Refused(f"{order.repository} has no tokenizer.")
     return chosen
+
+
+def _adapter(order: Order, names: Collection[str]) -> list[str]:
+    if lost := [name for name in choice.ADAPTER if name not in names]:
+        raise Refused(f"{order.repository} has no {lost[0]}: it is no LoRA adapter.")
+    return choice.adapter(names)
 
 
 def _matching(order: Order, names: Collection[str]) -> list[str]:

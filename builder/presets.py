@@ -5,12 +5,10 @@ are Runpod's. An FP8 checkpoint runs on every card from Ampere on, but only Ada,
 ones calculate in FP8; the older ones widen the weights to 16 bits as they read them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 TOOLS = {"ENABLE_AUTO_TOOL_CHOICE": "true"}
-NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4}
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ PRESETS = (
         {
             "MAX_MODEL_LEN": "16384",
             "MAX_NUM_SEQS": "32",
-            "SPECULATIVE_CONFIG": json.dumps(NGRAM),
+            "SPECULATIVE_METHOD": "ngram",
         },
     ),
     Preset(
@@ -111,7 +109,7 @@ PRESETS = (
         ("ADA_48_PRO",),
         {
             "MAX_MODEL_LEN": "32768",
-            "TOOL_CALL_PARSER": "qwen25",
+            "TOOL_CALL_PARSER": "hermes",
             "REASONING_PARSER": "qwen3",
         },
         engine="sglang",

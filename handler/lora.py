@@ -3,46 +3,17 @@
 Each is served under its own name, beside the model: a job chooses it by `model`.
 """
 
-import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from handler import manifest
 from handler.checkpoint import json_object
 from handler.errors import BadSetting
 from handler.hub import choice
+from handler.hub.lora import SETTING, read
 from handler.hub.reference import Reference
 from handler.places import BAKED, find, naming
 from handler.settings import Settings
-
-NAME = re.compile(r"\w[\w./-]*")
-SETTING = "LORA_MODULES"
-RIGHT = (
-    'should be a JSON list such as [{"name": "sql", "path": "org/name"}], or sql=org/name with '
-    "blanks between several"
-)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """An adapter as the settings name it.
-
-    Attributes:
-        name: what callers use.
-        source: a repository or a folder.
-        revision: branch, tag or commit; None is `main`.
-    """
-
-    name: str
-    source: str
-    revision: str | None = None
-
-    def folder_name(self) -> str:
-        """Return the name of its folder in an image."""
-        return self.name.replace("/", "--")
 
 
 @dataclass(frozen=True)
@@ -60,24 +31,6 @@ class Adapter:
     path: Path
     rank: int
     is_local: bool
-
-
-def read(text: str) -> tuple[Wanted, ...]:
-    """Read LORA_MODULES: JSON, or the engines' own `name=source`.
-
-    Raises:
-        BadSetting: with what would be right.
-    """
-    text = text.strip()
-    try:
-        items = json.loads(text) if text[:1] in ("[", "{") else [_pair(t) for t in text.split()]
-        wanted = [_wanted(item) for item in (items if isinstance(items, list) else [items])]
-    except ValueError as error:
-        raise BadSetting(f"{SETTING}={text!r} {RIGHT} ({error}).") from error
-    names = [one.name for one in wanted]
-    if doubled := [name for name in names if names.count(name) > 1]:
-        raise BadSetting(f"{SETTING}={text!r} has two adapters of the name {doubled[0]!r}.")
-    return tuple(wanted)
 
 
 def locate(settings: Settings, baked: Path = BAKED) -> tuple[Adapter, ...]:
@@ -104,25 +57,3 @@ def _adapter(name: str, path: Path, is_local: bool) -> Adapter:
     if not known:
         raise BadSetting(f"{SETTING}: {name} has no rank `r` in its adapter_config.json.")
     return Adapter(name, path, max(known), is_local)
-
-
-def _pair(text: str) -> dict[str, str]:
-    name, separator, source = text.partition("=")
-    if not separator:
-        raise ValueError(f"{text!r} has no =")
-    return {"name": name, "path": source}
-
-
-def _wanted(item: Any) -> Wanted:
-    if not isinstance(item, Mapping):
-        raise ValueError(f"{item!r} is no object")
-    unknown = set(item) - {"name", "path", "repository", "revision", "base_model_name"}
-    if unknown:
-        raise ValueError(f"{sorted(unknown)[0]!r} is not known")
-    name, source = item.get("name"), item.get("path") or item.get("repository")
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name")
-    if not isinstance(source, str) or not source:
-        raise ValueError(f"{name} has no path")
-    revision = item.get("revision")
-    return Wanted(name, source, str(revision) if revision else None)

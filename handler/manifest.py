@@ -30,7 +30,7 @@ class Manifest(BaseModel):
         repository: the name on the hub, which callers use.
         revision: the branch, tag or commit that was asked for.
         commit: the commit that it was then.
-        kind: model, draft or tokenizer.
+        kind: model, draft, tokenizer or lora.
         patterns: of the files, where not those were taken that an engine is known to load.
         quantization: the method that the checkpoint names, None for an unquantized one.
         licence: the identifier on the model's card, None where it has none.

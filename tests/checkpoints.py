@@ -136,3 +136,58 @@ def eagle_head(folder: Path) -> Path:
     weights = {name: matrix.to(torch.bfloat16) for name, matrix in weights.items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def tiny_bert(folder: Path) -> Path:
+    """Write a cross-encoder of two layers, which scores a pair of texts with one number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden, inner, layers, vocabulary = 64, 128, 2, 49152
+    config = {
+        "architectures": ["BertForSequenceClassification"],
+        "model_type": "bert",
+        "torch_dtype": "float32",
+        "hidden_act": "gelu",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "position_embedding_type": "absolute",
+        "layer_norm_eps": 1e-12,
+        "vocab_size": vocabulary,
+        "pad_token_id": 0,
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in TOKENIZER_FILES:
+        if (TOKENIZER / name).is_file():
+            shutil.copyfile(TOKENIZER / name, folder / name)
+    shapes = {
+        "bert.embeddings.word_embeddings": (vocabulary, hidden),
+        "bert.embeddings.position_embeddings": (512, hidden),
+        "bert.embeddings.token_type_embeddings": (2, hidden),
+        "bert.pooler.dense": (hidden, hidden),
+        "classifier": (1, hidden),
+    }
+    norms = ["bert.embeddings.LayerNorm"]
+    for index in range(layers):
+        layer = f"bert.encoder.layer.{index}"
+        for name in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes[f"{layer}.attention.{name}"] = (hidden, hidden)
+        shapes[f"{layer}.intermediate.dense"] = (inner, hidden)
+        shapes[f"{layer}.output.dense"] = (hidden, inner)
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        f"{name}.weight": torch.randn(shape, generator=generator) / 8
+        for name, shape in shapes.items()
+    }
+    for name, shape in shapes.items():
+        if "embeddings" not in name:
+            weights[f"{name}.bias"] = torch.zeros(shape[0])
+    for name in norms:
+        weights |= {f"{name}.weight": torch.ones(hidden), f"{name}.bias": torch.zeros(hidden)}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder

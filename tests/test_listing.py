@@ -64,9 +64,9 @@ def test_a_preset_passes_the_engines_own_parser(model, preset):
     """Names, values, parsers of tool calls and reasoning."""
     adapter = check(model(), **preset.environment)
     for name, value in preset.environment.items():
-        if name != "SPECULATIVE_CONFIG":
+        if name != "SPECULATIVE_METHOD":
             assert str(getattr(adapter._args, name.lower())).lower() == value
-    if "SPECULATIVE_CONFIG" in preset.environment:
+    if "SPECULATIVE_METHOD" in preset.environment:
         assert adapter._args.speculative_config["method"] == "ngram"
 
 
@@ -77,7 +77,8 @@ def test_every_flag_of_the_form_is_one_of_the_engines(model):
         "KV_CACHE_DTYPE": "fp8",
         "TOOL_CALL_PARSER": "hermes",
         "REASONING_PARSER": "qwen3",
-        "SPECULATIVE_CONFIG": '{"method": "ngram"}',
+        "MAX_MODEL_LEN": "4096",
+        "TENSOR_PARALLEL_SIZE": "1",
     }
     sent = {
         name: given.get(name) or values[kind] for name, (kind, _) in listing.ENGINE_FLAGS.items()
