@@ -51,8 +51,13 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
+# The tests of the two engines take turns to wait: both at once take little more than one of them.
+TESTED := .venv/sglang-tests.log
 test: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
-	$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -k sglang >$(TESTED) 2>&1 & other=$$!; \
+	$(BIN)/python -m pytest -k "not sglang"; code=$$?; \
+	wait $$other || code=1; \
+	cat $(TESTED); exit $$code
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	$(BIN)/python -m pytest tests/image -rs

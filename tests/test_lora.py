@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -59,16 +60,31 @@ def test_adapters_are_found_in_folders_and_on_the_hub(tmp_path):
     folder = lora(tmp_path / "local", rank=8)
     (folder / "optimizer.pt").write_text("left behind")
     (tmp_path / "volume").mkdir()
+    code = (
+        "import os\nfrom handler.lora import locate\nfrom handler.settings import load\n"
+        "for found in locate(load(os.environ)):\n"
+        "    print(found.name, found.rank, found.is_local, found.path)"
+    )
     with running_hub(adapter=Repository(folder)) as hub:
-        setting = f"local={folder} far=org/adapter"
-        environ = {"LORA_MODULES": setting, "BASE_PATH": str(tmp_path / "volume")}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-            patch.setenv("HF_ENDPOINT", hub.url)
-            local, far = locate(load(environ), tmp_path / "nothing")
-    assert (local.name, local.path, local.rank, local.is_local) == ("local", folder, 8, True)
-    assert (far.name, far.rank, far.is_local) == ("far", 8, False)
-    assert sorted(path.name for path in far.path.iterdir()) == [
+        environ = clean_environment(
+            LORA_MODULES=f"local={folder} far=org/adapter",
+            BASE_PATH=str(tmp_path / "volume"),
+            HF_ENDPOINT=hub.url,
+            HF_HUB_DISABLE_XET="1",
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environ,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr
+    local, far = done.stdout.splitlines()
+    assert local == f"local 8 True {folder}"
+    assert far.startswith("far 8 False ")
+    assert sorted(path.name for path in Path(far.removeprefix("far 8 False ")).iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
