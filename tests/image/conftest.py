@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import lora
 from tests.conftest import MODELS, NAME, ROOT
 from tests.hub import Hub, Repository, running_hub
 from tests.image.docker_engine import Docker, running_docker
@@ -79,7 +80,9 @@ def build(docker, tmp_path_factory):
     gated = Repository(MODELS / f"{NAME}-awq", gated=True)
     public = Repository(MODELS / f"{NAME}-bf16")
     sharded = Repository(shards(tmp_path_factory.mktemp("sharded")))
-    with running_hub(TOKEN, smollm2=gated, unquantized=public, sharded=sharded) as hub:
+    adapter = Repository(lora(tmp_path_factory.mktemp("adapter")))
+    repositories = {"smollm2": gated, "unquantized": public, "sharded": sharded}
+    with running_hub(TOKEN, adapter=adapter, **repositories) as hub:
         yield Builder(docker, hub, secret)
 
 
