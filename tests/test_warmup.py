@@ -54,4 +54,4 @@ def test_the_very_first_job_hits_the_cache(endpoint):
 
 
 EXPECTED = {"vllm": (424, 384), "sglang": (432, 417)}  # prompt, cached
-PREFILLED = {"vllm": "0 tokens prefilled in ", "sglang": "0 tokens prefilled in "}
+PREFILLED = {"vllm": "408 tokens prefilled in ", "sglang": "420 tokens prefilled in "}
