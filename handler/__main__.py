@@ -68,7 +68,9 @@ def _serve(
         with stages.stage("warm-up"):
             warmup.run(host, prefixes)
         log.info("%s", stages)
-        reader = JobReader(running.models, checkpoint.name, running.request_fields)
+        reader = JobReader(
+            running.models, checkpoint.name, running.request_fields, running.adapter_routes
+        )
         worker = Worker(host, reader, chosen.request_timeout_seconds)
         if job is not None:
             return 0 if local.run(worker, job) else EXIT_FAILED

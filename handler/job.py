@@ -78,6 +78,7 @@ class JobReader:
         models: the names that jobs may use, the model's first, each with the engine's name for it.
         repository: the model's other name; jobs may use either, or none.
         request_fields: for each POST path the names that its body may carry.
+        adapter_routes: the paths on which an adapter may be chosen, None for all.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class JobReader:
         models: Mapping[str, str],
         repository: str,
         request_fields: Mapping[str, frozenset[str]],
+        adapter_routes: frozenset[str] | None = None,
     ) -> None:
         self._models = models
         self._default = next(iter(models))
         self._repository = repository
         self._request_fields = request_fields
+        self._adapter_routes = adapter_routes
 
     def read(self, job: Mapping[str, Any]) -> Job:
         """Understand a job.
@@ -169,7 +172,7 @@ class JobReader:
         return self._post(job_id, path, body, "")
 
     def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> Request:
-        body["model"] = self._model(body.get("model"))
+        body["model"] = self._model(body.get("model"), path)
         if path in MULTIPART:
             content, content_type = _multipart(body)
         else:
@@ -180,7 +183,7 @@ class JobReader:
             )
         return Request("POST", path, content, content_type, _text(query), job_id)
 
-    def _model(self, name: object) -> object:
+    def _model(self, name: object, path: str) -> object:
         """Return the engine's name for a model; what is no text the engine judges."""
         if name in (None, "", self._repository):
             name = self._default
@@ -189,6 +192,12 @@ class JobReader:
         if name not in self._models:
             known = ", ".join(self._models)
             raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
+        routes = self._adapter_routes
+        if name != self._default and routes is not None and path not in routes:
+            raise InvalidInput(
+                f"{path} takes no adapter with this engine; {', '.join(sorted(routes))} do.",
+                "model",
+            )
         return self._models[name]
 
     def _refuse_unknown(self, path: str, body: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Each is served under its own name, beside the model: a job chooses it by `model`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +41,24 @@ def locate(settings: Settings, baked: Path = BAKED) -> tuple[Adapter, ...]:
         BadSetting, ModelUnavailable: see `places.find`.
     """
     if settings.lora_modules is None:
-        folders = [folder for folder in sorted(baked.glob("lora/*")) if manifest.read(folder)]
+        folders = [folder for folder in sorted(baked.glob("lora/[!.]*")) if manifest.read(folder)]
         return tuple(_adapter(folder.name.replace("--", "/"), folder, True) for folder in folders)
     adapters = []
     for one in read(settings.lora_modules):
         found = find(settings, baked, Reference(one.source, one.revision, SETTING), "lora")
         adapters.append(_adapter(one.name, found.path, found.is_local))
     return tuple(adapters)
+
+
+def check_names(adapters: Collection[Adapter], taken: Collection[str | None]) -> None:
+    """See that each adapter has a name of its own.
+
+    Raises:
+        BadSetting: one is called as the model is.
+    """
+    for adapter in adapters:
+        if adapter.name in taken:
+            raise BadSetting(f"{SETTING}: {adapter.name!r} is the model's name; take another.")
 
 
 def _adapter(name: str, path: Path, is_local: bool) -> Adapter:

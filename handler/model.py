@@ -60,11 +60,12 @@ def locate(settings: Settings, baked: Path = BAKED) -> Model:
     with naming(found.name):
         quantization = quantization_of(found.path)
     check_quantization(settings.quantization, quantization, found.name)
-    if others[1]:
+    if others[1] and not speculation.mixes_vocabularies(settings.speculative_config):
         with naming(others[1].name):
             speculation.check_vocabulary(others[1].name, others[1].path, found.path)
     tokenizer, draft = (other.path if other else None for other in others)
     adapters = lora.locate(settings, baked)
+    lora.check_names(adapters, {found.name, settings.served_model_name})
     return Model(
         found.path,
         found.name,

@@ -71,7 +71,7 @@ def find(settings: Settings, baked: Path, named: Reference, content: Content = "
 def _kinds(baked: Path, content: Content) -> list[str]:
     """Return the folders below `baked` that may hold it; a model's tokenizer is one as well."""
     if content == "lora":
-        return [f"lora/{folder.name}" for folder in sorted(baked.glob("lora/*"))]
+        return [f"lora/{folder.name}" for folder in sorted(baked.glob("lora/[!.]*"))]
     return ["model", "draft"] + (["tokenizer"] if content == "tokenizer" else [])
 
 
@@ -101,7 +101,9 @@ def _local(named: Reference, content: Content) -> Found | None:
         folder = folder.resolve()
         return Found(folder, _name_of(folder), "a local folder")
     if folder.is_dir() or named.name.startswith(("/", "./", "../", "~")):
-        lacking = {"model": "config.json", "lora": choice.ADAPTER[0]}.get(content, content)
+        lacking: str = "config.json" if content == "model" else content
+        if content == "lora":
+            lacking = next((f for f in choice.ADAPTER if not (folder / f).is_file()), content)
         raise ModelUnavailable(
             f"{named.setting}={named.name!r} looks like a local folder, "
             f"but there is no {lacking} in it."

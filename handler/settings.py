@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     AliasChoices,
+    BeforeValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -75,7 +76,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CUSTOM_CHAT_TEMPLATE", "CHAT_TEMPLATE"),
         description="Jinja chat template: a path or the text itself",
     )
-    speculative_method: Method = Field(
+    speculative_method: Annotated[Method, BeforeValidator(str.lower)] = Field(
         "none",
         validation_alias="SPECULATIVE_METHOD",
         description="How tokens are drafted ahead: ngram needs no model, mtp is in the model's own",

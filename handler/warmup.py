@@ -68,7 +68,12 @@ def run(host: EngineHost, prefixes: tuple[Prefix, ...]) -> None:
     for number, prefix in enumerate(prefixes, 1):
         # The chat goes on with another message, not with an answer: no beginning of one.
         more = {"add_generation_prompt": False} if "add_generation_prompt" in fields else {}
-        body = {"model": model, "temperature": 0, **prefix, **more, "max_tokens": 1}
+        name = prefix.get("model", model)
+        if name not in running.models:
+            raise BadSetting(f"{SETTING}: prefix {number} is for {name!r}, which is not served.")
+        once = {"model": running.models[name], "max_tokens": 1, "n": 1, "stream": False}
+        body = {"temperature": 0, **prefix, **more, **once}
+        body.pop("stream_options", None)
         started = time.monotonic()
         status, text = _ask(host, CHAT, body)
         if status != 200:

@@ -119,6 +119,19 @@ def test_an_adapter_has_the_engines_name():
     assert body({"prompt": "Hi", "model": "adapter"})["model"] == "served:adapter"
 
 
+def test_an_adapter_is_refused_where_it_would_be_ignored():
+    """SGLang answers some routes with the model itself, whatever adapter is named."""
+    reader = JobReader(MODELS, "org/repository", FIELDS, frozenset({"/v1/completions"}))
+    wrong = {"route": "responses", "body": {"input": "Hi", "model": "adapter"}}
+    with pytest.raises(InvalidInput) as caught:
+        reader.read({"id": "j1", "input": wrong})
+    assert str(caught.value) == (
+        "/v1/responses takes no adapter with this engine; /v1/completions do."
+    )
+    right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
+    assert b"served:adapter" in reader.read({"id": "j1", "input": right}).request.body
+
+
 def test_another_model_is_refused():
     """SGLang would answer with the model that it has."""
     with pytest.raises(UnknownModel) as caught:

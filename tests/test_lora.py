@@ -44,8 +44,9 @@ def test_the_setting_has_the_forms_that_people_use(text, wanted):
         ('[{"name": "a"}]', "(a has no path)."),
         ('[{"name": "a", "path": "x", "rank": 4}]', "('rank' is not known)."),
         ("a=x a=y", "has two adapters of the name 'a'."),
+        ("a--b=x", "('a--b' is no name)."),
     ],
-    ids=["no JSON", "no name", "blank", "no path", "unknown", "twice"],
+    ids=["no JSON", "no name", "blank", "no path", "unknown", "twice", "dashes"],
 )
 def test_what_names_no_adapter_is_refused(text, reason):
     """With the text and what is wrong with it."""

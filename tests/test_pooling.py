@@ -31,6 +31,7 @@ def check_embeddings(job, size):
     assert first == pytest.approx(third, abs=0.01)
     assert first != pytest.approx(second, abs=0.01)
     assert sum(value * value for value in first) == pytest.approx(1, abs=0.01)
+    assert answer["model"] == "m"  # the folder's name, and nothing of its path
 
 
 def check_rerank(job):

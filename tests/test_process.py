@@ -175,7 +175,8 @@ def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(engine):
         assert "Paris" in chat.output[0]["choices"][0]["message"]["content"]
         family = psutil.Process(worker.pid).children(recursive=True)
         assert len(family) >= 2
-        job_id = platform.submit({**STORY, "max_tokens": 200})
+        tokens = {"vllm": 200, "sglang": 40}[engine]  # as many as it writes in the drain's time
+        job_id = platform.submit({**STORY, "max_tokens": tokens})
         platform.wait_until(job_id, lambda job: job.chunks, 30)
         taken_id = platform.submit({**STORY, "max_tokens": 5})
         platform.wait_until(taken_id, lambda job: job.state is not State.IN_QUEUE, 30)
@@ -184,7 +185,7 @@ def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(engine):
         assert worker.wait(60) == 0
         job = platform.job(job_id)
         assert job.state is State.COMPLETED
-        assert job.output[-1]["usage"]["completion_tokens"] == 200
+        assert job.output[-1]["usage"]["completion_tokens"] == tokens
         assert platform.job(taken_id).state is State.COMPLETED
         # The poll that was open at the signal may have brought the late job: then it was served.
         late = platform.job(late_id)

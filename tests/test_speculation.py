@@ -174,7 +174,7 @@ def test_a_draft_with_another_vocabulary_is_refused_before_the_weights_load(tmp_
         locate(load(environ), tmp_path)
     assert str(caught.value) == (
         "draft: the draft model has a vocabulary of 32000 tokens and the model one of 49152: "
-        "take a draft model with the same tokenizer."
+        "take a draft model with as many."
     )
 
 

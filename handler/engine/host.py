@@ -121,6 +121,7 @@ class EngineHost:
             self._failure = error if isinstance(error, StartError) else _failed(error)
         finally:
             self._up.set()
+            self._notice_end()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -146,6 +147,17 @@ class EngineHost:
                 return
             log.debug("the engine did not start", exc_info=error)
             raise _failed(error) from error
+
+    def _notice_end(self) -> None:
+        """Tell everybody where the loop has ended and nobody had asked for it."""
+        asked = self._stop is None or self._stop.is_set()
+        if self.running is None or asked or self.dead:
+            return
+        self.dead = True
+        log.error("the engine's loop ended by itself: %r", self._failure)
+        self.fail_requests("The engine died; the worker is being replaced.")
+        for notify in self._on_death:
+            notify()
 
     async def _watch(self, running: Running, stop: asyncio.Event) -> None:
         """Wait for the stop, or for the engine's death, which is told to everybody."""

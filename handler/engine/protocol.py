@@ -59,6 +59,7 @@ class Running:
         alive: says without blocking whether the engine's processes still serve.
         models: the names that callers may use, the model's first and then its adapters', each with
             the name that the app knows it by.
+        adapter_routes: the paths on which an adapter may be chosen, None for all.
         generates: whether the model writes text (a pooling model does not).
         request_fields: for each POST path the names that its body may carry.
         listens: whether `http.disconnect` aborts a request at once; else it is cancelled.
@@ -68,6 +69,7 @@ class Running:
     capacity: Capacity
     alive: Callable[[], bool]
     models: Mapping[str, str] = field(default_factory=dict)
+    adapter_routes: frozenset[str] | None = None
     generates: bool = True
     request_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
     listens: bool = True

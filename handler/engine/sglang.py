@@ -16,7 +16,7 @@ import os
 import signal
 import tempfile
 import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -78,6 +78,10 @@ CPU_ARGUMENTS = [
     "--lora-backend=torch_native",
 ]
 GONE_SECONDS = 5.0
+# The others would answer with the model itself.
+ADAPTER_ROUTES = frozenset(
+    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings")
+)
 
 
 class SglangAdapter:
@@ -96,6 +100,7 @@ class SglangAdapter:
         self._model = model
         self._environ = environ
         self._args: Any = None
+        self._failed = False
         self.served_model_name = settings.served_model_name or model.name
 
     @staticmethod
@@ -115,7 +120,12 @@ class SglangAdapter:
         Its default is to kill the worker with all its jobs; here the adapter's `alive` sees the
         failure, and the jobs get an answer.
         """
-        signal.signal(signal.SIGQUIT, _noticed)
+
+        def noticed(number: int, _: FrameType | None) -> None:
+            self._failed = True
+            log.error("%s: a process of the engine has failed", signal.Signals(number).name)
+
+        signal.signal(signal.SIGQUIT, noticed)
 
     def check(self) -> None:
         """Import SGLang and let its parser judge every flag; see `protocol.Adapter.check`."""
@@ -173,12 +183,13 @@ class SglangAdapter:
                         scheduler_info=info,
                     )
                 )
-                app = _app(http_server, self._args)
+                app = _app(http_server, self._args, self.served_model_name)
                 async with app.router.lifespan_context(app):
                     yield Running(
                         app=app,
                         capacity=await _capacity(info, manager),
-                        alive=all_run(map(psutil.Process, engine.get_all_child_pids())),
+                        alive=self._alive(engine),
+                        adapter_routes=ADAPTER_ROUTES,
                         models=_models(manager),
                         generates=bool(manager.is_generation),
                         request_fields=request_fields(app),
@@ -186,6 +197,12 @@ class SglangAdapter:
                     )
             finally:
                 await _stop(engine)
+
+    def _alive(self, engine: Any) -> Callable[[], bool]:
+        """Watch for a process that has ended, and for one that hangs: SGLang's watchdog says so."""
+        pids = engine.get_all_child_pids()
+        running = all_run([psutil.Process(pid) for pid in pids])
+        return lambda: not self._failed and running()
 
     def _prepare_environment(self) -> None:
         """Set what SGLang and its child processes read from the environment."""
@@ -260,14 +277,19 @@ def is_cpu_build() -> bool:
 
 
 def _share_cores(ranks: int) -> None:
-    """Give each rank all cores: the engine wants a NUMA node for each, and refuses fewer."""
-    if ranks > 1:
-        cores = ",".join(str(core) for core in sorted(os.sched_getaffinity(0)))
-        os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join([cores] * ranks))
+    """Give each rank as many threads as OMP_NUM_THREADS says, or all cores.
 
-
-def _noticed(number: int, _: FrameType | None) -> None:
-    log.error("%s: a process of the engine has failed", signal.Signals(number).name)
+    The engine's own way is a thread on each core whatever that says, and a refusal where there
+    are fewer NUMA nodes than ranks.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if ranks > 1 or not threads.isdecimal():
+        count = len(cores)
+    else:
+        count = max(1, int(threads))
+    chosen = ",".join(str(core) for core in cores[-count:])
+    os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join([chosen] * ranks))
 
 
 def _models(manager: Any) -> dict[str, str]:
@@ -278,8 +300,11 @@ def _models(manager: Any) -> dict[str, str]:
     return {name: name} | {adapter: f"{name}:{adapter}" for adapter in names}
 
 
-def _app(http_server: Any, args: Any) -> Any:
+def _app(http_server: Any, args: Any, name: str) -> Any:
     """Make SGLang's app ready for its lifespan, as its own launcher does."""
+    from sglang.srt.entrypoints.openai import serving_embedding
+    from sglang.srt.managers import tokenizer_manager
+
     app = http_server.app
     app.is_single_tokenizer_mode = True
     app.server_args = args
@@ -291,6 +316,11 @@ def _app(http_server: Any, args: Any) -> Any:
     # /v1/models shows an adapter's path as `root`: a path of this machine.
     card = http_server.ModelCard
     http_server.ModelCard = lambda **fields: card(**fields | {"root": fields["id"]})
+    # So does an answer with embeddings.
+    response = serving_embedding.EmbeddingResponse
+    serving_embedding.EmbeddingResponse = lambda **fields: response(**fields | {"model": name})
+    # An exception in its loop would kill this process, and with it the jobs' error.
+    tokenizer_manager.kill_process_tree = lambda *_, **__: None
     # Its own tells callers the file and line of its code.
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_api_route("/version", lambda: {"version": version()})

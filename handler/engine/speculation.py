@@ -55,7 +55,8 @@ def model_in(config: str | None) -> tuple[str, str | None] | None:
         name = found.get(key)
         # Without a draft model `model` has been the method's name in some engine versions.
         if isinstance(name, str) and name.strip("[]") not in ("", "ngram", found.get("method")):
-            revision = found.get("revision")
+            keys = ("revision", "draft_model_revision", "speculative_draft_model_revision")
+            revision = next((found[key] for key in keys if found.get(key)), None)
             return name, str(revision) if revision else None
     return None
 
@@ -70,8 +71,13 @@ def check_vocabulary(setting: str, draft: Path, model: Path) -> None:
     if None not in sizes and sizes[0] != sizes[1]:
         raise BadSetting(
             f"{setting}: the draft model has a vocabulary of {sizes[0]} tokens and the model one "
-            f"of {sizes[1]}: take a draft model with the same tokenizer."
+            f"of {sizes[1]}: take a draft model with as many."
         )
+
+
+def mixes_vocabularies(config: str | None) -> bool:
+    """Whether SPECULATIVE_CONFIG asks vLLM to translate between two vocabularies."""
+    return bool(config and _object(config).get("use_heterogeneous_vocab"))
 
 
 def vllm_config(
@@ -109,6 +115,7 @@ def sglang_flags(
         own = {_flag(key): _text(value) for key, value in _object(config).items()}
         if draft is not None:
             own["SPECULATIVE_DRAFT_MODEL_PATH"] = str(draft)
+            own.pop("SPECULATIVE_DRAFT_MODEL_REVISION", None)
         return own
     if method == "none":
         return {}

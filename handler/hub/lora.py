@@ -11,7 +11,7 @@ from typing import Any
 
 from handler.errors import BadSetting
 
-NAME = re.compile(r"\w[\w./-]*")
+NAME = re.compile(r"\w(?!.*--)[\w./-]*")  # two dashes are a slash in a folder's name
 SETTING = "LORA_MODULES"
 RIGHT = (
     'should be a JSON list such as [{"name": "sql", "path": "org/name"}], or sql=org/name with '
