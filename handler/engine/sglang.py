@@ -284,11 +284,8 @@ def _share_cores(ranks: int) -> None:
     """
     cores = sorted(os.sched_getaffinity(0))
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    if ranks > 1 or not threads.isdecimal():
-        count = len(cores)
-    else:
-        count = max(1, int(threads))
-    chosen = ",".join(str(core) for core in cores[-count:])
+    mine = cores[-max(1, int(threads)) :] if ranks == 1 and threads.isdecimal() else cores
+    chosen = ",".join(str(core) for core in mine)
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join([chosen] * ranks))
 
 
