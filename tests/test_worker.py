@@ -216,6 +216,19 @@ def test_pending_requests_fail_when_the_engine_dies(started):
     assert json.loads(refused["error"])["error"]["code"] == 503
 
 
+@pytest.mark.parametrize("started", ["silent"], indirect=True)
+def test_an_engine_that_ends_its_own_thread_is_dead(started):
+    """SGLang leaves with sys.exit where its own loop fails: nobody may wait for it."""
+    _, host, worker = started
+    told = threading.Event()
+    host.on_death(told.set)
+    threading.Timer(0.2, lambda: host._loop.call_soon_threadsafe(sys.exit, 1)).start()
+    [last] = outputs(worker, NATIVE)
+    assert json.loads(last["error"])["error"]["code"] == 503
+    assert told.wait(2)
+    assert host.dead
+
+
 def test_stopping_leaves_no_process_of_the_engine_and_no_other_is_touched():
     """A child that was there before is not the engine's."""
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
