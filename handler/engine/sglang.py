@@ -120,12 +120,11 @@ class SglangAdapter:
         Its default is to kill the worker with all its jobs; here the adapter's `alive` sees the
         failure, and the jobs get an answer.
         """
+        signal.signal(signal.SIGQUIT, self._noticed)
 
-        def noticed(number: int, _: FrameType | None) -> None:
-            self._failed = True
-            log.error("%s: a process of the engine has failed", signal.Signals(number).name)
-
-        signal.signal(signal.SIGQUIT, noticed)
+    def _noticed(self, number: int, _: FrameType | None) -> None:
+        self._failed = True
+        log.error("%s: a process of the engine has failed", signal.Signals(number).name)
 
     def check(self) -> None:
         """Import SGLang and let its parser judge every flag; see `protocol.Adapter.check`."""
