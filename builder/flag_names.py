@@ -10,17 +10,22 @@ import json
 import sys
 
 from handler.engine.flags import EngineFlags
-from handler.engine.sglang import SglangAdapter
+from handler.engine.sglang import parser as sglang
 from handler.engine.shared import FLAG_NAMES
-from handler.engine.vllm import VllmAdapter
+from handler.engine.vllm import parser as vllm
 
-FLAGS = {"vllm": VllmAdapter.flags, "sglang": SglangAdapter.flags}
+FLAGS = {"vllm": vllm.engine_flags, "sglang": sglang.engine_flags}
 
 
-def names(engine: str) -> list[str]:
-    """Return the variables that the engine's parser knows; it has to be installed."""
+def names(engine: str) -> dict[str, list[str]]:
+    """Return the variables that the engine's parser knows; it has to be installed.
+
+    Returns:
+        `off`: the switches that are off unless they are set; `other`: the other flags.
+    """
     flags: EngineFlags = FLAGS[engine]()
-    return sorted(flags.names)
+    off = {name for name in flags.names if flags.is_off(name)}
+    return {"off": sorted(off), "other": sorted(flags.names - off)}
 
 
 def main() -> int:

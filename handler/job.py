@@ -14,7 +14,7 @@ that the native input translates.
 import base64
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +75,7 @@ class JobReader:
     """Reads jobs for one served model and its adapters.
 
     Args:
-        models: the names that jobs may use, the model's first, each with the engine's name for it.
+        models: the names that jobs may use, the model's first.
         repository: the model's other name; jobs may use either, or none.
         request_fields: for each POST path the names that its body may carry.
         adapter_routes: the paths on which an adapter may be chosen, None for all.
@@ -83,13 +83,13 @@ class JobReader:
 
     def __init__(
         self,
-        models: Mapping[str, str],
+        models: Sequence[str],
         repository: str,
         request_fields: Mapping[str, frozenset[str]],
         adapter_routes: frozenset[str] | None = None,
     ) -> None:
         self._models = models
-        self._default = next(iter(models))
+        self._default = models[0]
         self._repository = repository
         self._request_fields = request_fields
         self._adapter_routes = adapter_routes
@@ -184,7 +184,7 @@ class JobReader:
         return Request("POST", path, content, content_type, _text(query), job_id)
 
     def _model(self, name: object, path: str) -> object:
-        """Return the engine's name for a model; what is no text the engine judges."""
+        """Return the name of a model that is there; what is no text the engine judges."""
         if name in (None, "", self._repository):
             name = self._default
         if not isinstance(name, str):
@@ -198,7 +198,7 @@ class JobReader:
                 f"{path} takes no adapter with this engine; {', '.join(sorted(routes))} do.",
                 "model",
             )
-        return self._models[name]
+        return name
 
     def _refuse_unknown(self, path: str, body: Mapping[str, Any]) -> None:
         """Native input is ours: a field that the engine does not have must not vanish in it."""

@@ -26,7 +26,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from handler.engine.speculation import Method
+from handler.engine.speculation import Method, method_named
 from handler.errors import BadSetting
 from handler.hub.reference import one_word
 
@@ -76,24 +76,31 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CUSTOM_CHAT_TEMPLATE", "CHAT_TEMPLATE"),
         description="Jinja chat template: a path or the text itself",
     )
-    speculative_method: Annotated[Method, BeforeValidator(str.lower)] = Field(
+    speculative_method: Annotated[Method, BeforeValidator(method_named)] = Field(
         "none",
-        validation_alias="SPECULATIVE_METHOD",
+        validation_alias=AliasChoices("SPECULATIVE_METHOD", "SPECULATIVE_ALGORITHM", "SPEC_METHOD"),
         description="How tokens are drafted ahead: ngram needs no model, mtp is in the model's own",
     )
     speculative_model: str | None = Field(
         None,
-        validation_alias="SPECULATIVE_MODEL",
+        validation_alias=AliasChoices(
+            "SPECULATIVE_MODEL",
+            "SPECULATIVE_DRAFT_MODEL_PATH",
+            "SPECULATIVE_DRAFT_MODEL",
+            "SPEC_MODEL",
+        ),
         description="Repository or folder of the draft model, for draft, eagle and eagle3",
     )
     speculative_model_revision: str | None = Field(
         None,
-        validation_alias="SPECULATIVE_MODEL_REVISION",
+        validation_alias=AliasChoices(
+            "SPECULATIVE_MODEL_REVISION", "SPECULATIVE_DRAFT_MODEL_REVISION"
+        ),
         description="Branch, tag or commit of SPECULATIVE_MODEL",
     )
     num_speculative_tokens: PositiveInt | None = Field(
         None,
-        validation_alias="NUM_SPECULATIVE_TOKENS",
+        validation_alias=AliasChoices("NUM_SPECULATIVE_TOKENS", "SPEC_TOKENS"),
         description="Tokens drafted in a step; 4, with eagle 3, with mtp 1 unless set",
     )
     speculative_config: str | None = Field(

@@ -62,7 +62,7 @@ def run(host: EngineHost, prefixes: tuple[Prefix, ...]) -> None:
         if prefixes:
             raise BadSetting(f"{SETTING} is for models that write; this one does not.")
         return
-    model = next(iter(running.models))
+    model = running.models[0]
     _first_tokens(host, model)
     fields = running.request_fields.get(CHAT, frozenset())
     for number, prefix in enumerate(prefixes, 1):
@@ -71,7 +71,7 @@ def run(host: EngineHost, prefixes: tuple[Prefix, ...]) -> None:
         name = prefix.get("model", model)
         if name not in running.models:
             raise BadSetting(f"{SETTING}: prefix {number} is for {name!r}, which is not served.")
-        once = {"model": running.models[name], "max_tokens": 1, "n": 1, "stream": False}
+        once = {"model": name, "max_tokens": 1, "n": 1, "stream": False}
         body = {"temperature": 0, **prefix, **more, **once}
         body.pop("stream_options", None)
         started = time.monotonic()

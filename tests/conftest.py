@@ -15,7 +15,7 @@ import openai
 import psutil
 import pytest
 
-from handler.engine.vllm import VllmAdapter
+from handler.engine.vllm.adapter import VllmAdapter
 from handler.model import locate
 from handler.settings import load
 from tests.checkpoints import lora

@@ -7,8 +7,10 @@ import argparse
 
 import pytest
 
+from handler.engine import shared
 from handler.engine.flags import EngineFlags
-from handler.engine.vllm import REFUSED, REMOVED, VllmAdapter
+from handler.engine.vllm.names import REFUSED, REMOVED
+from handler.engine.vllm.parser import engine_flags
 from handler.errors import BadSetting
 from tests.conftest import check
 
@@ -167,6 +169,44 @@ def test_an_unknown_parser_is_refused_with_the_known_ones(model, variable):
         check(model(), **{variable: "nosuch"})
 
 
+def test_a_parser_of_the_users_own_is_imported(model, tmp_path):
+    """From a file, as vLLM's launcher does where that runs."""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from vllm.tool_parsers import ToolParser, ToolParserManager\n"
+        "@ToolParserManager.register_module('mine')\n"
+        "class Mine(ToolParser):\n"
+        "    pass\n"
+    )
+    environ = {"TOOL_CALL_PARSER": "mine", "TOOL_PARSER_PLUGIN": str(plugin)}
+    assert flags(model(), **environ)["tool_call_parser"] == "mine"
+    with pytest.raises(BadSetting, match=r"^TOOL_PARSER_PLUGIN='/nope\.py' is no file"):
+        check(model(), TOOL_CALL_PARSER="mine", TOOL_PARSER_PLUGIN="/nope.py")
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "value", "refused"),
+    [
+        ("vllm", "SCHEDULE_POLICY", "lpm", True),
+        ("vllm", "ENABLE_MIXED_CHUNK", "false", False),
+        ("vllm", "ENABLE_MIXED_CHUNK", "true", True),
+        ("vllm", "STREAM_INTERVAL", "0", False),
+        ("sglang", "ASYNC_SCHEDULING", "false", True),
+        ("sglang", "LOGPROBS_MODE", "", False),
+        ("sglang", "MASTER_PORT", "29500", False),
+    ],
+    ids=["value", "off", "on", "both", "off by wish", "empty", "ambient"],
+)
+def test_what_only_the_other_engine_has_is_refused(engine, name, value, refused):
+    """A switch that is off as it would be unless set asks for nothing."""
+    known = {"STREAM_INTERVAL"}
+    if not refused:
+        shared.refuse_foreign(engine, {name: value}, known)
+        return
+    with pytest.raises(BadSetting, match=f"^{name}='{value}' is a setting of "):
+        shared.refuse_foreign(engine, {name: value}, known)
+
+
 def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
     """Each with the name that would be right; nothing is said of what is not ours."""
     check(
@@ -180,7 +220,7 @@ def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
         RUNPOD_POD_ID="x",
         HOSTNAME="x",
     )
-    warned = [r.message for r in caplog.records if r.name == "handler.engine.vllm"]
+    warned = [r.message for r in caplog.records if r.name == "handler.engine.command_line"]
     assert [line for line in warned if "effect" in line] == [
         "GPU_MEM_UTILIZATION is not a setting and has no effect: "
         "did you mean GPU_MEMORY_UTILIZATION?",
@@ -193,7 +233,7 @@ def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
 
 def test_what_is_called_removed_is_gone(model):
     """Parity with the engine: none of these names is a flag of it, and what we advise is."""
-    dests = {action.dest.upper() for action in VllmAdapter.flags()._parser._actions}
+    dests = {action.dest.upper() for action in engine_flags()._parser._actions}
     assert REMOVED.keys() & dests == set()
     advised = {
         word.split("=")[0].strip(".,;")

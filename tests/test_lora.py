@@ -108,6 +108,7 @@ def test_an_adapter_is_chosen_by_its_name(client, endpoint, paris):
         answer = client.chat.completions.create(
             model=model, messages=QUESTION, temperature=0, max_tokens=12
         )
+        assert answer.model == model
         return answer.choices[0].message.content
 
     assert ask("org/other") != paris

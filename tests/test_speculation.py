@@ -55,7 +55,7 @@ def test_a_method_in_vllms_words(method, tokens, draft, config):
 @pytest.mark.parametrize(
     ("method", "tokens", "draft", "flags"),
     [
-        ("ngram", 5, None, {"ALGORITHM": "NGRAM", "NUM_DRAFT_TOKENS": "5"}),
+        ("ngram", 5, None, {"ALGORITHM": "NGRAM", "NUM_DRAFT_TOKENS": "6"}),
         (
             "draft",
             None,
@@ -121,6 +121,27 @@ def test_the_engines_own_json_wins():
     }
     with pytest.raises(BadSetting, match=r"^SPECULATIVE_CONFIG: 'method' is vLLM's\. SGLang's are"):
         speculation.sglang_flags("none", None, None, vllm)
+
+
+@pytest.mark.parametrize(
+    ("environ", "read"),
+    [
+        (
+            {"SPECULATIVE_ALGORITHM": "STANDALONE", "SPECULATIVE_DRAFT_MODEL_PATH": "org/draft"},
+            ("draft", "org/draft", None),
+        ),
+        (
+            {"SPEC_METHOD": "draft_model", "SPEC_MODEL": "org/draft", "SPEC_TOKENS": "5"},
+            ("draft", "org/draft", 5),
+        ),
+        ({"SPECULATIVE_ALGORITHM": "NEXTN"}, ("mtp", None, None)),
+    ],
+    ids=["sglang", "vllm", "mtp"],
+)
+def test_both_engines_names_are_taken(environ, read):
+    """So their draft model is found, fetched and checked like one that is named in ours."""
+    made = load(environ)
+    assert (made.speculative_method, made.speculative_model, made.num_speculative_tokens) == read
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def started(request):
     adapter = StandIn(getattr(request, "param", None))
     with EngineHost(adapter) as host:
         running = host.wait_until_up()
-        reader = JobReader({"served": "served"}, "org/name", running.request_fields)
+        reader = JobReader(("served",), "org/name", running.request_fields)
         yield adapter, host, Worker(host, reader, timeout_seconds=None)
     adapter.reap()
 
@@ -196,7 +196,7 @@ def test_a_task_that_ends_between_two_yields_aborts_the_request(started):
 def test_a_request_that_hangs_times_out(started):
     """REQUEST_TIMEOUT bounds every wait for the engine, and the request is aborted."""
     adapter, host, _ = started
-    worker = Worker(host, JobReader({"served": "served"}, "org/name", {}), timeout_seconds=0.2)
+    worker = Worker(host, JobReader(("served",), "org/name", {}), timeout_seconds=0.2)
     [last] = outputs(worker, NATIVE)
     assert json.loads(last["error"])["error"]["code"] == 408
     assert adapter.ended.wait(2)

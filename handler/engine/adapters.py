@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from handler.engine.protocol import Adapter
-from handler.engine.sglang import SglangAdapter
-from handler.engine.vllm import VllmAdapter
+from handler.engine.sglang.adapter import SglangAdapter
+from handler.engine.vllm.adapter import VllmAdapter
 from handler.model import Model
 from handler.settings import Settings
 

@@ -57,6 +57,12 @@ class EngineFlags:
         """Return the values that flag `name` may have, in order."""
         return sorted(self._actions[name].choices or ())
 
+    def is_off(self, name: str) -> bool:
+        """Whether flag `name` is a switch that is off unless it is set."""
+        action = self._actions[name]
+        toggles = isinstance(action, argparse.BooleanOptionalAction)
+        return action.nargs == 0 and (action.default is False or not (toggles or action.default))
+
     def from_environ(self, environ: Mapping[str, str], taken: Collection[str]) -> list[str]:
         """Return arguments for the parser from all variables that name a flag.
 

@@ -8,6 +8,7 @@ here, nor whether a GPU has the memory for its share.
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 TENSOR = ("TENSOR_PARALLEL_SIZE", "TP_SIZE")  # vLLM's name and SGLang's
 PIPELINE = ("PIPELINE_PARALLEL_SIZE", "PP_SIZE")
 DATA = ("DATA_PARALLEL_SIZE", "DP_SIZE")
-IN_ENGINE_ARGS = re.compile(r"--?(tp|pp|dp|(tensor|pipeline|data)-parallel)\b")
 DEVICES = Path("/dev")
 DEVICE = re.compile(r"nvidia(\d+)")
 LARGEST = 16  # GPUs of one machine, as far as counts are suggested
@@ -39,12 +39,38 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> list[st
     return names[: ends[0]] if ends else names
 
 
-def with_tensor_parallel_size(
-    environ: Mapping[str, str], folder: Path, devices: Path = DEVICES
-) -> Mapping[str, str]:
-    """Return the environ with a number for `auto`, after a look at the model's heads.
+@dataclass(frozen=True)
+class Split:
+    """How the engine spreads the model, as its parser has understood it.
+
+    Attributes:
+        tensor: ranks that share each layer.
+        ranks: all of them, over stages and copies.
+        groups: copies of the attention among the ranks of a layer (SGLang's DP attention).
+    """
+
+    tensor: int
+    ranks: int
+    groups: int = 1
+
+
+def with_counted_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> Mapping[str, str]:
+    """Return the environ with a number in place of `auto`.
 
     Args:
+        environ: the variables.
+        devices: where the files of the GPUs are.
+    """
+    count = str(_share(environ, len(visible_gpus(environ, devices))))
+    auto = {name: count for name in TENSOR if environ.get(name, "").strip().lower() == "auto"}
+    return {**environ, **auto}
+
+
+def check(split: Split, environ: Mapping[str, str], folder: Path, devices: Path = DEVICES) -> None:
+    """Judge the split by the model's heads, and warn where GPUs are left idle.
+
+    Args:
+        split: what the engine is going to do.
         environ: the variables.
         folder: the checkpoint's.
         devices: where the files of the GPUs are.
@@ -53,22 +79,14 @@ def with_tensor_parallel_size(
         BadSetting: the model's heads cannot be split over so many; names the counts that can be.
     """
     gpus = visible_gpus(environ, devices)
-    heads, kv_heads = _heads(json_object(folder / "config.json"))
-    made = dict(environ)
-    for name in TENSOR:
-        value = environ.get(name, "").strip()
-        if value.lower() == "auto":
-            made[name] = str(_share(environ, len(gpus)))
-        if made.get(name, "").strip().isdecimal():
-            _check(name, value, int(made[name]), heads, kv_heads, len(gpus))
-    if len(gpus) > 1 and not _is_parallel(environ):
+    _check_heads(split, environ, folder, len(gpus))
+    if len(gpus) > 1 and split.ranks == 1 and not _is_chosen(environ):
         log.warning(
             "the worker sees %d GPUs and uses one, the others (%s) are idle: "
             "TENSOR_PARALLEL_SIZE=auto takes all of them",
             len(gpus),
             ", ".join(gpus[1:]),
         )
-    return made
 
 
 def _share(environ: Mapping[str, str], gpus: int) -> int:
@@ -86,24 +104,34 @@ def _size(environ: Mapping[str, str], *names: str) -> int:
     return max(1, *(int(value) for value in values if value.isdecimal()), 1)
 
 
-def _is_parallel(environ: Mapping[str, str]) -> bool:
-    named = any(environ.get(name, "").strip() for name in (*TENSOR, *PIPELINE, *DATA))
-    return named or bool(IN_ENGINE_ARGS.search(environ.get("ENGINE_ARGS", "")))
+def _is_chosen(environ: Mapping[str, str]) -> bool:
+    return any(environ.get(name, "").strip() for name in (*TENSOR, *PIPELINE, *DATA))
 
 
-def _check(
-    name: str, value: str, size: int, heads: int | None, kv_heads: int | None, gpus: int
-) -> None:
-    if size < 1 or heads is None or _splits(size, heads, kv_heads):
+def _check_heads(split: Split, environ: Mapping[str, str], folder: Path, gpus: int) -> None:
+    heads, kv_heads = _heads(json_object(folder / "config.json"))
+    if heads is None or _splits(split.tensor // split.groups, heads, kv_heads):
         return
-    limit = gpus if value.lower() == "auto" else max(gpus, LARGEST)
-    counts = [str(n) for n in range(1, limit + 1) if _splits(n, heads, kv_heads)]
-    seen = f"the worker has {size} GPUs for it, and " if value.lower() == "auto" else ""
+    name, value = _source(split.tensor, environ)
+    auto = value.lower() == "auto"
+    fitting = range(split.groups, (gpus if auto else max(gpus, LARGEST)) + 1, split.groups)
+    counts = [str(n) for n in fitting if _splits(n // split.groups, heads, kv_heads)]
+    seen = f"the worker has {split.tensor} GPUs for it, and " if auto else ""
     of_keys = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
+    copies = f", in {split.groups} copies," if split.groups > 1 else ""
     raise BadSetting(
-        f"{name}={value!r}: {seen}the model's {heads} attention heads{of_keys} can be split over "
-        f"{', '.join(counts)}."
+        f"{name}={value!r}: {seen}the model's {heads} attention heads{of_keys}{copies} can be "
+        f"split over {', '.join(counts)}."
     )
+
+
+def _source(size: int, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the variable that has said so, and its value; ENGINE_ARGS may have said otherwise."""
+    for name in TENSOR:
+        value = environ.get(name, "").strip()
+        if value == str(size) or value.lower() == "auto":
+            return name, value
+    return "ENGINE_ARGS", environ.get("ENGINE_ARGS", "")
 
 
 def _splits(size: int, heads: int, kv_heads: int | None) -> bool:

@@ -57,8 +57,7 @@ class Running:
         app: the OpenAI-compatible ASGI app, to be called on the loop it was made on.
         capacity: see `Capacity`.
         alive: says without blocking whether the engine's processes still serve.
-        models: the names that callers may use, the model's first and then its adapters', each with
-            the name that the app knows it by.
+        models: the names that callers may use, the model's first and then its adapters'.
         adapter_routes: the paths on which an adapter may be chosen, None for all.
         generates: whether the model writes text (a pooling model does not).
         request_fields: for each POST path the names that its body may carry.
@@ -68,7 +67,7 @@ class Running:
     app: AsgiApp
     capacity: Capacity
     alive: Callable[[], bool]
-    models: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
     adapter_routes: frozenset[str] | None = None
     generates: bool = True
     request_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)

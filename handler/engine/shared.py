@@ -6,22 +6,22 @@ only the other engine has stops the start, for it cannot be honoured.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from handler.engine.flags import EngineFlags, truth
+from handler.engine.flags import NO, EngineFlags, truth
 from handler.errors import BadSetting
 
 EngineName = Literal["vllm", "sglang"]
 Convert = Callable[[str], str | None]  # None: there is nothing to set
 TITLES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang"}
 OTHER: dict[EngineName, EngineName] = {"vllm": "sglang", "sglang": "vllm"}
-# The flags of both engines, written by `python -m builder.flag_names`: the other engine is not
-# installed where one runs.
 # Names of the surroundings as well, such as those of a cluster of machines.
 AMBIENT = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
+# The flags of both engines, written by `python -m builder.flag_names`: the other engine is not
+# installed where one runs.
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
 
 
@@ -193,10 +193,10 @@ def _argument(
     return flags.argument(name, converted, variable) if name and converted is not None else []
 
 
-def refuse_foreign(engine: EngineName, environ: Mapping[str, str], known: frozenset[str]) -> None:
+def refuse_foreign(engine: EngineName, environ: Mapping[str, str], known: Collection[str]) -> None:
     """Stop the start at a setting that only the other engine has.
 
-    A switch that is off asks for nothing, and is honoured by an engine that does not have it.
+    A switch that is off as it would be unless set asks for nothing.
 
     Args:
         engine: the one that runs.
@@ -207,10 +207,11 @@ def refuse_foreign(engine: EngineName, environ: Mapping[str, str], known: frozen
         BadSetting: names the variable.
     """
     other = OTHER[engine]
-    foreign = frozenset(json.loads(FLAG_NAMES.read_text(encoding="utf-8"))[other])
-    for name in sorted(foreign & environ.keys() - known - AMBIENT):
+    flags = json.loads(FLAG_NAMES.read_text(encoding="utf-8"))[other]
+    off, foreign = frozenset(flags["off"]), frozenset(flags["off"] + flags["other"])
+    for name in sorted(foreign & environ.keys() - set(known) - AMBIENT):
         value = environ[name].strip()
-        if value and value.lower() not in ("0", "false", "no", "off"):
+        if value and not (name in off and value.lower() in NO):
             raise BadSetting(
                 f"{name}={value!r} is a setting of {TITLES[other]}, and {TITLES[engine]} has none "
                 f"like it: leave it out, or take the image with {TITLES[other]}."

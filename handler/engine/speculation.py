@@ -17,6 +17,8 @@ WITH_MODEL = frozenset({"draft", "eagle", "eagle3"})
 # Drafted tokens of one step. More pay only where most of them are accepted.
 TOKENS: Mapping[str, int] = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
 LOOKUP_TOKENS = (2, 4)  # the shortest and the longest end of the text that n-gram looks for
+# Both engines' own names are taken as well.
+METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 VLLM_METHODS = {"draft": "draft_model"}
 SGLANG_ALGORITHMS = {
     "ngram": "NGRAM",
@@ -25,6 +27,11 @@ SGLANG_ALGORITHMS = {
     "eagle3": "EAGLE3",
     "mtp": "NEXTN",
 }
+
+
+def method_named(name: str) -> str:
+    """Return the method's name here, given that or one of an engine's."""
+    return METHODS.get(name.lower(), name.lower())
 
 
 def check(method: str, model: str | None, tokens: int | None, config: str | None) -> None:
@@ -120,13 +127,13 @@ def sglang_flags(
     if method == "none":
         return {}
     count = tokens or TOKENS[method]
-    flags = {"SPECULATIVE_ALGORITHM": SGLANG_ALGORITHMS[method]}
-    if method == "ngram":
-        flags["SPECULATIVE_NUM_DRAFT_TOKENS"] = str(count)
-    else:
+    flags = {
+        "SPECULATIVE_ALGORITHM": SGLANG_ALGORITHMS[method],
+        "SPECULATIVE_NUM_DRAFT_TOKENS": str(count + 1),  # and the last token of the text
+    }
+    if method != "ngram":
         flags["SPECULATIVE_NUM_STEPS"] = str(count)
         flags["SPECULATIVE_EAGLE_TOPK"] = "1"
-        flags["SPECULATIVE_NUM_DRAFT_TOKENS"] = str(count + 1)  # and the model's own next one
     if draft is not None:
         flags["SPECULATIVE_DRAFT_MODEL_PATH"] = str(draft)
     return flags

@@ -21,8 +21,8 @@ import psutil
 
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Request
-from handler.engine.sglang import SglangAdapter
-from handler.engine.vllm import VllmAdapter
+from handler.engine.sglang.adapter import SglangAdapter
+from handler.engine.vllm.adapter import VllmAdapter
 from handler.model import locate
 from handler.settings import load
 from tests.conftest import ROOT, START_SECONDS, VARIANT, worker_environment
@@ -54,7 +54,7 @@ def main(engine):
         seen = {
             "new_signal_handlers": sorted(n for n, h in handlers().items() if h != before[n]),
             "capacity": asdict(running.capacity),
-            "models": dict(running.models),
+            "models": running.models,
             "alive": running.alive(),
             "generates": running.generates,
             "chat_fields": sorted(running.request_fields["/v1/chat/completions"]),

@@ -17,7 +17,9 @@ from fastapi import FastAPI
 
 from builder.flag_names import names
 from handler.engine import speculation
-from handler.engine.sglang import CPU_ARGUMENTS, ENVIRONMENT, REFUSED, REMOVED, SglangAdapter
+from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT
+from handler.engine.sglang.names import REFUSED, REMOVED
+from handler.engine.sglang.parser import engine_flags
 from handler.engine.shared import FLAG_NAMES, REASONING_PARSERS, TABLE, TOOL_CALL_PARSERS
 from tests.contract import live
 
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is im
 @pytest.fixture(scope="module")
 def flags():
     """The flags of the engine's own parser."""
-    return SglangAdapter.flags()
+    return engine_flags()
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,7 @@ SURFACE = [
     ),
     ("entrypoints.http_server", "_freeze_gc_after_server_warmup", "server_args"),
     ("managers.tokenizer_manager", "TokenizerManager.get_internal_state", "self"),
+    ("entrypoints.openai.serving_base", "OpenAIServingBase._parse_model_parameter", "self model"),
     ("lora.lora_registry", "LoRARegistry.get_all_adapters", "self"),
     ("lora.lora_registry", "LoRARef", "lora_id lora_name lora_path pinned"),
 ]
@@ -112,8 +115,7 @@ def test_sglang_reads_the_environment_that_we_set():
 
 def test_the_list_of_flags_is_the_parsers():
     """`python -m builder.flag_names sglang` writes it."""
-    known, found = set(json.loads(FLAG_NAMES.read_text())["sglang"]), set(names("sglang"))
-    assert (found - known, known - found) == (set(), set())
+    assert json.loads(FLAG_NAMES.read_text())["sglang"] == names("sglang")
 
 
 def test_refused_and_removed_names_are_what_they_are_called(flags):
@@ -130,6 +132,7 @@ def test_the_flags_that_the_worker_writes_are_taken(flags):
         "--tokenizer-path=t",
         "--log-level=info",
         "--skip-server-warmup",
+        "--sleep-on-idle",
         "--enable-metrics",
         "--enable-cache-report",
         "--enable-lora",
@@ -210,7 +213,7 @@ def test_running_its_objects_have_what_we_touch(seen):
 
 def test_running_it_shows_no_path(seen):
     """/v1/models says the model's name where SGLang would say its folder."""
-    assert seen["models"] == {"smollm2-135m-instruct-bf16": "smollm2-135m-instruct-bf16"}
+    assert seen["models"] == ["smollm2-135m-instruct-bf16"]
     assert seen["root"] == "smollm2-135m-instruct-bf16"
 
 

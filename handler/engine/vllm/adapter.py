@@ -13,71 +13,23 @@ import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from types import ModuleType, SimpleNamespace
-from typing import Any, NoReturn
+from types import SimpleNamespace
+from typing import Any
 
 from handler.checkpoint import WEIGHTS
-from handler.engine import shared, speculation
+from handler.engine import command_line, parallel, speculation
 from handler.engine.fields import request_fields
-from handler.engine.flags import EngineFlags, FlagError, unused
-from handler.engine.parallel import with_tensor_parallel_size
+from handler.engine.flags import EngineFlags
+from handler.engine.parallel import Split
 from handler.engine.processes import all_run, descendants_named
 from handler.engine.protocol import Capacity, Running
+from handler.engine.vllm.names import REMOVED
+from handler.engine.vllm.parser import check_names, cli_args, engine_flags, import_plugins
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
 from handler.model import Model
-from handler.settings import Settings, variables
+from handler.settings import Settings
 
 log = logging.getLogger(__name__)
-
-# Flags of vLLM's own HTTP server, which does not run here, and of what the worker decides. A
-# container's environment often holds PORT, HOST or ROOT_PATH for another program.
-REFUSED = frozenset(
-    """
-    help headless api_server_count config grpc grpc_port host port uds root_path middleware
-    uvicorn_log_level disable_uvicorn_access_log disable_access_log_for_endpoints
-    allow_credentials allowed_origins allowed_methods allowed_headers api_key
-    ssl_keyfile ssl_certfile ssl_ca_certs enable_ssl_refresh ssl_cert_reqs ssl_ciphers
-    enable_request_id_headers disable_fastapi_docs enable_offline_docs
-    h11_max_incomplete_event_size h11_max_header_count data_parallel_supervisor_port
-    dp_supervisor_probe_interval_s dp_supervisor_probe_timeout_s
-    dp_supervisor_probe_failure_threshold model model_tag served_model_name revision
-    hf_token log_level log_config_file
-    """.split()
-)
-
-# Names that people have in their endpoints from older workers and older engines.
-REMOVED = {
-    "MAX_CONTEXT_LEN_TO_CAPTURE": "use COMPILATION_CONFIG with max_cudagraph_capture_size.",
-    "MAX_SEQ_LEN_TO_CAPTURE": "use MAX_CUDAGRAPH_CAPTURE_SIZE.",
-    "CUDA_GRAPH_SIZES": "use CUDAGRAPH_CAPTURE_SIZES.",
-    "DISABLE_LOG_REQUESTS": "requests are not logged unless ENABLE_LOG_REQUESTS=true.",
-    "GUIDED_DECODING_BACKEND": "use STRUCTURED_OUTPUTS_CONFIG with a backend.",
-    "SWAP_SPACE": "the engine recomputes preempted requests; use KV_OFFLOADING_SIZE to offload.",
-    "PREEMPTION_MODE": "the engine always recomputes preempted requests.",
-    "USE_V2_BLOCK_MANAGER": "there is only one block manager.",
-    "NUM_LOOKAHEAD_SLOTS": "the engine sets them from SPECULATIVE_CONFIG.",
-    "NUM_SCHEDULER_STEPS": "use ASYNC_SCHEDULING.",
-    "SCHEDULER_DELAY_FACTOR": "the scheduler has no delay any more.",
-    "ROPE_SCALING": "use HF_OVERRIDES with rope_parameters.",
-    "ROPE_THETA": "use HF_OVERRIDES with rope_parameters.",
-    "TOKENIZER_POOL_SIZE": "the tokenizer needs no pool any more.",
-    "TOKENIZER_POOL_TYPE": "the tokenizer needs no pool any more.",
-    "TOKENIZER_POOL_EXTRA_CONFIG": "the tokenizer needs no pool any more.",
-    "QUANTIZATION_PARAM_PATH": "scales are read from the checkpoint.",
-    "LORA_EXTRA_VOCAB_SIZE": "adapters cannot add tokens any more.",
-    "LONG_LORA_SCALING_FACTORS": "long LoRA is gone.",
-    "WORKER_USE_RAY": "use DISTRIBUTED_EXECUTOR_BACKEND=ray.",
-    "DEVICE": "the engine finds the device itself.",
-    "OPENAI_RESPONSE_ROLE": "use RESPONSE_ROLE.",
-    "RAW_OPENAI_OUTPUT": "the OpenAI route always streams raw events.",
-    "DEFAULT_BATCH_SIZE": "streams are paced by the worker.",
-    "DEFAULT_MIN_BATCH_SIZE": "streams are paced by the worker.",
-    "DEFAULT_BATCH_SIZE_GROWTH_FACTOR": "streams are paced by the worker.",
-    "VLLM_CONFIG_FILE": "set the flags as variables, or in ENGINE_ARGS.",
-    "VLLM_ATTENTION_BACKEND": "use ATTENTION_BACKEND.",
-    "VLLM_PORT": "the worker has no inner server.",
-    "VLLM_STARTUP_TIMEOUT": "the platform's RUNPOD_INIT_TIMEOUT bounds the start.",
-}
 
 RANK = "VLLM::Worker"  # with one rank there is none: its work is done in the core's process
 
@@ -120,12 +72,6 @@ class VllmAdapter:
         self._args: argparse.Namespace | None = None
         self.served_model_name = settings.served_model_name or model.name
 
-    @staticmethod
-    def flags() -> EngineFlags:
-        """Return the flags that vLLM's own parser knows, without those of its server."""
-        parser = cli_args().make_arg_parser(_parser_class()(allow_abbrev=False))
-        return EngineFlags(parser, REFUSED)
-
     def prepare(self) -> None:
         """Nothing: off the main thread vLLM installs no handler, and sends no signal."""
 
@@ -137,21 +83,9 @@ class VllmAdapter:
         from vllm.logger import configure_logging_from_args
         from vllm.renderers.chat_utils import validate_chat_template
 
-        flags = self.flags()
-        own = frozenset(name for names in variables().values() for name in names)
-        known = own | flags.names | shared.NAMES
-        shared.refuse_foreign("vllm", self._environ, known | REMOVED.keys())
-        for line in unused(self._environ, known, REMOVED):
-            log.warning(line)
-        environ = with_tensor_parallel_size(self._environ, self._model.path)
-        args = flags.parse(
-            [
-                *self._own_arguments(flags),
-                *shared.arguments(flags, "vllm", environ),
-                *flags.from_environ(environ, own | shared.NAMES),
-                *flags.from_text(self._settings.engine_args),
-            ]
-        )
+        flags = engine_flags()
+        own = self._own_arguments(flags)
+        args = command_line.parse("vllm", flags, own, self._settings, self._environ, REMOVED)
         if args.model_tag is not None:
             raise BadSetting(f"ENGINE_ARGS: {args.model_tag!r} is no flag; give flags only.")
         try:
@@ -165,7 +99,9 @@ class VllmAdapter:
             cli_args().validate_parsed_serve_args(args)
         except (VLLMError, TypeError, ValueError) as error:
             raise BadSetting(str(error).removeprefix("Error: ")) from error
-        _check_names(args)
+        import_plugins(args)
+        check_names(args)
+        parallel.check(_split(args), self._environ, self._model.path)
         if args.load_format == "auto" and not self._model.has_weights():
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
@@ -209,7 +145,7 @@ class VllmAdapter:
                         max_model_tokens=config.model_config.max_model_len,
                     ),
                     alive=lambda: ranks_run() and not engine.errored,
-                    models={name: name for name in _models(app.state.openai_serving_models)},
+                    models=_models(app.state.openai_serving_models),
                     generates="generate" in tasks,
                     request_fields=request_fields(app),
                 )
@@ -285,8 +221,8 @@ class VllmAdapter:
         ]
 
 
-def _models(serving: Any) -> list[str]:
-    return [base.name for base in serving.base_model_paths] + list(serving.lora_requests)
+def _models(serving: Any) -> tuple[str, ...]:
+    return (*(base.name for base in serving.base_model_paths), *serving.lora_requests)
 
 
 def _hide_paths(serving: Any) -> None:
@@ -300,14 +236,6 @@ def _hide_paths(serving: Any) -> None:
         return listed
 
     serving.show_available_models = shown
-
-
-def cli_args() -> ModuleType:
-    """Return the module with vLLM's argument parser, which 0.33 has moved."""
-    try:
-        return importlib.import_module("vllm.entrypoints.common.cli_args")
-    except ModuleNotFoundError:
-        return importlib.import_module("vllm.entrypoints.launchers.cli_args")
 
 
 def version() -> str:
@@ -336,38 +264,6 @@ def _place_on_cpu(args: argparse.Namespace) -> None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
-def _parser_class() -> type[argparse.ArgumentParser]:
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    class Parser(FlexibleArgumentParser):
-        """vLLM's parser, which raises where argparse would print its usage and exit."""
-
-        def error(self, message: str) -> NoReturn:
-            raise FlagError(message)
-
-    return Parser
-
-
-def _check_names(args: argparse.Namespace) -> None:
-    """Judge three names that vLLM's parser takes as free text, and refuses only much later."""
-    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
-    from vllm.reasoning import ReasoningParserManager
-    from vllm.tool_parsers import ToolParserManager
-
-    for variable, value, plugin, known in (
-        (
-            "TOOL_CALL_PARSER",
-            args.tool_call_parser,
-            args.tool_parser_plugin,
-            ToolParserManager.list_registered(),
-        ),
-        (
-            "REASONING_PARSER",
-            args.reasoning_parser,
-            args.reasoning_parser_plugin,
-            ReasoningParserManager.list_registered(),
-        ),
-        ("QUANTIZATION", args.quantization, None, QUANTIZATION_METHODS),
-    ):
-        if value and not plugin and value not in known:
-            raise BadSetting(f"{variable}={value!r}: choose from {', '.join(sorted(known))}")
+def _split(args: argparse.Namespace) -> Split:
+    tensor = args.tensor_parallel_size
+    return Split(tensor, tensor * args.pipeline_parallel_size * args.data_parallel_size)
