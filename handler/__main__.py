@@ -23,6 +23,7 @@ from handler.engine.host import EngineHost
 from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.job import JobReader
 from handler.lifecycle import Stages
+from handler.pacing import Pacer
 from handler.worker import Worker
 
 log = logging.getLogger("handler")
@@ -60,7 +61,8 @@ def _serve(
     method = checkpoint.quantization or "unquantized"
     log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
     adapter = adapter_for(chosen, checkpoint, environ)
-    with EngineHost(adapter) as host:
+    with EngineHost(adapter, Pacer(chosen.max_posts_per_second)) as host:
+        host.wait_until_launched()
         if job is None:
             queue.prepare_sdk(chosen)
         running = host.wait_until_up()

@@ -78,9 +78,14 @@ class QueueDoor:
         from runpod.serverless.modules import rp_scale
 
         self._host.on_death(self._engine_died)
-        # The SDK has no hook for this: it drops a stop signal for a job that it has taken and not
-        # begun, and the job would run to its end for nobody.
-        fetch = rp_scale.get_stop_signals
+        # The SDK has no hooks for these two. It would go on taking jobs in a drain, and it drops a
+        # stop signal for a job that it has taken and not begun, which would run on for nobody.
+        take, fetch = rp_scale.get_job, rp_scale.get_stop_signals
+
+        async def get_job(session: Any, count: int = 1) -> Any:
+            if self._end is not None:
+                await asyncio.Event().wait()  # the poll that was open at the signal was the last
+            return await take(session, count)
 
         async def get_stop_signals(session: Any) -> list[str]:
             if session.closed:
@@ -91,7 +96,7 @@ class QueueDoor:
             self._worker.stop_early(names)
             return names
 
-        rp_scale.get_stop_signals = get_stop_signals
+        rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
         with contextlib.suppress(asyncio.CancelledError):  # how `_leave` ends the SDK's loop
             runpod.serverless.start(
@@ -117,8 +122,7 @@ class QueueDoor:
             if self._host.dead:
                 self._engine_died()
         self._poll = asyncio.current_task()
-        # A changed number makes the SDK wait until no job runs, so it takes none meanwhile.
-        return self._jobs_at_once + (1 if self._end is not None else 0)
+        return self._jobs_at_once
 
     def _signalled(self, name: str) -> None:
         log.info("%s: %d jobs to finish", name, len(self._worker.tasks))

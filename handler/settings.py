@@ -29,6 +29,7 @@ from pydantic_settings import (
 from handler.engine.speculation import Method, method_named
 from handler.errors import BadSetting
 from handler.hub.reference import one_word
+from handler.pacing import POSTS_PER_SECOND
 
 Token = Annotated[SecretStr, AfterValidator(one_word)]
 Lower = Annotated[str, AfterValidator(str.lower)]
@@ -133,6 +134,11 @@ class Settings(BaseSettings):
         "auto",
         validation_alias="MAX_CONCURRENCY",
         description="Jobs at once; auto is what the engine can batch and its KV cache holds",
+    )
+    max_posts_per_second: PositiveFloat = Field(
+        POSTS_PER_SECOND,
+        validation_alias="MAX_POSTS_PER_SECOND",
+        description="Flushes of all streams together; with more streams each waits longer",
     )
     request_timeout_seconds: PositiveFloat | None = Field(
         None, validation_alias="REQUEST_TIMEOUT", description="Seconds until a job fails with 408"

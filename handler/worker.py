@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from handler.engine.asgi import Exchange
@@ -90,7 +90,7 @@ class Worker:
         async with contextlib.AsyncExitStack() as stack:
             opening = stack.enter_async_context(self._host.call(job.request))
             exchange = await clock.bound(opening)
-            stack.enter_context(_closed_with_task(exchange))
+            stack.enter_context(_until_task_ends(exchange.close))
             content_type = exchange.headers.get("content-type", "")
             if exchange.status < 400 and content_type.startswith("text/event-stream"):
                 async for output in self._stream(job, exchange, clock):
@@ -101,15 +101,20 @@ class Worker:
     async def _stream(self, job: Job, exchange: Exchange, clock: "_Clock") -> AsyncIterator[Output]:
         cutter = EventCutter()
         ended = False
-        while not ended:
-            data = await clock.bound(exchange.read())
-            ended = not data
-            events = cutter.feed(data) if data else cutter.end()
-            failure = next((found for event in events if (found := error_in(event))), None)
-            for output in _native(events) if job.native else chunks_of(events):
-                yield output
-            if failure is not None:
-                raise self._refusal(_code_in(failure), failure)
+        pacer = self._host.pacer
+        pacer.begin()
+        with _until_task_ends(pacer.end):
+            while not ended:
+                data = await clock.bound(exchange.read())
+                ended = not data
+                events = cutter.feed(data) if data else cutter.end()
+                failure = next((found for event in events if (found := error_in(event))), None)
+                for output in _native(events) if job.native else chunks_of(events):
+                    started = time.monotonic()
+                    yield output
+                    pacer.posted(time.monotonic() - started)
+                if failure is not None:
+                    raise self._refusal(_code_in(failure), failure)
 
     async def _plain(self, job: Job, exchange: Exchange, clock: "_Clock") -> Output:
         parts = []
@@ -180,24 +185,29 @@ class _Clock:
 
 
 @contextlib.contextmanager
-def _closed_with_task(exchange: Exchange) -> Iterator[None]:
-    """End the exchange with the SDK's job task, for whatever reason that ends.
+def _until_task_ends(end: Callable[[], None]) -> Iterator[None]:
+    """Call `end` on the way out, or when the SDK's job task ends, for whatever reason that does.
 
     A cancelled task leaves the generator suspended at a yield until it is collected; the task's
     own callback does not wait for that.
     """
+    ended = False
 
-    def close(_: object) -> None:
-        exchange.close()
+    def once(_: object = None) -> None:
+        nonlocal ended
+        if not ended:
+            ended = True
+            end()
 
     task = asyncio.current_task()
     if task is not None:
-        task.add_done_callback(close)
+        task.add_done_callback(once)
     try:
         yield
     finally:
         if task is not None:
-            task.remove_done_callback(close)
+            task.remove_done_callback(once)
+        once()
 
 
 def _native(events: list[bytes]) -> Iterator[Output]:

@@ -44,6 +44,8 @@ class StandIn:
         self.ended = threading.Event()
         self.child = None
 
+    forks = False
+
     def prepare(self):
         pass
 
@@ -52,7 +54,7 @@ class StandIn:
             raise BadSetting("DTYPE='int3' is none")
 
     @asynccontextmanager
-    async def running(self):
+    async def running(self, pacer):
         self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         if self.fault == "start":
             try:

@@ -8,6 +8,7 @@ not know which engine it hosts.
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -25,6 +26,7 @@ from handler.errors import (
     StartError,
     one_line,
 )
+from handler.pacing import Pacer
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +38,20 @@ DEATH_NOTICE_SECONDS = 1.0
 class EngineHost:
     """Runs one adapter on a thread of its own.
 
+    Args:
+        adapter: of the engine.
+        pacer: says how long a stream's deltas are merged.
+
     Use as `with EngineHost(adapter) as host:`; leaving it stops the engine: asks, waits at most
     `STOP_SECONDS`, then kills what is left of the engine's processes.
     """
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: Adapter, pacer: Pacer | None = None) -> None:
         self._adapter = adapter
+        self.pacer = pacer or Pacer()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
+        self._launched = threading.Event()
         self._up = threading.Event()
         self._failure: Exception | None = None
         self._exchanges: set[Exchange] = set()
@@ -58,11 +66,16 @@ class EngineHost:
     def __enter__(self) -> "EngineHost":
         self._own_children = {child.pid for child in psutil.Process().children()}
         self._adapter.prepare()
+        os.register_at_fork(after_in_parent=self._launched.set)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def wait_until_launched(self) -> None:
+        """Block until this process may do other work beside the engine's start."""
+        self._launched.wait()
 
     def wait_until_up(self) -> Running:
         """Block until the engine serves. A signal's handler may interrupt it by raising.
@@ -120,6 +133,7 @@ class EngineHost:
         except (Exception, SystemExit) as error:  # an engine may end its process by itself
             self._failure = error if isinstance(error, StartError) else _failed(error)
         finally:
+            self._launched.set()
             self._up.set()
             self._notice_end()
 
@@ -129,11 +143,14 @@ class EngineHost:
         started = time.monotonic()
         try:
             self._adapter.check()
+            if not self._adapter.forks:
+                self._launched.set()
             imported = time.monotonic()
             self.import_seconds = imported - started
-            async with self._adapter.running() as running:
+            async with self._adapter.running(self.pacer) as running:
                 self.start_seconds = time.monotonic() - imported
                 self.running = running
+                self._launched.set()
                 self._up.set()
                 await self._watch(running, self._stop)
                 self.fail_requests("The worker is being stopped.")

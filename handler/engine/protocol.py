@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from handler.pacing import Pacer
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -84,6 +86,14 @@ class Adapter(Protocol):
     name: str
     served_model_name: str
 
+    @property
+    def forks(self) -> bool:
+        """After `check`: whether its processes are forks of this one.
+
+        Nothing may run beside the engine's thread then until they are there: a child would keep
+        the locks that another thread holds.
+        """
+
     def prepare(self) -> None:
         """Do what only the main thread can; raise nothing."""
 
@@ -94,8 +104,11 @@ class Adapter(Protocol):
             BadSetting: a flag or value that the engine does not take.
         """
 
-    def running(self) -> AbstractAsyncContextManager[Running]:
+    def running(self, pacer: Pacer) -> AbstractAsyncContextManager[Running]:
         """Start the engine on the current event loop; leaving the context stops it.
+
+        Args:
+            pacer: says how long a stream's deltas are merged.
 
         Raises:
             EngineStartFailed: with the engine's reason.

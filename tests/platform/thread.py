@@ -127,6 +127,10 @@ class Platform:
         """Answer all open polls with 204 now; new ones are held as usual."""
         self._loop.call_soon_threadsafe(self._store.release_polls)
 
+    def drive(self, user: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine beside the server: for many jobs that no thread each could wait for."""
+        return self._in_loop(user(self._store))
+
     def _in_loop(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 

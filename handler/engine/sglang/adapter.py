@@ -32,6 +32,7 @@ from handler.engine.sglang.parser import engine_flags
 from handler.engine.sglang.process import own_logging, stop, temporary_files
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
 from handler.model import Model
+from handler.pacing import Pacer
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class SglangAdapter:
     """
 
     name = "sglang"
+    forks = False
 
     def __init__(self, settings: Settings, model: Model, environ: Mapping[str, str]) -> None:
         self._settings = settings
@@ -109,14 +111,18 @@ class SglangAdapter:
         self._args = args
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Running]:
+    async def running(self, pacer: Pacer) -> AsyncIterator[Running]:
         """Load the weights and build the app; see `protocol.Adapter.running`."""
         from sglang.srt.entrypoints import http_server
         from sglang.srt.entrypoints.engine import Engine
+        from sglang.srt.managers import tokenizer_manager
+
+        from handler.engine.sglang.pacing import paced
 
         if self._args is None:
             raise EngineStartFailed("check() was not called before the start")
         log.info("starting the engine")
+        tokenizer_manager.ReqState = paced(pacer)
         warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
         with temporary_files():
             logging.getLogger(Engine.__module__).setLevel(logging.WARNING)  # 600 settings in a line

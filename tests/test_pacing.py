@@ -1,0 +1,113 @@
+"""When a stream is flushed: at once, then once an interval, and never later than its end."""
+
+import asyncio
+
+import pytest
+
+from handler.pacing import LONGEST_SECONDS, Gate, Pacer
+
+
+@pytest.mark.parametrize(
+    ("streams", "round_trips", "interval"),
+    [
+        (0, [], 0.0),
+        (100, [], 0.25),
+        (1, [0.05] * 200, 0.05),
+        (100, [0.05] * 200, 0.25),
+        (4000, [], LONGEST_SECONDS),
+        (1, [60.0] * 200, LONGEST_SECONDS),
+    ],
+    ids=["none", "streams", "round trip", "the longer one", "crowd", "hanging platform"],
+)
+def test_the_interval_follows_the_streams_and_the_platform(streams, round_trips, interval):
+    """Streams share the posts; a stream's posts follow each other in any case."""
+    pacer = Pacer(posts_per_second=400)
+    for _ in range(streams):
+        pacer.begin()
+    for seconds in round_trips:
+        pacer.posted(seconds)
+    assert pacer.interval_seconds() == pytest.approx(interval)
+
+
+def test_a_stream_that_has_ended_takes_no_share():
+    """Of the posts."""
+    pacer = Pacer(posts_per_second=1)
+    pacer.begin()
+    pacer.end()
+    assert pacer.interval_seconds() == 0
+
+
+class Clock:
+    """The loop's time, which the test moves."""
+
+    def __init__(self, loop):
+        self.now = loop.time()
+        loop.time = lambda: self.now
+
+    async def move(self, seconds):
+        self.now += seconds
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def pacer():
+    """One stream, four flushes a second."""
+    made = Pacer(posts_per_second=4)
+    made.begin()
+    return made
+
+
+def gated(pacer, steps):
+    async def run():
+        await steps(Gate(pacer), Clock(asyncio.get_running_loop()))
+
+    asyncio.run(run())
+
+
+def test_the_first_token_leaves_at_once_and_the_next_after_the_interval(pacer):
+    """However many come meanwhile."""
+
+    async def steps(gate, clock):
+        gate.set()
+        assert gate.is_set()
+        gate.clear()
+        for _ in range(3):
+            gate.set()
+            await clock.move(0.08)
+            assert not gate.is_set()
+        await clock.move(0.02)
+        assert gate.is_set()
+
+    gated(pacer, steps)
+
+
+def test_a_token_after_a_pause_does_not_wait(pacer):
+    """Its interval is over."""
+
+    async def steps(gate, clock):
+        gate.set()
+        gate.clear()
+        await clock.move(0.3)
+        assert not gate.is_set()
+        gate.set()
+        assert gate.is_set()
+
+    gated(pacer, steps)
+
+
+def test_the_end_does_not_wait(pacer):
+    """And what was to open later opens no second time."""
+
+    async def steps(gate, clock):
+        gate.set()
+        gate.clear()
+        gate.set()
+        assert not gate.is_set()
+        gate.open()
+        assert gate.is_set()
+        gate.clear()
+        await clock.move(0.3)
+        assert not gate.is_set()
+
+    gated(pacer, steps)
