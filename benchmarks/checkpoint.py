@@ -44,7 +44,10 @@ def checkpoint(folder: Path) -> Path:
 def _tokenizer() -> Tokenizer:
     letters = string.ascii_lowercase
     pairs = [(first, second) for first in letters for second in letters][:674]
-    shown = [pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(c)[0][0] for c in PRINTABLE]
+    shown = [
+        pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(c)[0][0]
+        for c in PRINTABLE
+    ]
     words = [*shown, *(first + second for first, second in pairs)]
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs))

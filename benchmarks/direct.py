@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import shlex
+import statistics
 import sys
 import time
 
@@ -30,11 +31,17 @@ async def main(streams: int, jobs: int, tokens: int) -> dict[str, float]:
         max_tokens=tokens, ignore_eos=True, temperature=0, output_kind=RequestOutputKind.DELTA
     )
 
+    waits: list[float] = []
+
     async def write(numbers: "asyncio.Queue[int]") -> int:
         written = 0
         while not numbers.empty():
             number = numbers.get_nowait()
+            began, first = time.monotonic(), True
             async for output in engine.generate(f"Count to {number}.", sampling, str(number)):
+                if first:
+                    waits.append(time.monotonic() - began)
+                    first = False
                 written += len(output.outputs[0].token_ids)
         return written
 
@@ -49,7 +56,11 @@ async def main(streams: int, jobs: int, tokens: int) -> dict[str, float]:
     written = await run(streams, jobs)
     seconds, used = time.monotonic() - started, cpu_seconds(os.getpid()) - cpu
     engine.shutdown()
-    return {"tokens_per_second": written / seconds, "cpu_ms_per_token": used / written * 1000}
+    return {
+        "first_token_p50": statistics.median(waits),
+        "tokens_per_second": written / seconds,
+        "cpu_ms_per_token": used / written * 1000,
+    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import os
 import signal
 from typing import Any
 
+import uvloop
+
 from handler.engine.host import EngineHost
 from handler.errors import EngineDied
 from handler.settings import Settings
@@ -67,25 +69,37 @@ class QueueDoor:
         self._poll: asyncio.Task[Any] | None = None
         self._end: asyncio.Task[None] | None = None
         self._failure: EngineDied | None = None
+        self._job_ended = asyncio.Event()
+        worker.on_end = self._job_ended.set
 
     def serve(self) -> None:
         """Take jobs until the end.
+
+        The SDK has no hooks for what is wrapped here. A full worker would look for a free slot
+        once a second, and a job in its own queue counts twice; it would go on taking jobs in a
+        drain; and it drops a stop signal for a job that it has taken and not begun.
 
         Raises:
             EngineDied: the engine died; every job that ran has failed with an error.
         """
         import runpod.serverless
         from runpod.serverless.modules import rp_scale
+        from runpod.serverless.modules.worker_state import JobsProgress
 
         self._host.on_death(self._engine_died)
-        # The SDK has no hooks for these two. It would go on taking jobs in a drain, and it drops a
-        # stop signal for a job that it has taken and not begun, which would run on for nobody.
         take, fetch = rp_scale.get_job, rp_scale.get_stop_signals
+        in_progress = JobsProgress()
 
-        async def get_job(session: Any, count: int = 1) -> Any:
-            if self._end is not None:
-                await asyncio.Event().wait()  # the poll that was open at the signal was the last
-            return await take(session, count)
+        async def get_job(session: Any, _: int = 1) -> list[dict[str, Any]]:
+            free = self._jobs_at_once - in_progress.get_job_count()
+            if self._end is not None or free <= 0:
+                # After the signal no more are taken; the poll that was open brings the last.
+                self._job_ended.clear()
+                await self._job_ended.wait()
+                return []  # and be called again, with all of the SDK's time for a poll
+            jobs = await take(session, free) or []
+            self._worker.expect(jobs)
+            return list(jobs)
 
         async def get_stop_signals(session: Any) -> list[str]:
             if session.closed:
@@ -97,6 +111,7 @@ class QueueDoor:
             return names
 
         rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
         with contextlib.suppress(asyncio.CancelledError):  # how `_leave` ends the SDK's loop
             runpod.serverless.start(
@@ -122,7 +137,7 @@ class QueueDoor:
             if self._host.dead:
                 self._engine_died()
         self._poll = asyncio.current_task()
-        return self._jobs_at_once
+        return 2 * self._jobs_at_once + 1  # never full: `get_job` takes no more than there may be
 
     def _signalled(self, name: str) -> None:
         log.info("%s: %d jobs to finish", name, len(self._worker.tasks))

@@ -99,7 +99,7 @@ def _ask(host: EngineHost, path: str, body: Mapping[str, Any]) -> tuple[int, str
 
 
 async def _answer(host: EngineHost, request: Request) -> tuple[int, str]:
-    async with host.call(request) as exchange:
+    async with host.open(request) as exchange:
         parts = []
         while data := await exchange.read():
             parts.append(data)

@@ -10,7 +10,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from handler.engine.asgi import Exchange
@@ -36,6 +37,14 @@ Output = str | dict[str, Any]
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Expected:
+    """A job, understood, and its exchange with the engine, which may have begun."""
+
+    job: Job
+    exchange: Exchange
+
+
 class Worker:
     """Answers jobs with one engine.
 
@@ -46,6 +55,7 @@ class Worker:
 
     Attributes:
         tasks: the SDK's tasks of the jobs that are not over, their last POST included.
+        on_end: called at the end of each.
     """
 
     def __init__(self, host: EngineHost, reader: JobReader, timeout_seconds: float | None) -> None:
@@ -53,8 +63,22 @@ class Worker:
         self._reader = reader
         self._timeout_seconds = timeout_seconds
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.on_end: Callable[[], object] = lambda: None
         self._running: set[str] = set()
+        self._expected: dict[str, Expected] = {}
         self._stopped_early: dict[str, float] = {}
+
+    def expect(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Send the requests of jobs whose `handle` is going to be called.
+
+        The SDK calls that up to a tenth of a second after it has taken a job.
+        """
+        for job in jobs:
+            with contextlib.suppress(Exception):  # which `handle` meets again, and answers
+                understood = self._reader.read(job)
+                exchange = self._host.open(understood.request)
+                self._expected[str(job.get("id", ""))] = Expected(understood, exchange)
+                exchange.begin()
 
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
         """Answer one job; the SDK calls this once a job, on its own loop."""
@@ -64,9 +88,9 @@ class Worker:
         started = time.monotonic()
         status, yields, route = STOPPED, 0, "?"
         try:
-            understood = self._reader.read(job)
-            route = understood.request.path
-            async for output in self._answer(understood):
+            expected = self._expected.pop(name, None) or self._open(job)
+            route = expected.job.request.path
+            async for output in self._answer(expected.job, expected.exchange):
                 yields += 1
                 yield output
             status = 200
@@ -80,7 +104,11 @@ class Worker:
             seconds = time.monotonic() - started
             log.info("%s %d in %.2f s, %d yields", route, status, seconds, yields)
 
-    async def _answer(self, job: Job) -> AsyncIterator[Output]:
+    def _open(self, job: Mapping[str, Any]) -> "Expected":
+        understood = self._reader.read(job)
+        return Expected(understood, self._host.open(understood.request))
+
+    async def _answer(self, job: Job, opened: Exchange) -> AsyncIterator[Output]:
         """Ask the engine, and hand on what it answers.
 
         Raises:
@@ -88,8 +116,7 @@ class Worker:
         """
         clock = _Clock(self._timeout_seconds)
         async with contextlib.AsyncExitStack() as stack:
-            opening = stack.enter_async_context(self._host.call(job.request))
-            exchange = await clock.bound(opening)
+            exchange = await clock.bound(stack.enter_async_context(opened))
             stack.enter_context(_until_task_ends(exchange.close))
             content_type = exchange.headers.get("content-type", "")
             if exchange.status < 400 and content_type.startswith("text/event-stream"):
@@ -148,14 +175,20 @@ class Worker:
         new = {name: now + EARLY_STOP_SECONDS for name in names if name not in self._running}
         self._stopped_early = kept | new
 
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        self.on_end()
+
     async def _begin(self, name: str) -> None:
         task = asyncio.current_task()
         if task is None:
             return
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._ended)
         if self._stopped_early.pop(name, 0.0) > time.monotonic():
             log.info("stopped before it began")
+            if expected := self._expected.pop(name, None):
+                expected.exchange.close()
             task.cancel()
             await asyncio.sleep(0)  # where the cancellation comes out, as for a running job
         self._running.add(name)

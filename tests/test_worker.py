@@ -41,6 +41,7 @@ class StandIn:
     def __init__(self, fault=None):
         self.fault = fault
         self.living = True
+        self.began = threading.Semaphore(0)
         self.ended = threading.Event()
         self.child = None
 
@@ -73,6 +74,8 @@ class StandIn:
         return self.child and self.child.wait(5)
 
     async def endless(self, _):
+        self.began.release()
+
         async def body():
             try:
                 while True:
@@ -192,6 +195,41 @@ def test_a_task_that_ends_between_two_yields_aborts_the_request(started):
         await generator.aclose()
 
     asyncio.run(run())
+
+
+def test_a_job_that_is_expected_is_asked_for_at_once_and_once(started):
+    """The SDK begins it later; then what has gathered is there."""
+    adapter, _, worker = started
+    worker.expect([NATIVE, {"id": "wrong", "input": 1}])
+    assert adapter.began.acquire(timeout=2)
+
+    async def run():
+        generator = worker.handle(NATIVE)
+        first = await anext(generator)
+        await generator.aclose()
+        return first
+
+    assert asyncio.run(run())["choices"][0]["text"][0] == "x"
+    assert not adapter.began.acquire(timeout=0.2)
+    assert adapter.ended.wait(2)
+    [refused] = outputs(worker, {"id": "wrong", "input": 1})
+    assert json.loads(refused["error"])["error"]["code"] == 400
+
+
+def test_a_job_that_is_expected_and_stopped_before_it_begins_is_aborted(started):
+    """Its request has begun."""
+    adapter, _, worker = started
+    worker.expect([NATIVE])
+    assert adapter.began.acquire(timeout=2)
+    worker.stop_early(["j"])
+
+    async def run():
+        task = asyncio.ensure_future(anext(worker.handle(NATIVE)))
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(run())
+    assert adapter.ended.wait(2)
 
 
 @pytest.mark.parametrize("started", ["silent"], indirect=True)

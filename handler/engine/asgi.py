@@ -25,7 +25,8 @@ PATIENCE = 100  # messages of an aborted app after which it must let the loop ru
 class Exchange:
     """Call `app` on `loop` and read its response from another loop.
 
-    Use as `async with Exchange(...) as exchange:`; leaving it aborts what still runs.
+    Use as `async with Exchange(...) as exchange:`; leaving it aborts what still runs. The request
+    may be sent before, by `begin`.
 
     An abort is told the way a server tells it, by `http.disconnect`: vLLM frees the request's KV
     blocks on that, streamed or not. An app that has not ended `grace_seconds` later is cancelled,
@@ -38,9 +39,12 @@ class Exchange:
         loop: asyncio.AbstractEventLoop,
         request: Request,
         grace_seconds: float = ABORT_GRACE_SECONDS,
+        closed: Callable[["Exchange"], None] | None = None,
     ) -> None:
         self._app = app
         self._grace_seconds = grace_seconds
+        self._closed = closed
+        self._begun = False
         self._loop = loop
         self._request = request
         self._lock = threading.Lock()
@@ -61,17 +65,28 @@ class Exchange:
 
     # ---- the reader's side: any loop ----
 
+    def begin(self) -> None:
+        """Send the request; the response gathers until it is read.
+
+        Raises:
+            EngineUnavailable: the engine's loop is gone.
+        """
+        if self._begun:
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._start)
+        except RuntimeError as error:
+            raise EngineUnavailable("The engine is not running.") from error
+        self._begun = True
+
     async def __aenter__(self) -> "Exchange":
-        """Send the request; return when the response's head is there.
+        """Send the request unless it is sent; return when the response's head is there.
 
         Raises:
             EngineUnavailable: the engine's loop is gone, or the app ended without a response.
         """
         try:
-            self._loop.call_soon_threadsafe(self._start)
-        except RuntimeError as error:
-            raise EngineUnavailable("The engine is not running.") from error
-        try:
+            self.begin()
             await self._until(lambda: bool(self.status))
         except BaseException:
             self.close()
@@ -103,6 +118,8 @@ class Exchange:
 
     def close(self) -> None:
         """Abort the request if it still runs. From any thread, any number of times."""
+        if self._closed is not None:
+            self._closed(self)
         if not self._finished:
             self._on_engine_loop(self._abort)
 

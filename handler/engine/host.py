@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import psutil
 import uvloop
@@ -88,23 +88,20 @@ class EngineHost:
             raise self._failure or EngineStartFailed("The engine stopped while it started.")
         return self.running
 
-    @contextlib.asynccontextmanager
-    async def call(self, request: Request) -> AsyncIterator[Exchange]:
-        """Make one request; yields the open `Exchange`, from any loop.
+    def open(self, request: Request) -> Exchange:
+        """Return an exchange for one request, to be entered on any loop, or closed.
 
         Raises:
-            EngineUnavailable: the engine is dead, or dies before the end.
+            EngineUnavailable: the engine is dead.
         """
         if self.dead or self.running is None or self._loop is None:
             raise EngineUnavailable("The engine is not running; the worker is being replaced.")
         grace_seconds = ABORT_GRACE_SECONDS if self.running.listens else 0.0
-        exchange = Exchange(self.running.app, self._loop, request, grace_seconds)
+        exchange = Exchange(
+            self.running.app, self._loop, request, grace_seconds, self._exchanges.discard
+        )
         self._exchanges.add(exchange)
-        try:
-            async with exchange:
-                yield exchange
-        finally:
-            self._exchanges.discard(exchange)
+        return exchange
 
     def on_death(self, notify: Callable[[], None]) -> None:
         """Have `notify` called once, on the engine's thread, when the engine dies by itself."""

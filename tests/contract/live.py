@@ -85,7 +85,7 @@ async def requests(host, app, held, model):
     """Leave a stream after its first bytes, and see how long the engine holds the request."""
     [listed] = json.loads(await read(host, Request("GET", "/v1/models")))["data"]
     body = {"model": model, "prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True}
-    async with host.call(post(body | {"stream": True})) as exchange:
+    async with host.open(post(body | {"stream": True})) as exchange:
         first = await exchange.read()
         meanwhile = held(app)
     left = time.monotonic()
@@ -110,7 +110,7 @@ def post(body):
 
 
 async def read(host, request):
-    async with host.call(request) as exchange:
+    async with host.open(request) as exchange:
         parts = [part async for part in parts_of(exchange)]
     assert exchange.status == 200, parts
     return b"".join(parts)

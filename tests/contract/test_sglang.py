@@ -94,9 +94,14 @@ def test_the_app_is_one_for_the_process():
 
 
 def test_what_we_replace_is_looked_up_when_it_is_called():
-    """Two names of its module: the freezing of garbage collection over HTTP, and a model's card."""
+    """A request's state, the freezing of garbage collection over HTTP, and a model's card."""
     from sglang.srt.entrypoints import http_server
+    from sglang.srt.managers import tokenizer_manager
 
+    manager = tokenizer_manager.TokenizerManager
+    assert "ReqState" in manager._init_req_state.__code__.co_names
+    state = tokenizer_manager.ReqState.__dataclass_fields__
+    assert list(state)[:4] == ["out_list", "finished", "event", "obj"]
     warmup, models = http_server._wait_and_warmup, http_server.available_models
     assert "_freeze_gc_after_server_warmup" in warmup.__code__.co_names
     assert "ModelCard" in models.__code__.co_names

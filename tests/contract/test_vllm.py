@@ -72,6 +72,11 @@ SURFACE = [
         "build_async_engine_client",
         "args usage_context client_config",
     ),
+    ("v1.engine.output_processor", "RequestOutputCollector", "output_kind request_id"),
+    ("v1.engine.output_processor", "RequestOutputCollector.put", "self output"),
+    ("v1.engine.output_processor", "RequestOutputCollector.get", "self"),
+    ("v1.engine.output_processor", "RequestOutputCollector.get_nowait", "self"),
+    ("v1.engine.utils", "get_mp_context", ""),
     (
         "entrypoints.openai.models.serving",
         "OpenAIServingModels.show_available_models",
@@ -170,6 +175,15 @@ def test_the_process_of_a_rank_is_named(monkeypatch):
     monkeypatch.setattr("setproctitle.setproctitle", titles.append)
     set_process_title(name="Worker_TP1")
     assert titles == [f"{RANK}_TP1"]
+
+
+def test_what_we_replace_is_looked_up_when_it_is_called():
+    """A request's collector, and how the core's process is started."""
+    from vllm.v1.engine import utils
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert "RequestOutputCollector" in AsyncLLM.add_request.__code__.co_names
+    assert "get_mp_context" in utils.CoreEngineProcManager.__init__.__code__.co_names
 
 
 # ---- flags
