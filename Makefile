@@ -1,4 +1,4 @@
-# run · endpoint · image · test · test-image · check · lock. Each makes what it needs and is missing.
+# run · endpoint · image · test · test-image · bench · check · lock. Each makes what it needs and is missing.
 PYTHON ?= python3.11
 BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
@@ -15,7 +15,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: run endpoint image test test-image check lock clean
+.PHONY: run endpoint image test test-image bench check lock clean
 .DELETE_ON_ERROR:
 
 ifdef MODEL_NAME
@@ -61,6 +61,9 @@ test: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	$(BIN)/python -m pytest tests/image -rs
+
+bench: .venv/dev $(DEMO)-bf16/config.json  ## the worker beside a proxying one and the engine alone
+	@$(BIN)/python -m benchmarks
 
 check: .venv/dev
 	$(BIN)/ruff check .
