@@ -174,5 +174,5 @@ class QueueDoor:
                     while self._worker.tasks:
                         await asyncio.wait(self._worker.tasks)
                     await asyncio.sleep(BEGIN_SECONDS)
-                    if not self._worker.tasks:
+                    if not self._worker.busy:
                         return

@@ -75,10 +75,10 @@ class Worker:
         """
         for job in jobs:
             with contextlib.suppress(Exception):  # which `handle` meets again, and answers
-                understood = self._reader.read(job)
-                exchange = self._host.open(understood.request)
-                self._expected[str(job.get("id", ""))] = Expected(understood, exchange)
-                exchange.begin()
+                name = str(job.get("id", ""))
+                if name not in self._expected:
+                    self._expected[name] = self._open(job)
+                    self._expected[name].exchange.begin()
 
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
         """Answer one job; the SDK calls this once a job, on its own loop."""
@@ -168,12 +168,20 @@ class Worker:
             log.error("the engine answered %d: %s", status, payload)
         return EngineRefused(status, payload)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job is not over, or has been taken and is still to begin."""
+        return bool(self.tasks or self._expected)
+
     def stop_early(self, names: list[str]) -> None:
         """Remember jobs that are to be stopped and have not begun: they end when they do."""
         now = time.monotonic()
         kept = {name: end for name, end in self._stopped_early.items() if end > now}
         new = {name: now + EARLY_STOP_SECONDS for name in names if name not in self._running}
         self._stopped_early = kept | new
+        for name in new:
+            if expected := self._expected.pop(name, None):
+                expected.exchange.close()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
@@ -187,8 +195,6 @@ class Worker:
         task.add_done_callback(self._ended)
         if self._stopped_early.pop(name, 0.0) > time.monotonic():
             log.info("stopped before it began")
-            if expected := self._expected.pop(name, None):
-                expected.exchange.close()
             task.cancel()
             await asyncio.sleep(0)  # where the cancellation comes out, as for a running job
         self._running.add(name)

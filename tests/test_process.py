@@ -19,7 +19,6 @@ from tests.conftest import (
     ROOT,
     START_SECONDS,
     VARIANT,
-    WORKER,
     worker_command,
     worker_environment,
 )
@@ -141,11 +140,12 @@ def test_settings_that_do_not_fit_the_model_end_with_code_2(engine):
     assert line.startswith(f"The engine refuses its settings: {REFUSALS[engine]}")
 
 
-def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path):
+@pytest.mark.parametrize("engine", PYTHON)
+def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path, engine):
     """The configuration promises weights that are not there."""
     for file in (MODELS / f"{NAME}-bf16").glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    done = run(**worker_environment(MODEL_NAME=str(tmp_path)))
+    done = run(**worker_environment(engine=engine, MODEL_NAME=str(tmp_path)))
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == (
         f"{tmp_path.name} has no weights (*.safetensors *.bin *.pt *.gguf)."
@@ -153,7 +153,7 @@ def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path):
 
 
 def test_an_engine_that_does_not_start_ends_with_code_4():
-    """Its core process refuses what its parser has let through."""
+    """Its core process refuses what its parser has let through; SGLang's parser judges it."""
     done = run(**worker_environment("bf16", LOAD_FORMAT="nosuch"))
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1].startswith("The engine did not start: ")
@@ -193,25 +193,27 @@ def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(engine):
         assert [process for process in family if process.is_running()] == []
 
 
-def test_jobs_that_outlast_the_drain_fail_with_what_they_have():
+@pytest.mark.parametrize("engine", PYTHON)
+def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
     """DRAIN_TIMEOUT is over: what was streamed stays, the job says why it ended."""
     with (
         running_platform(ping_interval_seconds=1) as platform,
         running_worker(
             platform,
-            WORKER,
-            worker_environment("bf16", DRAIN_TIMEOUT="1", REQUEST_TIMEOUT="6"),
+            worker_command(engine),
+            worker_environment("bf16", engine, DRAIN_TIMEOUT="2", REQUEST_TIMEOUT="8"),
             ready_within_seconds=START_SECONDS,
         ) as worker,
     ):
-        timed_out = platform.wait(platform.submit(STORY), 60)
+        story = {**STORY, "max_tokens": 1500}  # SGLang reserves room for what is asked for
+        timed_out = platform.wait(platform.submit(story), 60)
         error = json.loads(timed_out.error)["error"]
         assert (error["code"], error["message"]) == (
             408,
-            "The job took longer than REQUEST_TIMEOUT=6 seconds.",
+            "The job took longer than REQUEST_TIMEOUT=8 seconds.",
         )
         assert len(timed_out.chunks) > 5
-        job_id = platform.submit(STORY)
+        job_id = platform.submit(story)
         platform.wait_until(job_id, lambda job: job.chunks, 30)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 0
@@ -225,12 +227,13 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have():
         assert len(job.chunks) > 1
 
 
+SAID = {"The engine died; the worker is being replaced."}
 CORES = {"vllm": "EngineCore", "sglang": "scheduler"}  # in the names of the processes
 
 
 @pytest.mark.parametrize("engine", PYTHON)
 def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(engine):
-    """Eight jobs run, nobody waits, what was streamed stays, the exit code says what happened."""
+    """Eight streams and two plain jobs run, and nobody waits; what was streamed stays."""
     with (
         running_platform(ping_interval_seconds=1) as platform,
         running_worker(
@@ -242,7 +245,7 @@ def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(engine):
     ):
         story = {**STORY, "max_tokens": 1500}  # SGLang reserves room for what is asked for
         raw = {"openai_route": "/v1/completions", "openai_input": story}
-        streamed = [platform.submit(job) for job in (story, story, story, raw, raw, raw)]
+        streamed = [platform.submit(job) for job in (story,) * 4 + (raw,) * 4]
         plain = [platform.submit({**story, "stream": False}) for _ in range(2)]
         for job_id in streamed:
             platform.wait_until(job_id, lambda job: len(job.chunks) > 2, 60)
@@ -257,6 +260,7 @@ def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(engine):
             assert job.state is State.FAILED
             error = json.loads(job.error)["error"]
             assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
+            assert error["message"] in SAID
         assert all(len(platform.job(job_id).chunks) > 2 for job_id in streamed)
         assert [process for process in family if process.is_running()] == []
 

@@ -88,11 +88,11 @@ class Exchange:
         try:
             self.begin()
             await self._until(lambda: bool(self.status))
+            if not self.status:
+                raise self._failure or EngineUnavailable("The engine gave no answer.")
         except BaseException:
             self.close()
             raise
-        if not self.status:
-            raise self._failure or EngineUnavailable("The engine gave no answer.")
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -8,19 +8,31 @@ leaves them out.
 
 import inspect
 import json
+import os
+import signal
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI
 
 from builder.flag_names import names
 from handler.engine import speculation
-from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT
+from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
 from handler.engine.sglang.names import REFUSED, REMOVED
 from handler.engine.sglang.parser import engine_flags
-from handler.engine.shared import FLAG_NAMES, REASONING_PARSERS, TABLE, TOOL_CALL_PARSERS
+from handler.engine.shared import (
+    FLAG_NAMES,
+    REASONING_PARSERS,
+    TABLE,
+    TOOL_CALL_PARSERS,
+    arguments,
+)
+from handler.errors import BadSetting
+from handler.model import locate
+from handler.settings import load
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
@@ -94,12 +106,16 @@ def test_the_app_is_one_for_the_process():
 
 
 def test_what_we_replace_is_looked_up_when_it_is_called():
-    """A request's state, the freezing of garbage collection over HTTP, and a model's card."""
+    """States, answers, and what would end the process or post to a server that does not run."""
     from sglang.srt.entrypoints import http_server
+    from sglang.srt.entrypoints.openai import serving_embedding
     from sglang.srt.managers import tokenizer_manager
 
     manager = tokenizer_manager.TokenizerManager
     assert "ReqState" in manager._init_req_state.__code__.co_names
+    assert "kill_process_tree" in tokenizer_manager.print_exception_wrapper.__code__.co_names
+    embedding = serving_embedding.OpenAIServingEmbedding._build_embedding_response
+    assert "EmbeddingResponse" in embedding.__code__.co_names
     state = tokenizer_manager.ReqState.__dataclass_fields__
     assert list(state)[:4] == ["out_list", "finished", "event", "obj"]
     warmup, models = http_server._wait_and_warmup, http_server.available_models
@@ -155,6 +171,69 @@ def test_shared_settings_are_flags(flags):
     assert {row.sglang for row in TABLE if row.sglang} - flags.names == set()
 
 
+def test_vllms_names_set_its_flags(flags):
+    """An environment that was made for vLLM serves SGLang; the values are converted."""
+    environ = {
+        "MAX_MODEL_LEN": "1000",
+        "MAX_NUM_SEQS": "7",
+        "MAX_NUM_BATCHED_TOKENS": "512",
+        "GPU_MEMORY_UTILIZATION": "0.5",
+        "KV_CACHE_DTYPE": "fp8",
+        "ENABLE_PREFIX_CACHING": "false",
+        "BLOCK_SIZE": "16",
+        "TENSOR_PARALLEL_SIZE": "2",
+        "PIPELINE_PARALLEL_SIZE": "3",
+        "DATA_PARALLEL_SIZE": "4",
+        "ENFORCE_EAGER": "true",
+        "SEED": "5",
+        "HF_OVERRIDES": '{"a": 1}',
+        "RUNNER": "pooling",
+        "ENABLE_AUTO_TOOL_CHOICE": "true",
+        "TOOL_CALL_PARSER": "llama3_json",
+        "REASONING_PARSER": "deepseek_r1",
+        "ENABLE_PROMPT_TOKENS_DETAILS": "true",
+        "MAX_LORAS": "3",
+        "MAX_CPU_LORAS": "6",
+    }
+    assert environ.keys() == {row.vllm for row in TABLE}
+    parsed = vars(flags.parse(["--model-path=m", *arguments(flags, "sglang", environ)]))
+    expected = {
+        "context_length": 1000,
+        "max_running_requests": 7,
+        "chunked_prefill_size": 512,
+        "mem_fraction_static": 0.5,
+        "kv_cache_dtype": "fp8_e4m3",
+        "disable_radix_cache": True,
+        "page_size": 16,
+        "tp_size": 2,
+        "pp_size": 3,
+        "dp_size": 4,
+        "disable_cuda_graph": True,
+        "random_seed": 5,
+        "json_model_override_args": '{"a": 1}',
+        "is_embedding": True,
+        "tool_call_parser": "llama3",
+        "reasoning_parser": "deepseek-r1",
+        "enable_cache_report": True,
+        "max_loras_per_batch": 3,
+        "max_loaded_loras": 6,
+    }
+    assert {name: parsed[name] for name in expected} == expected
+
+
+def test_two_names_of_one_setting_have_to_agree(flags):
+    """Which of them is meant, nobody knows."""
+    both = {"MAX_NUM_SEQS": "7", "MAX_RUNNING_REQUESTS": "8"}
+    with pytest.raises(BadSetting) as caught:
+        arguments(flags, "sglang", both)
+    assert str(caught.value) == (
+        "MAX_NUM_SEQS='7' and MAX_RUNNING_REQUESTS='8' are one setting with two values: leave one "
+        "of them out."
+    )
+    same = both | {"MAX_RUNNING_REQUESTS": "7"}
+    assert arguments(flags, "sglang", same) == ["--max-running-requests=7"]
+
+
 def test_shared_parsers_exist(flags):
     """SGLang's column of both tables."""
     choices = {name: set(flags._actions[name].choices) for name in PARSERS}
@@ -186,6 +265,23 @@ def test_speculation_is_spelled_in_its_words(flags):
         assert not SpeculativeAlgorithm.from_string(algorithm).is_none()
         made = speculation.sglang_flags(method, None, Path("draft"), None)
         assert made.keys() - flags.names == set()
+
+
+def test_a_failure_that_a_process_signals_is_the_engines_death(tmp_path):
+    """SGLang's processes send SIGQUIT, whose default is the end of the worker."""
+    (tmp_path / "config.json").write_text("{}")
+    environ = {"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"}
+    settings = load(environ)
+    adapter = SglangAdapter(settings, locate(settings), environ)
+    before = signal.getsignal(signal.SIGQUIT)
+    try:
+        adapter.prepare()
+        alive = adapter._alive(SimpleNamespace(get_all_child_pids=list))
+        assert alive()
+        os.kill(os.getpid(), signal.SIGQUIT)
+        assert not alive()
+    finally:
+        signal.signal(signal.SIGQUIT, before)
 
 
 # ---- a running engine

@@ -20,7 +20,13 @@ import pytest
 
 from builder.flag_names import names
 from handler.engine import speculation
-from handler.engine.shared import FLAG_NAMES, REASONING_PARSERS, TABLE, TOOL_CALL_PARSERS
+from handler.engine.shared import (
+    FLAG_NAMES,
+    REASONING_PARSERS,
+    TABLE,
+    TOOL_CALL_PARSERS,
+    arguments,
+)
 from handler.engine.vllm.adapter import (
     CPU_ENVIRONMENT,
     ENVIRONMENT,
@@ -246,6 +252,55 @@ def test_shared_parsers_exist(parsers):
     """vLLM's column of both tables."""
     assert TOOL_CALL_PARSERS.keys() - parsers["TOOL_CALL_PARSER"] == set()
     assert REASONING_PARSERS.keys() - parsers["REASONING_PARSER"] == set()
+
+
+def test_sglangs_names_set_its_flags(flags):
+    """An environment that was made for worker-sglang serves vLLM; the values are converted."""
+    environ = {
+        "CONTEXT_LENGTH": "1000",
+        "MAX_RUNNING_REQUESTS": "7",
+        "CHUNKED_PREFILL_SIZE": "512",
+        "MEM_FRACTION_STATIC": "0.5",
+        "KV_CACHE_DTYPE": "bf16",
+        "DISABLE_RADIX_CACHE": "true",
+        "PAGE_SIZE": "16",
+        "TP_SIZE": "2",
+        "PP_SIZE": "3",
+        "DP_SIZE": "4",
+        "DISABLE_CUDA_GRAPH": "true",
+        "RANDOM_SEED": "5",
+        "JSON_MODEL_OVERRIDE_ARGS": '{"a": 1}',
+        "IS_EMBEDDING": "true",
+        "TOOL_CALL_PARSER": "llama3",
+        "REASONING_PARSER": "deepseek-r1",
+        "ENABLE_CACHE_REPORT": "true",
+        "MAX_LORAS_PER_BATCH": "3",
+        "MAX_LOADED_LORAS": "6",
+    }
+    assert environ.keys() == {row.sglang for row in TABLE} - {None}
+    parsed = vars(flags.parse(["--model=m", *arguments(flags, "vllm", environ)]))
+    expected = {
+        "max_model_len": 1000,
+        "max_num_seqs": 7,
+        "max_num_batched_tokens": 512,
+        "gpu_memory_utilization": 0.5,
+        "kv_cache_dtype": "bfloat16",
+        "enable_prefix_caching": False,
+        "block_size": 16,
+        "tensor_parallel_size": 2,
+        "pipeline_parallel_size": 3,
+        "data_parallel_size": 4,
+        "enforce_eager": True,
+        "seed": 5,
+        "hf_overrides": {"a": 1},
+        "runner": "pooling",
+        "tool_call_parser": "llama3_json",
+        "reasoning_parser": "deepseek_r1",
+        "enable_prompt_tokens_details": True,
+        "max_loras": 3,
+        "max_cpu_loras": 6,
+    }
+    assert {name: parsed[name] for name in expected} == expected
 
 
 def test_names_that_vllm_has_reach_it_unchanged(flags, parsers):

@@ -1,5 +1,6 @@
 """Paced streams in SGLang: outputs are gathered in a request's state until their time has come."""
 
+import weakref
 from dataclasses import dataclass
 
 from sglang.srt.managers.tokenizer_manager import ReqState
@@ -16,7 +17,7 @@ def paced(pacer: Pacer) -> type[ReqState]:
     class PacedGate(Gate):
         def __init__(self, state: ReqState) -> None:
             super().__init__(pacer)
-            self._state = state
+            self._state = weakref.proxy(state)  # which holds this gate
 
         def set(self) -> None:
             if self._state.finished or not getattr(self._state.obj, "stream", False):

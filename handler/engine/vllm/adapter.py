@@ -71,7 +71,7 @@ class VllmAdapter:
     def __init__(self, settings: Settings, model: Model, environ: Mapping[str, str]) -> None:
         self._settings = settings
         self._model = model
-        self._environ = environ
+        self._environ = dict(environ)  # as it was before `check` sets defaults in it
         self._args: argparse.Namespace | None = None
         self.served_model_name = settings.served_model_name or model.name
 
@@ -85,6 +85,7 @@ class VllmAdapter:
         if not _is_cpu_build() or self._args is None:
             return chosen == "fork"
         one_rank = self._args.distributed_executor_backend == "uni"
+        one_rank = one_rank and self._args.data_parallel_size == 1
         return chosen == "fork" or (chosen is None and one_rank)
 
     def prepare(self) -> None:
