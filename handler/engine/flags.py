@@ -60,8 +60,8 @@ class EngineFlags:
     def is_off(self, name: str) -> bool:
         """Whether flag `name` is a switch that is off unless it is set."""
         action = self._actions[name]
-        toggles = isinstance(action, argparse.BooleanOptionalAction)
-        return action.nargs == 0 and (action.default is False or not (toggles or action.default))
+        undecided = isinstance(action, argparse.BooleanOptionalAction) and action.default is None
+        return action.nargs == 0 and not action.default and not undecided
 
     def from_environ(self, environ: Mapping[str, str], taken: Collection[str]) -> list[str]:
         """Return arguments for the parser from all variables that name a flag.

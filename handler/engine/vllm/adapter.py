@@ -35,12 +35,9 @@ log = logging.getLogger(__name__)
 
 RANK = "VLLM::Worker"  # with one rank there is none: its work is done in the core's process
 
+START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 # What the engine's processes read. A value that the user has set stays.
-ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-}
-FORK = "VLLM_WORKER_MULTIPROC_METHOD"
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", START_METHOD: "spawn"}
 # On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache.
 CPU_ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
@@ -81,12 +78,11 @@ class VllmAdapter:
 
         On a CPU, where vLLM itself would spawn it, with one rank; on a GPU where the user says so.
         """
-        chosen = self._environ.get(FORK)
-        if not _is_cpu_build() or self._args is None:
+        chosen = self._environ.get(START_METHOD)
+        if chosen is not None or self._args is None or not _is_cpu_build():
             return chosen == "fork"
-        one_rank = self._args.distributed_executor_backend == "uni"
-        one_rank = one_rank and self._args.data_parallel_size == 1
-        return chosen == "fork" or (chosen is None and one_rank)
+        backend, copies = self._args.distributed_executor_backend, self._args.data_parallel_size
+        return bool(backend == "uni" and copies == 1)
 
     def prepare(self) -> None:
         """Nothing: off the main thread vLLM installs no handler, and sends no signal."""
