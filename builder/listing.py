@@ -28,7 +28,7 @@ TEST_MODEL = "Qwen/Qwen2.5-0.5B-Instruct-AWQ"
 TEST_TIMEOUT_MS = 600_000  # with the first start
 
 # The platform sets it, or the image has it from its build.
-NOT_IN_THE_FORM = {"job_url", "engine", "base_path"}
+NOT_IN_THE_FORM = {"job_url", "engine", "base_path", "cache_root"}
 FIRST = ("model_name", "hf_token")  # shown without asking for more
 
 FIRST_FLAGS = ("MAX_MODEL_LEN",)

@@ -12,18 +12,23 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from handler import lifecycle, local, logs, model, queue, settings, warmup
+from handler import local, logs, model, queue, settings, warmup
+from handler.caches import CompileCaches
+from handler.concurrency import concurrency
 from handler.engine.adapters import adapter_for
 from handler.engine.host import EngineHost
 from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.job import JobReader
-from handler.lifecycle import Stages
+from handler.metrics import StartMetrics
 from handler.pacing import Pacer
+from handler.prefetch import prefetch
+from handler.stages import Stages, process_began
 from handler.worker import Worker
 
 log = logging.getLogger("handler")
@@ -31,6 +36,8 @@ log = logging.getLogger("handler")
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Start the worker and serve; return the process's exit code."""
+    stages = Stages(process_began())
+    stages.since(stages.began, "interpreter")
     options = _options(arguments)
     signal.signal(signal.SIGTERM, _leave)
     try:
@@ -39,7 +46,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         logs.configure(chosen)
         keep_secret([chosen.hf_token.get_secret_value() if chosen.hf_token else None])
         job = None if on_platform else local.read_job(options.test_input)
-        return _serve(chosen, environ, job)
+        return _serve(chosen, environ, job, stages)
     except StartError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
@@ -51,35 +58,61 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _serve(
-    chosen: settings.Settings, environ: Mapping[str, str], job: dict[str, Any] | None
+    chosen: settings.Settings,
+    environ: Mapping[str, str],
+    job: dict[str, Any] | None,
+    stages: Stages,
 ) -> int:
     """Go through the steps of the start; `job` is the local one, None for the queue."""
-    stages = Stages()
     prefixes = warmup.read(chosen.prefix_warmup)
     with stages.stage("model"):
         checkpoint = model.locate(chosen)
     method = checkpoint.quantization or "unquantized"
     log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
     adapter = adapter_for(chosen, checkpoint, environ)
-    with EngineHost(adapter, Pacer(chosen.max_posts_per_second)) as host:
-        host.wait_until_launched()
+    caches = CompileCaches(chosen, environ)
+    os.environ.update(caches.variables)
+    if chosen.prefetch_weights:
+        prefetch(checkpoint.path)
+    with EngineHost(adapter, Pacer(chosen.max_posts_per_second), stages) as host:
+        if caches.on_volume:
+            with stages.stage("caches"):
+                queue.prepare_sdk(chosen)
+                caches.restore()
+        host.launch()
         if job is None:
-            queue.prepare_sdk(chosen)
+            with stages.stage("SDK"):
+                queue.prepare_sdk(chosen)
         running = host.wait_until_up()
-        stages.seconds |= {"imports": host.import_seconds, "engine": host.start_seconds}
         with stages.stage("warm-up"):
             warmup.run(host, prefixes)
-        log.info("%s", stages)
+        caches.save()
         reader = JobReader(
             running.models, checkpoint.name, running.request_fields, running.adapter_routes
         )
         worker = Worker(host, reader, chosen.request_timeout_seconds)
         if job is not None:
+            _started(stages)
             return 0 if local.run(worker, job) else EXIT_FAILED
-        jobs_at_once = lifecycle.concurrency(chosen.max_concurrency, running.capacity)
+        jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
         log.info("ready for %d jobs at once as %s", jobs_at_once, adapter.served_model_name)
-        queue.QueueDoor(worker, host, jobs_at_once, chosen.drain_timeout_seconds).serve()
+        ready = time.time()
+
+        def first_take() -> None:
+            stages.since(ready, "first take")
+            _started(stages)
+
+        queue.QueueDoor(
+            worker, host, jobs_at_once, chosen.drain_timeout_seconds, first_take
+        ).serve()
+        caches.finish()
     return 0
+
+
+def _started(stages: Stages) -> None:
+    """Say what the start was made of, in the log and in the metrics."""
+    log.info("%s", stages)
+    StartMetrics().show(stages)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

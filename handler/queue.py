@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
@@ -56,15 +57,22 @@ class QueueDoor:
         host: the engine.
         jobs_at_once: constant, for the SDK can change it only when no job runs.
         drain_timeout_seconds: how long running jobs get after SIGTERM.
+        on_first_take: called when the platform is asked for the first job.
     """
 
     def __init__(
-        self, worker: Worker, host: EngineHost, jobs_at_once: int, drain_timeout_seconds: float
+        self,
+        worker: Worker,
+        host: EngineHost,
+        jobs_at_once: int,
+        drain_timeout_seconds: float,
+        on_first_take: Callable[[], object],
     ) -> None:
         self._worker = worker
         self._host = host
         self._jobs_at_once = jobs_at_once
         self._drain_timeout_seconds = drain_timeout_seconds
+        self._on_first_take = on_first_take
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poll: asyncio.Task[Any] | None = None
         self._end: asyncio.Task[None] | None = None
@@ -132,6 +140,7 @@ class QueueDoor:
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+            self._on_first_take()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
             if self._host.dead:

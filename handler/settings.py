@@ -158,6 +158,21 @@ class Settings(BaseSettings):
         validation_alias="BASE_PATH",
         description="Network volume; models are cached below it when it is there",
     )
+    cache_root: Path = Field(
+        Path("~/.cache/llm-worker"),
+        validation_alias="CACHE_ROOT",
+        description="Folder of what the engine compiles, kept from one start to the next",
+    )
+    volume_cache: bool = Field(
+        True,
+        validation_alias="VOLUME_CACHE",
+        description="Whether CACHE_ROOT is restored from the network volume and copied back",
+    )
+    prefetch_weights: bool = Field(
+        True,
+        validation_alias="PREFETCH_WEIGHTS",
+        description="Whether the weights are read into the page cache while the engine is imported",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias="LOG_LEVEL", description="Of the worker and the engine"
     )

@@ -255,3 +255,21 @@ def test_an_unquantized_checkpoint_is_quantized_on_the_way_in(model):
     assert flags(model(), QUANTIZATION="fp8")["quantization"] == "fp8"
     with pytest.raises(BadSetting, match=r"^QUANTIZATION='int9': choose from .*, awq, "):
         check(model(), QUANTIZATION="int9")
+
+
+@pytest.mark.parametrize(
+    ("environ", "largest"),
+    [
+        ({"MAX_NUM_SEQS": "64"}, 64),
+        ({"MAX_NUM_SEQS": "1"}, 8),
+        ({}, None),
+        ({"MAX_NUM_SEQS": "64", "MAX_CUDAGRAPH_CAPTURE_SIZE": "128"}, 128),
+        ({"MAX_NUM_SEQS": "64", "CUDAGRAPH_CAPTURE_SIZES": "1 2 4"}, None),
+        ({"MAX_NUM_SEQS": "64", "COMPILATION_CONFIG": '{"max_cudagraph_capture_size": 32}'}, None),
+        ({"MAX_NUM_SEQS": "64", "SPECULATIVE_METHOD": "ngram"}, None),
+    ],
+    ids=["as many", "rounded up", "unset", "size", "sizes", "config", "drafts"],
+)
+def test_graphs_are_captured_for_the_batches_that_there_can_be(model, environ, largest):
+    """Each size costs seconds of the start; what the user says of sizes stays."""
+    assert flags(model(), **environ)["max_cudagraph_capture_size"] == largest

@@ -28,7 +28,12 @@ def test_the_form_has_every_setting_but_those_of_the_platform():
     """By its preferred name, once."""
     keys = [entry["key"] for entry in listing.hub("vllm")["config"]["env"]]
     settings = {names[0] for names in variables().values()}
-    assert settings - set(keys) == {"RUNPOD_WEBHOOK_GET_JOB", "ENGINE", "BASE_PATH"}
+    assert settings - set(keys) == {
+        "RUNPOD_WEBHOOK_GET_JOB",
+        "ENGINE",
+        "BASE_PATH",
+        "CACHE_ROOT",
+    }
     assert set(keys) - settings == set(listing.ENGINE_FLAGS)
     assert len(keys) == len(set(keys))
 

@@ -4,6 +4,7 @@ Each line of the faults that were found in other workers has its test here or in
 """
 
 import json
+import re
 import time
 
 import pytest
@@ -299,3 +300,29 @@ def test_the_start_says_what_it_spent(endpoint):
         "warm-up",
         "total",
     ]
+
+
+STAGES = {
+    "vllm": ["device", "weights", "compile and measure memory", "KV cache", "graphs"],
+    "sglang": ["weights", "KV cache"],
+}
+
+
+def test_the_start_is_told_stage_by_stage(endpoint):
+    """The log's table and the metrics say the same; what the engine says is within its start."""
+    [text] = endpoint.run({"route": "metrics"}).output
+    found = re.findall(r'^llm_worker_start_(\w+){stage="(.+)"} (\S+)$', text, re.MULTILINE)
+    shown = {(what, stage): float(value) for what, stage, value in found}
+    seconds = {stage: value for (what, stage), value in shown.items() if what == "seconds"}
+    began = {stage: value for (what, stage), value in shown.items() if what == "offset_seconds"}
+    own = ["interpreter", "model", "imports", "engine", "SDK", "warm-up", "first take"]
+    inner = ["engine's processes", *STAGES[endpoint.engine]]
+    assert seconds.keys() == began.keys() == {*own, *inner}
+    ends = {stage: began[stage] + seconds[stage] for stage in began}
+    assert sorted(inner, key=began.__getitem__) == inner
+    assert began["engine"] <= began[inner[0]] <= max(ends[stage] for stage in inner)
+    assert max(ends[stage] for stage in inner) <= ends["engine"] + 0.01
+    table = endpoint.log.read_text().split("the start took ")[1].splitlines()
+    assert float(table[0].split()[0]) == pytest.approx(max(ends.values()), abs=0.01)
+    rows = [line.rsplit(maxsplit=2) for line in table[2 : 2 + len(seconds)]]
+    assert {name.strip() for name, _, _ in rows} == seconds.keys()

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from handler import lifecycle
+from handler.concurrency import concurrency
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
 from handler.errors import BadSetting, EngineStartFailed
@@ -317,4 +317,4 @@ def test_a_failed_start_says_the_root_cause(fault, error, message):
 )
 def test_jobs_at_once(setting, capacity, jobs):
     """A number is a number; auto is what the engine can batch and its cache holds."""
-    assert lifecycle.concurrency(setting, capacity) == jobs
+    assert concurrency(setting, capacity) == jobs

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from handler.pacing import Pacer
+from handler.stages import Stage
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -64,6 +65,7 @@ class Running:
         generates: whether the model writes text (a pooling model does not).
         request_fields: for each POST path the names that its body may carry.
         listens: whether `http.disconnect` aborts a request at once; else it is cancelled.
+        stages: what the engine's own processes say of their start.
     """
 
     app: AsgiApp
@@ -74,6 +76,7 @@ class Running:
     generates: bool = True
     request_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
     listens: bool = True
+    stages: tuple[Stage, ...] = ()
 
 
 class Adapter(Protocol):

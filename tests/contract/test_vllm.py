@@ -170,7 +170,8 @@ def test_vllm_reads_the_environment_that_we_set():
 
     ours = {*ENVIRONMENT, *CPU_ENVIRONMENT, "VLLM_LOGGING_LEVEL", "VLLM_API_KEY"}
     ours |= {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND"}
-    assert ours - environment_variables.keys() == {"TORCH_COMPILE_DISABLE"}
+    torchs = {"TORCH_COMPILE_DISABLE", "THP_MEM_ALLOC_ENABLE"}
+    assert ours - environment_variables.keys() == torchs
 
 
 def test_the_process_of_a_rank_is_named(monkeypatch):
@@ -184,12 +185,27 @@ def test_the_process_of_a_rank_is_named(monkeypatch):
 
 
 def test_what_we_replace_is_looked_up_when_it_is_called():
-    """A request's collector, and how the core's process is started."""
+    """A request's collector, how the core's process is started, and where a class is imported."""
+    from vllm.model_executor.models import registry
     from vllm.v1.engine import utils
     from vllm.v1.engine.async_llm import AsyncLLM
 
     assert "RequestOutputCollector" in AsyncLLM.add_request.__code__.co_names
     assert "get_mp_context" in utils.CoreEngineProcManager.__init__.__code__.co_names
+    inspected = inspect.unwrap(registry._LazyRegisteredModel.inspect_model_cls)
+    assert "_run_in_subprocess" in inspected.__code__.co_names
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_each_step_that_is_timed_is_one_of_the_ranks_own(device):
+    """On a GPU as well, whose class can be imported here and not made."""
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    from handler.engine.vllm.rank import OWN, TimedRank
+
+    theirs = resolve_obj_by_qualname(OWN[device])
+    ours = {step for step in vars(TimedRank) if not step.startswith("_")}
+    assert {step for step in ours if not callable(getattr(theirs, step, None))} == {"start_timings"}
 
 
 # ---- flags

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -34,12 +35,17 @@ from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_
 from handler.model import Model
 from handler.pacing import Pacer
 from handler.settings import Settings
+from handler.stages import Stage
 
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = {"SGLANG_KILLPG_ON_SCHEDULER_EXCEPTION": "0"}
-# On CPU: no C++ build at the first request of two ranks (20 s).
-CPU_ENVIRONMENT = {"SGLANG_USE_CPU_ENGINE": "1", "TORCH_COMPILE_DISABLE": "1"}
+# On CPU: no C++ build at the first request of two ranks (20 s), and a KV cache in huge pages.
+CPU_ENVIRONMENT = {
+    "SGLANG_USE_CPU_ENGINE": "1",
+    "TORCH_COMPILE_DISABLE": "1",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
 # What runs without a GPU: PyTorch's own attention and sampling, and a small KV cache, whose
 # every gigabyte takes seconds to fill with zeros.
 CPU_ARGUMENTS = [
@@ -69,7 +75,7 @@ class SglangAdapter:
     def __init__(self, settings: Settings, model: Model, environ: Mapping[str, str]) -> None:
         self._settings = settings
         self._model = model
-        self._environ = environ
+        self._environ = dict(environ)
         self._args: Any = None
         self._failed = False
         self.served_model_name = settings.served_model_name or model.name
@@ -126,8 +132,10 @@ class SglangAdapter:
         warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
         with temporary_files():
             logging.getLogger(Engine.__module__).setLevel(logging.WARNING)  # 600 settings in a line
+            began = time.time()
             with own_logging():
                 engine = Engine(server_args=self._args)
+            ready = time.time()
             try:
                 info = engine._scheduler_init_result.scheduler_infos[0]
                 manager = engine.tokenizer_manager
@@ -149,6 +157,7 @@ class SglangAdapter:
                         generates=bool(manager.is_generation),
                         request_fields=request_fields(app),
                         listens=False,
+                        stages=_stages(info.get("startup_time") or {}, began, ready),
                     )
             finally:
                 await stop(engine)
@@ -232,6 +241,25 @@ def _share_cores(ranks: int) -> None:
     mine = cores[-max(1, int(threads)) :] if ranks == 1 and threads.isdecimal() else cores
     chosen = ",".join(str(core) for core in mine)
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join([chosen] * ranks))
+
+
+def _stages(measured: Mapping[str, Any], began: float, ready: float) -> tuple[Stage, ...]:
+    """Return what the slowest scheduler has measured of its start.
+
+    It says how long, not when: its steps are taken as one after the other, up to the end.
+    """
+    steps = {
+        "weights": measured.get("load_weight"),
+        "KV cache": measured.get("kv_cache_allocation"),
+        "graphs": sum(measured.get("cuda_graph", {}).values()),
+    }
+    known = {name: float(seconds) for name, seconds in steps.items() if seconds}
+    at = max(began, ready - sum(known.values()))
+    stages = [Stage("engine's processes", began, at - began)]
+    for name, seconds in known.items():
+        stages.append(Stage(name, at, seconds))
+        at += seconds
+    return tuple(stages)
 
 
 async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:

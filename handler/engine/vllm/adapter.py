@@ -12,6 +12,8 @@ import json
 import logging
 import multiprocessing
 import os
+import time
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -30,18 +32,28 @@ from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
 from handler.model import Model
 from handler.pacing import Pacer
 from handler.settings import Settings
+from handler.stages import Stage
 
 log = logging.getLogger(__name__)
 
 RANK = "VLLM::Worker"  # with one rank there is none: its work is done in the core's process
+TIMED_RANK = "handler.engine.vllm.rank.TimedRank"
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
-# What the engine's processes read. A value that the user has set stays.
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", START_METHOD: "spawn"}
-# On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache.
+# What the engine's processes read. A value that the user has set stays. The plan is what a start
+# has measured of a GPU's memory: the next one on such a GPU, with the same model, flags and
+# version, takes it without measuring, if as much memory is free.
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_ENABLE_STARTUP_PLAN": "1",
+    START_METHOD: "spawn",
+}
+# On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache, in huge
+# pages: the kernel takes seconds to give it in small ones.
 CPU_ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "THP_MEM_ALLOC_ENABLE": "1",
 }
 # Above INFO also torch and the kernels' libraries say only what went wrong.
 QUIET_ENVIRONMENT = {
@@ -51,6 +63,7 @@ QUIET_ENVIRONMENT = {
 }
 
 
+SMALLEST_CAPTURE = 8  # sizes are rounded up to what the ranks can share
 LORAS_PER_BATCH = 8  # each takes memory for its matrices; more adapters take turns
 
 
@@ -93,6 +106,7 @@ class VllmAdapter:
         log.info("importing vLLM %s", version())
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
+        from vllm.platforms import current_platform
         from vllm.renderers.chat_utils import validate_chat_template
 
         flags = engine_flags()
@@ -118,6 +132,9 @@ class VllmAdapter:
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         configure_logging_from_args(args)
+        _capture_no_more_than_needed(args)
+        if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
+            args.worker_cls = TIMED_RANK
         if _is_cpu_build():
             _place_on_cpu(args)
         self._args = args
@@ -128,6 +145,7 @@ class VllmAdapter:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
+        from vllm.model_executor.models import registry
         from vllm.v1.engine import async_llm, utils
 
         from handler.engine.vllm.pacing import paced
@@ -139,11 +157,15 @@ class VllmAdapter:
         async_llm.RequestOutputCollector = paced(pacer)
         if self.forks and _is_cpu_build():  # elsewhere vLLM itself knows when it must not
             utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+        if _is_cpu_build():  # elsewhere the class could take the GPU for this process
+            registry._run_in_subprocess = lambda inspect: inspect()
+        began = time.time()
         async with build_async_engine_client(args) as engine:
             if _is_cpu_build() and args.pipeline_parallel_size > 1:
                 # The later stages take their input into tensors that the engine makes in its first
                 # dry run, which it leaves out on a CPU where nothing is compiled.
                 await engine.collective_rpc("execute_dummy_batch")
+            stages = await _stages(engine, began)
             tasks = await engine.get_supported_tasks()
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
@@ -166,6 +188,7 @@ class VllmAdapter:
                     models=_models(app.state.openai_serving_models),
                     generates="generate" in tasks,
                     request_fields=request_fields(app),
+                    stages=stages,
                 )
 
     def _prepare_environment(self) -> None:
@@ -175,6 +198,7 @@ class VllmAdapter:
             defaults |= CPU_ENVIRONMENT
         if self._is_quiet():
             defaults |= QUIET_ENVIRONMENT
+            warnings.simplefilter("ignore")  # in a fork, which reads no environment
         if self._model.is_local:
             defaults["HF_HUB_OFFLINE"] = "1"
         for name, value in defaults.items():
@@ -239,6 +263,16 @@ class VllmAdapter:
         ]
 
 
+async def _stages(engine: Any, began: float) -> tuple[Stage, ...]:
+    """Return the stages of the slowest rank, and what passed before its first."""
+    if engine.vllm_config.parallel_config.worker_cls != TIMED_RANK:
+        return ()
+    ranks = await engine.collective_rpc("start_timings")
+    slowest = max(ranks, key=lambda timings: timings[-1][1] + timings[-1][2])
+    stages = tuple(Stage(*timing) for timing in slowest)
+    return (Stage("engine's processes", began, stages[0].began - began), *stages)
+
+
 def _models(serving: Any) -> tuple[str, ...]:
     return (*(base.name for base in serving.base_model_paths), *serving.lora_requests)
 
@@ -267,6 +301,23 @@ def _is_cpu_build() -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _capture_no_more_than_needed(args: argparse.Namespace) -> None:
+    """Capture graphs for the batches that there can be: MAX_NUM_SEQS, where that is set.
+
+    vLLM's own bound is twice that. With drafts it needs other sizes, and knows them.
+    """
+    config = args.compilation_config
+    chosen = (
+        args.max_cudagraph_capture_size,
+        args.cudagraph_capture_sizes,
+        config.max_cudagraph_capture_size,
+        config.cudagraph_capture_sizes,
+        args.speculative_config,
+    )
+    if args.max_num_seqs is not None and all(value is None for value in chosen):
+        args.max_cudagraph_capture_size = max(SMALLEST_CAPTURE, args.max_num_seqs)
 
 
 def _place_on_cpu(args: argparse.Namespace) -> None:
