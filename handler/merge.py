@@ -4,9 +4,10 @@ Chunks of one answer differ in what they add. Texts are joined, lists are extend
 names are taken from the later one. Choices are matched by `index`, tool calls within a choice too.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any
+
+import orjson
 
 from handler.stream import MAX_CHUNK_BYTES, json_bytes
 
@@ -19,7 +20,7 @@ def decode(event: bytes) -> Chunk | None:
     data = b"".join(line[5:] for line in event.splitlines() if line.startswith(b"data:")).strip()
     if not data or data == b"[DONE]":
         return None
-    chunk: Chunk = json.loads(data)
+    chunk: Chunk = orjson.loads(data)
     return chunk
 
 

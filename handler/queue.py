@@ -91,8 +91,10 @@ class QueueDoor:
             EngineDied: the engine died; every job that ran has failed with an error.
         """
         import runpod.serverless
-        from runpod.serverless.modules import rp_scale
+        from runpod.serverless.modules import rp_http, rp_scale
         from runpod.serverless.modules.worker_state import JobsProgress
+
+        from handler.delivery import transmit
 
         self._host.on_death(self._engine_died)
         take, fetch = rp_scale.get_job, rp_scale.get_stop_signals
@@ -119,6 +121,7 @@ class QueueDoor:
             return names
 
         rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
+        rp_http._transmit = transmit
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
         with contextlib.suppress(asyncio.CancelledError):  # how `_leave` ends the SDK's loop

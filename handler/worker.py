@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import orjson
+
 from handler.engine.asgi import Exchange
 from handler.engine.host import EngineHost
 from handler.errors import (
@@ -151,7 +153,7 @@ class Worker:
         text = body.decode("utf-8", "replace")
         payload: Any = text
         if exchange.headers.get("content-type", "").startswith("application/json"):
-            payload = json.loads(text)
+            payload = orjson.loads(text)
         if exchange.status == 404 and payload == {"detail": "Not Found"}:
             raise UnknownRoute(f"This model does not serve {job.request.path}.", "route")
         if exchange.status >= 400:
@@ -214,6 +216,8 @@ class _Clock:
         Raises:
             RequestTimedOut: nothing is left.
         """
+        if self._deadline is None:
+            return await awaitable
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await awaitable

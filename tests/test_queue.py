@@ -246,6 +246,16 @@ def test_two_refusals_of_the_platform_lose_nothing(endpoint, paris):
     assert [chunk.output for chunk in job.chunks] == job.output
 
 
+def test_a_broken_connection_loses_nothing(endpoint, paris):
+    """The SDK alone would lose the chunk: see test_platform.py."""
+    endpoint.platform.faults.drop("stream")
+    job = endpoint.run({"messages": QUESTION, "temperature": 0, "stream": True})
+    assert endpoint.platform.faults.remaining("stream") == 0
+    text = "".join(c["delta"].get("content") or "" for out in job.output for c in out["choices"])
+    assert text == paris
+    assert [chunk.output for chunk in job.chunks] == job.output
+
+
 LARGE = {"prompt": [100] * 1500, "max_tokens": 1, "echo": True, "logprobs": 50}
 
 

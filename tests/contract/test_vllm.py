@@ -80,6 +80,12 @@ SURFACE = [
     ),
     ("v1.engine.output_processor", "RequestOutputCollector", "output_kind request_id"),
     ("v1.engine.output_processor", "RequestOutputCollector.put", "self output"),
+    (
+        "v1.engine.output_processor",
+        "RequestState.make_request_output",
+        "self new_token_ids pooling_output finish_reason stop_reason kv_transfer_params "
+        "ec_transfer_params error",
+    ),
     ("v1.engine.output_processor", "RequestOutputCollector.get", "self"),
     ("v1.engine.output_processor", "RequestOutputCollector.get_nowait", "self"),
     ("v1.engine.utils", "get_mp_context", ""),
@@ -185,12 +191,14 @@ def test_the_process_of_a_rank_is_named(monkeypatch):
 
 
 def test_what_we_replace_is_looked_up_when_it_is_called():
-    """A request's collector, how the core's process is started, and where a class is imported."""
+    """A request's collector and state, how the core is started, where a class is imported."""
     from vllm.model_executor.models import registry
     from vllm.v1.engine import utils
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor
 
     assert "RequestOutputCollector" in AsyncLLM.add_request.__code__.co_names
+    assert "RequestState" in OutputProcessor.add_request.__code__.co_names
     assert "get_mp_context" in utils.CoreEngineProcManager.__init__.__code__.co_names
     inspected = inspect.unwrap(registry._LazyRegisteredModel.inspect_model_cls)
     assert "_run_in_subprocess" in inspected.__code__.co_names

@@ -142,19 +142,20 @@ class VllmAdapter:
     @asynccontextmanager
     async def running(self, pacer: Pacer) -> AsyncIterator[Running]:
         """Load the weights and build the app; see `protocol.Adapter.running`."""
+        from vllm import envs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
         from vllm.model_executor.models import registry
-        from vllm.v1.engine import async_llm, utils
+        from vllm.v1.engine import utils
 
-        from handler.engine.vllm.pacing import paced
+        from handler.engine.vllm import pacing
 
         args = self._args
         if args is None:
             raise EngineStartFailed("check() was not called before the start")
         log.info("starting the engine")
-        async_llm.RequestOutputCollector = paced(pacer)
+        pacing.install(pacer)
         if self.forks and _is_cpu_build():  # elsewhere vLLM itself knows when it must not
             utils.get_mp_context = lambda: multiprocessing.get_context("fork")
         if _is_cpu_build():  # elsewhere the class could take the GPU for this process
@@ -173,6 +174,7 @@ class VllmAdapter:
             # `EngineHost` that sees to that.
             app.state.server = SimpleNamespace(should_exit=False)
             _hide_paths(app.state.openai_serving_models)
+            envs.enable_envs_cache()  # else each token asks the environment
             async with app.router.lifespan_context(app):
                 config: Any = engine.vllm_config
                 cache = config.cache_config

@@ -1,36 +1,96 @@
-"""Paced streams in vLLM: deltas are merged in its collector until their time has come."""
+"""Paced streams in vLLM: tokens are gathered in a request's state until its consumer's time.
 
+vLLM's own hands out each token's delta as soon as somebody asks, and makes an output of each.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
-from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine.output_processor import RequestOutputCollector
+from vllm.v1.engine import async_llm, output_processor
+from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from handler.pacing import Gate, Pacer
 
 
-def paced(pacer: Pacer) -> type[RequestOutputCollector]:
-    """Return a collector in place of `vllm.v1.engine.async_llm.RequestOutputCollector`.
+class PacedState(RequestState):
+    """In place of `vllm.v1.engine.output_processor.RequestState`: one output for many tokens."""
 
-    vLLM's own hands out each token's delta as soon as somebody asks.
-    """
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._held: list[int] = []
 
-    class PacedCollector(RequestOutputCollector):
-        def __init__(self, output_kind: RequestOutputKind, request_id: str) -> None:
-            super().__init__(output_kind, request_id)
-            self.ready = Gate(pacer)
+    def make_request_output(
+        self,
+        new_token_ids: Sequence[int],
+        pooling_output: Any,
+        finish_reason: Any,
+        *rest: Any,
+        **named: Any,
+    ) -> Any:
+        """Return the request's last output, and none before where the consumer takes those."""
+        queue = self.queue
+        if isinstance(queue, PacedCollector) and queue.aggregate and self.detokenizer is not None:
+            self._held += new_token_ids
+            if finish_reason is None:
+                queue.hold(self)
+                return None
+            queue.forget(self)
+            new_token_ids, self._held = self._held, []
+        return super().make_request_output(
+            new_token_ids, pooling_output, finish_reason, *rest, **named
+        )
 
-        def put(self, output: Any) -> None:
-            super().put(output)
-            kept = self.output
-            if not self.aggregate or not isinstance(kept, RequestOutput) or kept.finished:
-                self.ready.open()
+    def take(self) -> Any:
+        """Return one output for all tokens since the last one."""
+        held, self._held = self._held, []
+        return super().make_request_output(held, None, None, None)
 
-        async def get(self) -> Any:
+
+class PacedCollector(RequestOutputCollector):
+    """In place of `vllm.v1.engine.async_llm.RequestOutputCollector`."""
+
+    def __init__(self, gate: Gate, output_kind: Any, request_id: str) -> None:
+        super().__init__(output_kind, request_id)
+        self.ready: Gate = gate
+        self._holding: dict[PacedState, None] = {}  # in order; several where n > 1
+
+    def hold(self, state: PacedState) -> None:
+        """Take the state's tokens when it is time."""
+        self._holding[state] = None
+        self.ready.set()
+
+    def forget(self, state: PacedState) -> None:
+        """Its last output is put, and has all of its tokens."""
+        self._holding.pop(state, None)
+
+    def put(self, output: Any) -> None:
+        """Hand out what does not wait: an end, an error, what is no stream."""
+        super().put(output)
+        self.ready.open()
+
+    async def get(self) -> Any:
+        """Wait until it is time, and return what there is then."""
+        while (output := self.get_nowait()) is None:
             await self.ready.wait()
-            return await super().get()
+        return output
 
-        def get_nowait(self) -> Any:
-            return super().get_nowait() if self.ready.is_set() else None
+    def get_nowait(self) -> Any:
+        """Return what there is, if it is time."""
+        if not self.ready.is_set():
+            return None
+        holding, self._holding = self._holding, {}
+        for state in holding:
+            if (output := state.take()) is not None:
+                super().put(output)
+        self.ready.clear()
+        return super().get_nowait()
 
-    return PacedCollector
+
+def install(pacer: Pacer) -> None:
+    """Have vLLM make these in place of its own, from the next request on."""
+
+    def collector(output_kind: Any, request_id: str) -> PacedCollector:
+        return PacedCollector(Gate(pacer), output_kind, request_id)
+
+    async_llm.RequestOutputCollector = collector
+    output_processor.RequestState = PacedState

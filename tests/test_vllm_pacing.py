@@ -1,0 +1,190 @@
+"""Tokens that wait for their flush: merged where vLLM keeps them, none lost or told twice."""
+
+import asyncio
+
+import pytest
+
+from handler.pacing import Gate, Pacer
+from tests.conftest import MODELS, NAME
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
+
+TEXT = "The capital of France is Paris, and its river is the Seine. Ça va? 日本語 🎉"
+
+
+class Stream:
+    """One request at vLLM's output processor, whose consumer asks when the test says."""
+
+    def __init__(self, monkeypatch, tokenizer, pacer, n=1, **sampling):
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine import EngineCoreRequest, output_processor
+        from vllm.v1.engine.parallel_sampling import ParentRequest
+
+        from handler.engine.vllm.pacing import PacedCollector, PacedState
+
+        monkeypatch.setattr(output_processor, "RequestState", PacedState)
+        self.processor = output_processor.OutputProcessor(tokenizer, log_stats=False)
+        kind = RequestOutputKind.DELTA
+        self.collector = PacedCollector(Gate(pacer), kind, "r")
+        params = SamplingParams(output_kind=kind, n=n, **sampling)
+
+        def request(name):
+            return EngineCoreRequest(
+                name, [1, 2], None, params, None, 0.0, None, None, None, external_req_id="r"
+            )
+
+        parent = ParentRequest(request("r")) if n > 1 else None
+        self.names = []
+        for index in range(n):
+            name = parent.get_child_info(index)[0] if parent else "r"
+            self.names.append(name)
+            self.processor.add_request(request(name), None, parent, index, self.collector)
+
+    def write(self, *tokens, child=0, reason=None):
+        """Let the engine write tokens in one step; return what vLLM would abort."""
+        from vllm.v1.engine import EngineCoreOutput
+
+        output = EngineCoreOutput(self.names[child], list(tokens), finish_reason=reason)
+        return self.processor.process_outputs([output]).reqs_to_abort
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """The demo model's."""
+    from vllm.tokenizers import get_tokenizer
+
+    return get_tokenizer(str(MODELS / f"{NAME}-bf16"))
+
+
+@pytest.fixture
+def pacer():
+    """One stream, one flush in an hour: only what does not wait comes out."""
+    made = Pacer(posts_per_second=1 / 3600)
+    made.begin()
+    return made
+
+
+def completion(output):
+    [one] = output.outputs
+    return one
+
+
+def test_tokens_are_merged_into_one_output(monkeypatch, tokenizer, pacer):
+    """The first leaves at once; the rest come together, as the end does not wait."""
+    from vllm.v1.engine import FinishReason
+
+    tokens = tokenizer.encode(TEXT)
+
+    async def run():
+        stream = Stream(monkeypatch, tokenizer, pacer)
+        stream.write(tokens[0])
+        first = stream.collector.get_nowait()
+        for token in tokens[1:-1]:
+            stream.write(token)
+            assert stream.collector.get_nowait() is None
+        stream.write(tokens[-1], reason=FinishReason.LENGTH)
+        last = await stream.collector.get()
+        assert (first.finished, last.finished) == (False, True)
+        assert [*completion(first).token_ids, *completion(last).token_ids] == tokens
+        assert completion(first).text + completion(last).text == TEXT
+        assert stream.collector.get_nowait() is None
+
+    asyncio.run(run())
+
+
+def test_a_consumer_that_waits_is_woken_when_it_is_time(monkeypatch, tokenizer, pacer):
+    """Also where no further token comes: a request may be preempted for seconds."""
+    tokens = tokenizer.encode(TEXT)[:3]
+    pacer.posts_per_second = 50
+
+    async def run():
+        stream = Stream(monkeypatch, tokenizer, pacer)
+        stream.write(tokens[0])
+        await stream.collector.get()
+        for token in tokens[1:]:
+            stream.write(token)
+        later = await asyncio.wait_for(stream.collector.get(), 10)
+        assert completion(later).token_ids == tokens[1:]
+
+    asyncio.run(run())
+
+
+def test_a_stop_string_ends_it_where_it_begins(monkeypatch, tokenizer, pacer):
+    """Tokens behind it, of the same step, are not told."""
+    tokens = tokenizer.encode(TEXT)
+
+    async def run():
+        stream = Stream(monkeypatch, tokenizer, pacer, stop=[" Paris"])
+        for token in tokens[:4]:
+            assert stream.write(token) == []
+        assert stream.write(*tokens[4:]) == ["r"]
+        output = await stream.collector.get()
+        assert completion(output).text == "The capital of France is"
+        assert completion(output).finish_reason == "stop"
+        told = completion(output).token_ids
+        assert told == tokens[: len(told)]
+        assert tokenizer.decode(told) == "The capital of France is Paris"
+
+    asyncio.run(run())
+
+
+def test_several_answers_of_one_request_are_kept_apart(monkeypatch, tokenizer, pacer):
+    """With n = 2 one may end long before the other."""
+    from vllm.v1.engine import FinishReason
+
+    tokens = tokenizer.encode(TEXT)
+
+    async def run():
+        stream = Stream(monkeypatch, tokenizer, pacer, n=2)
+        stream.write(tokens[0], child=0)
+        assert stream.collector.get_nowait().outputs[0].index == 0
+        told = {0: [tokens[0]], 1: []}
+        for token in tokens[1:3]:
+            stream.write(token, child=0)
+        stream.write(*tokens[:2], child=1)
+        stream.write(tokens[2], child=1, reason=FinishReason.LENGTH)
+        early = await stream.collector.get()
+        stream.write(tokens[3], child=0, reason=FinishReason.LENGTH)
+        late = await stream.collector.get()
+        for output in (early, late):
+            for one in output.outputs:
+                told[one.index] += one.token_ids
+        assert told == {0: tokens[:4], 1: tokens[:3]}
+        assert (early.finished, late.finished) == (False, True)
+
+    asyncio.run(run())
+
+
+def test_an_abort_brings_what_was_held(monkeypatch, tokenizer, pacer):
+    """Its output is the last one."""
+    tokens = tokenizer.encode(TEXT)
+
+    async def run():
+        stream = Stream(monkeypatch, tokenizer, pacer)
+        stream.write(tokens[0])
+        await stream.collector.get()
+        stream.write(tokens[1])
+        stream.processor.abort_requests(["r"], internal=True)
+        last = await stream.collector.get()
+        assert (completion(last).token_ids, completion(last).finish_reason) == (
+            [tokens[1]],
+            "abort",
+        )
+
+    asyncio.run(run())
+
+
+def test_an_error_does_not_wait(monkeypatch, tokenizer, pacer):
+    """The consumer hears of it at once."""
+
+    async def run():
+        stream = Stream(monkeypatch, tokenizer, pacer)
+        stream.write(5)
+        await stream.collector.get()
+        stream.write(6)
+        stream.processor.propagate_error(ValueError("the engine is dead"))
+        with pytest.raises(ValueError, match="the engine is dead"):
+            await stream.collector.get()
+
+    asyncio.run(run())
