@@ -93,7 +93,9 @@ def _serve(
         worker = Worker(host, reader, chosen.request_timeout_seconds)
         if job is not None:
             _started(stages)
-            return 0 if local.run(worker, job) else EXIT_FAILED
+            code = 0 if local.run(worker, job) else EXIT_FAILED
+            caches.finish()
+            return code
         jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
         log.info("ready for %d jobs at once as %s", jobs_at_once, adapter.served_model_name)
         ready = time.time()

@@ -116,6 +116,11 @@ def test_the_token_is_no_flag(model):
             "'float16', 'float32', 'half')",
         ),
         ({"MAX_NUM_SEQS": "many"}, "MAX_NUM_SEQS='many': invalid int value: 'many'"),
+        (
+            {"LOAD_FORMAT": "runai_streamer"},
+            "LOAD_FORMAT='runai_streamer' needs the package runai-model-streamer, which is not "
+            "installed here: add it to the image, or leave LOAD_FORMAT out.",
+        ),
         ({"ENFORCE_EAGER": "maybe"}, "ENFORCE_EAGER='maybe' should be true or false."),
         (
             {"ALLOWED_MEDIA_DOMAINS": "[broken"},
@@ -144,6 +149,7 @@ def test_the_token_is_no_flag(model):
     ids=[
         "choice",
         "int",
+        "loader",
         "bool",
         "list",
         "unknown",

@@ -5,6 +5,7 @@ Each test here has an engine of its own, or none: they end the worker.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -52,6 +53,23 @@ def test_test_input_json_is_answered(engine, variant):
     assert usage.startswith("usage                37 prompt + ")
     assert first.startswith("time to first token  ")
     assert speed.startswith("tokens per second    ")
+
+
+def test_what_one_worker_has_compiled_the_next_one_finds(tmp_path):
+    """On the endpoint's volume: here what vLLM has found out of the model's class."""
+    volume, cache = tmp_path / "volume", tmp_path / "cache"
+    volume.mkdir()
+    for known in (0, 1):
+        done = run(
+            **worker_environment(
+                "bf16", RUNPOD_ENDPOINT_ID="e1", BASE_PATH=str(volume), CACHE_ROOT=str(cache)
+            )
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"caches: {known} files from the volume" in done.stdout
+        [found] = cache.rglob("*.json")
+        assert found.name == "vllm-model_executor-models-llama-LlamaForCausalLM.json"
+        shutil.rmtree(cache)  # the next worker is on another machine
 
 
 def test_a_model_from_the_hub_and_a_job_that_fails(tmp_path):

@@ -300,18 +300,6 @@ def test_as_many_jobs_at_once_as_the_engine_can_batch(endpoint):
     assert f"ready for {jobs} jobs at once" in endpoint.log.read_text()
 
 
-def test_the_start_says_what_it_spent(endpoint):
-    """Imports, engine, warm-up, in seconds."""
-    [line] = [line for line in endpoint.log.read_text().splitlines() if " start: " in line]
-    assert [part.split()[0] for part in line.split(" start: ")[1].split(" · ")] == [
-        "model",
-        "imports",
-        "engine",
-        "warm-up",
-        "total",
-    ]
-
-
 STAGES = {
     "vllm": ["device", "weights", "compile and measure memory", "KV cache", "graphs"],
     "sglang": ["weights", "KV cache"],

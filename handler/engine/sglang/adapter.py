@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from handler.checkpoint import WEIGHTS
-from handler.engine import command_line, parallel, speculation
+from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags
 from handler.engine.parallel import Split
@@ -105,6 +105,7 @@ class SglangAdapter:
                 command_line.parse("sglang", flags, own, self._settings, self._environ, REMOVED)
             )
             parallel.check(_split(args), self._environ, self._model.path)
+            loading.check(args.load_format)
             if args.load_format == "auto" and not self._model.has_weights():
                 raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
             try:

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from handler.checkpoint import WEIGHTS
-from handler.engine import command_line, parallel, speculation
+from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags
 from handler.engine.parallel import Split
@@ -128,6 +128,7 @@ class VllmAdapter:
         import_plugins(args)
         check_names(args)
         parallel.check(_split(args), self._environ, self._model.path)
+        loading.check(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
