@@ -56,8 +56,9 @@ class PacedCollector(RequestOutputCollector):
 
     def hold(self, state: PacedState) -> None:
         """Take the state's tokens when it is time."""
-        self._holding[state] = None
-        self.ready.set()
+        if state not in self._holding:
+            self._holding[state] = None
+            self.ready.set()
 
     def forget(self, state: PacedState) -> None:
         """Its last output is put, and has all of its tokens."""
