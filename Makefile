@@ -62,8 +62,10 @@ test: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	$(BIN)/python -m pytest tests/image -rs
 
-bench: .venv/dev $(DEMO)-bf16/config.json  ## the worker beside a proxying one and the engine alone
-	@$(BIN)/python -m benchmarks
+# CASES="main delays" runs these only; `python -m benchmarks --help` names them.
+CASES ?= all
+bench: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and plots into benchmarks/results
+	@$(BIN)/python -m benchmarks $(CASES)
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -1,82 +1,56 @@
-"""The worker beside the baseline and the engine alone: one run, ratios.
+"""Run cases of the benchmarks, and write benchmarks/results/.
 
-    make bench
+    python -m benchmarks [CASE …]        main unless named; all is every one
 
-Absolute numbers are this machine's at this moment. What holds the ratios that miss their target
-stands in `benchmarks/README.md`.
+Absolute numbers are this machine's at this moment: ratios count.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from benchmarks import cold, load, report
-from benchmarks.checkpoint import checkpoint
-from benchmarks.workers import BASELINE, OURS, Contender, environment, running
-from tests.platform import running_platform
-
-TOKENS = 128
-STREAMS = (1, 16, 64, 192)
+from benchmarks import machine, results
+from benchmarks.case import Bench
+from benchmarks.cases import CASES
 
 
 def main() -> int:
-    """Measure, and write results/load.json and results/load.md."""
+    """Measure the cases one after the other; a case that fails does not keep the others from it."""
     options = _options()
-    options.out.mkdir(parents=True, exist_ok=True)
+    chosen = list(CASES) if "all" in options.cases else options.cases
+    here = machine.describe()
+    failed = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        model = checkpoint(Path(folder) / "model")
-        shared = environment(model, VLLM_CACHE_ROOT=f"{folder}/cache")
-        measured: dict[str, Any] = {
-            contender.name: _measure(contender, shared, Path(folder), options)
-            for contender in (BASELINE, OURS)
-        }
-        measured["engine"] = _direct(shared, options)
-    (options.out / "load.json").write_text(json.dumps(measured, indent=1) + "\n")
-    table = report.table(measured)
-    (options.out / "load.md").write_text(table)
-    print(table)
-    return 0
+        bench = Bench(Path(folder), options.rounds, options.starts, options.jobs)
+        for name in chosen:
+            print(f"{name}: {CASES[name].what}", file=sys.stderr, flush=True)
+            try:
+                results.save(options.out, CASES[name], here, CASES[name].measure(bench))
+            except (RuntimeError, TimeoutError, subprocess.SubprocessError) as error:
+                failed.append(f"{name} failed: {error}")
+    print(results.publish(options.out, CASES))
+    print("\n".join(failed), file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--delay", type=float, default=0.05, help="seconds of each POST")
-    parser.add_argument("--rounds", type=int, default=6, help="jobs per stream")
-    parser.add_argument("--starts", type=int, default=3, help="cold starts of each worker")
+    names = [f"  {case.name:<14}{case.what}" for case in CASES.values()]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Run cases of the benchmarks, and write benchmarks/results/.",
+        epilog="\n".join(["cases:", *names, "  all           every one of them"]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "cases", nargs="*", default=["main"], choices=[*CASES, "all"], metavar="CASE"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="jobs per stream")
+    parser.add_argument("--starts", type=int, default=2, help="of each contender in main")
+    parser.add_argument("--jobs", type=int, default=20_000, help="of memory")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
-
-
-def _measure(
-    contender: Contender, shared: Mapping[str, str], folder: Path, options: argparse.Namespace
-) -> dict[str, Any]:
-    log = folder / f"{contender.name}.log"
-    seconds = cold.median(contender, shared, log, options.delay, options.starts)
-    loads = {}
-    with (
-        running_platform(post_delay_seconds=options.delay) as platform,
-        running(contender, platform, shared, log) as worker,
-    ):
-        for streams in STREAMS:
-            jobs = max(streams, 2) * options.rounds
-            made = load.measure(platform, worker.pid, streams, jobs, TOKENS)
-            loads[str(streams)] = asdict(made)
-    return {"first_token_seconds": seconds, "load": loads}
-
-
-def _direct(shared: Mapping[str, str], options: argparse.Namespace) -> dict[str, float]:
-    streams = max(STREAMS)
-    command = [sys.executable, "-m", "benchmarks.direct"]
-    command += [str(streams), str(streams * options.rounds), str(TOKENS)]
-    done = subprocess.run(command, env=shared, capture_output=True, text=True, check=True)
-    made: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return made
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What a worker and all its processes have used."""
 
 import contextlib
+import re
+from pathlib import Path
 
 import psutil
 
@@ -22,9 +24,15 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory_bytes(pid: int) -> int:
-    """Return what the process and all below it hold for themselves: shared pages count in part."""
+    """Return what the process and all below it hold: pages that they share count once.
+
+    Pages of files are left out. Who else on the machine has the same library in memory would change
+    the share of them that counts here.
+    """
     used = 0
     for process in tree(pid):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            used += process.memory_full_info().pss
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            kib = dict(re.findall(r"^(Pss_\w+): +(\d+) kB$", rollup, re.MULTILINE))
+            used += (int(kib["Pss_Anon"]) + int(kib["Pss_Shmem"])) * 1024
     return used

@@ -5,8 +5,12 @@
 This is the shape of the workers that people use today: the server's health is polled until it
 answers, and what arrives of a stream is yielded as it arrives. Written for the benchmarks, from
 that description alone; nothing of it is part of the worker.
+
+Prints one line of JSON: when it started the server and when it found it healthy, in seconds of the
+monotonic clock, which the machine's processes share.
 """
 
+import json
 import os
 import shlex
 import socket
@@ -40,12 +44,15 @@ def main() -> None:
     model = os.environ["MODEL_NAME"]
     command = [sys.executable, "-c", SERVE, "serve", model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
+    server_started_at = time.monotonic()
     server = subprocess.Popen([*command, *shlex.split(os.environ.get("ENGINE_ARGS", ""))])
     url = f"http://127.0.0.1:{port}"
     while not _healthy(url):
         if server.poll() is not None:
             sys.exit(server.returncode)
         time.sleep(HEALTH_SECONDS)
+    moments = {"server_started_at": server_started_at, "healthy_at": time.monotonic()}
+    print(json.dumps(moments), flush=True)
     concurrency = int(os.environ.get("MAX_CONCURRENCY", "300"))
     sessions: list[aiohttp.ClientSession] = []
 

@@ -1,55 +1,83 @@
-"""Measurements → the table of ratios, each beside its target."""
+"""Tables of ratios, each beside its target where there is one, as Markdown."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-Measured = Mapping[str, Any]
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
-def table(measured: Measured) -> str:
-    """Return Markdown: both numbers, their ratio, its target, and whether that is met."""
-    lines = [
-        "| what | baseline | worker | ratio | target | met |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    baseline, worker = measured["baseline"], measured["worker"]
-    for what, target, most, read in ROWS:
-        theirs, ours = read(baseline), read(worker)
-        lines.append(_line(what, theirs, ours, target, most))
-    engine = measured["engine"]["tokens_per_second"]
-    ours = _of("192", "tokens_per_second")(worker)
-    lines.append(
-        _line("tokens/s at 192 streams against the engine alone", engine, ours, 0.8, False)
-    )
+@dataclass(frozen=True)
+class Target:
+    """The least that a ratio should be, or the most."""
+
+    ratio: float
+    at_most: bool
+
+    def met(self, ratio: float) -> bool:
+        """Whether a ratio is as good as that."""
+        return ratio <= self.ratio if self.at_most else ratio >= self.ratio
+
+    def __str__(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.ratio:g}"
+
+
+def at_least(ratio: float) -> Target:
+    """More is better."""
+    return Target(ratio, at_most=False)
+
+
+def at_most(ratio: float) -> Target:
+    """Less is better."""
+    return Target(ratio, at_most=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is compared, of the base and of the other; the ratio is other / base."""
+
+    what: str
+    base: float
+    other: float
+    target: Target | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times the base's figure the other's is."""
+        return self.other / self.base
+
+
+@dataclass(frozen=True)
+class Table:
+    """Two things compared.
+
+    Attributes:
+        base: the name of what the other is compared with.
+        other: its name.
+        rows: each one figure.
+        note: what one must know to read it.
+    """
+
+    base: str
+    other: str
+    rows: Sequence[Row]
+    note: str = ""
+
+
+def markdown(table: Table) -> str:
+    """Return the table; the columns of targets only if a row has one."""
+    aimed = any(row.target for row in table.rows)
+    head = ["what", table.base, table.other, "ratio", *(["target", "met"] if aimed else [])]
+    lines = [_line(head), _line(["---"] * len(head))]
+    lines += [_line(_cells(row)[: len(head)]) for row in table.rows]
+    if table.note:
+        lines += ["", table.note]
     return "\n".join(lines) + "\n"
 
 
-def _line(what: str, theirs: float, ours: float, target: float, most: bool) -> str:
-    ratio = ours / theirs
-    met = ratio <= target if most else ratio >= target
-    sign = "≤" if most else "≥"
-    shown = "yes" if met else "no"
-    return f"| {what} | {theirs:.4g} | {ours:.4g} | {ratio:.2f} | {sign} {target} | {shown} |"
+def _cells(row: Row) -> list[str]:
+    cells = [row.what, f"{row.base:.4g}", f"{row.other:.4g}", f"{row.ratio:.3f}"]
+    if row.target is None:
+        return [*cells, "", ""]
+    return [*cells, str(row.target), "yes" if row.target.met(row.ratio) else "no"]
 
 
-def _of(streams: str, name: str) -> Callable[[Measured], float]:
-    return lambda worker: float(worker["load"][streams][name])
-
-
-# What, the target ratio, whether it is the most that it may be, and where it stands.
-ROWS: tuple[tuple[str, float, bool, Callable[[Measured], float]], ...] = (
-    ("tokens/s at 192 streams", 1.8, False, _of("192", "tokens_per_second")),
-    ("tokens/s at 64 streams", 1.2, False, _of("64", "tokens_per_second")),
-    ("tokens/s at 16 streams", 1.2, False, _of("16", "tokens_per_second")),
-    ("time to first token, p50, 192 streams (s)", 0.6, True, _of("192", "first_token_p50")),
-    ("time to first token, p99, 192 streams (s)", 0.6, True, _of("192", "first_token_p99")),
-    ("time to first token, one stream (s)", 1.0, True, _of("1", "first_token_p50")),
-    ("total, one stream (s)", 1.0, True, _of("1", "total_p50")),
-    ("CPU per token at 192 streams (ms)", 0.5, True, _of("192", "cpu_ms_per_token")),
-    (
-        "process start → first token, caches warm (s)",
-        0.45,
-        True,
-        lambda w: w["first_token_seconds"],
-    ),
-)
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
