@@ -70,15 +70,15 @@ def _serve(
     method = checkpoint.quantization or "unquantized"
     log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
     adapter = adapter_for(chosen, checkpoint, environ)
-    caches = CompileCaches(chosen, environ)
-    os.environ.update(caches.variables)
     if chosen.prefetch_weights:
         prefetch(checkpoint.path)
-    with EngineHost(adapter, Pacer(chosen.max_posts_per_second), stages) as host:
+    with (
+        CompileCaches(chosen, environ) as caches,
+        EngineHost(adapter, Pacer(chosen.max_posts_per_second), stages) as host,
+    ):
         if caches.on_volume:
             with stages.stage("caches"):
-                queue.prepare_sdk(chosen)
-                caches.restore()
+                caches.restored()
         host.launch()
         if job is None:
             with stages.stage("SDK"):
@@ -86,7 +86,7 @@ def _serve(
         running = host.wait_until_up()
         with stages.stage("warm-up"):
             warmup.run(host, prefixes)
-        caches.save()
+        caches.begin_save()
         reader = JobReader(
             running.models, checkpoint.name, running.request_fields, running.adapter_routes
         )
@@ -113,7 +113,8 @@ def _serve(
 
 def _started(stages: Stages) -> None:
     """Say what the start was made of, in the log and in the metrics."""
-    log.info("%s", stages)
+    for line in str(stages).splitlines():
+        log.info(line)
     StartMetrics().show(stages)
 
 

@@ -1,19 +1,24 @@
 """What the engines compile, kept from one start to the next: one folder, and a copy of it.
 
+    python -m handler.caches restore|save VOLUME FOLDER…
+
 torch.compile, Triton, FlashInfer and the engines themselves each have a cache and a variable that
 says where. All of them are put below one root. A worker of an endpoint with a network volume
-restores the root from there while it imports the engine, and brings back what is new once it
-serves; another has what its image was built with.
+restores those of compiled code while it imports the engine, and copies them back once it serves;
+another has what its image was built with. The SDK copies, in a process of its own: it would import
+half of what the engine imports, at the same time and in the same process.
 
-What is in the caches, and when it is stale, their owners know: each is keyed by them.
+What is in the caches, and when it is stale, their owners know: each keys its entries.
 """
 
+import contextlib
 import logging
 import os
-import threading
-from collections.abc import Mapping
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from handler.settings import Settings
 
@@ -21,8 +26,9 @@ log = logging.getLogger(__name__)
 
 # The variable of each cache → its folder below the root. A variable that is set stays as it is.
 FOLDERS = {
-    "VLLM_CACHE_ROOT": "vllm",  # torch.compile, model inspection, measured memory
+    "VLLM_CACHE_ROOT": "vllm",
     "SGLANG_CACHE_DIR": "sglang",
+    "SGLANG_JIT_CACHE_DIR": "sglang/jit",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
     "FLASHINFER_WORKSPACE_BASE": "flashinfer",
@@ -32,9 +38,28 @@ FOLDERS = {
     "TILELANG_CACHE_DIR": "tilelang",
     "CUDA_CACHE_PATH": "cuda",  # what the driver compiles
 }
-# An image may come with what a cache would have to fetch; then that stays where it is.
+# What another machine may have as well. Not the engines' roots: they also hold which GPUs of this
+# machine reach each other, and tables of gigabytes.
+COPIED = (
+    "vllm/torch_compile_cache",
+    "vllm/modelinfos",
+    "vllm/startup_plan",
+    "sglang/jit",
+    "sglang/cute_aot",
+    "sglang/torch_compile_cache",
+    "inductor",
+    "triton",
+    "flashinfer",
+    "deep_gemm",
+    "tvm_ffi",
+    "tilelang",
+    "cuda",
+)
+# Where an image may have what a cache would have to fetch; then it stays there.
 IN_IMAGE = {"FLASHINFER_WORKSPACE_BASE": Path("~/.cache/flashinfer")}
+RESTORE_SECONDS = 120.0
 LAST_COPY_SECONDS = 5.0
+LEFT_OVER_SECONDS = 3600.0  # a copy that takes longer was cut off
 
 
 class CompileCaches:
@@ -43,56 +68,106 @@ class CompileCaches:
     Args:
         settings: with the root and the volume's mount.
         environ: the worker's, which may name the endpoint and folders of its own.
+
+    Attributes:
+        variables: what the engines read.
+        on_volume: whether there is a copy on a volume.
+
+    Entering it sets the variables and begins to restore what the volume has; leaving it ends a copy
+    that still runs.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        self._root = settings.cache_root.expanduser()
-        self._volume = settings.base_path
-        self._copying: threading.Thread | None = None
+        root, volume = settings.cache_root.expanduser().resolve(), settings.base_path.resolve()
         self.variables = {
-            name: str(self._root / folder)
+            name: str(_in_image(name) or root / folder)
             for name, folder in FOLDERS.items()
-            if name not in environ and not _is_in_image(name)
+            if name not in environ
         }
         self.on_volume = (
-            settings.volume_cache and "RUNPOD_ENDPOINT_ID" in environ and self._volume.is_dir()
+            settings.volume_cache
+            and "RUNPOD_ENDPOINT_ID" in environ
+            and volume.is_dir()
+            and not root.is_relative_to(volume)  # it would be a copy of itself
         )
+        self._arguments = [str(volume), *(str(root / folder) for folder in COPIED)]
+        self._environ = {**environ, "RUNPOD_LOG_LEVEL": "WARN"}
+        self._copying: subprocess.Popen[str] | None = None
 
-    def restore(self) -> None:
-        """Bring what the volume has, if there is one. The SDK must be prepared before.
-
-        The SDK never raises here: a start without the caches is slow, and a start.
-        """
+    def __enter__(self) -> "CompileCaches":
+        os.environ.update(self.variables)
         if self.on_volume:
-            log.info("caches: %d files from the volume", self._volume_cache().hydrate())
+            self._copying = self._begin("restore")
+        return self
 
-    def save(self) -> None:
-        """Begin to copy what is new to the volume."""
-        if self.on_volume and (self._copying is None or not self._copying.is_alive()):
-            self._copying = threading.Thread(
-                target=self._volume_cache().sync,
-                kwargs={"background": False},
-                name="caches",
-                daemon=True,
-            )
-            self._copying.start()
+    def __exit__(self, *_: object) -> None:
+        if self._copying is not None and self._copying.poll() is None:
+            self._copying.kill()
+            self._copying.communicate()
+
+    def restored(self) -> None:
+        """Wait until it is here. A start without the caches is slow, and a start."""
+        if self._copying is None:
+            return
+        try:
+            said, _ = self._copying.communicate(timeout=RESTORE_SECONDS)
+            log.info("caches: %s from the volume", said.strip() or "nothing")
+        except subprocess.TimeoutExpired:
+            self._copying.kill()
+            self._copying.communicate()
+            log.warning("caches: the volume takes too long, the start goes on without it")
+        self._copying = None
+
+    def begin_save(self) -> None:
+        """Begin to copy what is new to the volume, unless that is under way."""
+        if self.on_volume and (self._copying is None or self._copying.poll() is not None):
+            self._copying = self._begin("save")
 
     def finish(self) -> None:
-        """Copy what was compiled since, as far as `LAST_COPY_SECONDS` allow.
+        """Copy what was compiled since, as far as `LAST_COPY_SECONDS` allow."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._wait(LAST_COPY_SECONDS)
+            self.begin_save()
+            self._wait(LAST_COPY_SECONDS)
 
-        The copy's list of files is written last: one that is cut off changes nothing.
-        """
+    def _wait(self, seconds: float) -> None:
         if self._copying is not None:
-            self._copying.join(LAST_COPY_SECONDS)
-            self.save()
-            self._copying.join(LAST_COPY_SECONDS)
+            self._copying.wait(seconds)
 
-    def _volume_cache(self) -> Any:
-        from runpod.serverless import VolumeCache
+    def _begin(self, what: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "handler.caches", what, *self._arguments],
+            env=self._environ,
+            stdout=subprocess.PIPE if what == "restore" else None,
+            text=True,
+        )
 
-        return VolumeCache(dirs=[self._root], volume_path=os.fspath(self._volume))
+
+def main(arguments: Sequence[str]) -> None:
+    """Copy from or to the volume, by the SDK's own means, which say what went wrong."""
+    from runpod.serverless import VolumeCache
+
+    what, volume, *folders = arguments
+    cache = VolumeCache(dirs=folders, volume_path=volume)
+    if what == "restore":
+        print(f"{cache.hydrate()} files", flush=True)
+        return
+    _remove_left_overs(Path(volume) / ".cache" / os.environ["RUNPOD_ENDPOINT_ID"])
+    cache.sync(background=False)
 
 
-def _is_in_image(name: str) -> bool:
-    folder = IN_IMAGE.get(name)
-    return folder is not None and folder.expanduser().is_dir()
+def _remove_left_overs(mirror: Path) -> None:
+    """Remove what copies have left behind that were cut off."""
+    for path in mirror.rglob("*.rpvc.tmp"):
+        with contextlib.suppress(OSError):  # another worker was faster
+            if path.stat().st_mtime < time.time() - LEFT_OVER_SECONDS:
+                path.unlink()
+
+
+def _in_image(name: str) -> Path | None:
+    folder = IN_IMAGE.get(name, Path()).expanduser()
+    return Path.home() if name in IN_IMAGE and folder.is_dir() else None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -69,6 +69,7 @@ def _free_bytes() -> int:
     try:
         limit = int((CGROUP / "memory.max").read_text())  # `max` where there is none
         used = int((CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return free
-    return min(free, limit - used)
+    return min(free, limit - used + int(stat.get("inactive_file", 0)))

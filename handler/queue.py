@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LAST_POSTS_SECONDS = 5.0  # after the engine's death or the drain, for the SDK to deliver errors
 CANCEL_AGAIN_SECONDS = 0.1
+LOOK_SECONDS = 0.1
 BEGIN_SECONDS = 0.3  # the SDK begins a job up to 0.1 s after it has taken it
 
 # The SDK reads these when it is imported. Its checks of GPU and disk take seconds and can create a
@@ -84,8 +85,9 @@ class QueueDoor:
         """Take jobs until the end.
 
         The SDK has no hooks for what is wrapped here. A full worker would look for a free slot
-        once a second, and a job in its own queue counts twice; it would go on taking jobs in a
-        drain; and it drops a stop signal for a job that it has taken and not begun.
+        once a second, and a job in its own queue counts twice; it would begin a job up to a tenth
+        of a second after it has taken it; it would go on taking jobs in a drain; and it drops a
+        stop signal for a job that it has taken and not begun.
 
         Raises:
             EngineDied: the engine died; every job that ran has failed with an error.
@@ -121,6 +123,7 @@ class QueueDoor:
             return names
 
         rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
+        rp_scale.JobScaler.run_jobs = _run_jobs
         rp_http._transmit = transmit
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
@@ -143,9 +146,9 @@ class QueueDoor:
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._on_first_take()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
+            self._on_first_take()
             if self._host.dead:
                 self._engine_died()
         self._poll = asyncio.current_task()
@@ -188,3 +191,21 @@ class QueueDoor:
                     await asyncio.sleep(BEGIN_SECONDS)
                     if not self._worker.busy:
                         return
+
+
+async def _run_jobs(scaler: Any, session: Any) -> None:
+    """Begin each job when it is there, in place of `JobScaler.run_jobs`.
+
+    That one looks for new jobs ten times a second, and at all running ones each time.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+    while scaler.is_alive() or not scaler.jobs_queue.empty():
+        try:
+            job = await asyncio.wait_for(scaler.jobs_queue.get(), LOOK_SECONDS)
+        except TimeoutError:
+            continue  # and look whether the worker is to end
+        task = asyncio.create_task(scaler.handle_job(session, job))
+        scaler.jobs_tasks[job["id"]] = task
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    await asyncio.gather(*tasks, return_exceptions=True)

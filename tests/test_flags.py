@@ -4,6 +4,7 @@ The parser is vLLM's, and importing it is most of this file's time.
 """
 
 import argparse
+import os
 
 import pytest
 
@@ -264,18 +265,24 @@ def test_an_unquantized_checkpoint_is_quantized_on_the_way_in(model):
 
 
 @pytest.mark.parametrize(
-    ("environ", "largest"),
+    ("environ", "plan"),
     [
-        ({"MAX_NUM_SEQS": "64"}, 64),
-        ({"MAX_NUM_SEQS": "1"}, 8),
-        ({}, None),
-        ({"MAX_NUM_SEQS": "64", "MAX_CUDAGRAPH_CAPTURE_SIZE": "128"}, 128),
-        ({"MAX_NUM_SEQS": "64", "CUDAGRAPH_CAPTURE_SIZES": "1 2 4"}, None),
-        ({"MAX_NUM_SEQS": "64", "COMPILATION_CONFIG": '{"max_cudagraph_capture_size": 32}'}, None),
-        ({"MAX_NUM_SEQS": "64", "SPECULATIVE_METHOD": "ngram"}, None),
+        ({}, "1"),
+        ({"GPU_MEMORY_UTILIZATION": "0.8"}, None),
+        ({"ENGINE_ARGS": "--gpu-memory-utilization 0.8"}, None),
+        ({"VLLM_ENABLE_STARTUP_PLAN": "0"}, "0"),
     ],
-    ids=["as many", "rounded up", "unset", "size", "sizes", "config", "drafts"],
+    ids=["default", "share", "share as flag", "off"],
 )
-def test_graphs_are_captured_for_the_batches_that_there_can_be(model, environ, largest):
-    """Each size costs seconds of the start; what the user says of sizes stays."""
-    assert flags(model(), **environ)["max_cudagraph_capture_size"] == largest
+def test_a_measured_memory_is_remembered_for_one_share_of_it(model, monkeypatch, environ, plan):
+    """vLLM's plan does not say for which share it was made."""
+    seen = {}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    def see(args):
+        seen["plan"] = os.environ.get("VLLM_ENABLE_STARTUP_PLAN")
+
+    monkeypatch.setattr("handler.engine.vllm.adapter._place_on_cpu", see)
+    check(model(), **environ)
+    assert seen == {"plan": plan}

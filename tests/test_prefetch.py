@@ -1,6 +1,7 @@
 """Weights are read ahead, if they fit."""
 
 import ctypes
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -57,13 +58,24 @@ def test_a_folder_without_safetensors_is_no_error(tmp_path):
     assert prefetch.prefetch(tmp_path) == []
 
 
-def test_a_file_that_cannot_be_read_stops_nothing(checkpoint, caplog):
-    """The others are read all the same."""
-    (checkpoint / "model-0.safetensors").chmod(0)
-    os.truncate(checkpoint / "model-1.safetensors", 0)
+def test_a_file_that_cannot_be_read_stops_nothing(checkpoint, monkeypatch, caplog):
+    """The others are read all the same, by the same reader."""
+    monkeypatch.setattr(prefetch, "READERS", 1)
+    opened = Path.open
+
+    def fail(path, *arguments, **named):
+        if path.name == "model-0.safetensors":
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", fail)
     for reader in prefetch.prefetch(checkpoint):
         reader.join()
-    assert _resident(checkpoint / "model-2.safetensors") == 4 << 20
+    monkeypatch.undo()
+    assert [_resident(file) for file in sorted(checkpoint.iterdir())] == [0, 4 << 20, 4 << 20]
+    assert [record.message for record in caplog.records] == [
+        "model-0.safetensors cannot be read ahead: Input/output error"
+    ]
 
 
 def test_a_containers_limit_counts(tmp_path, monkeypatch):
@@ -71,6 +83,7 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(prefetch, "CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
-    assert prefetch._free_bytes() == 600
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 250\n")
+    assert prefetch._free_bytes() == 850  # pages of files are given back
     (tmp_path / "memory.max").write_text("max\n")
     assert prefetch._free_bytes() > 1000

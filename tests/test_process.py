@@ -43,7 +43,7 @@ def run(*arguments, cwd=ROOT, **environ):
     )
 
 
-@pytest.mark.parametrize(("engine", "variant"), [("vllm", "fp8"), ("sglang", "bf16")])
+@pytest.mark.parametrize(("engine", "variant"), [("vllm", "awq"), ("sglang", "bf16")])
 def test_test_input_json_is_answered(engine, variant):
     """Without the platform's environment the file's job really runs: text, usage, speed."""
     done = run(**worker_environment(variant, engine))
@@ -53,6 +53,16 @@ def test_test_input_json_is_answered(engine, variant):
     assert usage.startswith("usage                37 prompt + ")
     assert first.startswith("time to first token  ")
     assert speed.startswith("tokens per second    ")
+
+
+def test_an_fp8_checkpoint_counts():
+    """Of a capital the model is not sure, and another CPU's FP8 would say another word."""
+    job = {"prompt": "One, two, three, four, five,", "max_tokens": 6, "temperature": 0}
+    done = run("--test_input", json.dumps({"input": job}), **worker_environment("fp8"))
+    assert done.returncode == 0, done.stderr
+    text, usage, _ = [line for line in done.stdout.splitlines() if line][-3:]
+    assert text == " six, seven, eight,"
+    assert usage == "usage                10 prompt + 6 completion tokens"
 
 
 def test_what_one_worker_has_compiled_the_next_one_finds(tmp_path):

@@ -322,5 +322,5 @@ def test_the_start_is_told_stage_by_stage(endpoint):
     assert max(ends[stage] for stage in inner) <= ends["engine"] + 0.01
     table = endpoint.log.read_text().split("the start took ")[1].splitlines()
     assert float(table[0].split()[0]) == pytest.approx(max(ends.values()), abs=0.01)
-    rows = [line.rsplit(maxsplit=2) for line in table[2 : 2 + len(seconds)]]
+    rows = [line.split(maxsplit=2)[2].rsplit(maxsplit=2) for line in table[2 : 2 + len(seconds)]]
     assert {name.strip() for name, _, _ in rows} == seconds.keys()

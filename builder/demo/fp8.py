@@ -13,7 +13,8 @@ LARGEST = torch.finfo(torch.float8_e4m3fn).max
 SMALLEST_SCALE = 1e-12
 # In these layers one input can be 25,000 times a token's median input (layers 11 and 28): with one
 # scale per token, FP8 has few steps left for the rest. With these layers in FP8 too, the model
-# answers "L'Étoile" when asked for a capital.
+# answers "L'Étoile" when asked for a capital; on some CPUs it does so in any case, for unquantized
+# it prefers "The" by a tenth of a nat only.
 KEPT = "down_proj"
 
 

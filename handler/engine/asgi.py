@@ -59,7 +59,8 @@ class Exchange:
         self._closing = False
         self._ignored = 0
         self._body_taken = False
-        self._complete = False
+        self._complete = False  # all of the body is here; the app may still tidy up for seconds
+        self._waking = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -120,7 +121,7 @@ class Exchange:
         """Abort the request if it still runs. From any thread, any number of times."""
         if self._closed is not None:
             self._closed(self)
-        if not self._finished:
+        if not (self._finished or self._complete):
             self._on_engine_loop(self._abort)
 
     def fail(self, failure: Exception) -> None:
@@ -132,7 +133,7 @@ class Exchange:
         """Wait until `arrived()` or until nothing more will come."""
         while True:
             with self._lock:
-                if arrived() or self._finished:
+                if arrived() or self._finished or self._complete:
                     return
                 reader = self._reader = asyncio.get_running_loop().create_future()
             await reader
@@ -210,12 +211,20 @@ class Exchange:
             if body:
                 self._chunks.append(body)
                 self._buffered_bytes += len(body)
-                self._wake_reader()
+            if not self._waking:
+                # After this step of the app: what it sends together is read together.
+                self._waking = True
+                self._loop.call_soon(self._wake)
             full = self._buffered_bytes >= HIGH_WATER_BYTES
             if full:
                 self._drained.clear()
         if full:
             await self._drained.wait()
+
+    def _wake(self) -> None:
+        with self._lock:
+            self._waking = False
+            self._wake_reader()
 
     def _scope(self) -> Scope:
         request = self._request

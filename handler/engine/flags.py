@@ -57,6 +57,10 @@ class EngineFlags:
         """Return the values that flag `name` may have, in order."""
         return sorted(self._actions[name].choices or ())
 
+    def default(self, name: str) -> Any:
+        """Return what flag `name` is unless it is set."""
+        return self._actions[name].default
+
     def is_off(self, name: str) -> bool:
         """Whether flag `name` is a switch that is off unless it is set."""
         action = self._actions[name]

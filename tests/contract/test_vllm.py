@@ -30,6 +30,7 @@ from handler.engine.shared import (
 from handler.engine.vllm.adapter import (
     CPU_ENVIRONMENT,
     ENVIRONMENT,
+    PLAN,
     RANK,
 )
 from handler.engine.vllm.names import REFUSED, REMOVED
@@ -174,10 +175,9 @@ def test_vllm_reads_the_environment_that_we_set():
     """Each name that is vLLM's own, and the key that we take away."""
     from vllm.envs import environment_variables
 
-    ours = {*ENVIRONMENT, *CPU_ENVIRONMENT, "VLLM_LOGGING_LEVEL", "VLLM_API_KEY"}
+    ours = {*ENVIRONMENT, *CPU_ENVIRONMENT, PLAN, "VLLM_LOGGING_LEVEL", "VLLM_API_KEY"}
     ours |= {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND"}
-    torchs = {"TORCH_COMPILE_DISABLE", "THP_MEM_ALLOC_ENABLE"}
-    assert ours - environment_variables.keys() == torchs
+    assert ours - environment_variables.keys() == {"TORCH_COMPILE_DISABLE"}
 
 
 def test_the_process_of_a_rank_is_named(monkeypatch):

@@ -40,12 +40,8 @@ from handler.stages import Stage
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = {"SGLANG_KILLPG_ON_SCHEDULER_EXCEPTION": "0"}
-# On CPU: no C++ build at the first request of two ranks (20 s), and a KV cache in huge pages.
-CPU_ENVIRONMENT = {
-    "SGLANG_USE_CPU_ENGINE": "1",
-    "TORCH_COMPILE_DISABLE": "1",
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
+# On CPU: no C++ build at the first request of two ranks (20 s).
+CPU_ENVIRONMENT = {"SGLANG_USE_CPU_ENGINE": "1", "TORCH_COMPILE_DISABLE": "1"}
 # What runs without a GPU: PyTorch's own attention and sampling, and a small KV cache, whose
 # every gigabyte takes seconds to fill with zeros.
 CPU_ARGUMENTS = [

@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import os
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Mapping
@@ -40,20 +41,15 @@ RANK = "VLLM::Worker"  # with one rank there is none: its work is done in the co
 TIMED_RANK = "handler.engine.vllm.rank.TimedRank"
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
-# What the engine's processes read. A value that the user has set stays. The plan is what a start
-# has measured of a GPU's memory: the next one on such a GPU, with the same model, flags and
-# version, takes it without measuring, if as much memory is free.
-ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_ENABLE_STARTUP_PLAN": "1",
-    START_METHOD: "spawn",
-}
-# On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache, in huge
-# pages: the kernel takes seconds to give it in small ones.
+# What the engine's processes read. A value that the user has set stays.
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", START_METHOD: "spawn"}
+# With it vLLM notes how much memory a start has found for the KV cache, and the next one on such a
+# GPU with the same model, flags and version takes that without measuring, if as much is free.
+PLAN = "VLLM_ENABLE_STARTUP_PLAN"
+# On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache.
 CPU_ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
-    "THP_MEM_ALLOC_ENABLE": "1",
 }
 # Above INFO also torch and the kernels' libraries say only what went wrong.
 QUIET_ENVIRONMENT = {
@@ -63,7 +59,6 @@ QUIET_ENVIRONMENT = {
 }
 
 
-SMALLEST_CAPTURE = 8  # sizes are rounded up to what the ranks can share
 LORAS_PER_BATCH = 8  # each takes memory for its matrices; more adapters take turns
 
 
@@ -133,7 +128,8 @@ class VllmAdapter:
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         configure_logging_from_args(args)
-        _capture_no_more_than_needed(args)
+        if args.gpu_memory_utilization == flags.default("GPU_MEMORY_UTILIZATION"):
+            os.environ.setdefault(PLAN, "1")  # which does not look at another share of the memory
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_RANK
         if _is_cpu_build():
@@ -201,7 +197,8 @@ class VllmAdapter:
             defaults |= CPU_ENVIRONMENT
         if self._is_quiet():
             defaults |= QUIET_ENVIRONMENT
-            warnings.simplefilter("ignore")  # in a fork, which reads no environment
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # in a fork, which reads no environment
         if self._model.is_local:
             defaults["HF_HUB_OFFLINE"] = "1"
         for name, value in defaults.items():
@@ -267,7 +264,10 @@ class VllmAdapter:
 
 
 async def _stages(engine: Any, began: float) -> tuple[Stage, ...]:
-    """Return the stages of the slowest rank, and what passed before its first."""
+    """Return the stages of the slowest rank, and what passed before its first.
+
+    With data parallelism one replica answers.
+    """
     if engine.vllm_config.parallel_config.worker_cls != TIMED_RANK:
         return ()
     ranks = await engine.collective_rpc("start_timings")
@@ -304,23 +304,6 @@ def _is_cpu_build() -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _capture_no_more_than_needed(args: argparse.Namespace) -> None:
-    """Capture graphs for the batches that there can be: MAX_NUM_SEQS, where that is set.
-
-    vLLM's own bound is twice that. With drafts it needs other sizes, and knows them.
-    """
-    config = args.compilation_config
-    chosen = (
-        args.max_cudagraph_capture_size,
-        args.cudagraph_capture_sizes,
-        config.max_cudagraph_capture_size,
-        config.cudagraph_capture_sizes,
-        args.speculative_config,
-    )
-    if args.max_num_seqs is not None and all(value is None for value in chosen):
-        args.max_cudagraph_capture_size = max(SMALLEST_CAPTURE, args.max_num_seqs)
 
 
 def _place_on_cpu(args: argparse.Namespace) -> None:
