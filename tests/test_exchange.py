@@ -11,6 +11,7 @@ import threading
 
 import pytest
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -32,6 +33,7 @@ class App:
                 Route("/echo", self.echo, methods=["GET", "POST"]),
                 Route("/empty", self.empty),
                 Route("/ticks", self.ticks),
+                Route("/burst", self.burst),
                 Route("/flood", self.flood),
                 Route("/deaf", self.deaf),
                 Route("/broken", self.broken),
@@ -61,6 +63,20 @@ class App:
             yield b"two"
 
         return StreamingResponse(body(), media_type="text/event-stream")
+
+    async def burst(self, _):
+        async def body():
+            yield b"last tokens "
+            yield b"usage "
+            yield b"[DONE]"
+
+        async def tidy_up():
+            try:
+                await self.go.wait()
+            finally:
+                self.ended.set()
+
+        return StreamingResponse(body(), background=BackgroundTask(tidy_up))
 
     async def flood(self, _):
         async def body():
@@ -151,6 +167,22 @@ def test_bytes_come_as_they_are_produced(engine):
             return first, await open_exchange.read(), await open_exchange.read()
 
     assert asyncio.run(run()) == (b"one ", b"two", b"")
+
+
+def test_what_the_app_sends_together_is_read_together_and_its_end_with_it(engine):
+    """Each read is a POST. The app may have work to do after its last byte: SGLang has, for 2 s."""
+    app, loop = engine
+
+    async def run():
+        async with exchange(engine, "/burst") as open_exchange:
+            read = [await open_exchange.read(), await open_exchange.read()]
+        await asyncio.sleep(0.05)
+        assert not app.ended.is_set()  # it is not aborted
+        loop.call_soon_threadsafe(app.go.set)
+        await until(app.ended.is_set)
+        return read
+
+    assert asyncio.run(run()) == [b"last tokens usage [DONE]", b""]
 
 
 def test_a_reader_that_is_away_holds_the_app_back(engine):

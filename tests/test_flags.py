@@ -283,6 +283,6 @@ def test_a_measured_memory_is_remembered_for_one_share_of_it(model, monkeypatch,
     def see(args):
         seen["plan"] = os.environ.get("VLLM_ENABLE_STARTUP_PLAN")
 
-    monkeypatch.setattr("handler.engine.vllm.adapter._place_on_cpu", see)
+    monkeypatch.setattr("handler.engine.vllm.build.place_on_cpu", see)
     check(model(), **environ)
     assert seen == {"plan": plan}

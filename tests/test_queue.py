@@ -3,12 +3,14 @@
 Each line of the faults that were found in other workers has its test here or in test_process.py.
 """
 
+import asyncio
 import json
 import re
 import time
 
 import pytest
 
+from handler.queue import LOOK_SECONDS, _run_jobs
 from tests.conftest import ANSWERS
 from tests.platform import State
 
@@ -298,6 +300,45 @@ def test_as_many_jobs_at_once_as_the_engine_can_batch(endpoint):
     """MAX_CONCURRENCY=auto: the KV cache holds 46,603 or 16,384 tokens, in requests of 1,024."""
     jobs = {"vllm": 45, "sglang": 16}[endpoint.engine]
     assert f"ready for {jobs} jobs at once" in endpoint.log.read_text()
+
+
+class Scaler:
+    """What `_run_jobs` needs of the SDK's."""
+
+    def __init__(self):
+        self.jobs_queue = asyncio.Queue()
+        self.jobs_tasks = {}
+        self.alive = True
+        self.begun, self.go = [], asyncio.Event()
+
+    def is_alive(self):
+        return self.alive
+
+    async def handle_job(self, session, job):
+        self.begun.append((session, job["id"]))
+        await self.go.wait()
+        if job["id"] == "broken":
+            raise RuntimeError("which the SDK has logged")
+
+
+def test_jobs_begin_as_they_come_and_all_are_awaited():
+    """A job does not wait for another one, nor for a tick; one that fails stops nothing."""
+
+    async def run():
+        scaler = Scaler()
+        running = asyncio.create_task(_run_jobs(scaler, "session"))
+        for number, name in enumerate(["broken", "a", "b"], 1):
+            scaler.jobs_queue.put_nowait({"id": name})
+            while len(scaler.begun) < number:
+                await asyncio.sleep(0)
+        assert scaler.begun == [("session", name) for name in scaler.jobs_tasks]
+        scaler.alive = False
+        await asyncio.sleep(2 * LOOK_SECONDS)
+        assert not running.done()
+        scaler.go.set()
+        await running
+
+    asyncio.run(run())
 
 
 STAGES = {

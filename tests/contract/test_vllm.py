@@ -27,12 +27,8 @@ from handler.engine.shared import (
     TOOL_CALL_PARSERS,
     arguments,
 )
-from handler.engine.vllm.adapter import (
-    CPU_ENVIRONMENT,
-    ENVIRONMENT,
-    PLAN,
-    RANK,
-)
+from handler.engine.vllm.adapter import RANK
+from handler.engine.vllm.build import CPU_ENVIRONMENT, ENVIRONMENT, PLAN
 from handler.engine.vllm.names import REFUSED, REMOVED
 from handler.engine.vllm.parser import cli_args, engine_flags
 from tests.contract import live

@@ -6,15 +6,11 @@ The surface is small, for it moves between releases: the argument parser, the en
 """
 
 import argparse
-import importlib
-import importlib.metadata
 import json
 import logging
 import multiprocessing
 import os
-import sys
 import time
-import warnings
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -27,6 +23,7 @@ from handler.engine.flags import EngineFlags
 from handler.engine.parallel import Split
 from handler.engine.processes import all_run, descendants_named
 from handler.engine.protocol import Capacity, Running
+from handler.engine.vllm import build
 from handler.engine.vllm.names import REMOVED
 from handler.engine.vllm.parser import check_names, cli_args, engine_flags, import_plugins
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
@@ -39,25 +36,6 @@ log = logging.getLogger(__name__)
 
 RANK = "VLLM::Worker"  # with one rank there is none: its work is done in the core's process
 TIMED_RANK = "handler.engine.vllm.rank.TimedRank"
-
-START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
-# What the engine's processes read. A value that the user has set stays.
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", START_METHOD: "spawn"}
-# With it vLLM notes how much memory a start has found for the KV cache, and the next one on such a
-# GPU with the same model, flags and version takes that without measuring, if as much is free.
-PLAN = "VLLM_ENABLE_STARTUP_PLAN"
-# On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache.
-CPU_ENVIRONMENT = {
-    "TORCH_COMPILE_DISABLE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-}
-# Above INFO also torch and the kernels' libraries say only what went wrong.
-QUIET_ENVIRONMENT = {
-    "TORCH_LOGS": "-all",
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "PYTHONWARNINGS": "ignore",
-}
-
 
 LORAS_PER_BATCH = 8  # each takes memory for its matrices; more adapters take turns
 
@@ -86,8 +64,8 @@ class VllmAdapter:
 
         On a CPU, where vLLM itself would spawn it, with one rank; on a GPU where the user says so.
         """
-        chosen = self._environ.get(START_METHOD)
-        if chosen is not None or self._args is None or not _is_cpu_build():
+        chosen = self._environ.get(build.START_METHOD)
+        if chosen is not None or self._args is None or not build.is_cpu():
             return chosen == "fork"
         backend, copies = self._args.distributed_executor_backend, self._args.data_parallel_size
         return bool(backend == "uni" and copies == 1)
@@ -97,8 +75,8 @@ class VllmAdapter:
 
     def check(self) -> None:
         """Import vLLM and let its parser judge every flag; see `protocol.Adapter.check`."""
-        self._prepare_environment()
-        log.info("importing vLLM %s", version())
+        build.prepare_environment(self._settings, self._model, self._environ)
+        log.info("importing vLLM %s", build.version())
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.platforms import current_platform
@@ -129,11 +107,11 @@ class VllmAdapter:
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         configure_logging_from_args(args)
         if args.gpu_memory_utilization == flags.default("GPU_MEMORY_UTILIZATION"):
-            os.environ.setdefault(PLAN, "1")  # which does not look at another share of the memory
+            os.environ.setdefault(build.PLAN, "1")  # it does not say for which share it was made
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_RANK
-        if _is_cpu_build():
-            _place_on_cpu(args)
+        if build.is_cpu():
+            build.place_on_cpu(args)
         self._args = args
 
     @asynccontextmanager
@@ -153,13 +131,13 @@ class VllmAdapter:
             raise EngineStartFailed("check() was not called before the start")
         log.info("starting the engine")
         pacing.install(pacer)
-        if self.forks and _is_cpu_build():  # elsewhere vLLM itself knows when it must not
+        if self.forks and build.is_cpu():  # elsewhere vLLM itself knows when it must not
             utils.get_mp_context = lambda: multiprocessing.get_context("fork")
-        if _is_cpu_build():  # elsewhere the class could take the GPU for this process
+        if build.is_cpu():  # elsewhere the class could take the GPU for this process
             registry._run_in_subprocess = lambda inspect: inspect()
         began = time.time()
         async with build_async_engine_client(args) as engine:
-            if _is_cpu_build() and args.pipeline_parallel_size > 1:
+            if build.is_cpu() and args.pipeline_parallel_size > 1:
                 # The later stages take their input into tensors that the engine makes in its first
                 # dry run, which it leaves out on a CPU where nothing is compiled.
                 await engine.collective_rpc("execute_dummy_batch")
@@ -190,26 +168,6 @@ class VllmAdapter:
                     stages=stages,
                 )
 
-    def _prepare_environment(self) -> None:
-        """Set what vLLM and its child processes read from the environment."""
-        defaults = {**ENVIRONMENT, "VLLM_LOGGING_LEVEL": self._settings.log_level}
-        if _is_cpu_build():
-            defaults |= CPU_ENVIRONMENT
-        if self._is_quiet():
-            defaults |= QUIET_ENVIRONMENT
-            if not sys.warnoptions:
-                warnings.simplefilter("ignore")  # in a fork, which reads no environment
-        if self._model.is_local:
-            defaults["HF_HUB_OFFLINE"] = "1"
-        for name, value in defaults.items():
-            os.environ.setdefault(name, value)
-        # It would make the app ask its only caller, this worker, for a key.
-        os.environ.pop("VLLM_API_KEY", None)
-
-    def _is_quiet(self) -> bool:
-        level = self._environ.get("VLLM_LOGGING_LEVEL", self._settings.log_level)
-        return level.upper() in ("WARNING", "ERROR", "CRITICAL")
-
     def _own_arguments(self, flags: EngineFlags) -> list[str]:
         """Spell the worker's own settings as flags of vLLM."""
         settings = self._settings
@@ -226,7 +184,7 @@ class VllmAdapter:
             # Only an unquantized checkpoint is quantized on the way in: naming the method of a
             # pre-quantized one would turn the Marlin kernels off.
             arguments += flags.argument("QUANTIZATION", settings.quantization)
-        if self._is_quiet():
+        if build.is_quiet(self._settings, self._environ):
             arguments.append("--no-use-tqdm-on-load")
         if settings.log_format == "json":
             arguments.append("--logging-config.formatter=json")
@@ -291,32 +249,6 @@ def _hide_paths(serving: Any) -> None:
         return listed
 
     serving.show_available_models = shown
-
-
-def version() -> str:
-    """Return the engine's version. vLLM's CPU build is a distribution of another name."""
-    return importlib.metadata.version("vllm-cpu" if _is_cpu_build() else "vllm")
-
-
-def _is_cpu_build() -> bool:
-    try:
-        importlib.metadata.version("vllm-cpu")
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _place_on_cpu(args: argparse.Namespace) -> None:
-    """Put a single rank into the scheduler's process, and give several all cores to share.
-
-    The first saves one import of everything. The engine's own way with several is a NUMA node for
-    each, and a refusal where there are fewer.
-    """
-    if args.tensor_parallel_size * args.pipeline_parallel_size > 1:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    elif args.distributed_executor_backend is None:
-        args.distributed_executor_backend = "uni"
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
 def _split(args: argparse.Namespace) -> Split:
