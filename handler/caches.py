@@ -8,6 +8,8 @@ restores those of compiled code while it imports the engine, and copies them bac
 another has what its image was built with. The SDK copies, in a process of its own: it would import
 half of what the engine imports, at the same time and in the same process.
 
+A user without a home has the caches in the folder for temporary files, for as long as that lasts.
+
 What is in the caches, and when it is stale, their owners know: each keys its entries.
 """
 
@@ -16,10 +18,12 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from handler.errors import BadSetting
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -75,10 +79,13 @@ class CompileCaches:
 
     Entering it sets the variables and begins to restore what the volume has; leaving it ends a copy
     that still runs.
+
+    Raises:
+        BadSetting: CACHE_ROOT is set, and nothing can be written there.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        root, volume = settings.cache_root.expanduser().resolve(), settings.base_path.resolve()
+        root, volume = _root(settings), settings.base_path.resolve()
         self.variables = {
             name: str(_in_image(name) or root / folder)
             for name, folder in FOLDERS.items()
@@ -162,6 +169,36 @@ def _remove_left_overs(mirror: Path) -> None:
         with contextlib.suppress(OSError):  # another worker was faster
             if path.stat().st_mtime < time.time() - LEFT_OVER_SECONDS:
                 path.unlink()
+
+
+def _root(settings: Settings) -> Path:
+    """Return a folder that can be written to: the setting's, or one for temporary files."""
+    root = settings.cache_root.expanduser().resolve()
+    problem = _problem(root)
+    if problem is None:
+        return root
+    if "cache_root" in settings.model_fields_set:
+        raise BadSetting(f"CACHE_ROOT='{settings.cache_root}' cannot be written to ({problem}).")
+    return _temporary_root()
+
+
+def _temporary_root() -> Path:
+    """Return a folder that is this user's alone, for what is compiled is run."""
+    root = Path(tempfile.gettempdir()) / f"llm-worker-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    if root.is_symlink() or root.stat().st_uid != os.getuid():
+        return Path(tempfile.mkdtemp(prefix="llm-worker-"))
+    return root
+
+
+def _problem(root: Path) -> str | None:
+    """Make the folder; return why nothing can be written there, or None."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        return error.strerror or repr(error)
+    return None
 
 
 def _in_image(name: str) -> Path | None:

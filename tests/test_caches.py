@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from handler.caches import FOLDERS, CompileCaches
+from handler.errors import BadSetting
 from handler.settings import load
 from tests.conftest import ROOT
 
@@ -45,6 +46,28 @@ def test_every_cache_is_below_one_root(tmp_path, volume):
     )
     with caches:
         assert os.environ["VLLM_CACHE_ROOT"] == str(tmp_path / "root/vllm")
+
+
+def test_a_user_without_a_home_has_the_caches_among_temporary_files(tmp_path, volume, monkeypatch):
+    """As in a container that runs as any user, with nothing writable but /tmp."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for _ in range(2):  # a second start finds it
+        caches = CompileCaches(load({"BASE_PATH": str(volume)}), {})
+        root = tmp_path / f"llm-worker-{os.getuid()}"
+        assert caches.variables["VLLM_CACHE_ROOT"] == str(root / "vllm")
+        assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_root_that_cannot_be_written_to_is_refused(tmp_path, volume):
+    """Where it was asked for."""
+    (tmp_path / "file").touch()
+    with pytest.raises(BadSetting) as raised:
+        _caches(tmp_path, volume, CACHE_ROOT=str(tmp_path / "file/root"))
+    assert str(raised.value) == (
+        f"CACHE_ROOT='{tmp_path}/file/root' cannot be written to (Not a directory)."
+    )
 
 
 def test_what_an_image_comes_with_is_found_there(tmp_path, volume, monkeypatch):
@@ -126,4 +149,4 @@ def test_without_a_volume_nothing_is_copied(tmp_path, volume, without, monkeypat
         caches.restored()
         caches.begin_save()
         caches.finish()
-    assert list(volume.iterdir()) == []
+    assert [path for path in volume.rglob("*") if path.is_file()] == []
