@@ -35,8 +35,10 @@ class Bench:
         self, model: Path | None = None, engine: str = "vllm", /, **more: str
     ) -> dict[str, str]:
         """Return a worker's environment; the model is one that is as good as no work."""
-        model = model or checkpoint(self.folder / "model")
-        return environment(model, engine, VLLM_CACHE_ROOT=str(self.folder / "cache"), **more)
+        more.setdefault("VLLM_CACHE_ROOT", str(self.folder / "cache"))
+        if model is None:
+            return environment(checkpoint(self.folder / "model"), engine, **more)
+        return environment(model, engine, **{"VLLM_CPU_KVCACHE_SPACE": "1"} | more)
 
     @contextmanager
     def serving(

@@ -96,7 +96,7 @@ class QueueDoor:
         from runpod.serverless.modules import rp_http, rp_scale
         from runpod.serverless.modules.worker_state import JobsProgress
 
-        from handler.delivery import transmit
+        from handler.delivery import Delivery
 
         self._host.on_death(self._engine_died)
         take, fetch = rp_scale.get_job, rp_scale.get_stop_signals
@@ -124,7 +124,7 @@ class QueueDoor:
 
         rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
         rp_scale.JobScaler.run_jobs = _run_jobs
-        rp_http._transmit = transmit
+        rp_http._transmit = Delivery().transmit
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
         with contextlib.suppress(asyncio.CancelledError):  # how `_leave` ends the SDK's loop

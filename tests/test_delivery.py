@@ -35,10 +35,12 @@ def posted(monkeypatch, *answers):
         await site.start()
         port = site._server.sockets[0].getsockname()[1]
         monkeypatch.setattr(delivery.asyncio, "sleep", pause)
+        posts = delivery.Delivery()
         try:
             async with aiohttp.ClientSession() as session:
-                await delivery.transmit(session, f"http://127.0.0.1:{port}/", '{"output": "é"}')
+                await posts.transmit(session, f"http://127.0.0.1:{port}/", '{"output": "é"}')
         finally:
+            posts.connections.close()
             monkeypatch.undo()
             await runner.cleanup()
 

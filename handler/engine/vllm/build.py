@@ -16,11 +16,9 @@ ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", START_METHOD: "spawn"}
 # With it vLLM notes how much memory a start has found for the KV cache, and the next one on such a
 # GPU with the same model, flags and version takes that without measuring, if as much is free.
 PLAN = "VLLM_ENABLE_STARTUP_PLAN"
-# On CPU: no C++ build on the first request with logprobs (30 s), and 1 GiB of KV cache.
-CPU_ENVIRONMENT = {
-    "TORCH_COMPILE_DISABLE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-}
+# On CPU: no C++ build on the first request with logprobs (30 s).
+CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
+CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB, unless KV_CACHE_MEMORY_BYTES says how much
 # Above INFO also torch and the kernels' libraries say only what went wrong.
 QUIET_ENVIRONMENT = {
     "TORCH_LOGS": "-all",
@@ -47,8 +45,11 @@ def place_on_cpu(args: argparse.Namespace) -> None:
     """Put a single rank into the scheduler's process, and give several all cores to share.
 
     The first saves one import of everything. The engine's own way with several is a NUMA node for
-    each, and a refusal where there are fewer.
+    each, and a refusal where there are fewer. Its KV cache would be most of the memory.
     """
+    if args.kv_cache_memory_bytes is None:
+        for name, gibibytes in CPU_KV_CACHE.items():
+            os.environ.setdefault(name, gibibytes)
     if args.tensor_parallel_size * args.pipeline_parallel_size > 1:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     elif args.distributed_executor_backend is None:
