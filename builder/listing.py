@@ -27,8 +27,12 @@ TEST_GPU = "NVIDIA GeForce RTX 4090"
 TEST_MODEL = "Qwen/Qwen2.5-0.5B-Instruct-AWQ"
 TEST_TIMEOUT_MS = 600_000  # with the first start
 
-# The platform sets it, or the image has it from its build.
-NOT_IN_THE_FORM = {"job_url", "engine", "base_path", "cache_root"}
+# The platform sets it, the image has it from its build, or it is HTTP's: the form makes a queue.
+NOT_IN_THE_FORM = {
+    *("job_url", "endpoint_id", "worker_id", "engine", "base_path", "cache_root"),
+    *("serve_mode", "port", "port_health", "http_host", "api_key", "allow_unauthenticated"),
+    *("max_queue", "cors_origins", "playground", "metrics_port"),
+}
 FIRST = ("model_name", "hf_token")  # shown without asking for more
 
 FIRST_FLAGS = ("MAX_MODEL_LEN",)

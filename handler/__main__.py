@@ -1,6 +1,6 @@
 """The worker's start: settings → model → engine → warm-up → front door, and its exit codes.
 
-0  the queue was served to the end, or test_input.json was answered
+0  the queue or HTTP was served to the end, or test_input.json was answered
 1  the local job failed, or something unforeseen
 2  a setting means nothing      3  no model
 4  the engine did not start     5  the engine died
@@ -8,6 +8,7 @@
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -24,9 +25,11 @@ from handler.concurrency import concurrency
 from handler.engine.adapters import adapter_for
 from handler.engine.host import EngineHost
 from handler.errors import EXIT_FAILED, StartError, keep_secret
+from handler.http.door import HttpDoor
+from handler.http.metrics import MetricsDoor
 from handler.job import JobReader
-from handler.metrics import StartMetrics
-from handler.pacing import Pacer
+from handler.monitor import Monitor, push_target
+from handler.pacing import FLUSHES_PER_SECOND, Pacer
 from handler.prefetch import prefetch
 from handler.stages import Stages, process_began
 from handler.worker import Worker
@@ -42,10 +45,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     try:
         chosen = settings.load(environ)
-        on_platform = chosen.job_url is not None and options.test_input is None
         logs.configure(chosen)
-        keep_secret([chosen.hf_token.get_secret_value() if chosen.hf_token else None])
-        job = None if on_platform else local.read_job(options.test_input)
+        keep_secret(chosen.secrets())
+        is_local = chosen.mode == "local" or options.test_input is not None
+        job = local.read_job(options.test_input) if is_local else None
         return _serve(chosen, environ, job, stages)
     except StartError as error:
         print(error, file=sys.stderr, flush=True)
@@ -63,24 +66,27 @@ def _serve(
     job: dict[str, Any] | None,
     stages: Stages,
 ) -> int:
-    """Go through the steps of the start; `job` is the local one, None for the queue."""
+    """Go through the steps of the start; `job` is the local one, None where others come."""
+    mode = "local" if job is not None else chosen.mode
     prefixes = warmup.read(chosen.prefix_warmup)
-    with stages.stage("model"):
-        checkpoint = model.locate(chosen)
-    method = checkpoint.quantization or "unquantized"
-    log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
-    adapter = adapter_for(chosen, checkpoint, environ)
-    if chosen.prefetch_weights:
-        prefetch(checkpoint.path)
-    with (
-        CompileCaches(chosen, environ) as caches,
-        EngineHost(adapter, Pacer(chosen.max_posts_per_second), stages) as host,
-    ):
+    with contextlib.ExitStack() as stack:
+        http = stack.enter_context(HttpDoor(chosen)) if mode == "http" else None
+        scraped = _metrics_door(chosen, stack) if mode == "queue" else None
+        with stages.stage("model"):
+            checkpoint = model.locate(chosen)
+        method = checkpoint.quantization or "unquantized"
+        log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
+        adapter = adapter_for(chosen, checkpoint, environ)
+        if chosen.prefetch_weights:
+            prefetch(checkpoint.path)
+        caches = stack.enter_context(CompileCaches(chosen, environ))
+        flushes = chosen.max_posts_per_second if mode == "queue" else FLUSHES_PER_SECOND
+        host = stack.enter_context(EngineHost(adapter, Pacer(flushes), stages))
         if caches.on_volume:
             with stages.stage("caches"):
                 caches.restored()
         host.launch()
-        if job is None:
+        if mode == "queue":
             with stages.stage("SDK"):
                 queue.prepare_sdk(chosen)
         running = host.wait_until_up()
@@ -90,38 +96,67 @@ def _serve(
         reader = JobReader(
             running.models, checkpoint.name, running.request_fields, running.adapter_routes
         )
-        worker = Worker(host, reader, chosen.request_timeout_seconds)
         if job is not None:
+            worker = Worker(host, reader, chosen.request_timeout_seconds)
             _started(stages)
             code = 0 if local.run(worker, job) else EXIT_FAILED
             caches.finish()
             return code
         jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
+        most = min(jobs_at_once, running.capacity.max_sequences)
+        monitor = stack.enter_context(Monitor(host, stages, most, push_target(chosen)))
+        worker = Worker(host, reader, chosen.request_timeout_seconds, monitor, chosen.log_content)
         log.info("ready for %d jobs at once as %s", jobs_at_once, adapter.served_model_name)
-        ready = time.time()
-
-        def first_take() -> None:
-            stages.since(ready, "first take")
+        if http is not None:
             _started(stages)
-
-        queue.QueueDoor(
-            worker, host, jobs_at_once, chosen.drain_timeout_seconds, first_take
-        ).serve()
+            http.serve(worker, jobs_at_once, monitor)
+        else:
+            if scraped is not None:
+                scraped.exposition = monitor.exposition
+            _serve_queue(chosen, worker, jobs_at_once, monitor, stages)
         caches.finish()
     return 0
 
 
+def _serve_queue(
+    chosen: settings.Settings,
+    worker: Worker,
+    jobs_at_once: int,
+    monitor: Monitor,
+    stages: Stages,
+) -> None:
+    ready = time.time()
+
+    def first_take() -> None:
+        stages.since(ready, "first take")
+        _started(stages)
+
+    queue.QueueDoor(
+        worker,
+        jobs_at_once,
+        chosen.drain_timeout_seconds,
+        first_take,
+        monitor.metrics.posted,
+    ).serve()
+
+
+def _metrics_door(chosen: settings.Settings, stack: contextlib.ExitStack) -> MetricsDoor | None:
+    if chosen.metrics_port is None:
+        return None
+    return stack.enter_context(MetricsDoor(chosen.http_host, chosen.metrics_port))
+
+
 def _started(stages: Stages) -> None:
-    """Say what the start was made of, in the log and in the metrics."""
+    """Say what the start was made of."""
     for line in str(stages).splitlines():
         log.info(line)
-    StartMetrics().show(stages)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m handler",
-        description="Serves a Runpod queue in the platform's environment; answers one job without.",
+        description="Serves a Runpod queue in the platform's environment, HTTP where PORT is set, "
+        "and else answers one job.",
     )
     parser.add_argument("--test_input", metavar="JSON", help="the job to answer, as on Runpod")
     return parser.parse_args(arguments)

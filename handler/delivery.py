@@ -9,6 +9,9 @@ again. The job's end has each chunk once in any case.
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+from typing import Literal
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -23,12 +26,21 @@ HEADERS = (("charset", "utf-8"), ("Content-Type", "application/x-www-form-urlenc
 # Of the SDK's session. Its content type is another's, and an answer's body is not looked at.
 LEFT_OUT = frozenset({"content-type", "accept-encoding"})
 
+PostOutcome = Literal["taken", "again", "lost"]
+Posted = Callable[[PostOutcome, float, int], None]
+"""Told of each POST: what came of it, its seconds, its body's bytes."""
+
 
 class Delivery:
-    """Posts results for one event loop, on connections that stay open."""
+    """Posts results for one event loop, on connections that stay open.
 
-    def __init__(self) -> None:
+    Args:
+        posted: told of each POST.
+    """
+
+    def __init__(self, posted: Posted = lambda *_: None) -> None:
         self.connections = Connections()
+        self._posted = posted
 
     async def transmit(self, session: aiohttp.ClientSession, url: str, data: str) -> None:
         """POST a result; in place of `runpod.serverless.modules.rp_http._transmit`.
@@ -45,25 +57,46 @@ class Delivery:
         named = [(n, v) for n, v in session.headers.items() if n.lower() not in LEFT_OUT]
         headers = (*named, *HEADERS)
         broken = False
-        for pause_seconds in PAUSES_SECONDS:
+        for pause_seconds in (*PAUSES_SECONDS, None):
+            failure: aiohttp.ClientError | None = None
+            began = time.monotonic()
             try:
                 answer = await self.connections.post(url, body, headers)
-                if answer.status < 500:
-                    return _taken(url, answer)
-                problem = f"{answer.status} {answer.reason}"
+                failure = _failure(url, answer)
             except aiohttp.ClientConnectionError as error:
-                problem = str(error) or repr(error)
-                if not broken:  # most often one that the other side closed while nothing was sent
-                    broken, pause_seconds = True, 0.0
-            log.warning("a result was not taken (%s), again in %g s", problem, pause_seconds)
+                failure = error
+            again = pause_seconds is not None and _may_help(failure)
+            outcome: PostOutcome = "taken" if failure is None else "again" if again else "lost"
+            self._posted(outcome, time.monotonic() - began, len(body))
+            if failure is None:
+                return
+            if not again or pause_seconds is None:
+                raise failure
+            if isinstance(failure, aiohttp.ClientConnectionError) and not broken:
+                # Most often one that the other side closed while nothing was sent.
+                broken, pause_seconds = True, 0.0
+            said = _said(failure)
+            log.warning("a result was not taken (%s), again in %g s", said, pause_seconds)
             await asyncio.sleep(pause_seconds)
-        _taken(url, await self.connections.post(url, body, headers))
 
 
-def _taken(url: str, answer: Answer) -> None:
-    """Raise what the SDK expects of aiohttp, unless the result was taken."""
-    if not 200 <= answer.status < 300:
-        asked = aiohttp.RequestInfo(URL(url), "POST", CIMultiDictProxy(CIMultiDict()), URL(url))
-        raise aiohttp.ClientResponseError(
-            asked, (), status=answer.status, message=answer.reason or "not taken"
-        )
+def _failure(url: str, answer: Answer) -> aiohttp.ClientResponseError | None:
+    """Return what the SDK expects of aiohttp, unless the result was taken."""
+    if 200 <= answer.status < 300:
+        return None
+    asked = aiohttp.RequestInfo(URL(url), "POST", CIMultiDictProxy(CIMultiDict()), URL(url))
+    return aiohttp.ClientResponseError(
+        asked, (), status=answer.status, message=answer.reason or "not taken"
+    )
+
+
+def _may_help(failure: aiohttp.ClientError | None) -> bool:
+    """Whether to send it again: the same body would be refused again."""
+    return not isinstance(failure, aiohttp.ClientResponseError) or failure.status >= 500
+
+
+def _said(failure: aiohttp.ClientError) -> str:
+    """Say it without the address, which a log need not have."""
+    if isinstance(failure, aiohttp.ClientResponseError):
+        return f"{failure.status} {failure.message}"
+    return str(failure) or repr(failure)

@@ -1,4 +1,4 @@
-"""Every error the worker raises on purpose, and the one place that turns an error into job output.
+"""Every error the worker raises on purpose, and the one place that turns an error into output.
 
     WorkerError
     ├── StartError            the worker cannot start; ends the process with `exit_code`
@@ -8,9 +8,14 @@
     │   └── EngineDied        5  the engine was up and is gone
     └── RequestError          one job fails, the worker goes on
         ├── InvalidInput      400  the job's input does not mean anything
+        ├── Unauthorized      401  API_KEY is set, and the request has none or another one
         ├── UnknownRoute      404  not an inference route
-        ├── RequestTimedOut   408  REQUEST_TIMEOUT passed
+        ├── UnknownModel      404  no model or adapter that is served
+        ├── UnknownJob        404  no job of this worker, or one that is forgotten
+        ├── WrongMethod       405  a route, but not with this method
+        ├── RequestTimedOut   408  REQUEST_TIMEOUT passed, or the request did not come to its end
         ├── InputTooLarge     413  more than the worker hands to the engine
+        ├── Busy              429  as many requests wait as may
         ├── EngineUnavailable 503  the engine is gone or going
         └── EngineRefused     the engine's own status and error object, handed on
 
@@ -70,6 +75,7 @@ class RequestError(WorkerError):
 
     status = 500
     type = "InternalServerError"
+    retry_after_seconds: int | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -81,6 +87,13 @@ class InvalidInput(RequestError):
 
     status = 400
     type = "BadRequestError"
+
+
+class Unauthorized(RequestError):
+    """The request has no key, or not one of API_KEY."""
+
+    status = 401
+    type = "AuthenticationError"
 
 
 class UnknownRoute(RequestError):
@@ -97,8 +110,22 @@ class UnknownModel(RequestError):
     type = "NotFoundError"
 
 
+class UnknownJob(RequestError):
+    """There is no such job."""
+
+    status = 404
+    type = "NotFoundError"
+
+
+class WrongMethod(RequestError):
+    """The route exists, with another method."""
+
+    status = 405
+    type = "MethodNotAllowedError"
+
+
 class RequestTimedOut(RequestError):
-    """The request took longer than REQUEST_TIMEOUT."""
+    """The request took longer than REQUEST_TIMEOUT, or did not come to its end."""
 
     status = 408
     type = "RequestTimeoutError"
@@ -111,11 +138,20 @@ class InputTooLarge(RequestError):
     type = "RequestTooLargeError"
 
 
+class Busy(RequestError):
+    """As many requests wait for the engine as may."""
+
+    status = 429
+    type = "RateLimitError"
+    retry_after_seconds = 1
+
+
 class EngineUnavailable(RequestError):
-    """The engine cannot answer: it died, or the worker is being stopped."""
+    """The engine cannot answer: it starts, it died, or the worker is being stopped."""
 
     status = 503
     type = "ServiceUnavailableError"
+    retry_after_seconds = 5
 
 
 class EngineRefused(RequestError):

@@ -1,7 +1,7 @@
 """What the image's HEALTHCHECK runs: where the worker serves HTTP, does it answer a ping?
 
-It imports nothing of the worker, for it runs every half a minute. The queue and the local job have
-no port, and are as healthy as their process.
+It imports nothing of the worker, for it runs every half a minute, and so says once more which port
+`Settings` means. The queue and the local job have none, and are as healthy as their process.
 """
 
 import http.client
@@ -11,24 +11,38 @@ from collections.abc import Mapping
 
 TIMEOUT_SECONDS = 4.0
 HEALTHY = (200, 204)  # serving, starting
-DEFAULT_PORT = "8000"
 
 
 def is_healthy(environ: Mapping[str, str]) -> bool:
     """Ask `/ping` on PORT_HEALTH or PORT, if the environment says that HTTP is served."""
-    if environ.get("SERVE_MODE") != "http":
+    if not _serves_http(environ):
         return True
-    port = environ.get("PORT_HEALTH") or environ.get("PORT") or DEFAULT_PORT
+    usual = "80" if environ.get("RUNPOD_ENDPOINT_ID") else "8000"
+    port = environ.get("PORT_HEALTH") or _port(environ) or usual
     if not port.isdigit():
         return False
-    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=TIMEOUT_SECONDS)
+    connection = None
     try:
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=TIMEOUT_SECONDS)
         connection.request("GET", "/ping")
         return connection.getresponse().status in HEALTHY
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
+
+
+def _serves_http(environ: Mapping[str, str]) -> bool:
+    mode = environ.get("SERVE_MODE") or "auto"
+    if mode != "auto":
+        return mode == "http"
+    return not environ.get("RUNPOD_WEBHOOK_GET_JOB") and bool(_port(environ))
+
+
+def _port(environ: Mapping[str, str]) -> str:
+    port = environ.get("PORT", "")
+    return "" if port.startswith("tcp://") else port  # a link to another service
 
 
 if __name__ == "__main__":

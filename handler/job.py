@@ -6,9 +6,9 @@ Three shapes are understood:
     {"route": "…", "body": {…}, "method": "GET|POST"}    any allowed route, spelled out
     {"prompt" | "messages": …, "sampling_params": {…}, …}  the worker's native input
 
-Routes are allowed, not forwarded: the engine's app also carries administrative ones. Which fields
-a body may have is the engine's to say; this module knows none of their meanings, save for the few
-that the native input translates.
+A call over HTTP becomes the same request. Routes are allowed, not forwarded: the engine's app also
+carries administrative ones. Which fields a body may have is the engine's to say; this module knows
+none of their meanings, save for the few that the native input translates.
 """
 
 import base64
@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import orjson
 
 from handler.engine.protocol import Request
-from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
+from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute, WrongMethod
+from handler.usage import count_stream
 
 MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
 
@@ -107,6 +109,32 @@ class JobReader:
                 "The input holds half a surrogate pair, which is no text."
             ) from error
 
+    def read_http(
+        self, method: str, path: str, query: str, body: bytes, content_type: str, request_id: str
+    ) -> Request:
+        """Understand a call over HTTP.
+
+        Raises:
+            RequestError: with what was wrong and what would be right.
+        """
+        name = _route_name(path)
+        if name not in POST and name not in GET:
+            raise UnknownRoute(f"There is no route {path!r}. Routes: {_routes()}.")
+        allowed = "GET" if name in GET else "POST"
+        if method != allowed:
+            raise WrongMethod(f"{path} takes {allowed}, not {method}.")
+        if method == "GET":
+            return Request("GET", GET[name], query=query, request_id=request_id)
+        if POST[name] in MULTIPART and content_type.startswith("multipart/form-data"):
+            return Request("POST", POST[name], body, content_type, query, request_id)
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidInput(f"The body is no JSON: {error}.", "body") from error
+        if not isinstance(value, dict):
+            raise InvalidInput(f"The body must be a JSON object, not {_kind(value)}.", "body")
+        return self._post(request_id, POST[name], value, query)
+
     def _understand(self, job_id: str, data: object) -> Job:
         if not isinstance(data, dict):
             raise InvalidInput(f"input must be an object, not {_kind(data)}.", "input")
@@ -130,12 +158,10 @@ class JobReader:
         if body is not None and not isinstance(body, dict):
             raise InvalidInput(f"the body must be a JSON object, not {_kind(body)}.", "body")
         name, _, query = route.partition("?")
-        name = name.strip("/").removeprefix("openai/").removeprefix("v1/")
+        name = _route_name(name)
         wanted = str(method).upper() if method else ("POST" if body else "GET")
         if name not in POST and name not in GET:
-            raise UnknownRoute(
-                f"There is no route {route!r}. Routes: {', '.join([*POST, *GET])}.", "route"
-            )
+            raise UnknownRoute(f"There is no route {route!r}. Routes: {_routes()}.", "route")
         if wanted not in ("GET", "POST"):
             raise InvalidInput(f"method must be GET or POST, not {method!r}.", "method")
         if name in GET:
@@ -173,6 +199,7 @@ class JobReader:
 
     def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> Request:
         body["model"] = self._model(body.get("model"), path)
+        hides_count = count_stream(path, body)
         if path in MULTIPART:
             content, content_type = _multipart(body)
         else:
@@ -181,7 +208,7 @@ class JobReader:
             raise InputTooLarge(
                 f"The body has {len(content)} bytes; {MAX_BODY_BYTES} are the most.", "body"
             )
-        return Request("POST", path, content, content_type, _text(query), job_id)
+        return Request("POST", path, content, content_type, _text(query), job_id, hides_count)
 
     def _model(self, name: object, path: str) -> object:
         """Return the name of a model that is there; what is no text the engine judges."""
@@ -214,6 +241,14 @@ class JobReader:
             else:
                 advice = f": did you mean {near[0]!r}?" if near else "."
             raise InvalidInput(f"The engine has no field {name!r} on {path}{advice}", name)
+
+
+def _route_name(path: str) -> str:
+    return path.strip("/").removeprefix("openai/").removeprefix("v1/")
+
+
+def _routes() -> str:
+    return ", ".join([*POST, *GET])
 
 
 def _chat_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class _Json(logging.Formatter):
         }
         if job := job_id.get():
             event["requestId"] = job
+        event |= getattr(record, "fields", {})
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return json.dumps(event, ensure_ascii=False)

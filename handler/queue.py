@@ -15,7 +15,7 @@ from typing import Any
 
 import uvloop
 
-from handler.engine.host import EngineHost
+from handler.delivery import Delivery, Posted
 from handler.errors import EngineDied
 from handler.settings import Settings
 from handler.worker import Worker
@@ -55,25 +55,26 @@ class QueueDoor:
 
     Args:
         worker: answers the jobs.
-        host: the engine.
         jobs_at_once: constant, for the SDK can change it only when no job runs.
         drain_timeout_seconds: how long running jobs get after SIGTERM.
         on_first_take: called when the platform is asked for the first job.
+        posted: told of each POST of a result.
     """
 
     def __init__(
         self,
         worker: Worker,
-        host: EngineHost,
         jobs_at_once: int,
         drain_timeout_seconds: float,
         on_first_take: Callable[[], object],
+        posted: Posted,
     ) -> None:
         self._worker = worker
-        self._host = host
+        self._host = worker.host
         self._jobs_at_once = jobs_at_once
         self._drain_timeout_seconds = drain_timeout_seconds
         self._on_first_take = on_first_take
+        self._posted = posted
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poll: asyncio.Task[Any] | None = None
         self._end: asyncio.Task[None] | None = None
@@ -95,8 +96,6 @@ class QueueDoor:
         import runpod.serverless
         from runpod.serverless.modules import rp_http, rp_scale
         from runpod.serverless.modules.worker_state import JobsProgress
-
-        from handler.delivery import Delivery
 
         self._host.on_death(self._engine_died)
         take, fetch = rp_scale.get_job, rp_scale.get_stop_signals
@@ -124,7 +123,7 @@ class QueueDoor:
 
         rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
         rp_scale.JobScaler.run_jobs = _run_jobs
-        rp_http._transmit = Delivery().transmit
+        rp_http._transmit = Delivery(self._posted).transmit
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
         with contextlib.suppress(asyncio.CancelledError):  # how `_leave` ends the SDK's loop

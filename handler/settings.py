@@ -14,6 +14,7 @@ from pydantic import (
     AliasChoices,
     BeforeValidator,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -32,6 +33,14 @@ from handler.hub.reference import one_word
 from handler.pacing import POSTS_PER_SECOND
 
 Token = Annotated[SecretStr, AfterValidator(one_word)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _unless_linked(value: object) -> object:
+    """Leave out what Docker and Kubernetes say of a service named so: `tcp://10.0.0.1:80`."""
+    return None if isinstance(value, str) and value.startswith("tcp://") else value
+
+
 Lower = Annotated[str, AfterValidator(str.lower)]
 
 
@@ -173,6 +182,65 @@ class Settings(BaseSettings):
         validation_alias="PREFETCH_WEIGHTS",
         description="Whether the weights are read into the page cache while the engine is imported",
     )
+    serve_mode: Literal["auto", "queue", "http", "local"] = Field(
+        "auto",
+        validation_alias="SERVE_MODE",
+        description="auto is queue on a queue endpoint, http where PORT is set, else local",
+    )
+    port: Annotated[Port | None, BeforeValidator(_unless_linked)] = Field(
+        None,
+        validation_alias="PORT",
+        description="Of HTTP; 80 on an endpoint and 8000 elsewhere unless set",
+    )
+    port_health: Port | None = Field(
+        None, validation_alias="PORT_HEALTH", description="Of /ping, if that is another one"
+    )
+    http_host: str = Field(
+        "0.0.0.0", validation_alias="HTTP_HOST", description="Address that HTTP is served on"
+    )
+    api_key: SecretStr | None = Field(
+        None,
+        validation_alias="API_KEY",
+        description="One or several keys (first,second); HTTP wants one of them",
+    )
+    allow_unauthenticated: bool = Field(
+        False,
+        validation_alias="ALLOW_UNAUTHENTICATED",
+        description="Whether HTTP may be served to anybody, without API_KEY",
+    )
+    max_queue: NonNegativeInt = Field(
+        256,
+        validation_alias="MAX_QUEUE",
+        description="HTTP requests that may wait for the engine; more are answered with 429",
+    )
+    cors_origins: str = Field(
+        "",
+        validation_alias="CORS_ORIGINS",
+        description="Web pages that may call HTTP (https://a.example,https://b.example), or *",
+    )
+    metrics_port: Port | None = Field(
+        None,
+        validation_alias="METRICS_PORT",
+        description="Of /metrics on a queue endpoint, where nothing else is served",
+    )
+    pushgateway: str | None = Field(
+        None,
+        validation_alias="PROMETHEUS_PUSHGATEWAY",
+        description="URL of a Pushgateway that gets the metrics, and forgets them at the end",
+    )
+    push_job: str = Field(
+        "llm-worker",
+        validation_alias="PROMETHEUS_JOB",
+        description="The metrics' label `job` in the Pushgateway",
+    )
+    playground: bool = Field(
+        True, validation_alias="PLAYGROUND", description="Whether HTTP has a page to chat at /"
+    )
+    log_content: bool = Field(
+        False,
+        validation_alias="LOG_CONTENT",
+        description="Whether prompts and answers go to the log",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias="LOG_LEVEL", description="Of the worker and the engine"
     )
@@ -184,6 +252,33 @@ class Settings(BaseSettings):
         validation_alias="RUNPOD_WEBHOOK_GET_JOB",
         description="Set by the platform: where jobs come from; without it test_input.json runs",
     )
+    endpoint_id: str | None = Field(
+        None,
+        validation_alias="RUNPOD_ENDPOINT_ID",
+        description="Set by the platform: its gateway is in front, and checks keys",
+    )
+    worker_id: str | None = Field(
+        None, validation_alias="RUNPOD_POD_ID", description="Set by the platform: this worker"
+    )
+
+    def secrets(self) -> list[str]:
+        """Return the texts that nobody may read: tokens and keys."""
+        texts = [each.get_secret_value() for each in (self.hf_token, self.api_key) if each]
+        return [word.strip() for text in texts for word in text.split(",") if word.strip()]
+
+    @property
+    def mode(self) -> Literal["queue", "http", "local"]:
+        """Which front door is open."""
+        if self.serve_mode != "auto":
+            return self.serve_mode
+        if self.job_url is not None:
+            return "queue"
+        return "local" if self.port is None else "http"
+
+    @property
+    def http_port(self) -> int:
+        """The port of HTTP; the platform's gateway asks 80 unless PORT says otherwise."""
+        return self.port or (80 if self.endpoint_id else 8000)
 
     @classmethod
     def settings_customise_sources(
@@ -231,9 +326,15 @@ def load(environ: Mapping[str, str]) -> Settings:
         BadSetting: names every variable at fault, its value and what would be right.
     """
     try:
-        return Settings(**_Environ(environ)())
+        settings = Settings(**_Environ(environ)())
     except ValidationError as error:
         raise BadSetting("\n".join(_complaints(error, environ))) from error
+    if settings.serve_mode == "queue" and settings.job_url is None:
+        raise BadSetting(
+            "SERVE_MODE='queue' needs RUNPOD_WEBHOOK_GET_JOB, which the platform sets: leave "
+            "SERVE_MODE out, or set it to http or local."
+        )
+    return settings
 
 
 def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]:
@@ -241,7 +342,8 @@ def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]
     for problem in error.errors(include_url=False):
         wrong = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
-    secrets = variables()["hf_token"]
+    names = variables()
+    secrets = names["hf_token"] + names["api_key"]
     return [
         (name if name in secrets else f"{name}={environ.get(name, '')!r}")
         + f" should be {' or '.join(dict.fromkeys(wrong))}."

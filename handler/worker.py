@@ -7,36 +7,30 @@ FAILED job of; what was yielded before stays delivered.
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import orjson
-
+from handler.clock import Clock
 from handler.engine.asgi import Exchange
 from handler.engine.host import EngineHost
-from handler.errors import (
-    EngineRefused,
-    EngineUnavailable,
-    RequestTimedOut,
-    UnknownRoute,
-    render,
-)
-from handler.job import Job, JobReader
+from handler.errors import RequestError, render
+from handler.job import GET, Job, JobReader
 from handler.logs import job_id
 from handler.merge import decode, merge
+from handler.monitor import Monitor
+from handler.record import Observer, Record
+from handler.refusal import code_in, refusal, value, whole_body
 from handler.stream import EventCutter, chunks_of, error_in
+from handler.usage import is_count
 
 log = logging.getLogger(__name__)
 
 EARLY_STOP_SECONDS = 5.0  # from a stop signal to the SDK's start of that job
-STOPPED = 499  # in the log only: the job was cancelled, or nobody reads on
 
 Output = str | dict[str, Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,16 +48,29 @@ class Worker:
         host: the running engine.
         reader: understands jobs' inputs.
         timeout_seconds: how long one job may take, None for no bound.
+        monitor: sees each job's beginning and end, and adds to the engine's metrics.
+        log_content: whether prompts and answers go to the log.
 
     Attributes:
+        host, reader, timeout_seconds: as given.
         tasks: the SDK's tasks of the jobs that are not over, their last POST included.
         on_end: called at the end of each.
     """
 
-    def __init__(self, host: EngineHost, reader: JobReader, timeout_seconds: float | None) -> None:
-        self._host = host
-        self._reader = reader
-        self._timeout_seconds = timeout_seconds
+    def __init__(
+        self,
+        host: EngineHost,
+        reader: JobReader,
+        timeout_seconds: float | None,
+        monitor: Monitor | None = None,
+        log_content: bool = False,
+    ) -> None:
+        self.host = host
+        self.reader = reader
+        self.timeout_seconds = timeout_seconds
+        self._observer: Observer = monitor.metrics if monitor else Observer()
+        self._monitor = monitor
+        self._log_content = log_content
         self.tasks: set[asyncio.Task[Any]] = set()
         self.on_end: Callable[[], object] = lambda: None
         self._running: set[str] = set()
@@ -87,88 +94,90 @@ class Worker:
         name = str(job.get("id", ""))
         job_id.set(name)
         await self._begin(name)
-        started = time.monotonic()
-        status, yields, route = STOPPED, 0, "?"
+        with self.recorded(name) as record:
+            try:
+                expected = self._expected.pop(name, None) or self._open(job)
+                record.sent(expected.job.request.path, expected.job.request.body)
+                async for output in self._answer(expected.job, expected.exchange, record):
+                    record.yields += 1
+                    yield output
+                record.status = 200
+            except Exception as error:
+                record.failed(error)
+                # By now the engine's request is over: the SDK does not close this at once.
+                yield {"error": render(error)}
+            finally:
+                self._running.discard(name)
+
+    @contextlib.contextmanager
+    def recorded(self, name: str) -> Iterator[Record]:
+        """Have what happens to one request inside in the log and in the metrics."""
+        record = Record(name, self._log_content)
+        self._observer.began(record)
         try:
-            expected = self._expected.pop(name, None) or self._open(job)
-            route = expected.job.request.path
-            async for output in self._answer(expected.job, expected.exchange):
-                yields += 1
-                yield output
-            status = 200
-        except Exception as error:
-            failure = render(error)
-            status = json.loads(failure)["error"]["code"]
-            # By now the engine's request is over: the SDK does not close this generator at once.
-            yield {"error": failure}
+            yield record
+        except RequestError as error:
+            record.failed(error)
+            raise
+        except Exception:
+            record.status = RequestError.status
+            raise
         finally:
-            self._running.discard(name)
-            seconds = time.monotonic() - started
-            log.info("%s %d in %.2f s, %d yields", route, status, seconds, yields)
+            record.end()
+            self._observer.ended(record)
 
     def _open(self, job: Mapping[str, Any]) -> "Expected":
-        understood = self._reader.read(job)
-        return Expected(understood, self._host.open(understood.request))
+        understood = self.reader.read(job)
+        return Expected(understood, self.host.open(understood.request))
 
-    async def _answer(self, job: Job, opened: Exchange) -> AsyncIterator[Output]:
+    async def _answer(self, job: Job, opened: Exchange, record: Record) -> AsyncIterator[Output]:
         """Ask the engine, and hand on what it answers.
 
         Raises:
             RequestError: the engine's refusal, its death, or the timeout.
         """
-        clock = _Clock(self._timeout_seconds)
+        clock = Clock(self.timeout_seconds)
         async with contextlib.AsyncExitStack() as stack:
             exchange = await clock.bound(stack.enter_async_context(opened))
             stack.enter_context(_until_task_ends(exchange.close))
             content_type = exchange.headers.get("content-type", "")
             if exchange.status < 400 and content_type.startswith("text/event-stream"):
-                async for output in self._stream(job, exchange, clock):
+                record.streams = True
+                async for output in self._stream(job, exchange, clock, record):
                     yield output
             else:
-                yield await self._plain(job, exchange, clock)
+                yield await self._plain(job, exchange, clock, record)
 
-    async def _stream(self, job: Job, exchange: Exchange, clock: "_Clock") -> AsyncIterator[Output]:
+    async def _stream(
+        self, job: Job, exchange: Exchange, clock: Clock, record: Record
+    ) -> AsyncIterator[Output]:
         cutter = EventCutter()
         ended = False
-        pacer = self._host.pacer
+        pacer = self.host.pacer
         pacer.begin()
         with _until_task_ends(pacer.end):
             while not ended:
                 data = await clock.bound(exchange.read())
                 ended = not data
+                record.answered(data)
                 events = cutter.feed(data) if data else cutter.end()
                 failure = next((found for event in events if (found := error_in(event))), None)
+                if job.request.hides_count:
+                    events = [event for event in events if not is_count(event)]
                 for output in _native(events) if job.native else chunks_of(events):
                     started = time.monotonic()
                     yield output
                     pacer.posted(time.monotonic() - started)
                 if failure is not None:
-                    raise self._refusal(_code_in(failure), failure)
+                    raise refusal(code_in(failure), failure, self.host)
 
-    async def _plain(self, job: Job, exchange: Exchange, clock: "_Clock") -> Output:
-        parts = []
-        while data := await clock.bound(exchange.read()):
-            parts.append(data)
-        body = b"".join(parts)
-        text = body.decode("utf-8", "replace")
-        payload: Any = text
-        if exchange.headers.get("content-type", "").startswith("application/json"):
-            payload = orjson.loads(text)
-        if exchange.status == 404 and payload == {"detail": "Not Found"}:
-            raise UnknownRoute(f"This model does not serve {job.request.path}.", "route")
-        if exchange.status >= 400:
-            raise self._refusal(exchange.status, payload)
-        if isinstance(payload, dict) and payload.get("error"):
-            raise self._refusal(_code_in(payload), payload)
-        return payload if text else {"status": "ok"}
-
-    def _refusal(self, status: int, payload: Any) -> EngineRefused | EngineUnavailable:
-        running = self._host.running
-        if status >= 500 and (running is None or not running.alive()):
-            return EngineUnavailable("The engine died; the worker is being replaced.")
-        if status >= 500:
-            log.error("the engine answered %d: %s", status, payload)
-        return EngineRefused(status, payload)
+    async def _plain(self, job: Job, exchange: Exchange, clock: Clock, record: Record) -> Output:
+        body = await whole_body(exchange, clock)
+        record.answered(body)
+        answer: Output = value(exchange, body, job.request.path, self.host)
+        if job.request.path == GET["metrics"] and self._monitor and isinstance(answer, str):
+            return self._monitor.combined(answer)
+        return answer or {"status": "ok"}
 
     @property
     def busy(self) -> bool:
@@ -202,31 +211,6 @@ class Worker:
         self._running.add(name)
 
 
-class _Clock:
-    """Bounds every wait for the engine by one deadline, none of the waits for the caller."""
-
-    def __init__(self, timeout_seconds: float | None) -> None:
-        self._timeout_seconds = timeout_seconds
-        now = asyncio.get_running_loop().time()
-        self._deadline = None if timeout_seconds is None else now + timeout_seconds
-
-    async def bound(self, awaitable: Awaitable[T]) -> T:
-        """Await within what is left of the time.
-
-        Raises:
-            RequestTimedOut: nothing is left.
-        """
-        if self._deadline is None:
-            return await awaitable
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                return await awaitable
-        except TimeoutError as error:
-            raise RequestTimedOut(
-                f"The job took longer than REQUEST_TIMEOUT={self._timeout_seconds:g} seconds."
-            ) from error
-
-
 @contextlib.contextmanager
 def _until_task_ends(end: Callable[[], None]) -> Iterator[None]:
     """Call `end` on the way out, or when the SDK's job task ends, for whatever reason that does.
@@ -257,10 +241,3 @@ def _native(events: list[bytes]) -> Iterator[Output]:
     """Turn events into merged chunk objects; an error event becomes the job's error instead."""
     chunks = [chunk for event in events if (chunk := decode(event)) is not None]
     yield from merge([chunk for chunk in chunks if not chunk.get("error")])
-
-
-def _code_in(failure: Any) -> int:
-    """Return the HTTP status that an error event names, or 500."""
-    error = failure.get("error") if isinstance(failure, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 500

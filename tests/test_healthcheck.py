@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from handler.healthcheck import is_healthy
+from handler.settings import load
 
 QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/job-take/$ID"}
 
@@ -43,13 +44,50 @@ def test_a_ping_decides(answering, name, status, healthy):
     assert is_healthy(environ) is healthy
 
 
-@pytest.mark.parametrize("environ", [{}, QUEUE, {"PORT": "9"}, {"PORT": "tcp://10.0.0.1:80"}])
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        QUEUE,
+        QUEUE | {"PORT": "9"},
+        {"PORT": "9", "SERVE_MODE": "local"},
+        {"PORT": "tcp://10.0.0.1:80"},
+    ],
+)
 def test_without_the_http_door_nothing_is_asked(environ):
-    """Nothing answers on port 9."""
+    """Nothing answers on port 9, and what Kubernetes calls a PORT is none."""
     assert is_healthy(environ)
 
 
-@pytest.mark.parametrize("port", ["9", "tcp://10.0.0.1:80"])
-def test_no_answer_is_unhealthy(port):
-    """Nothing answers on port 9, and what Kubernetes calls a PORT is none."""
-    assert not is_healthy({"SERVE_MODE": "http", "PORT": port})
+@pytest.mark.parametrize(
+    "environ",
+    [{"PORT": "9"}, QUEUE | {"PORT": "9", "SERVE_MODE": "http"}, {"PORT": "nine"}],
+)
+def test_no_answer_is_unhealthy(environ):
+    """Nothing answers on port 9."""
+    assert not is_healthy(environ)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        *({"PORT": port} for port in ("", "8001", "tcp://10.0.0.1:80")),
+        {"SERVE_MODE": "http"},
+        {"SERVE_MODE": "http", "RUNPOD_ENDPOINT_ID": "e"},
+        {"SERVE_MODE": "http", "PORT": "tcp://10.0.0.1:80", "RUNPOD_ENDPOINT_ID": "e"},
+        QUEUE | {"PORT": "8001"},
+        QUEUE | {"SERVE_MODE": "http"},
+    ],
+)
+def test_it_asks_the_port_that_the_settings_mean(environ, monkeypatch):
+    """It says so without them, for the sake of its speed."""
+    asked = []
+
+    def connection(_, port, **__):
+        asked.append(port)
+        raise OSError
+
+    monkeypatch.setattr("http.client.HTTPConnection", connection)
+    settings = load(environ)
+    assert is_healthy(environ) is (settings.mode != "http")
+    assert asked == ([settings.http_port] if settings.mode == "http" else [])

@@ -99,13 +99,14 @@ def test_a_native_prompt_goes_to_completions_unless_the_template_is_asked_for():
 
 
 def test_a_native_stream_counts_its_tokens():
-    """Usage comes at the end of a native stream unless the caller says otherwise."""
-    assert body({"prompt": "Hi", "stream": True})["stream_options"] == {"include_usage": True}
-    options = {"include_usage": False}
-    assert (
-        body({"prompt": "Hi", "stream": True, "stream_options": options})["stream_options"]
-        == options
-    )
+    """They are always counted; a caller who does not want the count does not see it."""
+    counted = {"include_usage": True}
+    asked = {"prompt": "Hi", "stream": True}
+    assert body(asked)["stream_options"] == counted
+    assert not read(asked).request.hides_count
+    unseen = asked | {"stream_options": {"include_usage": False}}
+    assert body(unseen)["stream_options"] == counted
+    assert read(unseen).request.hides_count
 
 
 @pytest.mark.parametrize("model", [None, "", "served", "org/repository"])

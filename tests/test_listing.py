@@ -24,16 +24,15 @@ def test_the_files_are_what_the_generator_writes(engine):
     assert json.loads((folder / "tests.json").read_text()) == listing.tests()
 
 
-def test_the_form_has_every_setting_but_those_of_the_platform():
+def test_the_form_has_every_setting_that_a_queue_endpoint_has():
     """By its preferred name, once."""
     keys = [entry["key"] for entry in listing.hub("vllm")["config"]["env"]]
     settings = {names[0] for names in variables().values()}
-    assert settings - set(keys) == {
-        "RUNPOD_WEBHOOK_GET_JOB",
-        "ENGINE",
-        "BASE_PATH",
-        "CACHE_ROOT",
-    }
+    of_the_platform = {"RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID"}
+    of_the_image = {"ENGINE", "BASE_PATH", "CACHE_ROOT"}
+    of_http = {"SERVE_MODE", "PORT", "PORT_HEALTH", "HTTP_HOST", "API_KEY", "MAX_QUEUE"}
+    of_http |= {"ALLOW_UNAUTHENTICATED", "CORS_ORIGINS", "PLAYGROUND", "METRICS_PORT"}
+    assert settings - set(keys) == of_the_platform | of_the_image | of_http
     assert set(keys) - settings == set(listing.ENGINE_FLAGS)
     assert len(keys) == len(set(keys))
 

@@ -27,6 +27,7 @@ class Request:
         body: the bytes of the body, empty for GET.
         content_type: of the body.
         request_id: the job's id; the engines put it into their own request ids and logs.
+        hides_count: whether a stream's event with nothing but its token count is for us only.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Request:
     content_type: str = "application/json"
     query: str = ""
     request_id: str = ""
+    hides_count: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""The deadline of one request: it bounds the waits for the engine, none of those for the caller."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from handler.errors import RequestTimedOut
+
+T = TypeVar("T")
+
+
+class Clock:
+    """Runs from where it is made, on a running loop.
+
+    Args:
+        timeout_seconds: how long the request may take, None for no bound.
+    """
+
+    def __init__(self, timeout_seconds: float | None) -> None:
+        self._timeout_seconds = timeout_seconds
+        now = asyncio.get_running_loop().time()
+        self._deadline = None if timeout_seconds is None else now + timeout_seconds
+
+    async def bound(self, awaitable: Awaitable[T]) -> T:
+        """Await within what is left of the time.
+
+        Raises:
+            RequestTimedOut: nothing is left.
+        """
+        if self._deadline is None:
+            return await awaitable
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await awaitable
+        except TimeoutError as error:
+            raise RequestTimedOut(
+                f"The job took longer than REQUEST_TIMEOUT={self._timeout_seconds:g} seconds."
+            ) from error

@@ -1,0 +1,180 @@
+"""What HTTP serves: which path is answered by whom, and who may ask."""
+
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from handler.engine.protocol import Receive, Scope, Send
+from handler.errors import EngineUnavailable, UnknownRoute, WrongMethod
+from handler.http.call import Call, ClientGone
+from handler.http.inference import Inference
+from handler.http.jobs import (
+    KEEP_SECONDS,
+    KEEP_SYNC_SECONDS,
+    STREAM_WAIT_SECONDS,
+    SYNC_WAIT_SECONDS,
+    Jobs,
+)
+from handler.http.keys import Keys
+from handler.http.slots import Slots
+
+State = Literal["starting", "ready", "draining", "dead"]
+PING = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}
+WHY_NOT = {
+    "starting": "The engine is starting.",
+    "draining": "The worker is being stopped.",
+    "dead": "The engine died; the worker is being replaced.",
+}
+# Runpod's own address of an endpoint, so that only the host has to change.
+ENDPOINT = re.compile(r"/v2/[^/]+(?=/)")
+PLAYGROUND = Path(__file__).with_name("playground.html")
+PAGE_HEADERS = {
+    "content_security_policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x_content_type_options": "nosniff",
+    "referrer_policy": "no-referrer",
+}
+EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True)
+class Service:
+    """What there is once the engine is up.
+
+    Attributes:
+        inference: answers the engine's routes.
+        jobs: answers `/run` and what belongs to it.
+        slots: the places that both take.
+        exposition: returns the metrics.
+    """
+
+    inference: Inference
+    jobs: Jobs
+    slots: Slots
+    exposition: Callable[[], Awaitable[str]]
+
+
+class App:
+    """The ASGI app of the front door.
+
+    Args:
+        keys: that are right.
+        health_port: a port that answers `/ping` alone; None where it is the same.
+        has_playground: whether there is a page at `/`.
+
+    Attributes:
+        state: of the worker; from any thread.
+        service: once the engine is up.
+        open_calls: requests that are being answered.
+    """
+
+    def __init__(self, keys: Keys, health_port: int | None, has_playground: bool) -> None:
+        self._keys = keys
+        self._health_port = health_port
+        self._page = PLAYGROUND.read_bytes() if has_playground else None
+        self.state: State = "starting"
+        self.service: Service | None = None
+        self._open_calls = 0
+
+    @property
+    def busy(self) -> int:
+        """How many calls and jobs are not over; from any thread."""
+        slots = self.service.slots if self.service else None
+        return max(self._open_calls, slots.taken + slots.waiting if slots else 0)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; an error of any kind is an OpenAI error object."""
+        if scope["type"] != "http":
+            return
+        call = Call(scope, receive, send)
+        self._open_calls += 1
+        try:
+            await self._answer(call)
+        except ClientGone:
+            if call.started:
+                raise  # the server closes the connection
+        except Exception as error:
+            if call.started:
+                raise
+            await call.answer_error(error)
+        finally:
+            self._open_calls -= 1
+
+    async def _answer(self, call: Call) -> None:
+        path = ENDPOINT.sub("", call.path, count=1) if call.path.startswith("/v2/") else call.path
+        if path == "/ping":
+            _only(call, "GET", "HEAD")
+            await call.answer(PING[self.state])
+        elif call.port == self._health_port:
+            raise UnknownRoute(f"There is no route {call.path!r} on this port.")
+        elif path == "/" and self._page is not None:
+            _only(call, "GET", "HEAD")
+            await call.answer(200, self._page, "text/html; charset=utf-8", **PAGE_HEADERS)
+        else:
+            self._keys.check(call.headers)
+            await self._serve(call, path)
+
+    async def _serve(self, call: Call, path: str) -> None:
+        service = self.service
+        if path == "/health":
+            _only(call, "GET", "HEAD")
+            await self._health(call)
+        elif service is None or self.state == "starting":
+            raise EngineUnavailable(WHY_NOT["starting"])
+        elif path == "/metrics":
+            _only(call, "GET")
+            await call.answer(200, (await service.exposition()).encode(), EXPOSITION)
+        elif path.startswith(("/status/", "/stream/", "/cancel/")):
+            await self._job(call, path, service.jobs)
+        elif self.state != "ready":
+            raise EngineUnavailable(WHY_NOT[self.state])
+        elif path in ("/run", "/runsync"):
+            _only(call, "POST")
+            await _submit(call, path, service.jobs)
+        else:
+            await service.inference.answer(call, path)
+
+    async def _health(self, call: Call) -> None:
+        """Say what Runpod's `/health` of an endpoint with this one worker would."""
+        jobs = self.service.jobs.counts() if self.service else {}
+        workers = dict.fromkeys(("idle", "initializing", "ready", "running", "throttled"), 0)
+        busy = bool(jobs.get("inProgress"))
+        kind = {"starting": "initializing", "ready": "running" if busy else "idle"}
+        workers[kind.get(self.state, "throttled")] = 1
+        workers["ready"] = int(self.state == "ready")
+        status = 200 if self.state == "ready" else 503
+        await call.answer_json({"jobs": jobs, "workers": workers}, status)
+
+    async def _job(self, call: Call, path: str, jobs: Jobs) -> None:
+        _, what, name = path.split("/", 2)
+        job = jobs.get(name)
+        if what == "cancel":
+            _only(call, "POST")
+            await jobs.cancel(job)
+            await call.answer_json({"id": job.id, "status": job.state})
+        elif what == "stream":
+            _only(call, "GET", "POST")
+            new = await job.new_outputs(STREAM_WAIT_SECONDS)
+            await call.answer_json({"status": job.state, "stream": new})
+        else:
+            _only(call, "GET", "POST")
+            await call.answer_json(job.status())
+
+
+async def _submit(call: Call, path: str, jobs: Jobs) -> None:
+    body = await call.body()
+    if path == "/run":
+        await call.answer_json(jobs.submit(body, KEEP_SECONDS).status())
+        return
+    wait = re.search(r"(?:^|&)wait=(\d+)(?:&|$)", call.query)
+    job = jobs.submit(body, KEEP_SYNC_SECONDS)
+    await job.finished(int(wait[1]) / 1000 if wait else SYNC_WAIT_SECONDS)
+    await call.answer_json(job.status())
+
+
+def _only(call: Call, *methods: str) -> None:
+    if call.method not in methods:
+        raise WrongMethod(f"{call.path} takes {methods[0]}, not {call.method}.")

@@ -1,0 +1,150 @@
+"""One HTTP request and its answer, in ASGI's terms. It does not know what is asked."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from handler.engine.protocol import Receive, Scope, Send
+from handler.errors import InputTooLarge, RequestError, RequestTimedOut, render
+from handler.job import MAX_BODY_BYTES
+
+BODY_SECONDS = 60.0  # for all of a request's body
+SEND_SECONDS = 120.0  # for a reader to make room for more
+JSON = "application/json"
+
+
+class ClientGone(Exception):
+    """Nobody is there who reads the answer."""
+
+
+class Call:
+    """One request.
+
+    Attributes:
+        method: upper case.
+        path: decoded, without a query.
+        query: the query string without `?`.
+        headers: by their names in lower case.
+        port: of this machine, that it came to.
+        started: whether the answer's head is sent.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method = str(scope["method"])
+        self.path = str(scope["path"])
+        self.query = bytes(scope["query_string"]).decode("latin-1")
+        self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        self.port = (scope.get("server") or ("", None))[1]
+        self.started = False
+        self._receive = receive
+        self._send = send
+
+    @property
+    def content_type(self) -> str:
+        """What the request says its body is."""
+        return self.headers.get(b"content-type", b"").decode("latin-1")
+
+    async def body(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            InputTooLarge: it is, or says that it is going to be.
+            RequestTimedOut: it does not come to its end.
+            ClientGone: the client has left.
+        """
+        length = self.headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+            raise _too_large(int(length))
+        parts: list[bytes] = []
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    more = message.get("more_body", False)
+                    if size > MAX_BODY_BYTES:
+                        raise _too_large(size)
+        except TimeoutError as error:
+            raise RequestTimedOut(
+                f"The body did not come to its end in {BODY_SECONDS:g} seconds."
+            ) from error
+        return b"".join(parts)
+
+    @contextlib.contextmanager
+    def until_gone(self) -> Iterator[None]:
+        """Cancel what runs inside when the client leaves: it comes out as `ClientGone`.
+
+        Only after the body has been read.
+        """
+        task = asyncio.current_task()
+        gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            gone = True
+            if task is not None:
+                task.cancel()
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            raise ClientGone from None
+        finally:
+            watching.cancel()
+
+    async def start(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
+        """Send the head of an answer whose body is to come in pieces."""
+        named = {"content-type": content_type, **headers} if content_type else headers
+        encoded = [(name.encode(), text.encode("latin-1")) for name, text in named.items()]
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def write(self, data: bytes, more: bool = True) -> None:
+        """Send a piece of the body.
+
+        Raises:
+            ClientGone: the reader makes no room for it.
+        """
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            raise ClientGone from None
+
+    async def answer(
+        self, status: int, body: bytes = b"", content_type: str = "", **headers: str
+    ) -> None:
+        """Send a whole answer."""
+        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        if status not in (204, 304):
+            named["content-length"] = str(len(body))
+        await self.start(status, content_type, named)
+        await self.write(b"" if self.method == "HEAD" else body, more=False)
+
+    async def answer_json(self, value: Any, status: int = 200) -> None:
+        """Send a value as JSON."""
+        await self.answer(status, json.dumps(value, ensure_ascii=False).encode(), JSON)
+
+    async def answer_error(self, error: BaseException) -> None:
+        """Send an OpenAI error object."""
+        status = error.status if isinstance(error, RequestError) else RequestError.status
+        retry = error.retry_after_seconds if isinstance(error, RequestError) else None
+        headers = {} if retry is None else {"retry_after": str(retry)}
+        if status in (408, 413):  # there may be more of it, that is no next request
+            headers["connection"] = "close"
+        await self.answer(status, render(error).encode(), JSON, **headers)
+
+
+def _too_large(size: int) -> InputTooLarge:
+    return InputTooLarge(f"The body has {size} bytes; {MAX_BODY_BYTES} are the most.", "body")

@@ -1,0 +1,108 @@
+"""The HTTP front door: open before the engine is up, closed after the last answer has left."""
+
+import logging
+import signal
+import threading
+import time
+from types import FrameType
+
+from starlette.middleware.cors import CORSMiddleware
+
+from handler.engine.protocol import AsgiApp
+from handler.errors import EngineDied
+from handler.http.app import App, Service
+from handler.http.inference import Inference
+from handler.http.jobs import Jobs
+from handler.http.keys import keys
+from handler.http.server import HttpServer
+from handler.http.slots import Slots
+from handler.monitor import Monitor
+from handler.settings import Settings
+from handler.worker import Worker
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.05
+LAST_ANSWERS_SECONDS = 5.0  # after the engine's death or the drain, for errors to leave
+NOTICE_SECONDS = 0.2  # for a request that has just been accepted to be seen
+
+
+class HttpDoor:
+    """Serves until SIGTERM, SIGINT or the engine's death.
+
+    Args:
+        settings: ports, keys, limits.
+
+    Raises:
+        BadSetting: a key is missing, or a port is taken.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        health = settings.port_health if settings.port_health != settings.http_port else None
+        self._settings = settings
+        self._app = App(keys(settings), health, settings.playground)
+        ports = {"PORT": settings.http_port} | ({"PORT_HEALTH": health} if health else {})
+        self._server = HttpServer(_with_cors(self._app, settings), settings.http_host, ports)
+        self._over = threading.Event()
+        self._signal: str | None = None
+
+    def __enter__(self) -> "HttpDoor":
+        self._server.__enter__()
+        host, port = self._settings.http_host, self._settings.http_port
+        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__exit__()
+
+    def serve(self, worker: Worker, jobs_at_once: int, monitor: Monitor) -> None:
+        """Answer requests until the end.
+
+        Raises:
+            EngineDied: the engine died; every request that ran has failed with an error.
+        """
+        host = worker.host
+        slots = Slots(jobs_at_once, self._settings.max_queue)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        self._app.service = Service(
+            Inference(worker, slots), Jobs(worker, slots), slots, monitor.exposition
+        )
+        host.on_death(self._over.set)
+        if not host.dead:
+            self._app.state = "ready"
+            self._over.wait()
+        if host.dead and self._signal is None:
+            self._app.state = "dead"
+            self._wait(LAST_ANSWERS_SECONDS)
+            raise EngineDied("The engine died. The platform has to replace this worker.")
+        self._app.state = "draining"
+        log.info("%s: %d requests to finish", self._signal, self._app.busy)
+        self._wait(self._settings.drain_timeout_seconds)
+        if self._app.busy:
+            log.warning(
+                "%d requests did not finish in %g s",
+                *(self._app.busy, self._settings.drain_timeout_seconds),
+            )
+            host.fail_requests("The worker was stopped before the answer was complete.")
+            self._wait(LAST_ANSWERS_SECONDS)
+
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        self._signal = signal.Signals(number).name
+        self._over.set()
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until no request is open, no longer than that."""
+        time.sleep(NOTICE_SECONDS)
+        deadline = time.monotonic() + seconds
+        while self._app.busy and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+
+
+def _with_cors(app: App, settings: Settings) -> AsgiApp:
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+    )

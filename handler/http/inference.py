@@ -1,0 +1,111 @@
+"""A call of one of the engine's inference routes → the engine's own answer, as it comes."""
+
+import contextlib
+import uuid
+
+from handler.clock import Clock
+from handler.engine.asgi import Exchange
+from handler.engine.protocol import Request
+from handler.errors import RequestError, render
+from handler.http.call import Call
+from handler.http.slots import Slots
+from handler.logs import job_id
+from handler.record import Record
+from handler.refusal import code_in, value, whole_body
+from handler.stream import EventCutter, error_in
+from handler.usage import is_count
+from handler.worker import Worker
+
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class Inference:
+    """Answers calls with one engine.
+
+    Args:
+        worker: whose engine, limits and metrics they share.
+        slots: places in the engine.
+    """
+
+    def __init__(self, worker: Worker, slots: Slots) -> None:
+        self._worker = worker
+        self._host = worker.host
+        self._slots = slots
+
+    async def answer(self, call: Call, path: str) -> None:
+        """Answer a call of the engine's `path`.
+
+        Raises:
+            RequestError: it is not answered, and nothing is sent yet.
+            ClientGone: there is nobody to answer.
+        """
+        name = uuid.uuid4().hex
+        job_id.set(name)
+        with self._worker.recorded(name) as record:
+            body = await call.body()
+            request = self._worker.reader.read_http(
+                call.method, path, call.query, body, call.content_type, name
+            )
+            record.route = request.path
+            with call.until_gone():
+                if request.method == "GET":
+                    await self._forward(call, request, record)
+                    return
+                place = self._slots.reserve()
+                try:
+                    await place.taken()
+                    await self._forward(call, request, record)
+                finally:
+                    place.close()
+
+    async def _forward(self, call: Call, request: Request, record: Record) -> None:
+        clock = Clock(self._worker.timeout_seconds)
+        record.sent(request.path, request.body)
+        async with contextlib.AsyncExitStack() as stack:
+            exchange = await clock.bound(stack.enter_async_context(self._host.open(request)))
+            content_type = exchange.headers.get("content-type", "")
+            if exchange.status < 400 and content_type.startswith("text/event-stream"):
+                await self._stream(call, request, exchange, clock, record)
+                return
+            body = await whole_body(exchange, clock)
+            record.answered(body)
+            if exchange.status >= 400 or content_type.startswith("application/json"):
+                value(exchange, body, request.path, self._host)  # raises what is an error
+            record.status = exchange.status
+            await call.answer(exchange.status, body, content_type, x_request_id=record.id)
+
+    async def _stream(
+        self, call: Call, request: Request, exchange: Exchange, clock: Clock, record: Record
+    ) -> None:
+        record.streams = True
+        cutter, ended = EventCutter(), False
+        headers = {**STREAM_HEADERS, "x-request-id": record.id}
+        await call.start(exchange.status, exchange.headers["content-type"], headers)
+        record.status = exchange.status
+        self._host.pacer.begin()
+        try:
+            while not ended:
+                data = await clock.bound(exchange.read())
+                ended = not data
+                record.answered(data)
+                events = cutter.feed(data) if data else cutter.end()
+                for event in events:
+                    if (failure := error_in(event)) is not None:
+                        record.status = code_in(failure)
+                if request.hides_count:
+                    events = [event for event in events if not is_count(event)]
+                if events:
+                    record.yields += 1
+                    await call.write(b"".join(events))
+        except RequestError as error:
+            record.failed(error)
+            await call.write(_event(request.path, error))
+        finally:
+            self._host.pacer.end()
+        await call.write(b"", more=False)
+
+
+def _event(path: str, error: RequestError) -> bytes:
+    """Return an error as the last event of a stream, as the route's clients read it."""
+    name = b"event: error\n" if path.startswith("/v1/messages") else b""
+    return name + b"data: " + render(error).encode() + b"\n\n"

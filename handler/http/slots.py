@@ -1,0 +1,64 @@
+"""How many requests the engine has at once, and how many may wait for it."""
+
+import asyncio
+
+from handler.errors import Busy
+
+
+class Slots:
+    """Places in the engine, and a queue before them: first come, first served.
+
+    Args:
+        places: requests in the engine.
+        queue: requests that may wait.
+
+    Attributes:
+        waiting: requests that wait now.
+        taken: requests in the engine now.
+    """
+
+    def __init__(self, places: int, queue: int) -> None:
+        self._queue = queue
+        self._free = asyncio.Semaphore(places)
+        self.waiting = 0
+        self.taken = 0
+
+    def reserve(self) -> "Place":
+        """Return a place, which is to be closed, whatever happens.
+
+        Raises:
+            Busy: too many wait already.
+        """
+        if self._free.locked() and self.waiting >= self._queue:
+            raise Busy(
+                f"{self.taken} requests are being answered and {self.waiting} wait: try again soon."
+            )
+        return Place(self, self._free)
+
+
+class Place:
+    """One request's: it waits from its making on."""
+
+    def __init__(self, slots: Slots, free: asyncio.Semaphore) -> None:
+        self._slots = slots
+        self._free = free
+        self._is_taken = self._is_closed = False
+        slots.waiting += 1
+
+    async def taken(self) -> None:
+        """Return when it is this request's turn."""
+        await self._free.acquire()
+        self._is_taken = True
+        self._slots.waiting -= 1
+        self._slots.taken += 1
+
+    def close(self) -> None:
+        """Let the next one have it. Any number of times."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._is_taken:
+            self._slots.taken -= 1
+            self._free.release()
+        else:
+            self._slots.waiting -= 1

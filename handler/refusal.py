@@ -1,0 +1,63 @@
+"""What the engine answered, read whole: a value, or the error that it is.
+
+The engine's own error objects are handed on. What a dead engine says is not.
+"""
+
+import logging
+from typing import Any
+
+import orjson
+
+from handler.clock import Clock
+from handler.engine.asgi import Exchange
+from handler.engine.host import EngineHost
+from handler.errors import EngineRefused, EngineUnavailable, UnknownRoute
+
+log = logging.getLogger(__name__)
+
+
+async def whole_body(exchange: Exchange, clock: Clock) -> bytes:
+    """Return all of the answer's body.
+
+    Raises:
+        RequestError: the engine's death, or the timeout.
+    """
+    parts = []
+    while data := await clock.bound(exchange.read()):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def value(exchange: Exchange, body: bytes, path: str, host: EngineHost) -> Any:
+    """Return what a plain answer says: the JSON value, or the text.
+
+    Raises:
+        RequestError: it is an error.
+    """
+    text = body.decode("utf-8", "replace")
+    payload: Any = text
+    if exchange.headers.get("content-type", "").startswith("application/json"):
+        payload = orjson.loads(text)
+    if exchange.status == 404 and payload == {"detail": "Not Found"}:
+        raise UnknownRoute(f"This model does not serve {path}.", "route")
+    if exchange.status >= 400:
+        raise refusal(exchange.status, payload, host)
+    if isinstance(payload, dict) and payload.get("error"):
+        raise refusal(code_in(payload), payload, host)
+    return payload
+
+
+def refusal(status: int, payload: Any, host: EngineHost) -> EngineRefused | EngineUnavailable:
+    """Return the error that an engine's answer with this status is."""
+    if status >= 500 and (host.running is None or not host.running.alive()):
+        return EngineUnavailable("The engine died; the worker is being replaced.")
+    if status >= 500:
+        log.error("the engine answered %d: %s", status, payload)
+    return EngineRefused(status, payload)
+
+
+def code_in(failure: Any) -> int:
+    """Return the HTTP status that an error object names, or 500."""
+    error = failure.get("error") if isinstance(failure, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
