@@ -130,9 +130,9 @@ class JobReader:
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"The body is no JSON: {error}.", "body") from error
+            raise InvalidInput(f"the body is no JSON: {error}.", "body") from error
         if not isinstance(value, dict):
-            raise InvalidInput(f"The body must be a JSON object, not {_kind(value)}.", "body")
+            raise InvalidInput(f"the body must be a JSON object, not {_kind(value)}.", "body")
         return self._post(request_id, POST[name], value, query)
 
     def _understand(self, job_id: str, data: object) -> Job:

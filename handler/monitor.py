@@ -10,12 +10,11 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import get_args
 from urllib.parse import quote
 
 import httpx
 
-from handler.bottleneck import Announcer, Bottleneck, judge, speculation_pays
+from handler.bottleneck import KINDS, Announcer, judge, speculation_pays
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Request
 from handler.errors import BadSetting, RequestError
@@ -129,7 +128,7 @@ class Monitor:
             "speculation_pays": speculation_pays(late),
         }
         gauges |= {name: float(value) for name, value in known.items() if value is not None}
-        gauges["bottleneck"] = {kind: float(kind == verdict.kind) for kind in get_args(Bottleneck)}
+        gauges["bottleneck"] = {kind: float(kind == verdict.kind) for kind in KINDS}
         return gauges
 
     # ---- its thread ----

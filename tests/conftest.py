@@ -19,6 +19,7 @@ from handler.engine.vllm.adapter import VllmAdapter
 from handler.model import locate
 from handler.settings import load
 from tests.checkpoints import lora
+from tests.http_worker import HttpWorker, running_http_worker
 from tests.platform import Job, Platform, running_platform, running_worker
 
 ROOT = Path(__file__).parent.parent
@@ -107,9 +108,9 @@ def model(tmp_path):
 
 @dataclass
 class Endpoint:
-    """A worker that is ready, and the platform it serves."""
+    """A worker that is ready, and the platform it serves, or its own HTTP door."""
 
-    platform: Platform
+    platform: Platform | HttpWorker
     process: psutil.Process
     log: Path
     engine: str
@@ -148,8 +149,11 @@ class Endpoint:
 
 @pytest.fixture(scope="session", params=PYTHON)
 def endpoint(request, tmp_path_factory):
-    """The one worker of the session with each engine, with the demo model and hermes tool calls."""
-    engine = request.param
+    """The one worker of the session with each engine, with the demo model and hermes tool calls.
+
+    A module that asks for `http` as well has vLLM once more, behind the HTTP door.
+    """
+    engine = "vllm" if request.param == "http" else request.param
     folder = tmp_path_factory.mktemp("worker")
     log = folder / "log"
     prefixes = folder / "prefixes.json"
@@ -164,23 +168,26 @@ def endpoint(request, tmp_path_factory):
         LORA_MODULES=json.dumps([{"name": "org/other", "path": str(lora(folder / "other"))}]),
         **({"MAX_LOGPROBS": "50"} if engine == "vllm" else {}),
     )
-    with (
-        running_platform(ping_interval_seconds=1) as platform,
-        log.open("wb") as file,
-        running_worker(
-            platform,
-            worker_command(engine),
-            environment,
-            ready_within_seconds=START_SECONDS,
-            log=file,
-        ) as worker,
-    ):
-        made = Endpoint(platform, psutil.Process(worker.pid), log, engine)
-        question = {"role": "user", "content": "What is the capital of France?"}
-        made.first_job = made.run(
-            {**PREFIX, "messages": [*PREFIX["messages"], question], "max_tokens": 1}
-        )
-        yield made
+    command = worker_command(engine)
+    with log.open("wb") as file:
+        if request.param == "http":
+            with running_http_worker(
+                command, environment, ready_within_seconds=START_SECONDS, log=file
+            ) as worker:
+                yield Endpoint(worker, psutil.Process(worker.process.pid), log, engine)
+            return
+        with (
+            running_platform(ping_interval_seconds=1) as platform,
+            running_worker(
+                platform, command, environment, ready_within_seconds=START_SECONDS, log=file
+            ) as worker,
+        ):
+            made = Endpoint(platform, psutil.Process(worker.pid), log, engine)
+            question = {"role": "user", "content": "What is the capital of France?"}
+            made.first_job = made.run(
+                {**PREFIX, "messages": [*PREFIX["messages"], question], "max_tokens": 1}
+            )
+            yield made
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""What callers do with an endpoint, through the official clients, the SDK and the real engine."""
+"""What callers do with an endpoint, through the official clients and the real engines.
+
+Three times: behind the SDK and the platform in small with each engine, and behind the HTTP door.
+"""
 
 import asyncio
 import json
@@ -8,6 +11,8 @@ import openai
 import pytest
 
 from tests.conftest import ANSWERS
+
+pytestmark = pytest.mark.parametrize("endpoint", ["vllm", "sglang", "http"], indirect=True)
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -45,6 +45,7 @@ class HttpServer:
         self.ports = [each.getsockname()[1] for each in self._sockets]
         config = uvicorn.Config(
             app,
+            interface="asgi3",
             http=_Protocol,
             ws="none",
             lifespan="off",
@@ -138,6 +139,7 @@ def _listening(host: str, name: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(BACKLOG)  # who comes before the loop runs waits for it
     except OSError as error:
         listening.close()
         raise BadSetting(
