@@ -6,6 +6,7 @@
     │   ├── ModelUnavailable  3  the weights are not where the settings say, or cannot be fetched
     │   ├── EngineStartFailed 4  the engine did not come up with this model and these flags
     │   └── EngineDied        5  the engine was up and is gone
+    ├── ClientGone            nobody is there any more who reads the answer
     └── RequestError          one job fails, the worker goes on
         ├── InvalidInput      400  the job's input does not mean anything
         ├── Unauthorized      401  API_KEY is set, and the request has none or another one
@@ -68,6 +69,10 @@ class EngineDied(StartError):
     """The engine was up and is gone: the platform has to replace this worker."""
 
     exit_code = 5
+
+
+class ClientGone(WorkerError):
+    """The client has left, or makes no room for more of its answer."""
 
 
 class RequestError(WorkerError):

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Literal
 
-from handler.errors import RequestError
+from handler.errors import ClientGone, RequestError
 from handler.usage import Counter, Usage
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,10 @@ class Record:
 
     def failed(self, error: BaseException) -> None:
         """It ends with this error."""
-        self.status = error.status if isinstance(error, RequestError) else RequestError.status
+        if isinstance(error, ClientGone):
+            self.status = CANCELLED
+        else:
+            self.status = error.status if isinstance(error, RequestError) else RequestError.status
 
     def end(self) -> None:
         """It is over: say so in the log."""

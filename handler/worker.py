@@ -16,7 +16,7 @@ from typing import Any
 from handler.clock import Clock
 from handler.engine.asgi import Exchange
 from handler.engine.host import EngineHost
-from handler.errors import RequestError, render
+from handler.errors import render
 from handler.job import GET, Job, JobReader
 from handler.logs import job_id
 from handler.merge import decode, merge
@@ -116,11 +116,8 @@ class Worker:
         self._observer.began(record)
         try:
             yield record
-        except RequestError as error:
+        except Exception as error:
             record.failed(error)
-            raise
-        except Exception:
-            record.status = RequestError.status
             raise
         finally:
             record.end()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from handler.engine.protocol import Receive, Scope, Send
-from handler.errors import EngineUnavailable, UnknownRoute, WrongMethod
-from handler.http.call import Call, ClientGone
+from handler.errors import ClientGone, EngineUnavailable, UnknownRoute, WrongMethod
+from handler.http.call import Call
 from handler.http.inference import Inference
 from handler.http.jobs import (
     KEEP_SECONDS,

@@ -7,16 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from handler.engine.protocol import Receive, Scope, Send
-from handler.errors import InputTooLarge, RequestError, RequestTimedOut, render
+from handler.errors import ClientGone, InputTooLarge, RequestError, RequestTimedOut, render
 from handler.job import MAX_BODY_BYTES
 
 BODY_SECONDS = 60.0  # for all of a request's body
 SEND_SECONDS = 120.0  # for a reader to make room for more
 JSON = "application/json"
-
-
-class ClientGone(Exception):
-    """Nobody is there who reads the answer."""
 
 
 class Call:
