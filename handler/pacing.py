@@ -14,7 +14,7 @@ import asyncio
 POSTS_PER_SECOND = 800.0  # of a quarter of a millisecond of CPU each; 200 streams get 4 a second
 # Over HTTP a flush is a write to a socket: the engine's tokens leave one by one up to about a
 # hundred streams, and from there on in twos and threes, as fast as one core can write them.
-FLUSHES_PER_SECOND = 8000.0
+FLUSHES_PER_SECOND = 4000.0
 WEIGHT = 0.1  # of the newest round trip in their running mean
 LONGEST_SECONDS = 2.0  # a platform that hangs must not make the streams wait for it any longer
 

@@ -290,6 +290,15 @@ def test_a_stream_comes_as_the_engine_writes_it(door, prefix):
     assert '"usage"' in door.call("POST", f"{prefix}/v1/completions", json=counted).text
 
 
+def test_an_error_in_a_stream_is_its_last_event(door):
+    """What came before it stays, and what the engine sends after it means nothing."""
+    answer = door.call("POST", "/v1/completions", json={"prompt": "broken", "stream": True})
+    first, last = answer.content.strip().split(b"\n\n")
+    assert first + b"\n\n" == chunk("one ")
+    error = {"message": "lost", "type": "E", "param": None, "code": 500}
+    assert json.loads(last.removeprefix(b"data: ")) == {"error": error}
+
+
 def test_the_log_has_a_line_for_each_request_and_no_text_of_it(door, caplog):
     """Tokens, times and outcome; its answers only with LOG_CONTENT."""
     caplog.set_level("INFO", "handler")
@@ -299,7 +308,7 @@ def test_the_log_has_a_line_for_each_request_and_no_text_of_it(door, caplog):
     wait_until(lambda: len(requests_in(caplog)) == 3)
     plain, broken, nothing = requests_in(caplog)
     assert plain.getMessage().startswith("/v1/completions 200 ok, 7 tokens in (5 cached), 2 out, ")
-    assert broken.getMessage().startswith("/v1/completions 500 failed, 7 tokens in (5 cached), 2 ")
+    assert broken.getMessage().startswith("/v1/completions 500 failed, ")
     assert ", first token 0." in broken.getMessage()
     assert nothing.getMessage().startswith("? 404 refused, 0 tokens in")
     assert plain.fields.keys() == {

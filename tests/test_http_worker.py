@@ -157,9 +157,10 @@ def test_a_dead_engine_ends_the_worker_with_code_5():
         assert worker.process.wait(30) == 5
         assert sorted(answer.status_code for answer in answers) == [200, 503]
         for answer in answers:
-            last = answer.text.strip().rpartition("data: ")[2]
-            error = json.loads(last)["error"]
-            assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
+            error = json.loads(answer.text.strip().rpartition("data: ")[2])["error"]
+            assert (error["code"], error["message"]) == (
+                *(503, "The engine died; the worker is being replaced."),
+            )
         assert [process for process in family if process.is_running()] == []
 
 

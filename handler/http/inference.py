@@ -11,7 +11,7 @@ from handler.http.call import Call
 from handler.http.slots import Slots
 from handler.logs import job_id
 from handler.record import Record
-from handler.refusal import code_in, value, whole_body
+from handler.refusal import code_in, refusal, value, whole_body
 from handler.stream import EventCutter, error_in
 from handler.usage import is_count
 from handler.worker import Worker
@@ -89,14 +89,17 @@ class Inference:
                 ended = not data
                 record.answered(data)
                 events = cutter.feed(data) if data else cutter.end()
-                for event in events:
-                    if (failure := error_in(event)) is not None:
-                        record.status = code_in(failure)
+                failures = [error_in(event) for event in events]
+                failure = next((each for each in failures if each is not None), None)
+                if failure is not None:
+                    events = events[: failures.index(failure)]
                 if request.hides_count:
                     events = [event for event in events if not is_count(event)]
                 if events:
                     record.yields += 1
                     await call.write(b"".join(events))
+                if failure is not None:
+                    raise refusal(code_in(failure), failure, self._host)
         except RequestError as error:
             record.failed(error)
             await call.write(_event(request.path, error))
