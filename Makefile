@@ -1,4 +1,4 @@
-# run · endpoint · image · test · test-image · bench · check · lock. Each makes what it needs and is missing.
+# run · serve · endpoint · image · test · test-image · bench · check · lock. Each makes what it needs and is missing.
 PYTHON ?= python3.11
 BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
@@ -15,26 +15,34 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: run endpoint image test test-image bench check lock clean
+.PHONY: run serve endpoint image test test-image bench check lock clean
 .DELETE_ON_ERROR:
 
 ifdef MODEL_NAME
-run endpoint: export MODEL_NAME := $(MODEL_NAME)
+run serve endpoint: export MODEL_NAME := $(MODEL_NAME)
 MODEL :=
 else
-run endpoint: export MODEL_NAME := $(DEMO)-$(SUFFIX)
+run serve endpoint: export MODEL_NAME := $(DEMO)-$(SUFFIX)
 MODEL := $(DEMO)-$(SUFFIX)/config.json
-run endpoint: export QUANTIZATION := $(QUANTIZATION)
+run serve endpoint: export QUANTIZATION := $(QUANTIZATION)
 endif
-run endpoint: export VLLM_LOGGING_LEVEL := $(VLLM_LOGGING_LEVEL)
-run endpoint: export SGLANG_LOGGING_LEVEL := $(VLLM_LOGGING_LEVEL)
-run endpoint: export ENGINE := $(ENGINE)
+run serve endpoint: export VLLM_LOGGING_LEVEL := $(VLLM_LOGGING_LEVEL)
+run serve endpoint: export SGLANG_LOGGING_LEVEL := $(VLLM_LOGGING_LEVEL)
+run serve endpoint: export ENGINE := $(ENGINE)
 # A model as small as the demo is faster on one thread than on two that wait for each other.
 OMP_NUM_THREADS ?= 1
-run endpoint: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+run serve endpoint: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 
 run: $(RUN_ENVIRONMENT) $(MODEL)  ## answer test_input.json, or INPUT='{"input": {…}}'
 	@$(RUN_BIN)/python -m handler $(if $(TEST_INPUT),--test_input "$$TEST_INPUT")
+
+# With ALLOW_UNAUTHENTICATED=1 HTTP_HOST=0.0.0.0, or an API_KEY, others reach it as well.
+PORT ?= 8000
+HTTP_HOST ?= 127.0.0.1
+serve: export PORT := $(PORT)
+serve: export HTTP_HOST := $(HTTP_HOST)
+serve: $(RUN_ENVIRONMENT) $(MODEL)  ## HTTP and a page to chat at on http://127.0.0.1:8000
+	@SERVE_MODE=http $(RUN_BIN)/python -m handler
 
 endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## the Runpod platform in small, with one worker
 	@$(BIN)/python -m tests.platform -- $(RUN_BIN)/python -m handler

@@ -94,7 +94,11 @@ def _serve(
             warmup.run(host, prefixes)
         caches.begin_save()
         reader = JobReader(
-            running.models, checkpoint.name, running.request_fields, running.adapter_routes
+            running.models,
+            checkpoint.name,
+            running.request_fields,
+            running.adapter_routes,
+            chosen.media_domains,
         )
         if job is not None:
             worker = Worker(host, reader, chosen.request_timeout_seconds)

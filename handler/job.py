@@ -23,6 +23,7 @@ import orjson
 
 from handler.engine.protocol import Request
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute, WrongMethod
+from handler.media import media_hosts
 from handler.usage import count_stream
 
 MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
@@ -81,6 +82,7 @@ class JobReader:
         repository: the model's other name; jobs may use either, or none.
         request_fields: for each POST path the names that its body may carry.
         adapter_routes: the paths on which an adapter may be chosen, None for all.
+        media_domains: where the engine may fetch from; none of them means anywhere public.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class JobReader:
         repository: str,
         request_fields: Mapping[str, frozenset[str]],
         adapter_routes: frozenset[str] | None = None,
+        media_domains: frozenset[str] = frozenset(),
     ) -> None:
+        self._media_domains = media_domains
         self._models = models
         self._default = models[0]
         self._repository = repository
@@ -208,7 +212,11 @@ class JobReader:
             raise InputTooLarge(
                 f"The body has {len(content)} bytes; {MAX_BODY_BYTES} are the most.", "body"
             )
-        return Request("POST", path, content, content_type, _text(query), job_id, hides_count)
+        return Request(
+            *("POST", path, content, content_type, _text(query), job_id),
+            hides_count=hides_count,
+            media_hosts=media_hosts(body, self._media_domains),
+        )
 
     def _model(self, name: object, path: str) -> object:
         """Return the name of a model that is there; what is no text the engine judges."""

@@ -182,6 +182,12 @@ class Settings(BaseSettings):
         validation_alias="PREFETCH_WEIGHTS",
         description="Whether the weights are read into the page cache while the engine is imported",
     )
+    allowed_media_domains: str = Field(
+        "",
+        validation_alias="ALLOWED_MEDIA_DOMAINS",
+        description="Where the engine may fetch media from (a.example,b.example); anywhere public "
+        "unless set",
+    )
     serve_mode: Literal["auto", "queue", "http", "local"] = Field(
         "auto",
         validation_alias="SERVE_MODE",
@@ -265,6 +271,12 @@ class Settings(BaseSettings):
         """Return the texts that nobody may read: tokens and keys."""
         texts = [each.get_secret_value() for each in (self.hf_token, self.api_key) if each]
         return [word.strip() for text in texts for word in text.split(",") if word.strip()]
+
+    @property
+    def media_domains(self) -> frozenset[str]:
+        """The domains in ALLOWED_MEDIA_DOMAINS."""
+        text = self.allowed_media_domains.lower().replace(",", " ")
+        return frozenset(text.split())
 
     @property
     def mode(self) -> Literal["queue", "http", "local"]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 
 from handler.engine.protocol import AsgiApp, Message, Request, Scope
 from handler.errors import EngineUnavailable
+from handler.media import refuse_private
 
 HIGH_WATER_BYTES = 16_384
 ABORT_GRACE_SECONDS = 0.5
@@ -165,6 +166,7 @@ class Exchange:
 
     async def _run(self) -> None:
         try:
+            await refuse_private(self._request.media_hosts)
             await self._app(self._scope(), self._receive, self._send)
             self._finish(None if self._complete else EngineUnavailable("The answer broke off."))
         except asyncio.CancelledError:

@@ -28,6 +28,7 @@ class Request:
         content_type: of the body.
         request_id: the job's id; the engines put it into their own request ids and logs.
         hides_count: whether a stream's event with nothing but its token count is for us only.
+        media_hosts: hosts that the engine would fetch from, which have to be public.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Request:
     query: str = ""
     request_id: str = ""
     hides_count: bool = False
+    media_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

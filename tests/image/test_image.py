@@ -266,6 +266,21 @@ def test_the_compose_file_gives_the_worker_every_gpu(docker):
     assert worker["shm_size"] == str(8 << 30)
 
 
+def test_the_compose_file_of_the_monitoring_is_read(docker):
+    """It wants a key and a model, and hands the key on to Prometheus."""
+    file = str(ROOT / "monitoring/compose.yaml")
+    command = ("compose", "--file", file, "config", "--format=json")
+    assert "choose one" in docker(*command, check=False).stderr
+    given = {"API_KEY": "a-key", "MODEL_NAME": "org/name"}
+    done = subprocess.run(
+        ["docker", *command], env=docker.environment | given, capture_output=True, text=True
+    )
+    read = json.loads(done.stdout)
+    assert read["services"].keys() == {"worker", "prometheus", "pushgateway", "grafana"}
+    assert read["services"]["worker"]["environment"]["MODEL_NAME"] == "org/name"
+    assert read["secrets"]["api_key"]["environment"] == "API_KEY"
+
+
 def test_hadolint_has_nothing_to_say():
     """The recipe follows the usual rules, or says why it does not."""
     hadolint = Path(sys.executable).parent / "hadolint"

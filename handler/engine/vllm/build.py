@@ -12,7 +12,11 @@ from handler.settings import Settings
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 # What the engine's processes read. A value that the user has set stays.
-ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", START_METHOD: "spawn"}
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    START_METHOD: "spawn",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # one could lead to where a request may not
+}
 # With it vLLM notes how much memory a start has found for the KV cache, and the next one on such a
 # GPU with the same model, flags and version takes that without measuring, if as much is free.
 PLAN = "VLLM_ENABLE_STARTUP_PLAN"

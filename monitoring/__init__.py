@@ -1,0 +1,1 @@
+"""What watches the workers: Prometheus' configuration and rules, a Grafana dashboard, a picture."""

@@ -1,0 +1,124 @@
+"""A real Chromium without a window, driven through ChromeDriver (https://www.w3.org/TR/webdriver2)."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.http_worker import free_port
+
+PACKAGES = ("chromium", "chromium-driver")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--disable-dev-shm-usage",
+]
+START_SECONDS = 30.0
+WAIT_SECONDS = 60.0
+LOOK_SECONDS = 0.05
+
+
+class Page:
+    """What the browser shows."""
+
+    def __init__(self, session_url: str) -> None:
+        self._url = session_url
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        answer = httpx.post(f"{self._url}/{path}", json=body, timeout=WAIT_SECONDS).json()["value"]
+        if isinstance(answer, dict) and "error" in answer:
+            raise RuntimeError(f"{answer['error']}: {answer['message']}")
+        return answer
+
+    def open(self, url: str) -> None:
+        """Go to an address."""
+        self._post("url", {"url": url})
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """Run the body of a function in the page; return what it returns."""
+        return self._post("execute/sync", {"script": script, "args": list(arguments)})
+
+    def wait(self, expression: str) -> Any:
+        """Wait until an expression is true in the page; return its value."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not (value := self.run(f"return ({expression})")):
+            if time.monotonic() > deadline:
+                shown = self.run("return document.body.innerText")
+                raise TimeoutError(f"{expression} did not become true:\n{shown}")
+            time.sleep(LOOK_SECONDS)
+        return value
+
+    def type(self, selector: str, text: str) -> None:
+        """Type into an element, as a keyboard does."""
+        found = self._post("element", {"using": "css selector", "value": selector})
+        [element] = found.values()
+        self._post(f"element/{element}/value", {"text": text})
+
+    def click(self, selector: str) -> None:
+        """Click on an element."""
+        found = self._post("element", {"using": "css selector", "value": selector})
+        [element] = found.values()
+        self._post(f"element/{element}/click", {})
+
+    def console(self) -> list[str]:
+        """Return what the console says since the last look."""
+        return [entry["message"] for entry in self._post("se/log", {"type": "browser"})]
+
+
+def install() -> None:
+    """Install Debian's packages where they are missing; root may.
+
+    Raises:
+        RuntimeError: they are missing, and cannot be installed.
+    """
+    if shutil.which("chromedriver") and shutil.which("chromium"):
+        return
+    command = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
+    subprocess.run(["apt-get", "update"], capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' and '.join(PACKAGES)} are needed: {done.stderr[-500:]}")
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator[Page]:
+    """Start one with a new profile, and end it."""
+    install()
+    port = free_port()
+    driver = subprocess.Popen(
+        ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait(url, driver)
+        options = {"args": [*FLAGS, f"--user-data-dir={profile}"], "binary": "/usr/bin/chromium"}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        made = httpx.post(
+            f"{url}/session", json={"capabilities": {"alwaysMatch": wanted}}, timeout=WAIT_SECONDS
+        ).json()["value"]
+        if "sessionId" not in made:
+            raise RuntimeError(f"no browser: {made}")
+        session = f"{url}/session/{made['sessionId']}"
+        try:
+            yield Page(session)
+        finally:
+            httpx.delete(session, timeout=WAIT_SECONDS)
+    finally:
+        driver.terminate()
+        driver.wait(10)
+
+
+def _wait(url: str, driver: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while driver.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/status").json()["value"]["ready"]:
+                return
+        except httpx.TransportError:
+            time.sleep(LOOK_SECONDS)
+    raise RuntimeError("ChromeDriver does not start")

@@ -1,0 +1,123 @@
+"""A real Prometheus and a real Pushgateway, of Debian's packages, with our configuration."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from monitoring.recorded import Prometheus
+from tests.conftest import ROOT, clean_environment
+
+MONITORING = ROOT / "monitoring"
+PACKAGES = ("prometheus", "prometheus-pushgateway")  # their programs have the same names
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+
+
+def install() -> None:
+    """Install what is missing; fail where that cannot be, as nothing here can be told without."""
+    missing = [name for name in PACKAGES if shutil.which(name) is None]
+    if not missing:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        pytest.fail(f"These tests need Debian's packages: apt-get install {' '.join(missing)}")
+    environment = clean_environment(DEBIAN_FRONTEND="noninteractive")
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
+    for command in (["apt-get", "update", "-qq"], install):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            pytest.fail(f"{' '.join(command)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def configuration(folder: Path, worker: int, pushgateway: int, key: str) -> Path:
+    """Return our prometheus.yml with other addresses, and a second where it says fifteen."""
+    (folder / "api_key").write_text(key + "\n")
+    (folder / "rules.yml").write_text((MONITORING / "rules.yml").read_text())
+    text = (MONITORING / "prometheus.yml").read_text()
+    for ours, theirs in (
+        ("worker:8000", f"127.0.0.1:{worker}"),
+        ("pushgateway:9091", f"127.0.0.1:{pushgateway}"),
+        ("_interval: 15s", "_interval: 1s"),
+    ):
+        assert ours in text
+        text = text.replace(ours, theirs)
+    made = folder / "prometheus.yml"
+    made.write_text(text)
+    return made
+
+
+def promtool(*arguments: str | Path) -> tuple[int, str]:
+    """Return promtool's exit code and what it printed."""
+    command = ["promtool", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
+    return done.returncode, done.stdout + done.stderr
+
+
+@contextmanager
+def running_prometheus(config: Path) -> Iterator[Prometheus]:
+    """Run a Prometheus that keeps its data beside its configuration."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={config.parent / 'data'}",
+        f"--web.listen-address={url.removeprefix('http://')}",
+    ]
+    with _running(command, url, config.parent / "prometheus.log"):
+        yield Prometheus(url)
+
+
+@contextmanager
+def running_pushgateway(port: int, folder: Path) -> Iterator[str]:
+    """Run a Pushgateway and yield its URL."""
+    url = f"http://127.0.0.1:{port}"
+    command = ["prometheus-pushgateway", f"--web.listen-address=127.0.0.1:{port}"]
+    with _running(command, url, folder / "pushgateway.log"):
+        yield url
+
+
+@contextmanager
+def _running(command: list[str], url: str, log: Path) -> Iterator[None]:
+    with log.open("wb") as file:
+        server = subprocess.Popen(
+            command,
+            env=clean_environment(GOMAXPROCS="1"),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _is_ready(url):
+            if server.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"{command[0]} did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield
+    finally:
+        server.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_SECONDS)
+        server.kill()
+        server.wait()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/-/ready").is_success
+    except httpx.HTTPError:
+        return False
