@@ -28,6 +28,7 @@ from handler.usage import is_count
 
 log = logging.getLogger(__name__)
 
+DONE = b"data: [DONE]"
 EARLY_STOP_SECONDS = 5.0  # from a stop signal to the SDK's start of that job
 
 Output = str | dict[str, Any]
@@ -114,14 +115,17 @@ class Worker:
         """Have what happens to one request inside in the log and in the metrics."""
         record = Record(name, self._log_content)
         self._observer.began(record)
-        try:
-            yield record
-        except Exception as error:
-            record.failed(error)
-            raise
-        finally:
+
+        def end() -> None:
             record.end()
             self._observer.ended(record)
+
+        with _until_task_ends(end):
+            try:
+                yield record
+            except Exception as error:
+                record.failed(error)
+                raise
 
     def _open(self, job: Mapping[str, Any]) -> "Expected":
         understood = self.reader.read(job)
@@ -157,6 +161,8 @@ class Worker:
                 data = await clock.bound(exchange.read())
                 ended = not data
                 record.answered(data)
+                if DONE in data:
+                    record.status = 200  # a caller who has that may leave before the last POST
                 events = cutter.feed(data) if data else cutter.end()
                 failure = next((found for event in events if (found := error_in(event))), None)
                 if job.request.hides_count:

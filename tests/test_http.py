@@ -332,6 +332,16 @@ def test_the_log_has_texts_where_that_is_wanted(caplog):
     assert json.loads(line.fields["answered"])["choices"] == [{"text": "a secret"}]
 
 
+def test_the_playground_can_be_turned_off(door):
+    """It is a page that needs no key and loads nothing from anywhere."""
+    page = httpx.get(f"{door.url}/")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert "http" not in page.text
+    with Door(PLAYGROUND="0") as without:
+        assert without.open().call("GET", "/").status_code == 404
+
+
 def test_what_has_no_place_waits_and_what_may_not_wait_is_turned_away(door):
     """Two places, a queue of one, then 429 with a hint when to come back."""
     answers = []

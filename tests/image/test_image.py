@@ -1,14 +1,18 @@
 """What a user of the image sees: it answers, serves, stops, and tells no secret."""
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import ROOT
+from tests.http_worker import KEY, free_port
 from tests.hub import COMMIT
 from tests.image.conftest import REPOSITORY, SHARD_BYTES, TOKEN
 from tests.platform import State, running_platform, running_worker
@@ -53,6 +57,42 @@ def test_it_serves_the_platform_until_docker_stop(docker, image, tmp_path):
             assert processes[1].endswith(" /usr/bin/tini -- python3 -m handler")
             docker("stop", "--time=60", "served")
             assert container.wait(30) == 0
+
+
+def test_it_serves_http_until_docker_stop(docker, image):
+    """The same image with a port: it pings from the start, and Docker's health check asks it."""
+    port = free_port()
+    passed = ["--env", f"PORT={port}", "--env", f"API_KEY={KEY}", "--name", "http"]
+    kept = [word for word in RUN if word != "--rm"]
+    docker(*kept, "--detach", "--network=host", "--health-interval=2s", *passed, image.tag)
+    try:
+        root, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
+        seen = []
+        while not seen or seen[-1] != 200:
+            assert time.monotonic() < deadline, docker("logs", "http").stdout
+            with contextlib.suppress(httpx.TransportError):
+                seen.append(httpx.get(f"{root}/ping").status_code)
+            time.sleep(0.1)
+        assert set(seen) == {204, 200}
+        chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+        answer = httpx.post(
+            f"{root}/v1/chat/completions",
+            json=chat | {"temperature": 0},
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=120,
+        )
+        assert "Paris" in answer.json()["choices"][0]["message"]["content"]
+        state = {"Health": {"Status": "starting"}}
+        while state["Health"]["Status"] == "starting":
+            assert time.monotonic() < deadline, state
+            time.sleep(1)
+            state = json.loads(docker("inspect", "--format={{json .State}}", "http").stdout)
+        assert state["Health"]["Status"] == "healthy"
+        docker("stop", "--time=60", "http")
+        state = json.loads(docker("inspect", "--format={{json .State}}", "http").stdout)
+        assert (state["Status"], state["ExitCode"]) == ("exited", 0)
+    finally:
+        docker("rm", "--force", "http", check=False)
 
 
 def test_the_token_is_nowhere_in_the_image(docker, image):
