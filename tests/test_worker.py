@@ -177,8 +177,12 @@ def test_a_closed_generator_aborts_the_request(started):
     assert adapter.ended.wait(2)
 
 
-def test_a_task_that_ends_between_two_yields_aborts_the_request(started):
-    """A cancel often comes while the SDK posts a chunk: then nobody closes the generator."""
+def test_a_task_that_ends_between_two_yields_aborts_the_request(started, caplog):
+    """A cancel often comes while the SDK posts a chunk: then nobody closes the generator.
+
+    The log does not wait for that either.
+    """
+    caplog.set_level("INFO", "handler.record")
     adapter, _, worker = started
     generator = worker.handle(NATIVE)
 
@@ -192,7 +196,9 @@ def test_a_task_that_ends_between_two_yields_aborts_the_request(started):
         task.cancel()
         await asyncio.wait([task])
         assert await asyncio.to_thread(adapter.ended.wait, 2)
+        assert [record.fields["outcome"] for record in caplog.records] == ["cancelled"]
         await generator.aclose()
+        assert len(caplog.records) == 1
 
     asyncio.run(run())
 
