@@ -16,7 +16,8 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from builder.presets import PRESETS, Preset
-from handler.settings import Settings, variables
+from handler.environ import variables
+from handler.settings import Settings
 
 FOLDERS = {"vllm": Path(".runpod"), "sglang": Path(".runpod/sglang")}
 ENGINE_NAMES = {"vllm": "vLLM", "sglang": "SGLang"}

@@ -19,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from handler import local, logs, model, queue, settings, warmup
+from handler import local, logs, model, queue, warmup
 from handler.caches import CompileCaches
 from handler.concurrency import concurrency
 from handler.engine.adapters import adapter_for
 from handler.engine.host import EngineHost
+from handler.environ import load
 from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.http.door import HttpDoor
 from handler.http.metrics import MetricsDoor
@@ -31,6 +32,7 @@ from handler.job import JobReader
 from handler.monitor import Monitor, push_target
 from handler.pacing import FLUSHES_PER_SECOND, Pacer
 from handler.prefetch import prefetch
+from handler.settings import Settings
 from handler.stages import Stages, process_began
 from handler.worker import Worker
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _options(arguments)
     signal.signal(signal.SIGTERM, _leave)
     try:
-        chosen = settings.load(environ)
+        chosen = load(environ)
         logs.configure(chosen)
         keep_secret(chosen.secrets())
         is_local = chosen.mode == "local" or options.test_input is not None
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _serve(
-    chosen: settings.Settings,
+    chosen: Settings,
     environ: Mapping[str, str],
     job: dict[str, Any] | None,
     stages: Stages,
@@ -123,7 +125,7 @@ def _serve(
 
 
 def _serve_queue(
-    chosen: settings.Settings,
+    chosen: Settings,
     worker: Worker,
     jobs_at_once: int,
     monitor: Monitor,
@@ -144,7 +146,7 @@ def _serve_queue(
     ).serve()
 
 
-def _metrics_door(chosen: settings.Settings, stack: contextlib.ExitStack) -> MetricsDoor | None:
+def _metrics_door(chosen: Settings, stack: contextlib.ExitStack) -> MetricsDoor | None:
     if chosen.metrics_port is None:
         return None
     return stack.enter_context(MetricsDoor(chosen.http_host, chosen.metrics_port))

@@ -1,11 +1,10 @@
-"""One frozen settings object, read once from the environment that is passed in.
+"""One frozen settings object; environ.py reads it, once.
 
 Here stand the worker's own settings. Every other variable that is named like a flag of the
 engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) reaches the engine through
 `handler/engine/flags.py`, which asks the engine's own parser; this module knows none of them.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,17 +17,14 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
-    ValidationError,
 )
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
 from handler.engine.speculation import Method, method_named
-from handler.errors import BadSetting
 from handler.hub.reference import one_word
 from handler.pacing import POSTS_PER_SECOND
 
@@ -48,7 +44,7 @@ class Settings(BaseSettings):
     """The worker's settings; each field's alias is the variable's name.
 
     Raises:
-        pydantic.ValidationError: through `load`, which turns it into `BadSetting`.
+        pydantic.ValidationError: through `environ.load`, which turns it into `BadSetting`.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -303,61 +299,3 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read nothing by itself: `load` passes what it read from the environ it was given."""
         return (init_settings,)
-
-
-class _Environ(EnvSettingsSource):
-    """pydantic-settings' own reading of variables, from a mapping instead of `os.environ`."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Settings, case_sensitive=True, env_ignore_empty=True)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        # Hub forms send empty strings for what was left blank, log levels come in any case.
-        return {
-            name: value.strip().upper() if name == "LOG_LEVEL" else value.strip()
-            for name, value in self._environ.items()
-            if value.strip()
-        }
-
-
-def variables() -> dict[str, tuple[str, ...]]:
-    """Return for each field of `Settings` the names of its variables, the preferred one first."""
-    names = {}
-    for field, info in Settings.model_fields.items():
-        alias = info.validation_alias
-        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-        names[field] = tuple(str(choice) for choice in choices)
-    return names
-
-
-def load(environ: Mapping[str, str]) -> Settings:
-    """Read the worker's settings.
-
-    Raises:
-        BadSetting: names every variable at fault, its value and what would be right.
-    """
-    try:
-        settings = Settings(**_Environ(environ)())
-    except ValidationError as error:
-        raise BadSetting("\n".join(_complaints(error, environ))) from error
-    if settings.serve_mode == "queue" and settings.job_url is None:
-        raise BadSetting(
-            "SERVE_MODE='queue' needs RUNPOD_WEBHOOK_GET_JOB, which the platform sets: leave "
-            "SERVE_MODE out, or set it to http or local."
-        )
-    return settings
-
-
-def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]:
-    by_variable: dict[str, list[str]] = {}
-    for problem in error.errors(include_url=False):
-        wrong = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
-    names = variables()
-    secrets = names["hf_token"] + names["api_key"]
-    return [
-        (name if name in secrets else f"{name}={environ.get(name, '')!r}")
-        + f" should be {' or '.join(dict.fromkeys(wrong))}."
-        for name, wrong in by_variable.items()
-    ]

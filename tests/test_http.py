@@ -19,13 +19,13 @@ from starlette.routing import Route
 
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
+from handler.environ import load
 from handler.errors import BadSetting, EngineDied
 from handler.http import call, server
 from handler.http.door import HttpDoor
 from handler.http.metrics import MetricsDoor
 from handler.job import JobReader
 from handler.monitor import Monitor
-from handler.settings import load
 from handler.stages import Stages
 from handler.worker import Worker
 from tests.http_worker import free_port

@@ -7,7 +7,7 @@ import pytest
 
 from builder import listing
 from builder.presets import PRESETS
-from handler.settings import load, variables
+from handler.environ import load, variables
 from tests.conftest import ROOT, check
 from tests.platform import State
 

@@ -5,8 +5,8 @@ import logging
 
 import pytest
 
+from handler.environ import load
 from handler.logs import configure, job_id
-from handler.settings import load
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from handler.checkpoint import quantization_of
+from handler.environ import load
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.download import Halves
 from handler.manifest import File, Manifest
 from handler.model import locate
 from handler.places import BAKED
-from handler.settings import load
 from tests.conftest import ROOT, clean_environment
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
@@ -423,7 +423,7 @@ def fetch(tmp_path, hub_url, **environ):
         "from pathlib import Path\n"
         "from handler.errors import WorkerError\n"
         "from handler.model import locate\n"
-        "from handler.settings import load\n"
+        "from handler.environ import load\n"
         "try:\n"
         "    model = locate(load(os.environ), Path('nothing-baked'))\n"
         "    print(model.name, model.path)\n"

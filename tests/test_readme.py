@@ -2,7 +2,8 @@
 
 import re
 
-from handler.settings import Settings, variables
+from handler.environ import variables
+from handler.settings import Settings
 from tests.conftest import ROOT
 
 

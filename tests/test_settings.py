@@ -2,8 +2,9 @@
 
 import pytest
 
+from handler.environ import load, variables
 from handler.errors import BadSetting
-from handler.settings import Settings, load, variables
+from handler.settings import Settings
 
 
 def test_defaults_need_no_variable():

@@ -12,7 +12,8 @@ from handler.engine import shared
 from handler.engine.flags import EngineFlags, unused
 from handler.engine.parallel import with_counted_gpus
 from handler.engine.shared import EngineName
-from handler.settings import Settings, variables
+from handler.environ import variables
+from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 

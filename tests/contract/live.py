@@ -23,8 +23,8 @@ from handler.engine.host import EngineHost
 from handler.engine.protocol import Request
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
+from handler.environ import load
 from handler.model import locate
-from handler.settings import load
 from tests.conftest import ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}

@@ -30,9 +30,9 @@ from handler.engine.shared import (
     TOOL_CALL_PARSERS,
     arguments,
 )
+from handler.environ import load
 from handler.errors import BadSetting
 from handler.model import locate
-from handler.settings import load
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported

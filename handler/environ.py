@@ -1,0 +1,67 @@
+"""The environment that is passed in → `Settings`, or a line for each variable that is wrong."""
+
+from collections.abc import Mapping
+
+from pydantic import AliasChoices, ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from handler.errors import BadSetting
+from handler.settings import Settings
+
+
+class _Environ(EnvSettingsSource):
+    """pydantic-settings' own reading of variables, from a mapping instead of `os.environ`."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        super().__init__(Settings, case_sensitive=True, env_ignore_empty=True)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        # Hub forms send empty strings for what was left blank, log levels come in any case.
+        return {
+            name: value.strip().upper() if name == "LOG_LEVEL" else value.strip()
+            for name, value in self._environ.items()
+            if value.strip()
+        }
+
+
+def variables() -> dict[str, tuple[str, ...]]:
+    """Return for each field of `Settings` the names of its variables, the preferred one first."""
+    names = {}
+    for field, info in Settings.model_fields.items():
+        alias = info.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        names[field] = tuple(str(choice) for choice in choices)
+    return names
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read the worker's settings.
+
+    Raises:
+        BadSetting: names every variable at fault, its value and what would be right.
+    """
+    try:
+        settings = Settings(**_Environ(environ)())
+    except ValidationError as error:
+        raise BadSetting("\n".join(_complaints(error, environ))) from error
+    if settings.serve_mode == "queue" and settings.job_url is None:
+        raise BadSetting(
+            "SERVE_MODE='queue' needs RUNPOD_WEBHOOK_GET_JOB, which the platform sets: leave "
+            "SERVE_MODE out, or set it to http or local."
+        )
+    return settings
+
+
+def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]:
+    by_variable: dict[str, list[str]] = {}
+    for problem in error.errors(include_url=False):
+        wrong = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
+    names = variables()
+    secrets = names["hf_token"] + names["api_key"]
+    return [
+        (name if name in secrets else f"{name}={environ.get(name, '')!r}")
+        + f" should be {' or '.join(dict.fromkeys(wrong))}."
+        for name, wrong in by_variable.items()
+    ]
