@@ -5,7 +5,7 @@ when it starts: nothing of this module may be called before the engine is up.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from handler.delivery import PostOutcome
 from handler.pacing import Pacer
@@ -61,8 +61,6 @@ class Metrics(Observer):
         )
         self._tokens = counter("tokens", "Tokens read, written and found in the KV cache", "kind")
         self._posts = counter("posts", "POSTs of results to the platform", "outcome")
-        for outcome in get_args(PostOutcome):
-            self._posts.labels(outcome)  # from 0 on, so that the first one is an increase
         self._post_seconds = histogram("post_seconds", "From a POST to its answer", SHORT_SECONDS)
         self._post_bytes = counter("post_bytes", "Bytes of the POSTs' bodies")
 
