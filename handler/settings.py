@@ -5,6 +5,7 @@ engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) reaches the engine through
 `handler/engine/flags.py`, which asks the engine's own parser; this module knows none of them.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -270,9 +271,8 @@ class Settings(BaseSettings):
 
     @property
     def media_domains(self) -> frozenset[str]:
-        """The domains in ALLOWED_MEDIA_DOMAINS."""
-        text = self.allowed_media_domains.lower().replace(",", " ")
-        return frozenset(text.split())
+        """The domains in ALLOWED_MEDIA_DOMAINS, which may be a JSON list as well."""
+        return frozenset(re.findall(r"[^\s,\[\]\"']+", self.allowed_media_domains.lower()))
 
     @property
     def mode(self) -> Literal["queue", "http", "local"]:

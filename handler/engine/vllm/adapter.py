@@ -180,6 +180,8 @@ class VllmAdapter:
             arguments += flags.argument(
                 "CHAT_TEMPLATE", settings.custom_chat_template, "CUSTOM_CHAT_TEMPLATE"
             )
+        if settings.allowed_media_domains:
+            arguments += flags.argument("ALLOWED_MEDIA_DOMAINS", settings.allowed_media_domains)
         if settings.quantization not in ("auto", "none") and not self._model.quantization:
             # Only an unquantized checkpoint is quantized on the way in: naming the method of a
             # pre-quantized one would turn the Marlin kernels off.
