@@ -70,7 +70,7 @@ def _serve(
 ) -> int:
     """Go through the steps of the start; `job` is the local one, None where others come."""
     mode = "local" if job is not None else chosen.mode
-    prefixes = warmup.read(chosen.prefix_warmup)
+    prefixes, push = warmup.read(chosen.prefix_warmup), push_target(chosen)
     with contextlib.ExitStack() as stack:
         http = stack.enter_context(HttpDoor(chosen)) if mode == "http" else None
         scraped = _metrics_door(chosen, stack) if mode == "queue" else None
@@ -110,7 +110,7 @@ def _serve(
             return code
         jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
         most = min(jobs_at_once, running.capacity.max_sequences)
-        monitor = stack.enter_context(Monitor(host, stages, most, push_target(chosen)))
+        monitor = stack.enter_context(Monitor(host, stages, most, push))
         worker = Worker(host, reader, chosen.request_timeout_seconds, monitor, chosen.log_content)
         log.info("ready for %d jobs at once as %s", jobs_at_once, adapter.served_model_name)
         if http is not None:

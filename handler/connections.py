@@ -17,6 +17,7 @@ import httptools
 from yarl import URL
 
 POST_SECONDS = 600.0  # the SDK's
+IDLE_SECONDS = 15.0  # aiohttp's; an older one may be dead without anybody knowing
 LINE_BREAKS = {ord("\r"): " ", ord("\n"): " "}
 Server = tuple[bool, str, int]  # whether by TLS, host, port
 
@@ -48,7 +49,7 @@ class Connections:
         head = _head(target, len(body), headers)
         try:
             async with asyncio.timeout(POST_SECONDS):
-                connection = idle.pop() if idle else await self._connected(server, idle)
+                connection = _fresh(idle) or await self._connected(server, idle)
                 with connection:
                     answer = await connection.exchange(head + body)
         except TimeoutError as error:
@@ -56,6 +57,7 @@ class Connections:
         except OSError as error:
             raise aiohttp.ClientOSError(error.errno, error.strerror or str(error)) from error
         if connection.usable:
+            connection.idle_since = asyncio.get_running_loop().time()
             idle.append(connection)
         return answer
 
@@ -85,13 +87,15 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         self._reason = b""
+        self._status = 0  # of an answer whose head is here
         self.usable = False
+        self.idle_since = 0.0
 
     def exchange(self, request: bytes) -> "asyncio.Future[Answer]":
         """Send a request; the future has its answer."""
         if self._transport is None:
             raise aiohttp.ServerDisconnectedError
-        self.usable, self._reason = False, b""
+        self.usable, self._reason, self._status = False, b"", 0
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._answer
@@ -126,6 +130,8 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Say so to who waits for an answer, and be idle no longer."""
         self._transport, self.usable = None, False
+        if error is None and self._status >= 200:  # an answer whose end is the connection's
+            self._answered()
         with contextlib.suppress(ValueError):
             self._idle.remove(self)
         self._fail(aiohttp.ServerDisconnectedError(str(error)) if error else None)
@@ -136,17 +142,35 @@ class _Connection(asyncio.Protocol):
         """Note the status's words."""
         self._reason += reason
 
+    def on_headers_complete(self) -> None:
+        """Note the status."""
+        self._status = self._parser.get_status_code()
+
     def on_message_complete(self) -> None:
         """Hand out the answer; what comes before it (1xx) is none."""
-        status = self._parser.get_status_code()
-        if status >= 200 and self._answer is not None and not self._answer.done():
+        if self._status >= 200:
             self.usable = self._parser.should_keep_alive()
-            self._answer.set_result(Answer(status, self._reason.decode("latin-1")))
-        self._reason = b""
+            self._answered()
+        self._reason, self._status = b"", 0
+
+    def _answered(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(self._status, self._reason.decode("latin-1")))
 
     def _fail(self, error: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error or aiohttp.ServerDisconnectedError())
+
+
+def _fresh(idle: "list[_Connection]") -> "_Connection | None":
+    """Take the newest idle connection; if that is too old, all of them are."""
+    oldest = asyncio.get_running_loop().time() - IDLE_SECONDS
+    if idle and idle[-1].idle_since >= oldest:
+        return idle.pop()
+    for connection in tuple(idle):
+        connection.close()
+    idle.clear()
+    return None
 
 
 def _head(target: URL, body_bytes: int, headers: Iterable[tuple[str, str]]) -> bytes:

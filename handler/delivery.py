@@ -26,6 +26,8 @@ HEADERS = (("charset", "utf-8"), ("Content-Type", "application/x-www-form-urlenc
 # Of the SDK's session. Its content type is another's, and an answer's body is not looked at.
 LEFT_OUT = frozenset({"content-type", "accept-encoding"})
 
+AGAIN = frozenset({408, 425, 429})  # with 5xx: the same body may be taken later
+
 PostOutcome = Literal["taken", "again", "lost"]
 Posted = Callable[[PostOutcome, float, int], None]
 """Told of each POST: what came of it, its seconds, its body's bytes."""
@@ -92,7 +94,9 @@ def _failure(url: str, answer: Answer) -> aiohttp.ClientResponseError | None:
 
 def _may_help(failure: aiohttp.ClientError | None) -> bool:
     """Whether to send it again: the same body would be refused again."""
-    return not isinstance(failure, aiohttp.ClientResponseError) or failure.status >= 500
+    if not isinstance(failure, aiohttp.ClientResponseError):
+        return True
+    return failure.status >= 500 or failure.status in AGAIN
 
 
 def _said(failure: aiohttp.ClientError) -> str:

@@ -269,7 +269,10 @@ def _chat_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode()
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise InvalidInput("The body is nested too deeply.", "body") from error
 
 
 def _text(text: str) -> str:

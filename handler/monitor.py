@@ -142,7 +142,8 @@ class Monitor:
                     log.exception("the monitor failed once")
 
     async def _sample(self) -> None:
-        text = await self.exposition()
+        async with asyncio.timeout(SAMPLE_SECONDS):
+            text = await self.exposition()
         if (latest := self._latest()) is not None and not self._host.dead:
             verdict = judge(*latest, self._max_running)
             for line in self._announcer.lines(verdict, latest[1], time.monotonic()):
@@ -159,7 +160,11 @@ def push_target(settings: Settings) -> "PushTarget | None":
     """
     if settings.pushgateway is None:
         return None
-    if not settings.pushgateway.startswith(("http://", "https://")):
+    try:
+        url = httpx.URL(settings.pushgateway)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
         raise BadSetting(
             f"PROMETHEUS_PUSHGATEWAY={settings.pushgateway!r} should be a URL such as "
             "http://pushgateway:9091."

@@ -52,7 +52,8 @@ def refusal(status: int, payload: Any, host: EngineHost) -> EngineRefused | Engi
     if status >= 500 and (host.running is None or not host.running.alive()):
         return EngineUnavailable("The engine died; the worker is being replaced.")
     if status >= 500:
-        log.error("the engine answered %d: %s", status, payload)
+        # Its words may quote the input: they are the caller's.
+        log.error("the engine answered %d (%s)", status, EngineRefused(status, payload).type)
     return EngineRefused(status, payload)
 
 

@@ -19,8 +19,8 @@ PREEMPTED = (
     "MAX_NUM_SEQS or MAX_MODEL_LEN, set KV_CACHE_DTYPE=fp8, or take a larger card."
 )
 CACHE_FULL = (
-    "The KV cache is full while requests wait: lower MAX_MODEL_LEN, set KV_CACHE_DTYPE=fp8, take a "
-    "larger card, or add workers."
+    "The KV cache is full while requests wait: lower MAX_NUM_SEQS or MAX_MODEL_LEN, set "
+    "KV_CACHE_DTYPE=fp8, take a larger card, or add workers."
 )
 QUEUE = (
     "The batch is full while the KV cache has room: raise MAX_NUM_SEQS, and MAX_CONCURRENCY where "

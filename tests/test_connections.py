@@ -118,6 +118,22 @@ def test_an_answer_is_read_to_its_end(answer, seen):
     assert server.connections == 1
 
 
+def test_an_answer_may_end_with_its_connection():
+    """As that of a server which does not say how long it is."""
+    closing = [b"HTTP/1.1 200 OK\r\n\r\nConnection: close"]
+    server = Server(closing, TAKEN)
+    assert posted(server, 2) == [Answer(200, "OK")] * 2
+    assert server.connections == 2
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch):
+    """Something between here and there may have forgotten it."""
+    monkeypatch.setattr("handler.connections.IDLE_SECONDS", -1.0)
+    server = Server(TAKEN, TAKEN)
+    assert posted(server, 2) == [Answer(200, "OK")] * 2
+    assert server.connections == 2
+
+
 def test_a_connection_that_the_server_closes_is_not_used_again():
     """Whether it says so or does so."""
     closing = [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"]

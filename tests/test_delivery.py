@@ -56,11 +56,12 @@ def posted(monkeypatch, *answers):
     [
         ([200], []),
         ([500, 200], [2.0]),
+        ([429, 200], [2.0]),
         ([None, 200], [0.0]),
         ([503, None, 200], [2.0, 0.0]),
         ([None, None, 200], [0.0, 3.0]),
     ],
-    ids=["taken", "500", "broken connection", "both", "broken twice"],
+    ids=["taken", "500", "429", "broken connection", "both", "broken twice"],
 )
 def test_a_result_is_sent_until_it_is_taken(monkeypatch, answers, pauses):
     """With as many tries as the SDK has."""

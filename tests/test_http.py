@@ -225,6 +225,7 @@ def test_a_health_port_of_its_own_answers_a_ping_and_nothing_else():
         ({"Authorization": "bearer two"}, 200),
         ({"Authorization": "two"}, 200),
         ({"x-api-key": "two"}, 200),
+        ({"Authorization": "Bearer of-the-gateway", "x-api-key": "two"}, 200),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/health"])
@@ -246,6 +247,19 @@ def test_without_a_key_the_start_is_refused():
     ):
         with Door(API_KEY="", **meant) as door:
             assert door.open().call("GET", "/v1/models", key=None).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://a.example", "null", "http://127.0.0.1:1"])
+def test_without_a_key_no_page_of_elsewhere_may_use_the_model(origin):
+    """A browser sends a plain text without asking first; the worker's own page may."""
+    with Door(API_KEY="", HTTP_HOST="127.0.0.1") as door:
+        door.open()
+        headers = {"Origin": origin, "Content-Type": "text/plain"}
+        body = json.dumps(PROMPT)
+        asked = ("POST", "/v1/completions", None)
+        assert door.call(*asked, headers=headers, content=body).status_code == 401
+        own = headers | {"Origin": door.url}
+        assert door.call(*asked, headers=own, content=body).status_code == 200
 
 
 def test_a_port_that_is_taken_is_refused():
@@ -359,6 +373,9 @@ def test_what_has_no_place_waits_and_what_may_not_wait_is_turned_away(door):
         door.call("POST", "/run", json={"input": PROMPT}),
     ]
     assert [(each.status_code, each.headers["retry-after"]) for each in refused] == [(429, "1")] * 2
+    text = door.call("GET", "/metrics").text
+    assert value(text, 'llm_worker_requests_total{outcome="rejected",route="/v1/completions"}') == 1
+    assert value(text, 'llm_worker_requests_total{outcome="rejected",route="?"}') == 1
     assert message(refused[0]) == "2 requests are being answered and 1 wait: try again soon."
     assert door.call("GET", "/v1/models").status_code == 200  # it is no work
     door.adapter.may_answer.set()
@@ -400,12 +417,31 @@ def test_a_client_that_leaves_aborts_its_request(door):
 
 def test_a_reader_who_stops_reading_loses_its_place(door, monkeypatch):
     """Its stream fills the connection, and no more is kept for it."""
-    monkeypatch.setattr(call, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(server, "STALL_SECONDS", 0.2)
     with connected(door) as client:
         client.sendall(raw("POST", "/v1/completions", b'{"prompt": "flood", "stream": true}'))
         wait_until(lambda: door.adapter.running_requests == 1)
         wait_until(lambda: door.adapter.running_requests == 0, 20)
     assert door.door._app.service.slots.taken == 0
+
+
+def test_a_client_that_sends_ahead_and_leaves_aborts_what_runs(door):
+    """Two requests on one connection: the first is not forgotten for the second."""
+    body = b'{"prompt": "endless", "stream": true}'
+    with connected(door) as client:
+        client.sendall(raw("POST", "/v1/completions", body) + raw("GET", "/ping"))
+        wait_until(lambda: door.adapter.running_requests == 1)
+    wait_until(lambda: door.adapter.running_requests == 0)
+
+
+def test_an_error_before_the_body_closes_the_connection(door):
+    """What is left of the body would be taken for the next request."""
+    with connected(door) as client:
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        answer = b""
+        while piece := client.recv(1000):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 401 ")
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_there(door):

@@ -27,8 +27,9 @@ def picture(url):
         {"input": [{"content": [{"type": "input_image", "image_url": "https://a.example/x"}]}]},
         {"messages": [{"content": [{"source": {"type": "url", "url": "https://a.example/"}}]}]},
         {"documents": [{"image": "https://A.example:8443/x"}]},
+        {"messages": [{"video": ["https://a.example/1", "https://a.example/2"]}]},
     ],
-    ids=["chat", "text", "video", "responses", "messages", "rerank"],
+    ids=["chat", "text", "video", "responses", "messages", "rerank", "list"],
 )
 def test_where_a_request_names_media(body):
     """In the shapes of all routes."""
@@ -39,6 +40,8 @@ def test_where_a_request_names_media(body):
     "body",
     [
         picture("data:image/png;base64,AAAA"),
+        picture("A" * 100 + "="),
+        {"documents": [{"url": "a name of its own", "text": "x"}]},
         {"messages": [{"content": "see https://a.example/x.png"}]},
         {"tools": [{"function": {"parameters": {"url": "https://a.example"}}}]},
         {"prompt": "https://a.example"},
@@ -56,6 +59,9 @@ def test_what_is_no_address_of_media(body):
             "file:///etc/passwd",
             "'file:///etc/passwd' is no address of the web: http, https or data.",
         ),
+        ("/dev/zero", "'/dev/zero' is no address of the web"),
+        ("picture.png", "'picture.png' is no address of the web"),
+        ("\\\\host\\share", "is no address of the web"),
         ("ftp://a.example/x", "'ftp://a.example/x' is no address of the web"),
         ("http:\\\\a.example", "is no address of the web"),
         ("http://a.example\\@b.example/", "is no address of the web"),
@@ -76,7 +82,7 @@ def test_what_may_not_be_fetched(url, said):
     "host",
     [
         *("127.0.0.1", "10.0.0.8", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
-        *("::1", "::ffff:127.0.0.1", "fd00::1", "64:ff9b::7f00:1"),
+        *("::1", "::ffff:127.0.0.1", "fd00::1", "64:ff9b::7f00:1", "::127.0.0.1", "2002:7f00:1::"),
         *("localhost", "127.1", "2130706433"),
     ],
 )

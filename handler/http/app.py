@@ -169,7 +169,7 @@ async def _submit(call: Call, path: str, jobs: Jobs) -> None:
     if path == "/run":
         await call.answer_json(jobs.submit(body, KEEP_SECONDS).status())
         return
-    wait = re.search(r"(?:^|&)wait=(\d+)(?:&|$)", call.query)
+    wait = re.search(r"(?:^|&)wait=(\d{1,6})(?:&|$)", call.query)
     job = jobs.submit(body, KEEP_SYNC_SECONDS)
     await job.finished(int(wait[1]) / 1000 if wait else SYNC_WAIT_SECONDS)
     await call.answer_json(job.status())

@@ -11,7 +11,6 @@ from handler.errors import ClientGone, InputTooLarge, RequestError, RequestTimed
 from handler.job import MAX_BODY_BYTES
 
 BODY_SECONDS = 60.0  # for all of a request's body
-SEND_SECONDS = 120.0  # for a reader to make room for more
 JSON = "application/json"
 
 
@@ -32,8 +31,12 @@ class Call:
         self.path = str(scope["path"])
         self.query = bytes(scope["query_string"]).decode("latin-1")
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        length = self.headers.get(b"content-length", b"0")
         self.port = (scope.get("server") or ("", None))[1]
         self.started = False
+        self._has_body = (
+            length.isdigit() and int(length) > 0
+        ) or b"transfer-encoding" in self.headers
         self._receive = receive
         self._send = send
 
@@ -70,6 +73,7 @@ class Call:
             raise RequestTimedOut(
                 f"The body did not come to its end in {BODY_SECONDS:g} seconds."
             ) from error
+        self._has_body = False
         return b"".join(parts)
 
     @contextlib.contextmanager
@@ -107,16 +111,8 @@ class Call:
         await self._send({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def write(self, data: bytes, more: bool = True) -> None:
-        """Send a piece of the body.
-
-        Raises:
-            ClientGone: the reader makes no room for it.
-        """
-        try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            raise ClientGone from None
+        """Send a piece of the body, when there is room for it."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def answer(
         self, status: int, body: bytes = b"", content_type: str = "", **headers: str
@@ -137,7 +133,7 @@ class Call:
         status = error.status if isinstance(error, RequestError) else RequestError.status
         retry = error.retry_after_seconds if isinstance(error, RequestError) else None
         headers = {} if retry is None else {"retry_after": str(retry)}
-        if status in (408, 413):  # there may be more of it, that is no next request
+        if self._has_body:  # it is not read, and no next request
             headers["connection"] = "close"
         await self.answer(status, render(error).encode(), JSON, **headers)
 

@@ -84,6 +84,7 @@ class HttpDoor:
                 "%d requests did not finish in %g s",
                 *(self._app.busy, self._settings.drain_timeout_seconds),
             )
+            slots.closed = True
             host.fail_requests("The worker was stopped before the answer was complete.")
             self._wait(LAST_ANSWERS_SECONDS)
 

@@ -6,7 +6,7 @@ import uuid
 from handler.clock import Clock
 from handler.engine.asgi import Exchange
 from handler.engine.protocol import Request
-from handler.errors import RequestError, render
+from handler.errors import render
 from handler.http.call import Call
 from handler.http.slots import Slots
 from handler.logs import job_id
@@ -100,7 +100,7 @@ class Inference:
                     await call.write(b"".join(events))
                 if failure is not None:
                     raise refusal(code_in(failure), failure, self._host)
-        except RequestError as error:
+        except Exception as error:
             record.failed(error)
             await call.write(_event(request.path, error))
         finally:
@@ -108,7 +108,7 @@ class Inference:
         await call.write(b"", more=False)
 
 
-def _event(path: str, error: RequestError) -> bytes:
+def _event(path: str, error: Exception) -> bytes:
     """Return an error as the last event of a stream, as the route's clients read it."""
     name = b"event: error\n" if path.startswith("/v1/messages") else b""
     return name + b"data: " + render(error).encode() + b"\n\n"

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from handler.errors import InvalidInput, UnknownJob
+from handler.errors import InvalidInput, RequestError, UnknownJob, render
 from handler.http.slots import Place, Slots
 from handler.worker import Output, Worker
 
@@ -62,7 +62,9 @@ class HttpJob:
         self._ended_at: float | None = None
 
     async def become(self, state: State) -> None:
-        """Change the state, and tell who waits."""
+        """Change the state, unless it is the last, and tell who waits."""
+        if self.state in FINISHED:
+            return
         self.state = state
         if state is State.IN_PROGRESS:
             self._began_at = time.monotonic()
@@ -129,8 +131,12 @@ class Jobs:
             InvalidInput: the order means nothing.
             Busy: too many wait already.
         """
-        job = _read(body)
-        place = self._slots.reserve()
+        try:
+            job = _read(body)
+            place = self._slots.reserve()
+        except RequestError as error:
+            with self._worker.recorded(str(uuid.uuid4())):
+                raise error
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._run(job, place))
         job.task.add_done_callback(lambda _: self._end(job, place, keep_seconds))
@@ -177,11 +183,15 @@ class Jobs:
         except TimeoutError:
             job.error = f"The job took longer than its executionTimeout, {job.timeout_seconds:g} s."
             await job.become(State.TIMED_OUT)
+        except Exception as error:
+            job.error = render(error)
+            await job.become(State.FAILED)
         else:
             await job.become(State.FAILED if job.error else State.COMPLETED)
 
     def _end(self, job: HttpJob, place: Place, keep_seconds: float) -> None:
         place.close()
+        job.input = None  # it may be large, and the result is kept for long
         if job.state in FINISHED:
             self._ended[job.state] += 1
         while len(self._jobs) > MOST_KEPT:

@@ -1,12 +1,11 @@
 """Who may ask: the keys of API_KEY, compared in constant time."""
 
 import hmac
+import ipaddress
 from collections.abc import Mapping, Sequence
 
 from handler.errors import BadSetting, Unauthorized
 from handler.settings import Settings
-
-LOOPBACK = ("127.", "::1", "localhost")
 
 
 class Keys:
@@ -14,9 +13,11 @@ class Keys:
 
     Args:
         keys: one or several.
+        pages_may_call: whether web pages of elsewhere may call without a key.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], pages_may_call: bool = False) -> None:
+        self._open = pages_may_call
         self._keys = [key.encode() for key in keys]
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
@@ -26,17 +27,36 @@ class Keys:
             Unauthorized: it has none, or a wrong one.
         """
         if not self._keys:
+            self._check_origin(headers)
             return
-        sent = headers.get(b"authorization") or headers.get(b"x-api-key") or b""
-        word, _, rest = sent.partition(b" ")
-        given = rest.strip() if word.lower() == b"bearer" else sent.strip()
-        right = [hmac.compare_digest(given, key) for key in self._keys]  # all, whichever is right
+        given = [_key(headers.get(name, b"")) for name in (b"authorization", b"x-api-key")]
+        # All with all, whichever is right.
+        right = [hmac.compare_digest(each, key) for each in given for key in self._keys]
         if not any(right):
             raise Unauthorized(
                 "The key is wrong."
-                if given
+                if any(given)
                 else "A key is needed: send the header `Authorization: Bearer …`."
             )
+
+    def _check_origin(self, headers: Mapping[bytes, bytes]) -> None:
+        """Without a key, a page that somebody has open elsewhere could use the model."""
+        origin = headers.get(b"origin", b"")
+        own = origin.partition(b"://")[2] == headers.get(b"host")
+        if origin and not (own or self._open):
+            raise Unauthorized("This page may not call the worker: CORS_ORIGINS names who may.")
+
+
+def _key(sent: bytes) -> bytes:
+    word, _, rest = sent.partition(b" ")
+    return rest.strip() if word.lower() == b"bearer" else sent.strip()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def keys(settings: Settings) -> Keys:
@@ -47,10 +67,10 @@ def keys(settings: Settings) -> Keys:
     """
     text = settings.api_key.get_secret_value() if settings.api_key else ""
     given = [key.strip() for key in text.split(",") if key.strip()]
-    local = settings.http_host.startswith(LOOPBACK)
+    local = _is_loopback(settings.http_host)
     if not (given or settings.endpoint_id or local or settings.allow_unauthenticated):
         raise BadSetting(
             "API_KEY is not set, and anybody who reaches this port could use the model: set "
             "API_KEY to one or several keys (API_KEY=first,second), or ALLOW_UNAUTHENTICATED=1."
         )
-    return Keys(given)
+    return Keys(given, pages_may_call=bool(settings.cors_origins))

@@ -14,13 +14,14 @@ from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from handler.engine.protocol import AsgiApp
 from handler.errors import BadSetting
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 20.0  # from a connection, or a request's first byte, to the end of its head
+STALL_SECONDS = 120.0  # for a reader to make room for more
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 5.0
 BACKLOG = 2048
@@ -88,13 +89,15 @@ class HttpServer:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, which hangs up where a request's head is too long or too slow."""
+    """uvicorn's, which hangs up where a head is too long or too slow, or where nobody reads."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
         self._head_bytes = 0
         self._in_head = False
+        self._cycles: list[RequestResponseCycle] = []  # uvicorn's own tells only the newest
+        self._stall: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = self.loop.call_later(
             HEAD_SECONDS, transport.close
         )
@@ -102,9 +105,9 @@ class _Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head."""
         if self._in_head or self._deadline is not None:
-            self._head_bytes += len(data)
-            head_is_over = b"\r\n\r\n" in data
-            if self._head_bytes > MAX_HEAD_BYTES and not head_is_over:
+            end = data.find(b"\r\n\r\n")
+            self._head_bytes += len(data) if end < 0 else end
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self.transport.close()
                 return
         super().data_received(data)
@@ -121,11 +124,34 @@ class _Protocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_waiting()
         super().on_headers_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles.append(self.cycle)
+
+    def pause_writing(self) -> None:
+        """The reader makes no room: wait for some, and not for ever."""
+        super().pause_writing()
+        if self._stall is None:
+            self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._stop_stalling()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no longer."""
+        """Wait no longer, and tell every request that came over it."""
         self._stop_waiting()
+        self._stop_stalling()
         super().connection_lost(exc)
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _stop_stalling(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from handler.errors import Busy
+from handler.errors import Busy, EngineUnavailable
 
 
 class Slots:
@@ -15,6 +15,7 @@ class Slots:
     Attributes:
         waiting: requests that wait now.
         taken: requests in the engine now.
+        closed: whether nobody gets a place any more; from any thread.
     """
 
     def __init__(self, places: int, queue: int) -> None:
@@ -22,6 +23,7 @@ class Slots:
         self._free = asyncio.Semaphore(places)
         self.waiting = 0
         self.taken = 0
+        self.closed = False
 
     def reserve(self) -> "Place":
         """Return a place, which is to be closed, whatever happens.
@@ -46,8 +48,15 @@ class Place:
         slots.waiting += 1
 
     async def taken(self) -> None:
-        """Return when it is this request's turn."""
+        """Return when it is this request's turn.
+
+        Raises:
+            EngineUnavailable: it does not come any more.
+        """
         await self._free.acquire()
+        if self._slots.closed:
+            self._free.release()
+            raise EngineUnavailable("The worker is being stopped.")
         self._is_taken = True
         self._slots.waiting -= 1
         self._slots.taken += 1
