@@ -1,5 +1,6 @@
 """A real Chromium without a window, driven through ChromeDriver (https://www.w3.org/TR/webdriver2)."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.http_worker import free_port
 
@@ -16,7 +18,7 @@ PACKAGES = ("chromium", "chromium-driver")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--disable-dev-shm-usage",
+    *("--disable-dev-shm-usage", "--window-size=1280,900"),
 ]
 START_SECONDS = 30.0
 WAIT_SECONDS = 60.0
@@ -55,15 +57,21 @@ class Page:
 
     def type(self, selector: str, text: str) -> None:
         """Type into an element, as a keyboard does."""
-        found = self._post("element", {"using": "css selector", "value": selector})
-        [element] = found.values()
-        self._post(f"element/{element}/value", {"text": text})
+        self._post(f"element/{self._element(selector)}/value", {"text": text})
 
     def click(self, selector: str) -> None:
         """Click on an element."""
-        found = self._post("element", {"using": "css selector", "value": selector})
-        [element] = found.values()
-        self._post(f"element/{element}/click", {})
+        self._post(f"element/{self._element(selector)}/click", {})
+
+    def resize(self, width: int, height: int) -> None:
+        """Make it as large as a phone's, which no window of Chromium can be."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        order = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
+        self._post("goog/cdp/execute", order)
+
+    def _element(self, selector: str) -> str:
+        [name] = self._post("element", {"using": "css selector", "value": selector}).values()
+        return name
 
     def console(self) -> list[str]:
         """Return what the console says since the last look."""
@@ -71,24 +79,21 @@ class Page:
 
 
 def install() -> None:
-    """Install Debian's packages where they are missing; root may.
-
-    Raises:
-        RuntimeError: they are missing, and cannot be installed.
-    """
+    """Install Debian's packages where they are missing; fail where we may not."""
     if shutil.which("chromedriver") and shutil.which("chromium"):
         return
-    command = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
-    subprocess.run(["apt-get", "update"], capture_output=True)
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' and '.join(PACKAGES)} are needed: {done.stderr[-500:]}")
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        pytest.fail("there is no Chromium with its driver, and to install them takes root and apt")
+    subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES]
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
     """Start one with a new profile, and end it."""
-    install()
     port = free_port()
     driver = subprocess.Popen(
         ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -96,7 +101,10 @@ def browser(profile: Path) -> Iterator[Page]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, driver)
-        options = {"args": [*FLAGS, f"--user-data-dir={profile}"], "binary": "/usr/bin/chromium"}
+        options = {
+            "args": [*FLAGS, f"--user-data-dir={profile}"],
+            "binary": shutil.which("chromium"),
+        }
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         made = httpx.post(
             f"{url}/session", json={"capabilities": {"alwaysMatch": wanted}}, timeout=WAIT_SECONDS
@@ -110,7 +118,11 @@ def browser(profile: Path) -> Iterator[Page]:
             httpx.delete(session, timeout=WAIT_SECONDS)
     finally:
         driver.terminate()
-        driver.wait(10)
+        try:
+            driver.wait(10)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+            driver.wait()
 
 
 def _wait(url: str, driver: "subprocess.Popen[bytes]") -> None:

@@ -1,126 +1,391 @@
-"""The page to chat at, in a real browser, with a real model behind it."""
+"""The page to chat at, in a real browser, with a real model behind it.
+
+tests/test_http.py has it turned off.
+"""
+
+import json
+import time
 
 import pytest
 
-from tests.browser import browser
+from tests.browser import browser, install
 from tests.conftest import START_SECONDS, worker_command, worker_environment
 from tests.http_worker import KEY, running_http_worker
 
-ENTER = "\ue007"
-ESCAPE = "\ue00c"
+ENTER, ESCAPE, CONTROL = "\ue007", "\ue00c", "\ue009"
 LAST = "[...document.querySelectorAll('.message.assistant')].at(-1)"
 IDLE = "document.getElementById('stop').hidden"
+FRANCE = "What is the capital of France?"
+PARIS = "The capital of France is Paris, France."
+STORY = "Write a long story about a cat and a dog."
+HTML = "<img src=x onerror=document.title=1>"
+DONE = "data: [DONE]\n\n"
+LOG_SECONDS = 5.0
+# Keeps what is sent, and answers in the worker's place where a test says so.
+SPY = """
+const real = window.fetch;
+window.asked = [];
+window.answers = [];
+window.fetch = (path, more) => {
+  if (path !== "/v1/chat/completions") return real(path, more);
+  window.asked.push(JSON.parse(more.body));
+  const made = window.answers.shift();
+  return made ? Promise.resolve(new Response(...made)) : real(path, more);
+};
+"""
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Chromium and its driver are on this machine."""
+    install()
 
 
 @pytest.fixture(scope="module")
-def served():
-    """A worker with its page."""
+def served(chromium, tmp_path_factory):
+    """A worker with its page, whose engine is starting, and its log."""
     environ = worker_environment("awq", VLLM_LOGGING_LEVEL="ERROR")
-    with running_http_worker(worker_command("vllm"), environ, ready_within_seconds=None) as worker:
-        worker.wait_for_ping(204, 20)
-        yield worker
+    log = tmp_path_factory.mktemp("worker") / "log"
+    with (
+        log.open("wb") as file,
+        running_http_worker(
+            worker_command("vllm"), environ, ready_within_seconds=None, log=file
+        ) as worker,
+    ):
+        worker.wait_for_ping(204, 60)
+        yield worker, log
 
 
 @pytest.fixture(scope="module")
 def page(served, tmp_path_factory):
-    """The page, opened while the engine starts, and then with the key."""
+    """The page, opened while the engine starts, when it has gone on by itself."""
+    worker, _ = served
     with browser(tmp_path_factory.mktemp("profile")) as shown:
-        shown.open(served.base_url)
-        shown.wait("document.getElementById('key').offsetParent")  # it asks, whoever has none
-        shown.type("#key", "wrong" + ENTER)
-        shown.wait("document.getElementById('notice').textContent === 'The key is wrong.'")
-        shown.run("document.getElementById('key').value = ''")
+        shown.open(worker.base_url)
+        shown.wait(says("state", "This worker asks for a key."))
         shown.type("#key", KEY + ENTER)
-        served.wait_for_ping(200, START_SECONDS)
-        shown.wait("document.getElementById('model').value")
-        shown.run("document.getElementById('temperature').value = 0")
+        shown.wait(says("state", "The engine is starting."))
+        worker.wait_for_ping(200, START_SECONDS)
+        shown.wait(says("state", "Ask the model something."))
+        shown.run(SPY)
         yield shown
-        origins = shown.run(
-            "return performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)"
-        )
-        assert set(origins) == {served.base_url}
 
 
 @pytest.fixture(autouse=True)
 def empty(page):
-    """Each test has a chat of its own."""
-    page.wait(IDLE)
+    """Each test has a chat of its own, at temperature 0."""
     page.click("#clear")
-    page.run(
-        "for (const id of ['tools', 'schema', 'question']) document.getElementById(id).value = ''"
-    )
+    page.wait(IDLE)
+    fill(page, temperature="0", max_tokens="512", system="", stops="", tools="", schema="")
+    fill(page, question="", top_p="", seed="")
+    page.run("window.asked.length = 0")
+
+
+def says(id, text):
+    return f"document.getElementById({id!r}).textContent === {text!r}"
+
+
+def fill(page, **fields):
+    page.run("for (const id in arguments[0]) get(id).value = arguments[0][id]", fields)
 
 
 def text(page, of):
-    return page.run(f"return {of}.textContent")
+    """The text of an element, by its id or as an expression."""
+    return page.run(f"return document.getElementById({of!r}).textContent")
+
+
+def ask(page, question):
+    """Type it, wait for the whole answer and return its text."""
+    page.type("#question", question + ENTER)
+    page.wait(f"{LAST} && {IDLE}")
+    return page.run(f"return {LAST}.querySelector('.text').textContent")
+
+
+def asked(page):
+    return page.run("return window.asked")
+
+
+def messages(page):
+    """What stands in the conversation."""
+    return page.run("return [...document.querySelectorAll('.text')].map((e) => e.textContent)")
+
+
+def test_the_key_is_asked_for_until_it_is_right(page):
+    """It is kept for the tab, so a reload does not ask again."""
+    page.run("sessionStorage.clear(); location.reload()")
+    page.wait(says("state", "This worker asks for a key."))
+    page.type("#key", "wrong" + ENTER)
+    page.wait(says("hint", "The key is wrong."))
+    page.run("get('key').value = ''")
+    page.type("#key", KEY + ENTER)
+    page.wait(says("state", "Ask the model something."))
+    page.run("document.title = 'before'; location.reload()")
+    page.wait(f"document.title === 'Playground' && {says('state', 'Ask the model something.')}")
+    assert page.run("return [get('key').offsetParent, get('model').value]") == [
+        None,
+        "smollm2-135m-instruct-awq",
+    ]
+    page.run(SPY)
 
 
 def test_an_answer_is_streamed_with_its_figures(page):
-    """Enter sends; the tokens are the engine's count."""
-    page.type("#question", "What is the capital of France?" + ENTER)
-    page.wait(f"{LAST} && {IDLE}")
-    assert text(page, f"{LAST}.querySelector('.text')") == "The capital of France is Paris, France."
-    figures = {id: text(page, f"document.getElementById('{id}')") for id in ("first", "tokens")}
-    assert figures["tokens"] == "37 in (0 cached), 10 out"
-    assert figures["first"].endswith(" s")
-    assert float(text(page, "document.getElementById('speed')")) > 0
-    page.wait("document.getElementById('cacheText').textContent.endsWith(' %')")
+    """The speed is an estimate until the engine has said how many tokens there were."""
+    page.run("""
+        window.seen = [];
+        const see = () => window.seen.push([get("chat").textContent, get("speed").textContent]);
+        new MutationObserver(see).observe(get("speed"), { childList: true });
+    """)
+    assert ask(page, FRANCE) == PARIS
+    seen = page.run("return window.seen")
+    texts = [text.removeprefix(FRANCE) for text, _ in seen]
+    assert len(set(texts)) > 3
+    assert all(PARIS.startswith(text) for text in texts)
+    kinds = [speed.split(" ")[1] for _, speed in seen if speed != "–"]
+    assert kinds == ["estimated"] * (len(kinds) - 1) + ["counted"]
+    assert text(page, "tokens") == "37 in (0 cached), 10 out"
+    assert 0 < float(text(page, "first").removesuffix(" s")) < 60
+    assert 0 < float(text(page, "speed").removesuffix(" counted")) < 10_000
+
+
+def test_the_kv_cache_fills_while_an_answer_is_written(page):
+    """The gauge of /metrics is shown as it is."""
+    page.type("#question", STORY + ENTER)
+    page.wait("document.getElementById('cache').value > 0")
+    share = page.run("return get('cache').value")
+    assert text(page, "cacheText") == f"{100 * share:.1f} %"
+    page.type("body", ESCAPE)
+
+
+def test_the_settings_are_sent(page):
+    """Those that are empty are not, and the conversation is sent whole."""
+    ask(page, FRANCE)
+    weather = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    fill(page, system="Be brief.", temperature="0.5", top_p="0.9", max_tokens="4", seed="7")
+    fill(page, stops="END\n\\n\\n", tools=json.dumps([weather]), schema='{"type": "string"}')
+    answer_with(page, DONE)
+    ask(page, "And of Italy?")
+    first, second = asked(page)
+    shared = {
+        "model": "smollm2-135m-instruct-awq",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    question = {"role": "user", "content": FRANCE}
+    assert first == shared | {"messages": [question], "temperature": 0, "max_tokens": 512}
+    assert second == shared | {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            question,
+            {"role": "assistant", "content": PARIS},
+            {"role": "user", "content": "And of Italy?"},
+        ],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "max_tokens": 4,
+        "seed": 7,
+        "stop": ["END", "\n\n"],
+        "tools": [weather],
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "string"}},
+        },
+    }
 
 
 def test_a_schema_is_followed(page):
     """Whatever the model would rather say."""
-    page.type("#schema", '{"type": "string", "enum": ["as the schema says"]}')
-    page.type("#question", "Hello" + ENTER)
-    page.wait(f"{LAST} && {IDLE}")
-    assert text(page, f"{LAST}.querySelector('.text')") == '"as the schema says"'
+    fill(page, schema='{"type": "string", "enum": ["as the schema says"]}')
+    assert ask(page, "Hello") == '"as the schema says"'
 
 
 @pytest.mark.parametrize(
-    ("field", "content", "said"),
+    ("field", "content", "error"),
     [
-        ("schema", "{", "This is no JSON: "),
+        ("schema", "{", "This is not JSON: "),
         ("schema", "[]", "This should be an object."),
         ("tools", "{}", "This should be a list."),
     ],
 )
-def test_what_is_no_json_is_not_sent(page, field, content, said):
-    """Its error stands beside it, and the question stays."""
-    page.type(f"#{field}", content)
+def test_what_is_not_json_is_not_sent(page, field, content, error):
+    """Its error stands beside it, in sight, and the question stays."""
+    fill(page, **{field: content})
     page.type("#question", "Hello" + ENTER)
-    assert text(page, f"document.getElementById('{field}Error')").startswith(said)
-    assert page.run("return document.getElementById('question').value") == "Hello"
-    assert page.run("return document.querySelectorAll('.message').length") == 0
+    assert text(page, f"{field}Error").startswith(error)
+    assert page.run("return document.activeElement.id") == field
+    assert page.run(f"return get('{field}Error').getBoundingClientRect().bottom <= innerHeight")
+    assert page.run("return get('question').value") == "Hello"
+    assert (asked(page), messages(page)) == ([], [])
+
+
+def test_a_number_out_of_range_is_not_sent(page):
+    """The browser says what is wrong with it."""
+    fill(page, temperature="3")
+    page.type("#question", "Hello" + ENTER)
+    assert page.run("return document.activeElement.id") == "temperature"
+    assert asked(page) == []
 
 
 def test_an_error_of_the_engine_is_shown(page):
-    """In its own words, and the question may be mended."""
-    page.run("document.getElementById('max_tokens').value = 1000000")
+    """In its own words; nothing was said, and the question may be sent again."""
+    fill(page, max_tokens="1000000")
     page.type("#question", "Hello" + ENTER)
-    page.wait("document.getElementById('notice').className === 'bad'")
-    assert "max_tokens" in text(page, "document.getElementById('notice')")
-    assert page.run("return document.getElementById('question').value") == "Hello"
-    page.run("document.getElementById('max_tokens').value = 512")
+    page.wait("get('notice').className === 'bad' && get('stop').hidden")
+    assert text(page, "notice").startswith("max_tokens=1000000 cannot be greater than ")
+    assert page.run("return get('question').value") == "Hello"
+    assert messages(page) == []
+    page.wait(says("state", "Ask the model something."))
 
 
-def test_escape_stops_the_answer(page, served):
+@pytest.mark.parametrize("how", ["escape", "button"])
+def test_an_answer_is_stopped(page, served, how):
     """What is there stays, and the engine's request is over."""
-    page.type("#question", "Count from 1 to 1000." + ENTER)
+    _, log = served
+    before = cancelled(log)
+    page.type("#question", STORY + ENTER)
     page.wait(f"{LAST} && {LAST}.textContent.length > 20")
-    page.type("body", ESCAPE)
-    page.wait(f"document.getElementById('notice').textContent === 'Stopped.' && {IDLE}")
-    metrics = served.call("GET", "/metrics").text
-    assert (
-        'llm_worker_requests_total{outcome="cancelled",route="/v1/chat/completions"} 1.0' in metrics
-    )
+    if how == "escape":
+        page.type("body", ESCAPE)
+    else:
+        page.click("#stop")
+    page.wait(IDLE)
+    assert page.run(f"return {LAST}.querySelector('.foot').textContent") == "CopyStopped."
+    assert len(messages(page)[1]) > 20
+    deadline = time.monotonic() + LOG_SECONDS
+    while cancelled(log) == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert cancelled(log) == before + 1
+
+
+def cancelled(log):
+    """How many of the log's lines are of requests that somebody gave up."""
+    return log.read_text().count(" /v1/chat/completions 499 cancelled, ")
+
+
+def test_clear_forgets_an_answer_that_is_being_written(page):
+    """The next question is the first one."""
+    page.type("#question", STORY + ENTER)
+    page.wait(f"{LAST} && {LAST}.textContent.length > 20")
+    page.click("#clear")
+    page.wait(IDLE)
+    assert (messages(page), page.run("return get('question').value")) == ([], "")
+    assert ask(page, FRANCE) == PARIS
+    assert asked(page)[-1]["messages"] == [{"role": "user", "content": FRANCE}]
 
 
 def test_what_looks_like_html_is_text(page):
-    """Nothing of a chat is run."""
-    page.run("document.getElementById('max_tokens').value = 16")
-    page.type("#question", "<img src=x onerror=document.title=1>" + ENTER)
-    page.wait(f"{LAST} && {IDLE}")
+    """In a question and in an answer."""
+    fill(page, schema=json.dumps({"enum": [HTML]}))
+    assert ask(page, HTML) == json.dumps(HTML)
     assert page.run("return [document.title, document.images.length]") == ["Playground", 0]
-    assert text(page, "document.querySelector('.message.user')").startswith("<img src=x")
+    assert messages(page) == [HTML, json.dumps(HTML)]
+
+
+def test_an_answer_is_copied(page):
+    """As it is, to be pasted anywhere."""
+    ask(page, FRANCE)
+    page.click(".foot button")
+    page.wait("document.querySelector('.foot button').textContent === 'Copied'")
+    page.type("#question", CONTROL + "v")
+    assert page.run("return get('question').value") == PARIS
+
+
+def test_shift_and_enter_make_a_new_line(page):
+    """Nothing is sent."""
+    page.type("#question", "one\ue008" + ENTER + "\ue008two")
+    assert page.run("return get('question').value") == "one\ntwo"
+    assert asked(page) == []
+
+
+def answer_with(page, *answer):
+    """Answer the next question with the arguments of a `Response`."""
+    page.run("window.answers.push(arguments[0])", answer)
+
+
+def stream(*deltas):
+    """An answer with these: the demo model neither reasons nor calls tools."""
+    return "".join(f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n" for delta in deltas)
+
+
+def call(index, arguments, **more):
+    return {"tool_calls": [{"index": index, "function": {"arguments": arguments, **more}}]}
+
+
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_reasoning_is_folded_away(page, name):
+    """It is no part of what is said next."""
+    answer_with(page, stream({name: "Hm, "}, {name: "Paris."}, {"content": "Paris."}) + DONE)
+    assert ask(page, FRANCE) == "Paris."
+    details = f"{LAST}.querySelector('details')"
+    assert page.run(f"return [{details}.open, {details}.querySelector('pre').textContent]") == [
+        False,
+        "Hm, Paris.",
+    ]
+    ask(page, "Sure?")
+    assert asked(page)[-1]["messages"][1] == {"role": "assistant", "content": "Paris."}
+
+
+def test_tool_calls_are_shown_as_json(page):
+    """Put together from the pieces that they come in."""
+    weather = call(0, '{"city": ', name="weather"), call(0, '"Paris"}')
+    answer_with(page, stream(*weather, call(1, "{}", name="time")) + DONE)
+    ask(page, FRANCE)
+    shown = page.run(f"return {LAST}.querySelector('pre').textContent")
+    assert shown == "\n".join(
+        json.dumps(call, indent=2)
+        for call in (
+            {"name": "weather", "arguments": {"city": "Paris"}},
+            {"name": "time", "arguments": {}},
+        )
+    )
+
+
+def test_a_question_waits_for_a_worker_that_starts(page):
+    """The 503 is made up, as a second start would take as long as all these tests."""
+    refusal = json.dumps({"error": {"message": "The engine is starting."}})
+    answer_with(page, refusal, {"status": 503})
+    page.type("#question", FRANCE + ENTER)
+    page.wait(says("notice", "The engine is starting. The message is sent when it is ready."))
+    page.wait(IDLE)
+    assert messages(page) == [FRANCE, PARIS]
+    assert len(asked(page)) == 2
+
+
+def test_an_answer_that_breaks_off_says_so(page):
+    """What has come of it stays."""
+    answer_with(page, stream({"content": "The capi"}))
+    assert ask(page, FRANCE) == "The capi"
+    assert text(page, "notice") == "The answer broke off."
+
+
+def test_a_phone_shows_all_of_it(page):
+    """Nothing is wider than 380 pixels, and the settings open where they are wanted."""
+    page.resize(380, 780)
+    fill(page, schema="{")
+    page.type("#question", "x" * 1500 + ENTER)
+    assert page.run("return get('settings').offsetParent !== null")
+    assert text(page, "open") == "Close"
+    page.click("#open")
+    fill(page, schema="", max_tokens="8")
+    page.type("#question", ENTER)
+    page.wait(f"{LAST} && {IDLE}")
+    assert page.run("return [get('settings').checkVisibility(), get('question').value]") == [
+        False,
+        "",
+    ]
+    assert page.run("return document.documentElement.scrollWidth") == 380
+    assert page.run("return get('scroll').scrollWidth === get('scroll').clientWidth")
+    assert page.run("return get('scroll').scrollTop > 0")
+    foot = f"{LAST}.querySelector('.foot').getBoundingClientRect().bottom"
+    assert page.run(f"return {foot} <= get('form').getBoundingClientRect().top")
+    page.resize(1280, 900)
+
+
+def test_nothing_is_asked_of_anybody_else(page, served):
+    """Every request of the page went to its worker."""
+    origins = page.run(
+        "return performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)"
+    )
+    assert set(origins) == {served[0].base_url}
 
 
 def test_the_console_has_nothing_to_say(page):

@@ -73,4 +73,5 @@ def keys(settings: Settings) -> Keys:
             "API_KEY is not set, and anybody who reaches this port could use the model: set "
             "API_KEY to one or several keys (API_KEY=first,second), or ALLOW_UNAUTHENTICATED=1."
         )
-    return Keys(given, pages_may_call=bool(settings.cors_origins))
+    # Behind a gateway or a proxy the host that a page was loaded from is another one's name.
+    return Keys(given, pages_may_call=bool(settings.cors_origins) or not local)
