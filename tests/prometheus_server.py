@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from monitoring.recorded import Prometheus
 from tests.conftest import ROOT, clean_environment
+from tests.http_worker import free_port
 
 MONITORING = ROOT / "monitoring"
 PACKAGES = ("prometheus", "prometheus-pushgateway")  # their programs have the same names
@@ -35,13 +35,6 @@ def install() -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             pytest.fail(f"{' '.join(command)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def configuration(folder: Path, worker: int, pushgateway: int, key: str) -> Path:
