@@ -14,10 +14,12 @@ class Clock:
 
     Args:
         timeout_seconds: how long the request may take, None for no bound.
+        name: of the setting that says so.
     """
 
-    def __init__(self, timeout_seconds: float | None) -> None:
+    def __init__(self, timeout_seconds: float | None, name: str = "REQUEST_TIMEOUT") -> None:
         self._timeout_seconds = timeout_seconds
+        self._name = name
         now = asyncio.get_running_loop().time()
         self._deadline = None if timeout_seconds is None else now + timeout_seconds
 
@@ -34,5 +36,5 @@ class Clock:
                 return await awaitable
         except TimeoutError as error:
             raise RequestTimedOut(
-                f"The job took longer than REQUEST_TIMEOUT={self._timeout_seconds:g} seconds."
+                f"The job took longer than {self._name}={self._timeout_seconds:g} seconds."
             ) from error

@@ -27,7 +27,7 @@ Python repr, so a job's error is always a JSON string.
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -76,11 +76,17 @@ class ClientGone(WorkerError):
 
 
 class RequestError(WorkerError):
-    """One request fails. `status` is an HTTP status, `param` the field at fault."""
+    """One request fails.
+
+    Attributes:
+        status: an HTTP status.
+        param: the field at fault.
+        headers: of an answer over HTTP, that belong to the status.
+    """
 
     status = 500
     type = "InternalServerError"
-    retry_after_seconds: int | None = None
+    headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -99,6 +105,7 @@ class Unauthorized(RequestError):
 
     status = 401
     type = "AuthenticationError"
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
 
 
 class UnknownRoute(RequestError):
@@ -123,10 +130,20 @@ class UnknownJob(RequestError):
 
 
 class WrongMethod(RequestError):
-    """The route exists, with another method."""
+    """The route exists, with another method.
+
+    Args:
+        path: the route.
+        method: the one that was used.
+        allowed: those that there are.
+    """
 
     status = 405
     type = "MethodNotAllowedError"
+
+    def __init__(self, path: str, method: str, *allowed: str) -> None:
+        super().__init__(f"{path} takes {' or '.join(allowed)}, not {method}.")
+        self.headers = {"allow": ", ".join(allowed)}
 
 
 class RequestTimedOut(RequestError):
@@ -148,7 +165,7 @@ class Busy(RequestError):
 
     status = 429
     type = "RateLimitError"
-    retry_after_seconds = 1
+    headers: Mapping[str, str] = {"retry-after": "1"}
 
 
 class EngineUnavailable(RequestError):
@@ -156,7 +173,7 @@ class EngineUnavailable(RequestError):
 
     status = 503
     type = "ServiceUnavailableError"
-    retry_after_seconds = 5
+    headers: Mapping[str, str] = {"retry-after": "5"}
 
 
 class EngineRefused(RequestError):

@@ -23,7 +23,7 @@ import orjson
 
 from handler.engine.protocol import Request
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute, WrongMethod
-from handler.media import media_hosts
+from handler.media import media
 from handler.usage import count_stream
 
 MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
@@ -82,7 +82,7 @@ class JobReader:
         repository: the model's other name; jobs may use either, or none.
         request_fields: for each POST path the names that its body may carry.
         adapter_routes: the paths on which an adapter may be chosen, None for all.
-        media_domains: where the engine may fetch from; none of them means anywhere public.
+        media_domains: where media may come from; none of them means anywhere public.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class JobReader:
             raise UnknownRoute(f"There is no route {path!r}. Routes: {_routes()}.")
         allowed = "GET" if name in GET else "POST"
         if method != allowed:
-            raise WrongMethod(f"{path} takes {allowed}, not {method}.")
+            raise WrongMethod(path, method, allowed)
         if method == "GET":
             return Request("GET", GET[name], query=query, request_id=request_id)
         if POST[name] in MULTIPART and content_type.startswith("multipart/form-data"):
@@ -215,7 +215,7 @@ class JobReader:
         return Request(
             *("POST", path, content, content_type, _text(query), job_id),
             hides_count=hides_count,
-            media_hosts=media_hosts(body, self._media_domains),
+            media=media(body, self._media_domains),
         )
 
     def _model(self, name: object, path: str) -> object:

@@ -95,20 +95,35 @@ class Worker:
         name = str(job.get("id", ""))
         job_id.set(name)
         await self._begin(name)
-        with self.recorded(name) as record:
-            try:
-                expected = self._expected.pop(name, None) or self._open(job)
-                record.sent(expected.job.request.path, expected.job.request.body)
-                async for output in self._answer(expected.job, expected.exchange, record):
-                    record.yields += 1
+        try:
+            with self.recorded(name) as record:
+                async for output in self.outputs(job, record):
                     yield output
-                record.status = 200
-            except Exception as error:
-                record.failed(error)
-                # By now the engine's request is over: the SDK does not close this at once.
-                yield {"error": render(error)}
-            finally:
-                self._running.discard(name)
+        finally:
+            self._running.discard(name)
+
+    async def outputs(
+        self, job: Mapping[str, Any], record: Record, timeout_seconds: float | None = None
+    ) -> AsyncIterator[Output]:
+        """Answer one job, in the task that ends with it.
+
+        Args:
+            job: with its `id` and `input`.
+            record: of what happens to it.
+            timeout_seconds: its own `policy.executionTimeout`, None for no bound.
+        """
+        try:
+            expected = self._expected.pop(record.id, None) or self._open(job)
+            record.sent(expected.job.request.path, expected.job.request.body)
+            clock = self._clock(timeout_seconds)
+            async for output in self._answer(expected.job, expected.exchange, clock, record):
+                record.yields += 1
+                yield output
+            record.status = 200
+        except Exception as error:
+            record.failed(error)
+            # By now the engine's request is over: the SDK does not close this at once.
+            yield {"error": render(error)}
 
     @contextlib.contextmanager
     def recorded(self, name: str) -> Iterator[Record]:
@@ -131,13 +146,20 @@ class Worker:
         understood = self.reader.read(job)
         return Expected(understood, self.host.open(understood.request))
 
-    async def _answer(self, job: Job, opened: Exchange, record: Record) -> AsyncIterator[Output]:
+    def _clock(self, own_seconds: float | None) -> Clock:
+        general_seconds = self.timeout_seconds
+        if own_seconds is None or (general_seconds is not None and general_seconds < own_seconds):
+            return Clock(general_seconds)
+        return Clock(own_seconds, "policy.executionTimeout")
+
+    async def _answer(
+        self, job: Job, opened: Exchange, clock: Clock, record: Record
+    ) -> AsyncIterator[Output]:
         """Ask the engine, and hand on what it answers.
 
         Raises:
             RequestError: the engine's refusal, its death, or the timeout.
         """
-        clock = Clock(self.timeout_seconds)
         async with contextlib.AsyncExitStack() as stack:
             exchange = await clock.bound(stack.enter_async_context(opened))
             stack.enter_context(_until_task_ends(exchange.close))

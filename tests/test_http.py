@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import httpx
 import pytest
@@ -21,7 +21,7 @@ from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
 from handler.environ import load
 from handler.errors import BadSetting, EngineDied
-from handler.http import call, server
+from handler.http import call, jobs, server
 from handler.http.door import HttpDoor
 from handler.http.metrics import MetricsDoor
 from handler.job import JobReader
@@ -233,6 +233,7 @@ def test_one_of_the_keys_is_needed(door, headers, status, path):
     """As OpenAI's clients send it, or Anthropic's."""
     answer = door.call("GET", path, key=None, headers=headers)
     assert answer.status_code == status
+    assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     assert "server" not in answer.headers
 
 
@@ -258,6 +259,11 @@ def test_without_a_key_no_page_of_elsewhere_may_use_the_model(origin):
         body = json.dumps(PROMPT)
         asked = ("POST", "/v1/completions", None)
         assert door.call(*asked, headers=headers, content=body).status_code == 401
+        moved = {"Host": "a.example", "Origin": "http://a.example"}
+        answer = door.call(*asked, headers=moved, json=PROMPT)
+        assert (answer.status_code, message(answer)) == (
+            *(401, "Call this worker as localhost or 127.0.0.1."),
+        )
         own = headers | {"Origin": door.url}
         assert door.call(*asked, headers=own, content=body).status_code == 200
 
@@ -278,7 +284,7 @@ def test_a_port_that_is_taken_is_refused():
         ("POST", "/v1/load_lora_adapter", 404, "There is no route '/v1/load_lora_adapter'."),
         ("GET", "/v1/completions", 405, "/v1/completions takes POST, not GET."),
         ("POST", "/v1/models", 405, "/v1/models takes GET, not POST."),
-        ("DELETE", "/status/x", 405, "/status/x takes GET, not DELETE."),
+        ("DELETE", "/status/x", 405, "/status/x takes GET or POST, not DELETE."),
         ("GET", "/status/x", 404, "There is no job 'x', or its result is no longer kept."),
         ("GET", "/run", 405, "/run takes POST, not GET."),
         ("POST", "/v1/chat/completions", 400, "the body is no JSON: "),
@@ -288,9 +294,10 @@ def test_what_is_no_route(door, method, path, status, said):
     """Routes are allowed, not forwarded, and each error says what would be right."""
     if status == 405 and path == "/status/x":
         path = f"/status/{door.call('POST', '/run', json={'input': PROMPT}).json()['id']}"
-        said = f"{path} takes GET, not DELETE."
+        said = f"{path} takes GET or POST, not DELETE."
     answer = door.call(method, path)
     assert (answer.status_code, message(answer)[: len(said)]) == (status, said)
+    assert ("allow" in answer.headers) == (status == 405)
 
 
 @pytest.mark.parametrize("prefix", ["", "/openai", "/v2/any/openai"])
@@ -496,6 +503,45 @@ def test_a_head_that_is_too_long_is_not_read(door):
     assert door.ping() == 200
 
 
+def test_a_heads_end_that_comes_in_two_parts_ends_it(door):
+    """With a large body right behind."""
+    body = json.dumps({"prompt": "x" * 200_000}).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\n"
+    with connected(door) as client:
+        client.sendall(head + b"Content-Length: %d\r\n\r" % len(body))
+        time.sleep(0.1)
+        client.sendall(b"\n" + body)
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_too_many_is_closed(door, monkeypatch):
+    """The others stay."""
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 1)
+    with connected(door) as first:
+        wait_until(lambda: len(door.door._server._server.server_state.connections) == 1)
+        with connected(door) as second, suppress(ConnectionResetError):
+            assert second.recv(1000) == b""
+        first.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_large_bodies_share_one_memory(door, monkeypatch):
+    """What has no room is told to come again, and what is over makes some."""
+    monkeypatch.setattr(call, "MOST_BODIES_BYTES", 1_000)
+    answer = door.complete("x" * 2_000)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert message(answer) == "Too many large requests are being answered: try again soon."
+    assert [door.complete("x" * 600).status_code for _ in range(3)] == [200, 200, 200]
+
+
+def test_the_oldest_results_make_room(door, monkeypatch):
+    """Where all of them together are too large."""
+    monkeypatch.setattr(jobs, "MOST_KEPT_BYTES", 300)
+    names = [door.call("POST", "/runsync", json={"input": PROMPT}).json()["id"] for _ in "abc"]
+    statuses = [door.call("GET", f"/status/{name}").status_code for name in names]
+    assert statuses == [404, 200, 200]
+
+
 def test_several_requests_on_one_connection(door):
     """One after the other, and sent all at once."""
     with connected(door) as client:
@@ -612,9 +658,14 @@ def test_a_job_is_cancelled_and_a_job_times_out(door):
     wait_until(lambda: door.adapter.running_requests == 0)
     assert door.call("GET", f"/status/{name}").json()["status"] == "CANCELLED"
     timed = door.call("POST", "/runsync", json=body | {"policy": {"executionTimeout": 100}}).json()
-    assert (timed["status"], timed["error"]) == (
-        *("TIMED_OUT", "The job took longer than its executionTimeout, 0.1 s."),
+    assert (timed["status"], timed["error"]) == (*("TIMED_OUT", timed["error"]),)
+    said = json.loads(timed["error"])["error"]
+    assert (said["code"], said["message"]) == (
+        *(408, "The job took longer than policy.executionTimeout=0.1 seconds."),
     )
+    text = door.call("GET", "/metrics").text
+    ended = 'llm_worker_requests_total{outcome="%s",route="/v1/completions"}'
+    assert [value(text, ended % outcome) for outcome in ("cancelled", "timeout")] == [1, 1]
     wait_until(lambda: door.adapter.running_requests == 0)
     assert door.door._app.service.slots.taken == 0
 

@@ -13,10 +13,10 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from handler.engine.protocol import AsgiApp, Message, Request, Scope
 from handler.errors import EngineUnavailable
-from handler.media import refuse_private
 
 HIGH_WATER_BYTES = 16_384
 ABORT_GRACE_SECONDS = 0.5
@@ -166,7 +166,9 @@ class Exchange:
 
     async def _run(self) -> None:
         try:
-            await refuse_private(self._request.media_hosts)
+            if self._request.media is not None:
+                body = await self._request.media.brought(self._request.body)
+                self._request = replace(self._request, body=body, media=None)
             await self._app(self._scope(), self._receive, self._send)
             self._finish(None if self._complete else EngineUnavailable("The answer broke off."))
         except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from handler.media import Media
 from handler.pacing import Pacer
 from handler.stages import Stage
 
@@ -28,7 +29,7 @@ class Request:
         content_type: of the body.
         request_id: the job's id; the engines put it into their own request ids and logs.
         hides_count: whether a stream's event with nothing but its token count is for us only.
-        media_hosts: hosts that the engine would fetch from, which have to be public.
+        media: what has to be brought first, for the engine may fetch nothing.
     """
 
     method: str
@@ -38,7 +39,7 @@ class Request:
     query: str = ""
     request_id: str = ""
     hides_count: bool = False
-    media_hosts: tuple[str, ...] = ()
+    media: Media | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from handler.engine.protocol import Receive, Scope, Send
 from handler.errors import ClientGone, EngineUnavailable, UnknownRoute, WrongMethod
-from handler.http.call import Call
+from handler.http.call import Call, Room
 from handler.http.inference import Inference
 from handler.http.jobs import (
     KEEP_SECONDS,
@@ -31,11 +31,11 @@ WHY_NOT = {
 ENDPOINT = re.compile(r"/v2/[^/]+(?=/)")
 PLAYGROUND = Path(__file__).with_name("playground.html")
 PAGE_HEADERS = {
-    "content_security_policy": "default-src 'none'; style-src 'unsafe-inline'; "
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
-    "x_content_type_options": "nosniff",
-    "referrer_policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
 }
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -78,6 +78,7 @@ class App:
         self.state: State = "starting"
         self.service: Service | None = None
         self._open_calls = 0
+        self._room = Room()
 
     @property
     def busy(self) -> int:
@@ -89,7 +90,7 @@ class App:
         """Answer one request; an error of any kind is an OpenAI error object."""
         if scope["type"] != "http":
             return
-        call = Call(scope, receive, send)
+        call = Call(scope, receive, send, self._room)
         self._open_calls += 1
         try:
             await self._answer(call)
@@ -101,6 +102,7 @@ class App:
                 raise
             await call.answer_error(error)
         finally:
+            call.close()
             self._open_calls -= 1
 
     async def _answer(self, call: Call) -> None:
@@ -112,7 +114,7 @@ class App:
             raise UnknownRoute(f"There is no route {call.path!r} on this port.")
         elif path == "/" and self._page is not None:
             _only(call, "GET", "HEAD")
-            await call.answer(200, self._page, "text/html; charset=utf-8", **PAGE_HEADERS)
+            await call.answer(200, self._page, "text/html; charset=utf-8", PAGE_HEADERS)
         else:
             self._keys.check(call.headers)
             await self._serve(call, path)
@@ -177,4 +179,4 @@ async def _submit(call: Call, path: str, jobs: Jobs) -> None:
 
 def _only(call: Call, *methods: str) -> None:
     if call.method not in methods:
-        raise WrongMethod(f"{call.path} takes {methods[0]}, not {call.method}.")
+        raise WrongMethod(call.path, call.method, *methods)

@@ -2,20 +2,44 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from handler.engine.protocol import Receive, Scope, Send
-from handler.errors import ClientGone, InputTooLarge, RequestError, RequestTimedOut, render
+from handler.errors import Busy, ClientGone, InputTooLarge, RequestError, RequestTimedOut, render
 from handler.job import MAX_BODY_BYTES
 
 BODY_SECONDS = 60.0  # for all of a request's body
+MOST_BODIES_BYTES = 2_000_000_000  # of all requests together
 JSON = "application/json"
+NO_HEADERS: Mapping[str, str] = {}
+
+
+class Room:
+    """Memory for the bodies of all requests that are being answered."""
+
+    def __init__(self) -> None:
+        self.taken_bytes = 0
+
+    def take(self, size: int) -> None:
+        """Take some of it.
+
+        Raises:
+            Busy: there is no more.
+        """
+        if self.taken_bytes + size > MOST_BODIES_BYTES:
+            raise Busy("Too many large requests are being answered: try again soon.")
+        self.taken_bytes += size
 
 
 class Call:
-    """One request.
+    """One request, which is to be closed.
+
+    Args:
+        scope, receive, send: ASGI's.
+        room: for its body.
 
     Attributes:
         method: upper case.
@@ -26,7 +50,7 @@ class Call:
         started: whether the answer's head is sent.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, room: Room) -> None:
         self.method = str(scope["method"])
         self.path = str(scope["path"])
         self.query = bytes(scope["query_string"]).decode("latin-1")
@@ -37,6 +61,8 @@ class Call:
         self._has_body = (
             length.isdigit() and int(length) > 0
         ) or b"transfer-encoding" in self.headers
+        self._room = room
+        self._body_bytes = 0
         self._receive = receive
         self._send = send
 
@@ -50,6 +76,7 @@ class Call:
 
         Raises:
             InputTooLarge: it is, or says that it is going to be.
+            Busy: there is no room for it now.
             RequestTimedOut: it does not come to its end.
             ClientGone: the client has left.
         """
@@ -57,7 +84,7 @@ class Call:
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
             raise _too_large(int(length))
         parts: list[bytes] = []
-        size, more = 0, True
+        more = True
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 while more:
@@ -65,16 +92,22 @@ class Call:
                     if message["type"] == "http.disconnect":
                         raise ClientGone
                     parts.append(message.get("body", b""))
-                    size += len(parts[-1])
+                    self._room.take(len(parts[-1]))
+                    self._body_bytes += len(parts[-1])
                     more = message.get("more_body", False)
-                    if size > MAX_BODY_BYTES:
-                        raise _too_large(size)
+                    if self._body_bytes > MAX_BODY_BYTES:
+                        raise _too_large(self._body_bytes)
         except TimeoutError as error:
             raise RequestTimedOut(
                 f"The body did not come to its end in {BODY_SECONDS:g} seconds."
             ) from error
         self._has_body = False
         return b"".join(parts)
+
+    def close(self) -> None:
+        """Give back what its body took."""
+        self._room.taken_bytes -= self._body_bytes
+        self._body_bytes = 0
 
     @contextlib.contextmanager
     def until_gone(self) -> Iterator[None]:
@@ -115,10 +148,14 @@ class Call:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def answer(
-        self, status: int, body: bytes = b"", content_type: str = "", **headers: str
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         """Send a whole answer."""
-        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        named = dict(headers)
         if status not in (204, 304):
             named["content-length"] = str(len(body))
         await self.start(status, content_type, named)
@@ -126,16 +163,15 @@ class Call:
 
     async def answer_json(self, value: Any, status: int = 200) -> None:
         """Send a value as JSON."""
-        await self.answer(status, json.dumps(value, ensure_ascii=False).encode(), JSON)
+        await self.answer(status, orjson.dumps(value), JSON)
 
     async def answer_error(self, error: BaseException) -> None:
         """Send an OpenAI error object."""
         status = error.status if isinstance(error, RequestError) else RequestError.status
-        retry = error.retry_after_seconds if isinstance(error, RequestError) else None
-        headers = {} if retry is None else {"retry_after": str(retry)}
+        headers = dict(error.headers) if isinstance(error, RequestError) else {}
         if self._has_body:  # it is not read, and no next request
             headers["connection"] = "close"
-        await self.answer(status, render(error).encode(), JSON, **headers)
+        await self.answer(status, render(error).encode(), JSON, headers)
 
 
 def _too_large(size: int) -> InputTooLarge:

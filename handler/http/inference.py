@@ -72,7 +72,8 @@ class Inference:
             if exchange.status >= 400 or content_type.startswith("application/json"):
                 value(exchange, body, request.path, self._host)  # raises what is an error
             record.status = exchange.status
-            await call.answer(exchange.status, body, content_type, x_request_id=record.id)
+            headers = {"x-request-id": record.id}
+            await call.answer(exchange.status, body, content_type, headers)
 
     async def _stream(
         self, call: Call, request: Request, exchange: Exchange, clock: Clock, record: Record

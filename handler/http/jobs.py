@@ -7,6 +7,7 @@ minute, and no longer than the worker lives.
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -17,11 +18,13 @@ import orjson
 
 from handler.errors import InvalidInput, RequestError, UnknownJob, render
 from handler.http.slots import Place, Slots
+from handler.logs import job_id
 from handler.worker import Output, Worker
 
 KEEP_SECONDS = 1800.0
 KEEP_SYNC_SECONDS = 60.0
 MOST_KEPT = 10_000
+MOST_KEPT_BYTES = 256_000_000  # of all results together
 SYNC_WAIT_SECONDS = 90.0
 STREAM_WAIT_SECONDS = 5.0
 NOT_HERE = {
@@ -52,7 +55,8 @@ class HttpJob:
         self.input = data
         self.timeout_seconds = timeout_seconds
         self.state = State.IN_QUEUE
-        self.outputs: list[Output] = []
+        self.outputs: list[orjson.Fragment] = []
+        self.bytes = 0  # of the outputs
         self.error: str | None = None
         self.streamed = 0  # outputs that `/stream` has given
         self.task: asyncio.Task[None] | None = None
@@ -81,7 +85,14 @@ class HttpJob:
         """Wait for the end, no longer than that."""
         await self._until(lambda: self.state in FINISHED, within_seconds)
 
-    async def new_outputs(self, within_seconds: float) -> list[dict[str, Output]]:
+    async def add(self, output: Output) -> None:
+        """Keep an output, as JSON."""
+        encoded = json.dumps(output, ensure_ascii=False).encode()
+        self.outputs.append(orjson.Fragment(encoded))
+        self.bytes += len(encoded)
+        await self.tell()
+
+    async def new_outputs(self, within_seconds: float) -> list[dict[str, orjson.Fragment]]:
         """Return what has come since the last call; wait a little for some."""
         await self._until(
             lambda: self.state in FINISHED or len(self.outputs) > self.streamed, within_seconds
@@ -170,22 +181,21 @@ class Jobs:
         }
 
     async def _run(self, job: HttpJob, place: Place) -> None:
-        await place.taken()
-        await job.become(State.IN_PROGRESS)
+        job_id.set(job.id)
         try:
-            async with asyncio.timeout(job.timeout_seconds):
-                async for output in self._worker.handle({"id": job.id, "input": job.input}):
+            with self._worker.recorded(job.id) as record:
+                await place.taken()
+                await job.become(State.IN_PROGRESS)
+                order = {"id": job.id, "input": job.input}
+                async for output in self._worker.outputs(order, record, job.timeout_seconds):
                     if isinstance(output, dict) and output.keys() == {"error"}:
                         job.error = str(output["error"])
                     else:
-                        job.outputs.append(output)
-                        await job.tell()
-        except TimeoutError:
-            job.error = f"The job took longer than its executionTimeout, {job.timeout_seconds:g} s."
-            await job.become(State.TIMED_OUT)
+                        await job.add(output)
         except Exception as error:
             job.error = render(error)
-            await job.become(State.FAILED)
+        if record.outcome == "timeout":
+            await job.become(State.TIMED_OUT)
         else:
             await job.become(State.FAILED if job.error else State.COMPLETED)
 
@@ -194,12 +204,18 @@ class Jobs:
         job.input = None  # it may be large, and the result is kept for long
         if job.state in FINISHED:
             self._ended[job.state] += 1
-        while len(self._jobs) > MOST_KEPT:
-            oldest = next((n for n, each in self._jobs.items() if each.state in FINISHED), None)
-            if oldest is None:
-                break
-            del self._jobs[oldest]
+        self._make_room()
         asyncio.get_running_loop().call_later(keep_seconds, self._jobs.pop, job.id, None)
+
+    def _make_room(self) -> None:
+        """Forget the oldest results where there are too many, never a job that is not over."""
+        kept = [job for job in self._jobs.values() if job.state in FINISHED]
+        count, size = len(self._jobs), sum(job.bytes for job in kept)
+        for job in kept:
+            if count <= MOST_KEPT and size <= MOST_KEPT_BYTES:
+                break
+            del self._jobs[job.id]
+            count, size = count - 1, size - job.bytes
 
 
 def _read(body: bytes) -> HttpJob:

@@ -40,10 +40,17 @@ class Keys:
             )
 
     def _check_origin(self, headers: Mapping[bytes, bytes]) -> None:
-        """Without a key, a page that somebody has open elsewhere could use the model."""
-        origin = headers.get(b"origin", b"")
-        own = origin.partition(b"://")[2] == headers.get(b"host")
-        if origin and not (own or self._open):
+        """Without a key, a page that somebody has open elsewhere could use the model.
+
+        Also one whose own name has been made to lead to this machine: it sends that as the host.
+        """
+        if self._open:
+            return
+        origin, host = headers.get(b"origin", b""), headers.get(b"host", b"")
+        name = host.decode("latin-1").rpartition(":")[0] if b":" in host else host.decode("latin-1")
+        if not _is_loopback(name.strip("[]")):
+            raise Unauthorized("Call this worker as localhost or 127.0.0.1.")
+        if origin and origin.partition(b"://")[2] != host:
             raise Unauthorized("This page may not call the worker: CORS_ORIGINS names who may.")
 
 

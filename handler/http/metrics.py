@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from handler.engine.protocol import Receive, Scope, Send
 from handler.errors import EngineUnavailable, RequestError, UnknownRoute
 from handler.http.app import EXPOSITION
-from handler.http.call import Call
+from handler.http.call import Call, Room
 from handler.http.server import HttpServer
 
 
@@ -35,7 +35,7 @@ class MetricsDoor:
         self._server.__exit__()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, send)
+        call = Call(scope, receive, send, Room())
         try:
             if call.path == "/ping":
                 await call.answer(204 if self.exposition is None else 200)

@@ -25,6 +25,7 @@ STALL_SECONDS = 120.0  # for a reader to make room for more
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 5.0
 BACKLOG = 2048
+MOST_CONNECTIONS = 4096
 
 
 class HttpServer:
@@ -94,7 +95,9 @@ class _Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
-        self._head_bytes = 0
+        if len(self.connections) > MOST_CONNECTIONS:
+            transport.abort()
+        self._head_bytes = self._line_bytes = 0
         self._in_head = False
         self._cycles: list[RequestResponseCycle] = []  # uvicorn's own tells only the newest
         self._stall: asyncio.TimerHandle | None = None
@@ -103,19 +106,26 @@ class _Protocol(HttpToolsProtocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head."""
-        if self._in_head or self._deadline is not None:
-            end = data.find(b"\r\n\r\n")
-            self._head_bytes += len(data) if end < 0 else end
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.close()
-                return
+        """Hang up where a head does not come to its end."""
         super().data_received(data)
+        if self._in_head or self._deadline is not None:
+            self._head_bytes += len(data)
+            self._bound_head(self._head_bytes)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a line of a head, which may have come with others at once."""
+        super().on_header(name, value)
+        self._line_bytes += len(name) + len(value)
+        self._bound_head(self._line_bytes)
+
+    def _bound_head(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._line_bytes = True, 0, 0
         if self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 

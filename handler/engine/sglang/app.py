@@ -35,9 +35,7 @@ def ready_app(args: Any, name: str) -> Any:
     from sglang.srt.entrypoints import http_server
     from sglang.srt.entrypoints.openai import serving_base, serving_embedding
     from sglang.srt.managers import tokenizer_manager
-    from sglang.srt.utils import common
 
-    common._MAX_MEDIA_URL_REDIRECTS = 0  # one could lead to where a request may not
     app = http_server.app
     app.is_single_tokenizer_mode = True
     app.server_args = args

@@ -1,0 +1,199 @@
+"""What is fetched comes from the public web, from the address that was judged.
+
+The servers here are real and on this machine, so in those tests 127.0.0.1 counts as public.
+"""
+
+import asyncio
+import socket
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from handler import public
+from handler.errors import InvalidInput
+from handler.public import PublicWeb, is_public
+
+PICTURE = b"\x89PNG" + bytes(1000)
+
+
+@asynccontextmanager
+async def server(routes):
+    app = web.Application()
+    for path, answer in routes.items():
+        app.router.add_get(path, answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+async def picture(_):
+    return web.Response(body=PICTURE, content_type="image/png")
+
+
+def get(address, routes=None, domains=(), most_bytes=10_000, seconds=5.0):
+    async def run():
+        reading = PublicWeb(domains, most_bytes, seconds, "Media")
+        async with server(routes or {}) as port, reading as there:
+            return await there.get(address.replace("PORT", str(port)))
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def here_is_public(monkeypatch):
+    monkeypatch.setattr(public, "is_public", lambda text: text == "127.0.0.1" or is_public(text))
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Answer for names of our own; return what was asked for."""
+    known, asked = {}, []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, port, *rest, **options):
+        if host not in known:
+            return real(host, port, *rest, **options)
+        asked.append(host)
+        found = known[host].pop(0)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known, asked
+
+
+def test_what_is_there_comes_with_its_type(here_is_public):
+    """The bytes as they are."""
+    fetched = get("http://127.0.0.1:PORT/x", {"/x": picture})
+    assert (fetched.content, fetched.content_type) == (PICTURE, "image/png")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "10.0.0.8", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
+        *("[::1]", "[::ffff:127.0.0.1]", "[fd00::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]"),
+        "[::127.0.0.1]",
+        *("127.1", "2130706433", "0x7f000001", "localhost"),
+    ],
+)
+def test_a_private_address_is_refused_however_it_is_written(host):
+    """This machine, its network, the cloud's metadata."""
+    with pytest.raises(InvalidInput, match=r"public|canonical|InvalidUrlClientError"):
+        get(f"http://{host}:PORT/x", {"/x": picture})
+
+
+def test_a_name_is_looked_up_once_and_that_address_is_asked(here_is_public, names):
+    """A name server that answers otherwise a moment later is not asked again."""
+    known, asked = names
+    known["a.example"] = [["127.0.0.1"], ["10.0.0.1"]]
+    assert get("http://a.example:PORT/x", {"/x": picture}).content == PICTURE
+    assert asked == ["a.example"]
+
+
+def test_a_name_with_a_private_address_beside_a_public_one_is_refused(here_is_public, names):
+    """All of its addresses have to be public."""
+    names[0]["a.example"] = [["127.0.0.1", "10.0.0.1"]]
+    with pytest.raises(InvalidInput, match=r"'a\.example' is not a public name"):
+        get("http://a.example:PORT/x", {"/x": picture})
+
+
+def to(address):
+    async def answer(request):
+        raise web.HTTPFound(address.replace("PORT", str(request.url.port)))
+
+    return answer
+
+
+def test_a_redirect_is_followed(here_is_public):
+    """Many a picture has moved."""
+    routes = {"/old": to("/new"), "/new": to("http://127.0.0.1:PORT/x"), "/x": picture}
+    assert get("http://127.0.0.1:PORT/old", routes).content == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("http://10.0.0.1/x", "10.0.0.1 is not a public address"),
+        ("http://localhost:PORT/x", "'localhost' is not a public name"),
+        ("file:///etc/passwd", "'file:///etc/passwd' is no address of the web"),
+        ("http://b.example/x", "Media may come from 127.0.0.1, localhost, not from 'b.example'."),
+        ("/again", "more than 3 redirects"),
+    ],
+)
+def test_a_redirect_is_judged_as_the_first_address(here_is_public, monkeypatch, target, said):
+    """It leads nowhere that the request may not name."""
+    if "localhost" in target:
+        monkeypatch.setattr(public, "is_public", lambda text: False)
+        monkeypatch.setattr(public, "_refuse_private_literal", lambda url: None)
+    domains = {"127.0.0.1", "localhost"} if "10.0" not in target else ()
+    with pytest.raises(InvalidInput) as raised:
+        get("http://127.0.0.1:PORT/again", {"/again": to(target)}, domains)
+    assert said in str(raised.value)
+
+
+async def large(_):
+    return web.Response(body=bytes(20_000))
+
+
+async def slow(_):
+    await asyncio.sleep(30)
+
+
+async def gone(_):
+    return web.Response(status=404)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (large, "cannot be fetched: there are more than 10000 bytes."),
+        (slow, "did not come in 0.3 s."),
+        (gone, "cannot be fetched: the answer is 404."),
+    ],
+)
+def test_what_cannot_be_had(here_is_public, answer, said):
+    """With the reason, and nothing of what it was."""
+    with pytest.raises(InvalidInput) as raised:
+        get("http://127.0.0.1:PORT/x", {"/x": answer}, seconds=0.3)
+    assert str(raised.value).endswith(said)
+
+
+def test_who_does_not_answer_and_who_is_not_known(here_is_public):
+    """One sentence each."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        with pytest.raises(InvalidInput, match=f"127.0.0.1:{port} cannot be reached"):
+            get(f"http://127.0.0.1:{port}/x")
+    with pytest.raises(InvalidInput, match=r"the name 'no\.such\.invalid' is not known"):
+        get("http://no.such.invalid/x")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("file:///etc/passwd", "'file:///etc/passwd' is no address of the web: http or https."),
+        ("/dev/zero", "'/dev/zero' is no address of the web"),
+        ("picture.png", "'picture.png' is no address of the web"),
+        ("\\\\host\\share", "is no address"),
+        ("ftp://a.example/x", "'ftp://a.example/x' is no address of the web"),
+        ("http:\\\\a.example", "is no address"),
+        ("http://a.example\\@b.example/", "is no address"),
+        ("https:///x", "'https:///x' is no address"),
+        ("http://[::1", "'http://[::1' is no address."),
+        ("https://b.example/x", "Media may come from a.example, not from 'b.example'."),
+        ("https://a.example.b.example/x", "Media may come from a.example, not from"),
+        ("https://a.example@b.example/x", "Media may come from a.example, not from 'b.example'."),
+    ],
+)
+def test_what_may_not_be_asked(url, said):
+    """With what would be right."""
+    with pytest.raises(InvalidInput) as raised:
+        public.allowed(url, {"a.example"}, "Media")
+    assert said in str(raised.value)
