@@ -69,7 +69,8 @@ RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv 
 FROM tools AS models
 WORKDIR /opt/worker
 ENV PYTHONPATH=/opt/fetch
-COPY handler/__init__.py handler/checkpoint.py handler/errors.py handler/manifest.py handler/
+COPY handler/__init__.py handler/errors.py handler/
+COPY handler/model/__init__.py handler/model/checkpoint.py handler/model/manifest.py handler/model/
 COPY handler/hub handler/hub
 COPY builder/__init__.py builder/errors.py builder/fetch.py builder/folder.py builder/order.py \
      builder/lora.py builder/

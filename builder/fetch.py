@@ -30,12 +30,12 @@ from pydantic import SecretStr
 from builder.errors import BuildError, Damaged, Refused
 from builder.folder import alone, whole
 from builder.order import PICKLE_INDEX, Kind, Order, check, choose
-from handler import manifest
-from handler.checkpoint import INDEX, quantization_of, shards
 from handler.errors import ModelUnavailable, StartError
 from handler.hub import client
 from handler.hub.reference import one_word
-from handler.manifest import File, Manifest
+from handler.model import manifest
+from handler.model.checkpoint import INDEX, quantization_of, shards
+from handler.model.manifest import File, Manifest
 
 log = logging.getLogger("fetch")
 

@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import SecretStr
 
 from builder.errors import Refused
-from handler.checkpoint import INDEX, is_of
 from handler.hub import choice
 from handler.hub.reference import Reference
+from handler.model.checkpoint import INDEX, is_of
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
 SETTINGS: dict[Kind, str] = {

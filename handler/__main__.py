@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from handler import local, logs, model, queue, warmup
+from handler import local, logs, warmup
 from handler.caches import CompileCaches
 from handler.concurrency import concurrency
 from handler.engine.adapters import adapter_for
@@ -29,9 +29,11 @@ from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.http.door import HttpDoor
 from handler.http.metrics import MetricsDoor
 from handler.job import JobReader
-from handler.monitor import Monitor, push_target
+from handler.metrics.monitor import Monitor, push_target
+from handler.model.locate import locate
+from handler.model.prefetch import prefetch
 from handler.pacing import FLUSHES_PER_SECOND, Pacer
-from handler.prefetch import prefetch
+from handler.queue.door import QueueDoor, prepare_sdk
 from handler.settings import Settings
 from handler.stages import Stages, process_began
 from handler.worker import Worker
@@ -75,7 +77,7 @@ def _serve(
         http = stack.enter_context(HttpDoor(chosen)) if mode == "http" else None
         scraped = _metrics_door(chosen, stack) if mode == "queue" else None
         with stages.stage("model"):
-            checkpoint = model.locate(chosen)
+            checkpoint = locate(chosen)
         method = checkpoint.quantization or "unquantized"
         log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
         adapter = adapter_for(chosen, checkpoint, environ)
@@ -90,7 +92,7 @@ def _serve(
         host.launch()
         if mode == "queue":
             with stages.stage("SDK"):
-                queue.prepare_sdk(chosen)
+                prepare_sdk(chosen)
         running = host.wait_until_up()
         with stages.stage("warm-up"):
             warmup.run(host, prefixes)
@@ -137,7 +139,7 @@ def _serve_queue(
         stages.since(ready, "first take")
         _started(stages)
 
-    queue.QueueDoor(
+    QueueDoor(
         worker,
         jobs_at_once,
         chosen.drain_timeout_seconds,

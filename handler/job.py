@@ -24,7 +24,7 @@ import orjson
 from handler.engine.protocol import Request
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute, WrongMethod
 from handler.media import media
-from handler.usage import count_stream
+from handler.metrics.usage import count_stream
 
 MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
 

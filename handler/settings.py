@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     allowed_media_domains: str = Field(
         "",
         validation_alias="ALLOWED_MEDIA_DOMAINS",
-        description="Where the engine may fetch media from (a.example,b.example); anywhere public "
+        description="Where media may be fetched from (a.example,b.example); anywhere public "
         "unless set",
     )
     serve_mode: Literal["auto", "queue", "http", "local"] = Field(

@@ -20,11 +20,11 @@ from handler.errors import render
 from handler.job import GET, Job, JobReader
 from handler.logs import job_id
 from handler.merge import decode, merge
-from handler.monitor import Monitor
-from handler.record import Observer, Record
+from handler.metrics.monitor import Monitor
+from handler.metrics.record import Observer, Record
+from handler.metrics.usage import is_count
 from handler.refusal import code_in, refusal, value, whole_body
 from handler.stream import EventCutter, chunks_of, error_in
-from handler.usage import is_count
 
 log = logging.getLogger(__name__)
 

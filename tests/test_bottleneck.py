@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.bottleneck import (
+from handler.metrics.bottleneck import (
     BATCH_FULL,
     COMPUTE_BOUND,
     KINDS,
@@ -12,7 +12,7 @@ from handler.bottleneck import (
     judge,
     speculation_pays,
 )
-from handler.readings import Reading, Window
+from handler.metrics.readings import Reading, Window
 
 PREEMPTED = (
     "The KV cache is too small for the batch, and preempted requests are computed again: lower "

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from handler import delivery
+from handler.queue import delivery
 
 DONE = (200, "OK")
 

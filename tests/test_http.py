@@ -25,7 +25,7 @@ from handler.http import call, jobs, server
 from handler.http.door import HttpDoor
 from handler.http.metrics import MetricsDoor
 from handler.job import JobReader
-from handler.monitor import Monitor
+from handler.metrics.monitor import Monitor
 from handler.stages import Stages
 from handler.worker import Worker
 from tests.http_worker import free_port

@@ -9,7 +9,7 @@ import pytest
 from handler.environ import load
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.lora import Wanted, read
-from handler.lora import locate
+from handler.model.lora import locate
 from tests.checkpoints import lora
 from tests.conftest import ROOT, clean_environment
 from tests.hub import Repository, running_hub
@@ -62,7 +62,7 @@ def test_adapters_are_found_in_folders_and_on_the_hub(tmp_path):
     (folder / "optimizer.pt").write_text("left behind")
     (tmp_path / "volume").mkdir()
     code = (
-        "import os\nfrom handler.lora import locate\nfrom handler.environ import load\n"
+        "import os\nfrom handler.model.lora import locate\nfrom handler.environ import load\n"
         "for found in locate(load(os.environ)):\n"
         "    print(found.name, found.rank, found.is_local, found.path)"
     )

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from handler.checkpoint import quantization_of
 from handler.environ import load
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.download import Halves
-from handler.manifest import File, Manifest
-from handler.model import locate
-from handler.places import BAKED
+from handler.model.checkpoint import quantization_of
+from handler.model.locate import locate
+from handler.model.manifest import File, Manifest
+from handler.model.places import BAKED
 from tests.conftest import ROOT, clean_environment
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
@@ -230,7 +230,7 @@ def test_the_order_of_the_places(tmp_path, nothing_baked, monkeypatch):
     on_platform = cache(tmp_path / "platform", "models--org--name", "main")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(
-        "handler.places.PLATFORM_CACHE", tmp_path / "platform/huggingface-cache/hub"
+        "handler.model.places.PLATFORM_CACHE", tmp_path / "platform/huggingface-cache/hub"
     )
     settings = load({"MODEL_NAME": "org/name", "BASE_PATH": str(tmp_path / "volume")})
     found = []
@@ -422,7 +422,7 @@ def fetch(tmp_path, hub_url, **environ):
         "import os\n"
         "from pathlib import Path\n"
         "from handler.errors import WorkerError\n"
-        "from handler.model import locate\n"
+        "from handler.model.locate import locate\n"
         "from handler.environ import load\n"
         "try:\n"
         "    model = locate(load(os.environ), Path('nothing-baked'))\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handler import prefetch
+from handler.model import prefetch
 
 
 def _resident(path: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.readings import Reading, Window, read, window
+from handler.metrics.readings import Reading, Window, read, window
 
 ROOT = Path(__file__).parent.parent
 EXPOSITIONS = ROOT / "tests/expositions"
@@ -124,7 +124,7 @@ def test_sglangs_accepted_length_has_the_token_in_it_that_a_step_gives_anyway():
 
 def test_the_module_leaves_prometheus_client_alone():
     """SGLang has not yet said by then that several processes share it."""
-    code = "import sys, handler.bottleneck; print('prometheus_client' in sys.modules)"
+    code = "import sys, handler.metrics.bottleneck; print('prometheus_client' in sys.modules)"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"

@@ -9,7 +9,7 @@ import pytest
 from handler.engine import speculation
 from handler.environ import load
 from handler.errors import BadSetting
-from handler.model import locate
+from handler.model.locate import locate
 from tests.checkpoints import eagle_head, tiny_llama
 from tests.conftest import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 from tests.platform import running_platform, running_worker

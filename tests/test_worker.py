@@ -182,7 +182,7 @@ def test_a_task_that_ends_between_two_yields_aborts_the_request(started, caplog)
 
     The log does not wait for that either.
     """
-    caplog.set_level("INFO", "handler.record")
+    caplog.set_level("INFO", "handler.metrics.record")
     adapter, _, worker = started
     generator = worker.handle(NATIVE)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from handler.engine.protocol import Adapter
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.model import Model
+from handler.model.locate import Model
 from handler.settings import Settings
 
 Make = Callable[[Settings, Model, Mapping[str, str]], Adapter]

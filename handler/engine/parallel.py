@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.checkpoint import json_object
 from handler.errors import BadSetting
+from handler.model.checkpoint import json_object
 
 log = logging.getLogger(__name__)
 

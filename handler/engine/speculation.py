@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from handler.checkpoint import json_object
 from handler.errors import BadSetting
+from handler.model.checkpoint import json_object
 
 Method = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
 WITH_MODEL = frozenset({"draft", "eagle", "eagle3"})

@@ -16,7 +16,7 @@ from handler.http.jobs import Jobs
 from handler.http.keys import keys
 from handler.http.server import HttpServer
 from handler.http.slots import Slots
-from handler.monitor import Monitor
+from handler.metrics.monitor import Monitor
 from handler.settings import Settings
 from handler.worker import Worker
 

@@ -10,10 +10,10 @@ from handler.errors import render
 from handler.http.call import Call
 from handler.http.slots import Slots
 from handler.logs import job_id
-from handler.record import Record
+from handler.metrics.record import Record
+from handler.metrics.usage import is_count
 from handler.refusal import code_in, refusal, value, whole_body
 from handler.stream import EventCutter, error_in
-from handler.usage import is_count
 from handler.worker import Worker
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}

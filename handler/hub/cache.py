@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from handler.checkpoint import is_complete, json_object, shards
 from handler.errors import ModelUnavailable
 from handler.hub import choice
 from handler.hub.reference import Reference
+from handler.model.checkpoint import is_complete, json_object, shards
 
 log = logging.getLogger(__name__)
 

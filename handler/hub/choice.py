@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
-from handler.checkpoint import INDEX
+from handler.model.checkpoint import INDEX
 
 SMALL = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")  # configuration and tokenizer
 OTHER_INDEX = re.compile(r"\.(bin|h5|msgpack|fp\d+|fp\d+\.safetensors)\.index\.json$|^consolidated")

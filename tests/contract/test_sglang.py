@@ -32,7 +32,7 @@ from handler.engine.shared import (
 )
 from handler.environ import load
 from handler.errors import BadSetting
-from handler.model import locate
+from handler.model.locate import locate
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported

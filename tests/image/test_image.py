@@ -269,7 +269,10 @@ def test_the_worker_goes_on_an_image_with_a_system_python(docker, build, image, 
     docker("build", "--network=host", "--tag=stand-in", str(tmp_path))
     options = ["--build-arg", f"{engine.upper()}_IMAGE=stand-in"]
     build("on-stand-in", *options, engine=engine)
-    code = "import tomli, runpod, handler.model, importlib.metadata as m; print(m.version('tomli'))"
+    code = (
+        "import tomli, runpod, handler.model.locate, importlib.metadata as m; "
+        "print(m.version('tomli'))"
+    )
     run = ("run", "--rm", "--network=none")
     done = docker(*run, "--entrypoint=python3", "on-stand-in", "-c", code)
     assert done.stdout.splitlines()[-1] == "2.4.1"

@@ -20,7 +20,6 @@ from typing import Any
 
 import psutil
 
-from handler.checkpoint import WEIGHTS
 from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags
@@ -32,7 +31,8 @@ from handler.engine.sglang.names import REMOVED
 from handler.engine.sglang.parser import engine_flags
 from handler.engine.sglang.process import own_logging, stop, temporary_files
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
-from handler.model import Model
+from handler.model.checkpoint import WEIGHTS
+from handler.model.locate import Model
 from handler.pacing import Pacer
 from handler.settings import Settings
 from handler.stages import Stage

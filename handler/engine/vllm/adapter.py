@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from handler.checkpoint import WEIGHTS
 from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags
@@ -27,7 +26,8 @@ from handler.engine.vllm import build
 from handler.engine.vllm.names import REMOVED
 from handler.engine.vllm.parser import check_names, cli_args, engine_flags, import_plugins
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
-from handler.model import Model
+from handler.model.checkpoint import WEIGHTS
+from handler.model.locate import Model
 from handler.pacing import Pacer
 from handler.settings import Settings
 from handler.stages import Stage

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 
-from handler.model import Model
+from handler.model.locate import Model
 from handler.settings import Settings
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"

@@ -7,13 +7,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler import lora, manifest
-from handler.checkpoint import check_quantization, has_weights, quantization_of
 from handler.engine import speculation
 from handler.errors import BadSetting
 from handler.hub.reference import Reference
-from handler.lora import Adapter
-from handler.places import BAKED, Found, find, naming
+from handler.model import lora, manifest
+from handler.model.checkpoint import check_quantization, has_weights, quantization_of
+from handler.model.lora import Adapter
+from handler.model.places import BAKED, Found, find, naming
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)

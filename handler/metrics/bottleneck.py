@@ -14,7 +14,7 @@ Where the figures come from this module does not know, nor what time it is.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from handler.readings import Reading, Window
+from handler.metrics.readings import Reading, Window
 
 FULL_KV_CACHE_USAGE = 0.9  # from here on what waits is taken to wait for the KV cache
 PAYING_TOKENS_PER_STEP = 0.5  # accepted; with fewer, drafting costs about what it saves

@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 import httpx
 
-from handler.bottleneck import KINDS, Announcer, judge, speculation_pays
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Request
 from handler.errors import BadSetting, RequestError
-from handler.metrics import Gauges, Metrics
-from handler.readings import Reading, Window, read, window
+from handler.metrics.bottleneck import KINDS, Announcer, judge, speculation_pays
+from handler.metrics.readings import Reading, Window, read, window
+from handler.metrics.series import Gauges, Metrics
 from handler.settings import Settings
 from handler.stages import Stages
 

@@ -8,7 +8,7 @@ import time
 from typing import Literal
 
 from handler.errors import ClientGone, RequestError
-from handler.usage import Counter, Usage
+from handler.metrics.usage import Counter, Usage
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from handler.connections import Answer, Connections
+from handler.queue.connections import Answer, Connections
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler import manifest
-from handler.checkpoint import json_object
 from handler.errors import BadSetting
 from handler.hub import choice
 from handler.hub.lora import SETTING, read
 from handler.hub.reference import Reference
-from handler.places import BAKED, find, naming
+from handler.model import manifest
+from handler.model.checkpoint import json_object
+from handler.model.places import BAKED, find, naming
 from handler.settings import Settings
 
 

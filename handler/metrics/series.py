@@ -7,9 +7,9 @@ when it starts: nothing of this module may be called before the engine is up.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from handler.delivery import PostOutcome
+from handler.metrics.record import Observer, Record
 from handler.pacing import Pacer
-from handler.record import Observer, Record
+from handler.queue.delivery import PostOutcome
 from handler.stages import Stages
 
 PREFIX = "llm_worker_"

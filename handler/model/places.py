@@ -15,12 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler import manifest
-from handler.checkpoint import INDEX, shards
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub import choice, client
 from handler.hub.cache import Content, cached, has_content, remember
 from handler.hub.reference import Reference
+from handler.model import manifest
+from handler.model.checkpoint import INDEX, shards
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)

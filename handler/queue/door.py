@@ -15,8 +15,8 @@ from typing import Any
 
 import uvloop
 
-from handler.delivery import Delivery, Posted
 from handler.errors import EngineDied
+from handler.queue.delivery import Delivery, Posted
 from handler.settings import Settings
 from handler.worker import Worker
 

@@ -1,0 +1,1 @@
+"""What happens to requests and in the engine, in figures: gauges, a log line, the bottleneck."""
