@@ -339,6 +339,26 @@ def test_tool_calls_are_shown_as_json(page):
     )
 
 
+def test_what_is_said_after_tool_calls_is_their_result(page):
+    """One for each, in their order, and then the model goes on."""
+    calls = call(0, "{}", name="weather"), call(1, "{}", name="time")
+    calls[0]["tool_calls"][0]["id"], calls[1]["tool_calls"][0]["id"] = "a", "b"
+    answer_with(page, stream(*calls) + DONE)
+    ask(page, FRANCE)
+    placeholder = "document.getElementById('question').placeholder"
+    assert page.run(f"return {placeholder}") == "What weather returns"
+    page.type("#question", "sunny" + ENTER)
+    page.wait(f"{placeholder} === 'What time returns'")
+    answer_with(page, stream({"content": "Sunny at noon."}) + DONE)
+    page.type("#question", "noon" + ENTER)
+    page.wait(f"{placeholder} === 'Message'")
+    assert asked(page)[-1]["messages"][-2:] == [
+        {"role": "tool", "tool_call_id": "a", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "b", "content": "noon"},
+    ]
+    assert messages(page) == [FRANCE, "", "sunny", "noon", "Sunny at noon."]
+
+
 def test_a_question_waits_for_a_worker_that_starts(page):
     """The 503 is made up, as a second start would take as long as all these tests."""
     refusal = json.dumps({"error": {"message": "The engine is starting."}})
