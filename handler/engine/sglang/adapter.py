@@ -31,6 +31,8 @@ from handler.engine.sglang.names import REMOVED
 from handler.engine.sglang.parser import engine_flags
 from handler.engine.sglang.process import own_logging, stop, temporary_files
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
+from handler.memory import fit
+from handler.memory.fit import Demand
 from handler.model.checkpoint import WEIGHTS
 from handler.model.locate import Model
 from handler.pacing import Pacer
@@ -104,6 +106,8 @@ class SglangAdapter:
             loading.check(args.load_format)
             if args.load_format == "auto" and not self._model.has_weights():
                 raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
+            if demand := _demand(args, self._model):
+                fit.check(demand, gpus(self._environ))
             try:
                 args.resolve_once()
             except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:
@@ -266,6 +270,24 @@ async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:
         kv_cache_tokens=int(info["max_total_num_tokens"]),
         max_model_tokens=int(manager.context_len),
     )
+
+
+def gpus(environ: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that it runs on."""
+    return [] if is_cpu_build() else parallel.visible_gpus(environ)
+
+
+def _demand(args: Any, model: Model) -> Demand | None:
+    """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files.
+
+    A context that is longer than the KV cache is none: SGLang refuses the requests that are.
+    """
+    is_smaller = args.quantization is not None and model.quantization is None
+    if is_smaller or args.cpu_offload_gb or (args.offload_group_size or 0) > 0:
+        return None
+    share = args.mem_fraction_static
+    ranks = args.tp_size * args.pp_size
+    return Demand(model.name, model.path, ranks, share or 1.0, "MEM_FRACTION_STATIC")
 
 
 def _split(args: Any) -> Split:

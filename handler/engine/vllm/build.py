@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 
+from handler.engine.parallel import visible_gpus
 from handler.model.locate import Model
 from handler.settings import Settings
 
@@ -43,6 +44,11 @@ def is_cpu() -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def gpus(environ: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that it runs on."""
+    return [] if is_cpu() else visible_gpus(environ)
 
 
 def place_on_cpu(args: argparse.Namespace) -> None:

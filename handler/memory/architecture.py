@@ -1,0 +1,165 @@
+"""How much a model keeps of each token: its KV cache, layer by layer, from its config.json.
+
+Attention keeps a key and a value of every KV head; multi-head latent attention one vector for all
+heads; a sliding window no more than the window; a recurrent layer a state that does not grow.
+Written against the engines' own arithmetic: `vllm/v1/kv_cache_interface.py` and
+`vllm/model_executor/layers/mamba/mamba_utils.py`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handler.memory.layers import Config, Kind, kinds, number, text_config
+from handler.memory.states import state_bytes
+
+EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
+ELEMENT_BYTES = 2  # bf16 and fp16; the engines take one of them for a float32 checkpoint too
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers of one kind, and what each of them keeps of a sequence.
+
+    Attributes:
+        kind: of all of them.
+        count: how many there are.
+        heads: KV heads, which GPUs share; 1 where each GPU keeps all.
+        head_elements: of one token in one head, key and value together.
+        extra_bytes: of one token beside these, whatever the KV cache's type.
+        window_tokens: the most that is kept, None for everything.
+        state_bytes: kept however long the sequence is.
+    """
+
+    kind: str
+    count: int
+    heads: int = 1
+    head_elements: int = 0
+    extra_bytes: int = 0
+    window_tokens: int | None = None
+    state_bytes: int = 0
+
+    def bytes_of(self, tokens: int, element_bytes: int, gpus: int) -> int:
+        """Return what all of them keep of a sequence on one of some GPUs."""
+        kept = min(tokens, self.window_tokens or tokens)
+        heads = -(-self.heads // gpus)
+        of_token = heads * self.head_elements * element_bytes + self.extra_bytes
+        return self.count * (kept * of_token + -(-self.state_bytes // gpus))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model's memory depends on.
+
+    Attributes:
+        layers: by kind.
+        heads, kv_heads: of attention.
+        hidden, intermediate: widths of a layer; of a mixture, that of the experts of one token.
+        vocabulary: tokens that there are.
+        context_tokens: that the model was made for.
+        experts, experts_used: of a mixture, in all and by one token; 1 of a dense model.
+    """
+
+    layers: tuple[Layers, ...]
+    heads: int
+    kv_heads: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    context_tokens: int
+    experts: int = 1
+    experts_used: int = 1
+
+    def kv_bytes(self, tokens: int, element_bytes: int = ELEMENT_BYTES, gpus: int = 1) -> int:
+        """Return what one sequence of some tokens takes of the KV cache, on each of some GPUs."""
+        return sum(each.bytes_of(tokens, element_bytes, gpus) for each in self.layers)
+
+    def kv_bytes_per_token(self, element_bytes: int = ELEMENT_BYTES) -> int:
+        """Return what the next token of a long sequence takes, over all GPUs."""
+        growing = [each for each in self.layers if each.window_tokens is None]
+        of_token = (each.heads * each.head_elements * element_bytes for each in growing)
+        return sum(
+            each.count * (size + each.extra_bytes)
+            for each, size in zip(growing, of_token, strict=True)
+        )
+
+
+def architecture(config: Mapping[str, Any]) -> Architecture:
+    """Read a config.json.
+
+    Raises:
+        ModelUnavailable: it does not say what is needed, or something that is not known here.
+    """
+    text = text_config(config)
+    counted = Counter(kinds(text))
+    both = counted.pop("both", 0)
+    if both:
+        counted.update({"full": both, "state": both})
+    counted.pop("none", None)
+    layers = tuple(_layers(text, kind, count) for kind, count in sorted(counted.items()))
+    heads = number(text, "num_attention_heads", "n_head", "num_heads", "n_heads", default=1)
+    hidden = number(text, "hidden_size", "n_embd", "d_model")
+    used = number(text, "num_experts_per_tok", "num_experts_per_token", "moe_topk", default=1)
+    width = number(text, "intermediate_size", "ffn_hidden_size", "n_inner", default=4 * hidden)
+    return Architecture(
+        layers=layers,
+        heads=heads,
+        kv_heads=_kv_heads(text, heads),
+        hidden=hidden,
+        intermediate=max(width, used * number(text, "moe_intermediate_size", default=0)),
+        vocabulary=number(text, "vocab_size", default=0),
+        context_tokens=number(
+            text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=0
+        ),
+        experts=number(
+            text,
+            "n_routed_experts",
+            "num_local_experts",
+            "num_experts",
+            "moe_num_experts",
+            default=1,
+        ),
+        experts_used=used,
+    )
+
+
+def _layers(config: Config, kind: Kind, count: int) -> Layers:
+    if kind == "state":
+        return Layers("state", count, state_bytes=state_bytes(config))
+    window = {
+        "sliding": lambda: number(config, "sliding_window"),
+        "chunked": lambda: number(config, "attention_chunk_size"),
+    }
+    kept = window[kind]() if kind in window else None
+    if _is_latent(config):
+        # One vector for all heads, of which every GPU keeps a copy. A sparse model's indexer keeps
+        # a key in 8 bits with a scale of 4 bytes for each 128 of them.
+        width = number(config, "kv_lora_rank") + number(config, "qk_rope_head_dim")
+        indexed = number(config, "index_head_dim", default=0)
+        return Layers("MLA", count, 1, width, indexed + indexed // 128 * 4, kept)
+    heads = number(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
+    kv_heads, head = _kv_heads(config, heads), _head(config, heads)
+    if kind == "full":  # where these differ from those with a window
+        kv_heads = number(config, "num_global_key_value_heads", default=kv_heads)
+        head = number(config, "global_head_dim", default=head)
+    value = number(config, "v_head_dim", default=head)
+    return Layers(kind, count, kv_heads, head + value, 0, kept)
+
+
+def _is_latent(config: Config) -> bool:
+    """Whether its attention is multi-head latent, as an engine runs it; MiniCPM's is unfolded."""
+    return bool(config.get("kv_lora_rank")) and not str(config.get("model_type")).startswith(
+        "minicpm"
+    )
+
+
+def _kv_heads(config: Config, heads: int) -> int:
+    if config.get("multi_query"):
+        return number(config, "n_head_kv", "num_kv_heads", default=1)
+    return number(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", default=heads)
+
+
+def _head(config: Config, heads: int) -> int:
+    width = number(config, "hidden_size", "n_embd", "d_model")
+    return number(config, "head_dim", "attention_head_dim", default=width // heads)

@@ -1,0 +1,109 @@
+"""Whether a model can fit the GPUs that were found, before its weights are loaded.
+
+Only what plainly cannot is refused: weights that are larger than the memory the engine may take,
+or that leave no room for one request of the longest context. The engine would find out after
+minutes of loading, and the platform would start the next worker to find it out again.
+`python -m builder plan` tells more, and before anything is paid for.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from handler.errors import EngineStartFailed, ModelUnavailable
+from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
+from handler.memory.gpus import memory_bytes
+from handler.memory.tensors import in_folder
+from handler.model.checkpoint import json_object
+
+GB = 1e9
+COUNTS = (1, 2, 4, 8, 16)
+FULL = 0.9  # of the memory, by weights, at most, where a number of GPUs is suggested
+ROUND_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What the engine is going to do, as its parser has understood it.
+
+    Attributes:
+        name: the model's, for errors.
+        folder: the checkpoint's.
+        gpus: that share one copy of the model.
+        share: of each GPU's memory that the engine may take.
+        share_setting: that says so.
+        context_tokens: of the longest request, if the engine insists on room for one such; None if
+            it does not, 0 for the model's own.
+        context_setting: that says so.
+        kv_element_bytes: of a number in the KV cache.
+    """
+
+    name: str
+    folder: Path
+    gpus: int
+    share: float
+    share_setting: str
+    context_tokens: int | None = None
+    context_setting: str = "MAX_MODEL_LEN"
+    kv_element_bytes: int = ELEMENT_BYTES
+
+
+def check(demand: Demand, visible: list[str]) -> None:
+    """Refuse what plainly cannot fit.
+
+    Args:
+        demand: the model and the flags.
+        visible: the GPUs' names.
+
+    Raises:
+        EngineStartFailed: with the numbers, and what to change.
+    """
+    total = memory_bytes(visible)
+    if total is None:
+        return
+    weights = sum(tensor.bytes for tensor in in_folder(demand.folder)) / demand.gpus
+    allowed = total * demand.share
+    each = f"{weights / GB:.1f} GB on each of {demand.gpus} GPUs" if demand.gpus > 1 else "on a GPU"
+    found = (
+        f"{demand.name} has {weights * demand.gpus / GB:.1f} GB of weights, {each} "
+        f"of {total / GB:.1f} GB, of which {demand.share_setting}={demand.share:g} lets the engine "
+        f"take {allowed / GB:.1f} GB"
+    )
+    if weights > allowed:
+        raise EngineStartFailed(f"{found}: {_instead(weights * demand.gpus, allowed)}.")
+    if demand.context_tokens is None:
+        return
+    try:
+        model = architecture(json_object(demand.folder / "config.json"))
+    except ModelUnavailable:
+        return  # a kind that is not known here: the engine will say
+    tokens = demand.context_tokens or model.context_tokens
+    needed = model.kv_bytes(tokens, demand.kv_element_bytes, demand.gpus)
+    if weights + needed > allowed:
+        raise EngineStartFailed(
+            f"{found}, and one request of {tokens} tokens needs {needed / GB:.1f} GB of KV cache: "
+            f"{_shorter(model, demand, allowed - weights)}take a larger GPU, or more of them "
+            f"(TENSOR_PARALLEL_SIZE)."
+        )
+
+
+def largest_context(model: Architecture, room: float, element_bytes: int, gpus: int) -> int:
+    """Return how many tokens of one request fit, rounded down; a bound of 2^24 is no bound."""
+    low, high = 0, 1 << 24
+    while high - low > 1:
+        middle = (low + high) // 2
+        if model.kv_bytes(middle, element_bytes, gpus) <= room:
+            low = middle
+        else:
+            high = middle
+    return low // ROUND_TOKENS * ROUND_TOKENS
+
+
+def _instead(weights: float, allowed: float) -> str:
+    count = next((n for n in COUNTS if weights / n <= FULL * allowed), None)
+    several = f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), " if count else ""
+    return f"take {several}a larger one, or a checkpoint of fewer bits (AWQ, FP8)"
+
+
+def _shorter(model: Architecture, demand: Demand, room: float) -> str:
+    fits = largest_context(model, room, demand.kv_element_bytes, demand.gpus)
+    return f"set {demand.context_setting} to at most {fits}, or " if fits else ""

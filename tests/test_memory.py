@@ -1,0 +1,358 @@
+"""What a model takes of a GPU's memory, and that one which cannot fit is refused before it loads.
+
+Configurations are the published ones, cut to the fields that matter.
+"""
+
+import json
+import stat
+
+import pytest
+
+from handler.engine.vllm import build
+from handler.errors import EngineStartFailed, ModelUnavailable
+from handler.memory import fit
+from handler.memory.architecture import architecture
+from handler.memory.fit import Demand, largest_context
+from handler.memory.gpus import memory_bytes
+from handler.memory.layers import kinds
+from handler.memory.states import state_bytes
+from handler.memory.tensors import Tensor, in_file, in_folder
+from tests.conftest import MODELS, NAME, check
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
+
+LLAMA_70B = {
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+}
+DEEPSEEK_V3 = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "n_routed_experts": 256,
+    "num_experts_per_tok": 8,
+}
+QWEN3_NEXT = {
+    "model_type": "qwen3_next",
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "full_attention_interval": 4,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "mamba_ssm_dtype": "float32",
+}
+SMALL = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8}
+
+
+def test_a_published_example():
+    """Llama 3 70B: 80 layers × 2 × 8 heads × 128 × 4096 tokens × 2 bytes, 1.3 GB."""
+    model = architecture(LLAMA_70B)
+    assert model.kv_bytes(4096) == 80 * 2 * 8 * 128 * 4096 * 2 == 1_342_177_280
+    assert model.kv_bytes(4096, element_bytes=1) == 671_088_640
+    assert model.kv_bytes_per_token() == 327_680
+
+
+def test_gpus_share_the_heads_and_not_one_head():
+    """Eight KV heads over four GPUs are two each; over sixteen each has one whole."""
+    model = architecture(LLAMA_70B)
+    assert [model.kv_bytes(1, gpus=gpus) for gpus in (1, 4, 8, 16)] == [327680, 81920, 40960, 40960]
+
+
+def test_latent_attention_keeps_one_vector():
+    """On each GPU all of it; a sparse model's indexer beside it."""
+    model = architecture(DEEPSEEK_V3)
+    assert [model.kv_bytes(1, gpus=gpus) for gpus in (1, 8)] == [61 * 576 * 2] * 2
+    sparse = architecture(DEEPSEEK_V3 | {"model_type": "deepseek_v32", "index_head_dim": 128})
+    assert sparse.kv_bytes(1) == 61 * (576 * 2 + 132)
+    assert (model.experts, model.experts_used, model.intermediate) == (256, 8, 18432)
+
+
+def test_a_window_bounds_what_is_kept():
+    """Half of the layers of this one see 128 tokens, and what is beyond is forgotten."""
+    layers = ["sliding_attention", "full_attention"] * 12
+    config = {
+        "hidden_size": 2880,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "sliding_window": 128,
+        "layer_types": layers,
+    }
+    model = architecture(config)
+    per_layer = 8 * 2 * 64 * 2
+    assert model.kv_bytes(100) == 24 * 100 * per_layer
+    assert model.kv_bytes(10_000) == 12 * 10_000 * per_layer + 12 * 128 * per_layer
+    assert model.kv_bytes_per_token() == 12 * per_layer
+
+
+def test_a_state_does_not_grow():
+    """Attention in every fourth layer only, a gated delta net in the others."""
+    model = architecture(QWEN3_NEXT)
+    attention = 12 * 2 * 2 * 256 * 2
+    states = 36 * (3 * (2 * 16 * 128 + 32 * 128) * 2 + 32 * 128 * 128 * 4)
+    assert model.kv_bytes(1000) == 1000 * attention + states
+    assert model.kv_bytes_per_token() == attention
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({}, "ffffff"),
+        ({"sliding_window": 4096}, "ssssss"),
+        ({"model_type": "qwen2", "sliding_window": 4096}, "ffffff"),
+        ({"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}, "ffffff"),
+        (
+            {"model_type": "qwen2", "sliding_window": 9, "use_sliding_window": True}
+            | {"max_window_layers": 4},
+            "ffffss",
+        ),
+        ({"model_type": "gemma2", "sliding_window": 4096}, "sfsfsf"),
+        ({"model_type": "gemma3_text", "sliding_window": 1024}, "sssssf"),
+        ({"sliding_window": 1024, "sliding_window_pattern": 3}, "ssfssf"),
+        ({"model_type": "llama4_text", "attention_chunk_size": 8192}, "cccfcc"),
+        ({"attention_chunk_size": 8192, "no_rope_layers": [1, 0, 1, 1, 1, 0]}, "cfcccf"),
+        ({"layer_types": ["linear_attention"] * 3 + ["full_attention"]}, "nnnf"),
+        ({"layer_types": ["full_attention"] * 6, "num_kv_shared_layers": 2}, "ffff--"),
+        ({"hybrid_override_pattern": "M-M*E-"}, "n-nf--"),
+        ({"layers_block_type": ["mamba", "moe", "attention", "mlp"]}, "n-f-"),
+        ({"attn_layer_indices": [2, 5]}, "nnfnnf"),
+        ({"attn_layer_period": 3, "attn_layer_offset": 1}, "nfnnfn"),
+        ({"attn_type_list": [0, 0, 1, 0, 0, 1]}, "nnfnnf"),
+        ({"linear_attn_config": {"full_attn_layers": [3, 6]}}, "nnfnnf"),
+        ({"model_type": "falcon_mamba"}, "nnnnnn"),
+        ({"model_type": "falcon_h1"}, "bbbbbb"),
+    ],
+)
+def test_which_layers_a_model_has(more, expected):
+    """As each family says it: full, sliding, chunked, state (n), both, none."""
+    letter = {"state": "n", "none": "-"}
+    assert "".join(letter.get(kind, kind[0]) for kind in kinds(SMALL | more)) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (SMALL | {"layer_types": ["a_new_one"]}, "its layers of type a_new_one are not known here"),
+        (SMALL | {"hybrid_override_pattern": "MX"}, "hybrid_override_pattern has X"),
+        (SMALL | {"compress_ratios": [4]}, "keep a compressed cache that is not counted here"),
+        ({"hidden_size": 1}, "has no num_hidden_layers or n_layer or num_layers or n_layers"),
+    ],
+)
+def test_what_is_not_understood_is_not_guessed(config, said):
+    """A dense model's memory would be a wrong answer."""
+    with pytest.raises(ModelUnavailable, match=said):
+        architecture(config)
+
+
+def test_the_language_model_of_a_multimodal_one():
+    """Its own numbers, not those of the eyes."""
+    nested = {"vision_config": {"num_hidden_layers": 27}, "text_config": LLAMA_70B}
+    assert architecture(nested) == architecture(LLAMA_70B)
+
+
+def test_one_key_for_all_heads():
+    """Falcon's way to say it."""
+    falcon = {"hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71}
+    model = architecture(falcon | {"multi_query": True})
+    assert (model.kv_heads, model.kv_bytes(1)) == (1, 32 * 2 * 64 * 2)
+
+
+MAMBA_2 = {
+    "mamba_n_heads": 128,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 8,
+    "mamba_d_state": 128,
+    "mamba_d_conv": 4,
+}
+JAMBA = {"hidden_size": 4096, "mamba_expand": 2, "mamba_d_state": 16, "mamba_d_conv": 4}
+KIMI = {"num_heads": 32, "head_dim": 128, "short_conv_kernel_size": 4}
+# What vLLM's calculator of that name is asked for the same model.
+STATES = {
+    "mamba 2": (MAMBA_2, "mamba2_state_shape", (1, 8192, 8, 128, 64, 128, 4), (2, 2)),
+    "mamba 1": (JAMBA, "mamba1_state_shape", (1, 8192, 16, 4), (2, 2)),
+    "delta net": (
+        QWEN3_NEXT,
+        "gated_delta_net_state_shape",
+        (1, 16, 32, 128, 128, 4),
+        (2, 4),
+    ),
+    "delta attention": ({"linear_attn_config": KIMI}, "kda_state_shape", (1, 32, 128), (2, 4)),
+    "lightning": (
+        {"attn_type_list": [0], "num_attention_heads": 64, "head_dim": 128, "hidden_size": 6144},
+        "linear_attention_state_shape",
+        (64, 1, 128),
+        (2,),
+    ),
+    "convolution": (
+        {"conv_L_cache": 3, "hidden_size": 2048},
+        "short_conv_state_shape",
+        (1, 2048, 3),
+        (2,),
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "name", "asked", "widths"), STATES.values(), ids=STATES)
+def test_a_state_is_as_large_as_the_engine_says(config, name, asked, widths):
+    """vLLM's own shapes, for one GPU."""
+    from math import prod
+
+    from vllm.model_executor.layers.mamba.mamba_utils import MambaStateShapeCalculator
+
+    shapes = getattr(MambaStateShapeCalculator, name)(*asked)
+    expected = sum(prod(shape) * width for shape, width in zip(shapes, widths, strict=True))
+    assert state_bytes(config) == expected
+
+
+# ---- the tensors
+
+
+def test_the_tensors_of_a_checkpoint():
+    """Their sizes are the files', but for the headers."""
+    folder = MODELS / f"{NAME}-bf16"
+    tensors = in_folder(folder)
+    file = folder / "model.safetensors"
+    header = int.from_bytes(file.read_bytes()[:8], "little")
+    assert sum(tensor.bytes for tensor in tensors) == file.stat().st_size - 8 - header
+    embedding = next(t for t in tensors if t.name == "model.embed_tokens.weight")
+    assert embedding == Tensor(embedding.name, "BF16", (49152, 576), 49152 * 576 * 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x05", b"\xff" * 100, (8).to_bytes(8, "little") + b"{"])
+def test_a_file_that_is_none(tmp_path, content):
+    """One sentence, with its name."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors is no safetensors file"):
+        in_file(path)
+
+
+# ---- the check at the start
+
+
+@pytest.fixture
+def gpu(tmp_path, monkeypatch):
+    """An nvidia-smi that says how much memory each GPU has: there is no GPU here."""
+
+    def make(*mib):
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n" + "".join(f"echo {each}\n" for each in mib))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+    return make
+
+
+def test_the_smallest_of_the_gpus_counts(gpu):
+    """And nothing is said where nothing is known."""
+    gpu(81559, 24564)
+    assert memory_bytes(["0", "1"]) == 24564 << 20
+    gpu("No devices were found")
+    assert memory_bytes(["0"]) is None
+    assert memory_bytes([]) is None
+
+
+def a_checkpoint(folder, weights, **config):
+    """Make one with a header and no weights behind it: the header is what is read."""
+    (folder / "config.json").write_text(json.dumps(LLAMA_70B | config))
+    entry = {"dtype": "BF16", "shape": [weights // 2], "data_offsets": [0, weights]}
+    header = json.dumps({"w": entry}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    return folder
+
+
+def demand(folder, **more):
+    fields = {"gpus": 1, "share": 0.9, "share_setting": "GPU_MEMORY_UTILIZATION"}
+    return Demand(name="org/m", folder=folder, **fields | more)
+
+
+def test_weights_that_cannot_fit_are_refused(gpu, tmp_path):
+    """With the numbers, and what to change."""
+    gpu(81559)
+    folder = a_checkpoint(tmp_path, 141_000_000_000)
+    with pytest.raises(EngineStartFailed) as raised:
+        fit.check(demand(folder), ["0"])
+    assert str(raised.value) == (
+        "org/m has 141.0 GB of weights, on a GPU of 85.5 GB, of which "
+        "GPU_MEMORY_UTILIZATION=0.9 lets the engine take 77.0 GB: take 4 such GPUs "
+        "(TENSOR_PARALLEL_SIZE=4), a larger one, or a checkpoint of fewer bits (AWQ, FP8)."
+    )
+    fit.check(demand(folder, gpus=4), ["0", "1", "2", "3"])
+
+
+def test_a_context_that_cannot_fit_is_refused(gpu, tmp_path):
+    """Where the engine insists on room for one request of it; the largest that fits is named."""
+    gpu(81559)
+    folder = a_checkpoint(tmp_path, 70_000_000_000)
+    for tokens in (0, 131072):
+        with pytest.raises(EngineStartFailed) as raised:
+            fit.check(demand(folder, context_tokens=tokens), ["0"])
+        assert str(raised.value).endswith(
+            "take 77.0 GB, and one request of 131072 tokens needs 42.9 GB of KV cache: set "
+            "MAX_MODEL_LEN to at most 21248, or take a larger GPU, or more of them "
+            "(TENSOR_PARALLEL_SIZE)."
+        )
+    fit.check(demand(folder, context_tokens=21248), ["0"])
+    fit.check(demand(folder, context_tokens=42496, kv_element_bytes=1), ["0"])
+    fit.check(demand(folder), ["0"])
+
+
+def test_the_largest_context_is_the_largest():
+    """One step more does not fit."""
+    model = architecture(LLAMA_70B)
+    room = model.kv_bytes(21248 + 255)
+    assert largest_context(model, room, 2, 1) == 21248
+    assert largest_context(model, room - model.kv_bytes(255) - 1, 2, 1) == 21248 - 256
+
+
+def test_a_kind_that_is_not_known_is_left_to_the_engine(gpu, tmp_path):
+    """What is not counted is not refused."""
+    gpu(81559)
+    folder = a_checkpoint(tmp_path, 70_000_000_000, layer_types=["a_new_one"] * 80)
+    fit.check(demand(folder, context_tokens=0), ["0"])
+
+
+@pytest.mark.parametrize(
+    ("environ", "refused"),
+    [
+        ({}, True),
+        ({"TENSOR_PARALLEL_SIZE": "4", "MAX_MODEL_LEN": "4096"}, False),
+        ({"TENSOR_PARALLEL_SIZE": "2"}, True),
+        ({"TENSOR_PARALLEL_SIZE": "2", "PIPELINE_PARALLEL_SIZE": "2"}, False),
+        ({"MAX_MODEL_LEN": "8192", "CPU_OFFLOAD_GB": "100"}, False),
+        ({"QUANTIZATION": "fp8", "MAX_MODEL_LEN": "8192"}, False),
+        ({"TENSOR_PARALLEL_SIZE": "4", "MAX_MODEL_LEN": "-1"}, False),
+    ],
+    ids=["as it is", "four", "two", "stages", "offloaded", "quantized while loading", "what fits"],
+)
+def test_vllms_flags_say_what_has_to_fit(gpu, tmp_path, monkeypatch, environ, refused):
+    """The real parser's; the CPU build is told that it runs on GPUs."""
+    gpu(81559)
+    monkeypatch.setattr(build, "gpus", lambda environ: ["0"])
+    folder = a_checkpoint(tmp_path, 141_000_000_000)
+    if refused:
+        with pytest.raises(EngineStartFailed, match=r"m.* has 141\.0 GB of weights"):
+            check(folder, **environ)
+    else:
+        check(folder, **environ)
