@@ -16,20 +16,19 @@ import hashlib
 import logging
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import get_args
 
 from pydantic import SecretStr
 
-from builder.errors import BuildError, Damaged, Refused
+from builder.errors import Damaged, Refused
 from builder.folder import alone, whole
 from builder.order import PICKLE_INDEX, Kind, Order, check, choose
+from builder.told import parser, told
 from handler.errors import ModelUnavailable, StartError
 from handler.hub import client
 from handler.hub.reference import one_word
@@ -39,7 +38,6 @@ from handler.model.manifest import File, Manifest
 
 log = logging.getLogger("fetch")
 
-EXIT_FILES = 4
 SECRET = Path("/run/secrets/HF_TOKEN")  # where Docker puts the build's secret of this name
 CONFIGURATION = ("config.json", "hf_quant_config.json", INDEX, PICKLE_INDEX)
 DOWNLOADS = 2  # of a file that arrives damaged
@@ -57,28 +55,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
         folder = options.out or Path("models", order.repository.rpartition("/")[2].lower())
         print(fetch(order, folder), flush=True)
 
-    return told(work)
-
-
-def told(work: Callable[[], None]) -> int:
-    """Do it, saying on stderr what happens; return the exit code, after one line for a failure."""
-    logging.basicConfig(format="fetch: %(message)s", level=logging.INFO, stream=sys.stderr)
-    for name in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    try:
-        work()
-    except (BuildError, StartError) as error:
-        log.error("%s", error)
-        return error.exit_code
-    except OSError as error:
-        log.error("%s: %s", error.filename or "writing", error.strerror or error)
-        return EXIT_FILES
-    except KeyboardInterrupt:
-        log.error("interrupted")
-        return 1
-    return 0
+    return told("fetch", work)
 
 
 def fetch(order: Order, folder: Path) -> Path:
@@ -234,19 +211,9 @@ def token_in(environ: Mapping[str, str]) -> SecretStr | None:
         raise Refused(f"{source} should be {error}.") from error
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt  # the half of a folder that is there is removed on the way out
-
-
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    text, _, codes = str(__doc__).partition("\n\nExit codes")
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.fetch",
-        description=text,
-        epilog=f"Exit codes{codes}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+    made = parser("fetch", str(__doc__), prog="python -m builder.fetch")
+    add = made.add_argument
     add("repository", help="org/name on the hub")
     add("--revision", default="main", help="branch, tag or commit (main)")
     add(
@@ -271,7 +238,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "needs a pattern with its suffix (ALLOW_PATTERNS)",
     )
     add("--out", type=Path, metavar="FOLDER", help="the folder to make (models/NAME)")
-    return parser
+    return made
 
 
 if __name__ == "__main__":

@@ -5,26 +5,22 @@
 A worker whose image has them serves them without a setting. Exit codes: those of `builder.fetch`.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder.fetch import fetch, token_in, told
+from builder.fetch import fetch, token_in
 from builder.order import Order
+from builder.told import parser, told
 from handler.hub.lora import SETTING, read
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch all of them and print their folders."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.lora",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    out: Path = parser.parse_args(argv).out
+    made = parser("lora", str(__doc__), prog="python -m builder.lora")
+    made.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    out: Path = made.parse_args(argv).out
 
     def work() -> None:
         for one in read(environ.get(SETTING, "")):
@@ -36,7 +32,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
             )
             print(fetch(order, out / one.folder_name()), flush=True)
 
-    return told(work)
+    return told("fetch", work)
 
 
 if __name__ == "__main__":

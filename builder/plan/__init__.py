@@ -1,0 +1,1 @@
+"""Which GPU fits a model, and what it costs: `python -m builder plan`."""

@@ -1,0 +1,181 @@
+"""The plan as a table for people, and as JSON for programs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from builder.plan.cards import Table
+from builder.plan.estimate import Row, Wanted
+from builder.plan.source import Source
+from builder.plan.weights import Weights
+from handler.memory.architecture import Architecture
+
+GB = 1e9
+SHOWN = 2  # counts of a card that fit
+HEAD = (
+    *("GPU", "", "weights", "reserve", "KV cache", "context", "requests"),
+    *("tok/s of one", "of all", "$/M tokens", ""),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that was found out."""
+
+    source: Source
+    model: Architecture
+    weights: Weights
+    wanted: Wanted
+    table: Table
+    rows: tuple[Row, ...]
+
+    @property
+    def best(self) -> Row | None:
+        """The one that costs least a second; without prices, the one of least memory."""
+        fitting = [row for row in self.rows if row.why_not is None]
+        priced = [row for row in fitting if row.card.dollars_per_second is not None]
+        return min(priced or fitting, key=_cost, default=None)
+
+    @property
+    def needs_fp8(self) -> bool:
+        """Whether something is to be calculated in FP8."""
+        return "fp8" in self.weights.method or self.wanted.kv_element_bytes == 1
+
+    def notes(self) -> list[str]:
+        """Return what has to be known beside the numbers."""
+        notes = []
+        own, context = self.model.context_tokens, self.wanted.context_tokens
+        if own and context > own:
+            notes.append(
+                f"{context} tokens are beyond the model's own {own}: the engine refuses them "
+                "unless the model is stretched (RoPE scaling, in HF_OVERRIDES)."
+            )
+        if not self.weights.is_made:
+            notes.append(
+                f"The checkpoint is not quantized. Make it first: python -m builder quantize "
+                f"{self.source.name} --to {self.weights.method} --out FOLDER; MODEL_NAME is then "
+                "the folder, or the repository that it is pushed to."
+            )
+        if self.needs_fp8 and any(not row.card.has_fp8 for row in self.rows):
+            notes.append(
+                "no FP8: not every card of the row calculates in it. It keeps and reads the small "
+                "numbers and calculates in 16 bits, so that a long prompt takes as long as before."
+            )
+        notes.append(
+            f"Tokens a second are what the memory's bandwidth allows; a worker is slower. Dollars "
+            f"are those of a flex worker that is always full, as of {self.table.date}."
+        )
+        return notes
+
+    def environment(self, row: Row) -> dict[str, str]:
+        """Return the variables for a worker on a row's GPUs."""
+        found = {
+            "MODEL_NAME": self.source.name,
+            "MAX_MODEL_LEN": str(self.wanted.context_tokens),
+            "MAX_NUM_SEQS": str(max(1, row.sequences)),
+        }
+        if row.gpus > 1:
+            found["TENSOR_PARALLEL_SIZE"] = str(row.gpus)
+        if self.wanted.kv_element_bytes == 1:
+            found["KV_CACHE_DTYPE"] = "fp8"
+        return found
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return everything, in bytes, tokens and dollars."""
+    best = plan.best
+    return {
+        "model": plan.source.name,
+        "at": plan.source.where,
+        "weights": asdict(plan.weights),
+        "layers": [asdict(each) for each in plan.model.layers],
+        "kv_bytes_per_token": plan.model.kv_bytes_per_token(plan.wanted.kv_element_bytes),
+        "kv_bytes_per_request": plan.model.kv_bytes(
+            plan.wanted.request_tokens, plan.wanted.kv_element_bytes
+        ),
+        "model_context_tokens": plan.model.context_tokens,
+        "wanted": asdict(plan.wanted),
+        "date_of_prices": plan.table.date,
+        "rows": [asdict(row) for row in plan.rows],
+        "best": None if best is None else {"pool": best.card.pool, "gpus": best.gpus},
+        "environment": None if best is None else plan.environment(best),
+        "notes": plan.notes(),
+    }
+
+
+def as_text(plan: Plan, everything: bool) -> str:
+    """Return the table, what to know about it, and the environment to paste.
+
+    Args:
+        plan: the plan.
+        everything: whether every count of every card is shown.
+    """
+    shown = plan.rows if everything else _worth_showing(plan.rows)
+    lines = [*_facts(plan), "", *_aligned([HEAD, *(_cells(plan, row) for row in shown)]), ""]
+    lines += plan.notes()
+    best = plan.best
+    if best is None:
+        return "\n".join([*lines, "", "Nothing of this fits."])
+    price = best.card.dollars_per_second
+    costs = "" if price is None else f", ${price * best.gpus:.5f} a second"
+    lines += ["", f"# {best.card.pool}: {best.gpus} × {best.card.name}{costs}"]
+    return "\n".join([*lines, *(f"{k}={v}" for k, v in plan.environment(best).items())])
+
+
+def _facts(plan: Plan) -> list[str]:
+    model, weights, wanted = plan.model, plan.weights, plan.wanted
+    layers = ", ".join(f"{each.count} {each.kind}" for each in model.layers)
+    element = "fp8" if wanted.kv_element_bytes == 1 else "16-bit"
+    is_new = "" if weights.is_made else ", estimated"
+    of_token = model.kv_bytes_per_token(wanted.kv_element_bytes)
+    of_request = model.kv_bytes(wanted.request_tokens, wanted.kv_element_bytes)
+    return [
+        f"model     {plan.source.name}, {plan.source.where}",
+        f"weights   {weights.bytes / GB:.2f} GB, {weights.method}{is_new}",
+        f"layers    {layers}; {model.heads} heads, {model.kv_heads} for keys and values",
+        f"KV cache  {of_token:,} bytes a token ({element}), "
+        f"{of_request / GB:.3f} GB a request of {wanted.request_tokens} tokens",
+        f"context   {wanted.context_tokens} tokens of the model's {model.context_tokens}",
+    ]
+
+
+def _worth_showing(rows: Iterable[Row]) -> list[Row]:
+    """Return of each card the first counts that fit, or the last that does not."""
+    shown: list[Row] = []
+    for pool in dict.fromkeys(row.card.pool for row in rows):
+        own = [row for row in rows if row.card.pool == pool]
+        fitting = [row for row in own if row.why_not is None]
+        divisible = [row for row in own if "divide" not in (row.why_not or "")]
+        shown += fitting[:SHOWN] or (divisible or own)[-1:]
+    return shown
+
+
+def _cells(plan: Plan, row: Row) -> Sequence[str]:
+    name = f"{row.card.name} ({row.card.pool})"
+    sizes = (f"{row.weights / GB:.1f} GB", f"{row.reserve / GB:.1f} GB")
+    if row.why_not is not None:
+        return (name, f"× {row.gpus}", *sizes, "", "", "", "", "", "", row.why_not)
+    dollars = row.dollars_per_million_tokens
+    return (
+        *(name, f"× {row.gpus}", *sizes, f"{row.kv_cache / GB:.1f} GB", str(row.context_tokens)),
+        *(str(row.sequences), f"{row.stream_tokens_per_second:.0f}"),
+        *(f"{row.tokens_per_second:.0f}", "?" if dollars is None else f"{dollars:.3f}"),
+        "no FP8" if plan.needs_fp8 and not row.card.has_fp8 else "",
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    last = len(HEAD) - 1
+    return [
+        "  ".join(
+            text.ljust(width) if column in (0, last) else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cost(row: Row) -> float:
+    price = row.card.dollars_per_second
+    return row.gpus * (row.card.memory_bytes if price is None else price)

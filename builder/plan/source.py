@@ -1,0 +1,110 @@
+"""What a model says of itself, on the hub or in a folder: config.json and the weights' headers.
+
+No weights are downloaded: of each safetensors file only its header is read, by a range request.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import Refused
+from handler.errors import ModelUnavailable
+from handler.hub import client
+from handler.hub.failures import explained, patiently
+from handler.hub.reference import Reference
+from handler.memory.tensors import Tensor, in_folder
+from handler.model.checkpoint import INDEX, json_object, quantization_of, shards
+
+AT_ONCE = 8
+CONFIGURATION = ("config.json", "hf_quant_config.json", INDEX)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, as far as its memory depends on it.
+
+    Attributes:
+        name: the repository or folder.
+        where: the commit, or that it is a folder.
+        config: of config.json.
+        tensors: of all weights.
+        quantization: the method that the checkpoint names, None for an unquantized one.
+    """
+
+    name: str
+    where: str
+    config: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+    quantization: str | None
+
+
+def read(reference: Reference) -> Source:
+    """Read a model's description.
+
+    Raises:
+        Refused: it has no safetensors weights.
+        ModelUnavailable, BadSetting: the hub's refusal, or what is broken, in one sentence.
+    """
+    folder = Path(reference.name)
+    source = _local(folder) if (folder / "config.json").is_file() else _remote(reference)
+    if not source.tensors:
+        raise Refused(
+            f"{reference.name} has no safetensors weights, whose headers could be read: choose a "
+            "repository that has."
+        )
+    return source
+
+
+def _local(folder: Path) -> Source:
+    config = json_object(folder / "config.json")
+    tensors = in_folder(folder)
+    return Source(str(folder), "a local folder", config, tensors, quantization_of(folder))
+
+
+def _remote(reference: Reference) -> Source:
+    listing = client.listing(reference)
+    there = {file.path: file for file in listing.files}
+    wanted = [there[name] for name in CONFIGURATION if name in there]
+    if "config.json" not in there:
+        raise ModelUnavailable(f"{reference.name} has no config.json.")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        client.download(reference, listing.commit, wanted, folder=folder)
+        named = shards(folder) or {
+            path for path in there if path.endswith(".safetensors") and "/" not in path
+        }
+        usual = {name for name in named if not name.startswith("consolidated")} or named
+        tensors = _headers(reference, listing.commit, sorted(usual & set(there)))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        quantization = quantization_of(folder)
+    where = f"commit {listing.commit[:12]}"
+    return Source(reference.name, where, config, tensors, quantization)
+
+
+def _headers(reference: Reference, commit: str, files: Iterable[str]) -> tuple[Tensor, ...]:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=reference.plain_token())
+
+    def header(name: str) -> list[Tensor]:
+        found = patiently(
+            lambda: api.parse_safetensors_file_metadata(reference.name, name, revision=commit)
+        )
+        return [
+            Tensor(
+                key, str(each.dtype), tuple(each.shape), each.data_offsets[1] - each.data_offsets[0]
+            )
+            for key, each in found.tensors.items()
+        ]
+
+    with explained(reference), ThreadPoolExecutor(AT_ONCE) as pool:
+        return tuple(tensor for part in pool.map(header, files) for tensor in part)
+
+
+def _tensor(name: str, info: Any) -> Tensor:
+    begin, end = info.data_offsets
+    return Tensor(name, str(info.dtype), tuple(info.shape), end - begin)
