@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from builder.flag_names import names
 from handler.engine import speculation
+from handler.engine.sglang import adapter
 from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
 from handler.engine.sglang.names import REFUSED, REMOVED
 from handler.engine.sglang.parser import engine_flags
@@ -32,7 +33,8 @@ from handler.engine.shared import (
 )
 from handler.environ import load
 from handler.errors import BadSetting
-from handler.model.locate import locate
+from handler.memory.fit import Demand
+from handler.model.locate import Model, locate
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
@@ -265,6 +267,28 @@ def test_speculation_is_spelled_in_its_words(flags):
         assert not SpeculativeAlgorithm.from_string(algorithm).is_none()
         made = speculation.sglang_flags(method, None, Path("draft"), None)
         assert made.keys() - flags.names == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], (1, 1.0)),
+        (["--tp-size=4", "--mem-fraction-static=0.8"], (4, 0.8)),
+        (["--cpu-offload-gb=10"], None),
+        (["--quantization=fp8"], None),
+    ],
+    ids=["as it is", "four", "offloaded", "quantized while loading"],
+)
+def test_the_flags_say_what_has_to_fit_a_gpu(flags, given, expected):
+    """Weights, over some GPUs, in a share of their memory."""
+    from sglang.srt.server_args import ServerArgs
+
+    args = ServerArgs.from_cli_args(flags.parse(["--model-path=/m", *given]))
+    demand = adapter._demand(args, Model(Path("/m"), "org/m", None, "a local folder"))
+    assert demand == (
+        expected
+        and Demand("org/m", Path("/m"), *expected, "MEM_FRACTION_STATIC", context_tokens=None)
+    )
 
 
 def test_a_failure_that_a_process_signals_is_the_engines_death(tmp_path):
