@@ -283,8 +283,10 @@ def a_checkpoint(folder, weights, **config):
 
 
 def demand(folder, **more):
-    fields = {"gpus": 1, "share": 0.9, "share_setting": "GPU_MEMORY_UTILIZATION"}
-    return Demand(name="org/m", folder=folder, **fields | more)
+    fields = {"gpus": 1, "tensor": 1, "parts": 1, "share": 0.9}
+    return Demand(
+        name="org/m", folder=folder, share_setting="GPU_MEMORY_UTILIZATION", **fields | more
+    )
 
 
 def test_weights_that_cannot_fit_are_refused(gpu, tmp_path):
@@ -316,6 +318,16 @@ def test_a_context_that_cannot_fit_is_refused(gpu, tmp_path):
     fit.check(demand(folder, context_tokens=21248), ["0"])
     fit.check(demand(folder, context_tokens=42496, kv_element_bytes=1), ["0"])
     fit.check(demand(folder), ["0"])
+
+
+def test_stages_share_the_cache_as_well(gpu, tmp_path):
+    """Each has its own layers', also of a cache that has no heads to share."""
+    gpu(81559)
+    folder = a_checkpoint(tmp_path, 10_000_000_000, **DEEPSEEK_V3)
+    tokens = 1_500_000  # 105 GB
+    fit.check(demand(folder, parts=2, gpus=2, context_tokens=tokens), ["0"])
+    with pytest.raises(EngineStartFailed, match=r"needs 105\.4 GB of KV cache"):
+        fit.check(demand(folder, tensor=2, gpus=2, context_tokens=tokens), ["0"])
 
 
 def test_the_largest_context_is_the_largest():

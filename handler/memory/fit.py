@@ -28,7 +28,9 @@ class Demand:
     Attributes:
         name: the model's, for errors.
         folder: the checkpoint's.
-        gpus: that share one copy of the model.
+        gpus: that share the weights of one copy of the model.
+        tensor: those among them that share the heads of each layer.
+        parts: in which the KV cache is spread besides: stages, and shares of the context.
         share: of each GPU's memory that the engine may take.
         share_setting: that says so.
         context_tokens: of the longest request, if the engine insists on room for one such; None if
@@ -40,6 +42,8 @@ class Demand:
     name: str
     folder: Path
     gpus: int
+    tensor: int
+    parts: int
     share: float
     share_setting: str
     context_tokens: int | None = None
@@ -77,7 +81,7 @@ def check(demand: Demand, visible: list[str]) -> None:
     except ModelUnavailable:
         return  # a kind that is not known here: the engine will say
     tokens = demand.context_tokens or model.context_tokens
-    needed = model.kv_bytes(tokens, demand.kv_element_bytes, demand.gpus)
+    needed = model.kv_bytes(tokens, demand.kv_element_bytes, demand.tensor) / demand.parts
     if weights + needed > allowed:
         raise EngineStartFailed(
             f"{found}, and one request of {tokens} tokens needs {needed / GB:.1f} GB of KV cache: "
@@ -105,5 +109,5 @@ def _instead(weights: float, allowed: float) -> str:
 
 
 def _shorter(model: Architecture, demand: Demand, room: float) -> str:
-    fits = largest_context(model, room, demand.kv_element_bytes, demand.gpus)
+    fits = largest_context(model, room * demand.parts, demand.kv_element_bytes, demand.tensor)
     return f"set {demand.context_setting} to at most {fits}, or " if fits else ""

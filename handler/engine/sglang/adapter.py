@@ -285,9 +285,15 @@ def _demand(args: Any, model: Model) -> Demand | None:
     is_smaller = args.quantization is not None and model.quantization is None
     if is_smaller or args.cpu_offload_gb or (args.offload_group_size or 0) > 0:
         return None
-    share = args.mem_fraction_static
-    ranks = args.tp_size * args.pp_size
-    return Demand(model.name, model.path, ranks, share or 1.0, "MEM_FRACTION_STATIC")
+    return Demand(
+        name=model.name,
+        folder=model.path,
+        gpus=args.tp_size * args.pp_size,
+        tensor=args.tp_size,
+        parts=args.pp_size,
+        share=args.mem_fraction_static or 1.0,
+        share_setting="MEM_FRACTION_STATIC",
+    )
 
 
 def _split(args: Any) -> Split:

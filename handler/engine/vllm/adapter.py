@@ -265,13 +265,16 @@ def _demand(args: argparse.Namespace, model: Model) -> Demand | None:
     split = _split(args)
     length = args.max_model_len
     has_own_cache = args.kv_cache_memory_bytes is not None
+    stages, shares = args.pipeline_parallel_size, args.decode_context_parallel_size
     return Demand(
-        model.name,
-        model.path,
-        split.ranks if args.enable_expert_parallel else split.tensor * args.pipeline_parallel_size,
-        1.0 if has_own_cache else args.gpu_memory_utilization,
-        "GPU_MEMORY_UTILIZATION",
-        None if has_own_cache or (length is not None and length < 0) else length or 0,
+        name=model.name,
+        folder=model.path,
+        gpus=split.ranks if args.enable_expert_parallel else split.tensor * stages,
+        tensor=split.tensor,
+        parts=stages * shares * args.prefill_context_parallel_size,
+        share=1.0 if has_own_cache else args.gpu_memory_utilization,
+        share_setting="GPU_MEMORY_UTILIZATION",
+        context_tokens=None if has_own_cache or (length or 0) < 0 else length or 0,
         kv_element_bytes=1 if str(args.kv_cache_dtype).startswith("fp8") else 2,
     )
 
