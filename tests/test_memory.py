@@ -170,6 +170,24 @@ def test_the_language_model_of_a_multimodal_one():
     assert architecture(nested) == architecture(LLAMA_70B)
 
 
+@pytest.mark.parametrize(
+    ("rope", "tokens"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 4096),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 1024),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, 2048),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}, "model_type": "gemma3_text"}, 1024),
+        ({"rope_scaling": None}, 1024),
+    ],
+)
+def test_the_longest_context(rope, tokens):
+    """As vLLM derives it: some ways of stretching are in the model's number already."""
+    config = LLAMA_70B | {"max_position_embeddings": 1024} | rope
+    if rope.get("model_type"):
+        config |= {"sliding_window": 512}
+    assert architecture(config).context_tokens == tokens
+
+
 def test_one_key_for_all_heads():
     """Falcon's way to say it."""
     falcon = {"hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71}

@@ -14,6 +14,7 @@ from typing import Any
 from handler.memory.layers import Config, Kind, kinds, number, text_config
 from handler.memory.states import state_bytes
 
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
 ELEMENT_BYTES = 2  # bf16 and fp16; the engines take one of them for a float32 checkpoint too
 
@@ -109,19 +110,20 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         hidden=hidden,
         intermediate=max(width, used * number(text, "moe_intermediate_size", default=0)),
         vocabulary=number(text, "vocab_size", default=0),
-        context_tokens=number(
-            text, "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", default=0
-        ),
-        experts=number(
-            text,
-            "n_routed_experts",
-            "num_local_experts",
-            "num_experts",
-            "moe_num_experts",
-            default=1,
-        ),
+        context_tokens=_context_tokens(text),
+        experts=number(text, *EXPERTS, default=1),
         experts_used=used,
     )
+
+
+def _context_tokens(config: Config) -> int:
+    """Return the longest context, which two ways of stretching RoPE leave out of their number."""
+    own = number(config, *CONTEXTS, default=0)
+    stretched = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(stretched, dict) or str(config.get("model_type")).startswith("gemma3"):
+        return own
+    kind = stretched.get("rope_type") or stretched.get("type")
+    return own * number(stretched, "factor", default=1) if kind in ("linear", "dynamic") else own
 
 
 def _layers(config: Config, kind: Kind, count: int) -> Layers:
