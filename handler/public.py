@@ -3,12 +3,13 @@
 A name is looked up once, by the resolver in here, and the connection goes to the very address that
 was judged: a name server that answers otherwise a moment later changes nothing. A redirect is
 followed by hand, for it is an address like the first. No proxy is asked and no cookie kept. Errors
-show no address's query: that may be a signature, as good as a key.
+show no query and no user of an address: they may be as good as a key.
 """
 
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 GONE = frozenset({404, 410})
 WRITTEN = frozenset({200, 201, 204})
 SHOWN_CHARACTERS = 100
+USER = re.compile(r"(?<=:)//[^/\\]*@")  # a name and a password
 COULD_NOT = {"fetched": "did not come", "written": "was not taken"}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # What holds another address, or is no longer in use.
@@ -239,7 +241,7 @@ def _resolver() -> Any:
 
 
 def _shown(address: str) -> str:
-    plain = address.partition("?")[0]
+    plain = USER.sub("//", address.partition("?")[0])
     cut = plain if len(plain) <= SHOWN_CHARACTERS else f"{plain[:SHOWN_CHARACTERS]}…"
     return repr(cut)
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from handler.batch.ask import Asker
 from handler.batch.order import Order
-from handler.batch.run import Batch
-from handler.batch.sink import Counts
+from handler.batch.run import Batch, Counts
 from handler.clock import Clock
 from handler.concurrency import concurrency, lines_at_once
 from handler.engine.asgi import Exchange

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from handler import public
-from handler.batch import lines, run, sink, source
+from handler.batch import inline, lines, run, source, upload
 from handler.concurrency import lines_at_once
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
@@ -417,7 +417,7 @@ def test_results_go_to_an_address(worker):
 
 def test_results_that_a_post_does_not_hold_come_in_several_outputs(worker, monkeypatch):
     """Together they are all results, in order; the counts are in the last one."""
-    monkeypatch.setattr(sink, "MAX_CHUNK_BYTES", 1_500)
+    monkeypatch.setattr(inline, "MAX_CHUNK_BYTES", 1_500)
     found = outputs(worker, {"requests": [line(str(n), "x" * 100) for n in range(6)]})
     assert len(found) > 1
     assert [each.get("batch") for each in found] == [
@@ -430,7 +430,7 @@ def test_results_that_a_post_does_not_hold_come_in_several_outputs(worker, monke
 
 def test_results_that_a_job_cannot_bring_need_an_address(worker, monkeypatch):
     """The batch ends early: what comes after would be lost as well."""
-    monkeypatch.setattr(sink.Inline, "most_bytes", 500)
+    monkeypatch.setattr(inline.Inline, "most_bytes", 500)
     [failed] = outputs(worker, {"requests": [line(str(n)) for n in range(6)]})
     assert (error(failed)["code"], error(failed)["param"]) == (413, "output_url")
     assert error(failed)["message"].endswith(": give an output_url.")
@@ -447,7 +447,7 @@ def test_an_address_that_takes_nothing_ends_the_batch_before_its_first_line(work
 
 def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
     """A store that is busy for a moment costs no results."""
-    monkeypatch.setattr(sink, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(upload, "PAUSES_SECONDS", (0.0, 0.0))
 
     async def more(job, store):
         async for _ in worker.handle(job):
@@ -456,7 +456,7 @@ def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
     async def begin(self):
         """The refusals are for the end."""
 
-    monkeypatch.setattr(sink.Upload, "begin", begin)
+    monkeypatch.setattr(upload.Upload, "begin", begin)
     stored(worker, {}, more, [503, 503], requests=[line("a")], output_url="out?signature=secret")
     assert caplog.text.count("cannot be written: the answer is 503. Again in 0 s") == 2
     assert "secret" not in caplog.text
@@ -467,7 +467,7 @@ def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
 
 def test_what_is_done_is_saved_now_and_then(worker, monkeypatch):
     """Even where an earlier line is still to come."""
-    monkeypatch.setattr(sink, "SAVE_SECONDS", 0.02)
+    monkeypatch.setattr(upload, "SAVE_SECONDS", 0.02)
 
     async def more(job, store):
         running = asyncio.create_task(anext(worker.handle(job)))

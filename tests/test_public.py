@@ -215,9 +215,9 @@ def test_what_is_put_arrives_whole_with_its_size_and_no_type(here_is_public):
     ids=["redirect", "refusal", "silence"],
 )
 def test_what_cannot_be_put(here_is_public, answer, said):
-    """A redirect is a refusal; the error does not show the signature."""
+    """A redirect is a refusal; the error shows neither password nor signature."""
     with pytest.raises(InvalidInput) as raised:
-        put("http://127.0.0.1:PORT/x?signature=secret", {"/x": answer}, seconds=0.3)
+        put("http://user:secret@127.0.0.1:PORT/x?signature=secret", {"/x": answer}, seconds=0.3)
     assert re.sub(r":\d+/", ":PORT/", str(raised.value)) == f"The output at {said}"
 
 

@@ -15,7 +15,7 @@ from handler.batch import lines
 from handler.batch.ask import Asker
 from handler.batch.lines import Line
 from handler.batch.order import Order
-from handler.batch.sink import Counts, Sink, sink
+from handler.batch.sink import Sink, sink
 from handler.batch.source import Source, earlier, source
 from handler.batch.spool import Spool
 from handler.clock import Clock
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 3.0
 
+Counts = dict[str, int]
 Tell = Callable[[Counts], Awaitable[None]]
 
 
