@@ -76,6 +76,7 @@ class Batch:
                 await target.rescue()
                 raise
             await self._tell_news()
+            log.info("lines: %s", ", ".join(f"{n} {kind}" for kind, n in self._counts.items()))
             for output in target.outputs(self._counts):
                 yield output
 
@@ -83,7 +84,7 @@ class Batch:
         self, requests: Source, found: dict[str, int], before: Spool, results: Spool
     ) -> None:
         """Take over what an earlier run has answered, as it was."""
-        for number, raw in requests:
+        for number, raw in requests if found else ():
             number_before = found.pop(lines.read(number, raw).custom_id or "", None)
             if number_before is not None:
                 results.add(number, before.line(number_before))
