@@ -83,7 +83,8 @@ def worker(engine):
 
 
 @pytest.fixture(autouse=True)
-def here_is_public(monkeypatch):
+def here_and_soon(monkeypatch):
+    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.01)
     monkeypatch.setattr(public, "is_public", lambda text: text == "127.0.0.1" or is_public(text))
 
 
@@ -168,6 +169,23 @@ def stored(worker, files, more=None, refusals=(), **batch):
             return [output async for output in worker.handle(job)], store
 
     return asyncio.run(collected())
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def followed(worker):
+    """Return what becomes the number of lines that are done."""
+    done = []
+
+    async def tell(_, counts):
+        done[:] = [counts["completed"] + counts["failed"]]
+
+    worker.on_progress = tell
+    return done
 
 
 def as_file(content):
@@ -268,11 +286,11 @@ def test_a_line_that_is_refused_has_the_error_that_a_job_would_have(
 
 def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(engine):
     """REQUEST_TIMEOUT is for each line, not for all of them."""
-    worker = Worker(engine[1], JobReader(("served",), "org/name", {}), timeout_seconds=0.3)
-    requests = [line("x", "wait"), *(line(str(n), "slow") for n in range(6))]
+    worker = Worker(engine[1], JobReader(("served",), "org/name", {}), timeout_seconds=1.0)
+    requests = [line("x", "wait"), *(line(str(n), "slow") for n in range(11))]
     first, *others = results(worker, *requests, concurrency=1)
     assert first["response"]["status_code"] == 408
-    assert [text(each) for each in others] == ["slow"] * 6
+    assert [text(each) for each in others] == ["slow"] * 11
 
 
 # ---- lines at once
@@ -291,7 +309,16 @@ def test_lines_at_once(wanted, jobs_at_once, lines):
 @pytest.mark.parametrize(("wanted", "at_once"), [(None, 4), (1, 1)], ids=["usual", "as asked"])
 def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
     """So that other jobs get their turn."""
-    results(worker, *(line(str(n), "slow") for n in range(8)), concurrency=wanted)
+
+    async def asked():
+        batch = {"requests": [line(n, "wait") for n in "abcdefgh"], "concurrency": wanted}
+        running = asyncio.create_task(anext(worker.handle({"id": "j", "input": {"batch": batch}})))
+        await until(lambda: adapter.running_requests == at_once)
+        await asyncio.sleep(0.1)
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(asked())
     assert adapter.most_at_once == at_once
 
 
@@ -471,8 +498,7 @@ def test_what_is_done_is_saved_now_and_then(worker, monkeypatch):
 
     async def more(job, store):
         running = asyncio.create_task(anext(worker.handle(job)))
-        while not any(len(put) == 2 for put in store.puts):
-            await asyncio.sleep(0.01)
+        await until(lambda: any(len(put) == 2 for put in store.puts))
         running.cancel()
         await asyncio.wait([running])
 
@@ -485,14 +511,12 @@ def test_a_batch_that_is_cancelled_saves_what_is_done_and_is_resumed(worker, ada
     """All of its lines leave the engine; a later batch asks only for what is missing."""
 
     async def more(job, store):
+        done = followed(worker)
         running = asyncio.create_task(anext(worker.handle(job)))
-        while adapter.running_requests < 1 or adapter.prompts.count("2") < 1:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        await until(lambda: done == [2] and adapter.running_requests == 1)
         running.cancel()
         await asyncio.wait([running])
-        while adapter.running_requests:
-            await asyncio.sleep(0.01)
+        await until(lambda: not adapter.running_requests)
         assert [each["custom_id"] for each in store.lines("out")] == ["b", "c"]
         kept = store.lines("out")[0]
         adapter.prompts.clear()
@@ -522,11 +546,9 @@ def test_an_engine_that_dies_fails_the_job_and_what_is_done_is_saved(worker, ada
     """No line is asked any more."""
 
     async def more(job, store):
-        answers = worker.handle(job)
-        running = asyncio.create_task(anext(answers))
-        while adapter.prompts.count("2") < 1:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.1)
+        done = followed(worker)
+        running = asyncio.create_task(anext(worker.handle(job)))
+        await until(lambda: done == [1])
         adapter.living = False
         assert error(await running)["code"] == 503
         assert [each["custom_id"] for each in store.lines("out")] == ["b"]
@@ -543,8 +565,7 @@ def test_a_worker_that_is_stopped_fails_the_job(engine):
     async def answer():
         job = {"id": "j", "input": {"batch": {"requests": [line(n, "wait") for n in "abcdef"]}}}
         running = asyncio.create_task(anext(worker.handle(job)))
-        while adapter.running_requests < 4:
-            await asyncio.sleep(0.01)
+        await until(lambda: adapter.running_requests == 4)
         host.fail_requests("The worker was stopped before the answer was complete.")
         return await running
 
@@ -556,9 +577,8 @@ def test_a_worker_that_is_stopped_fails_the_job(engine):
 # ---- what is seen of it
 
 
-def test_its_progress_is_told_and_at_the_end_all_of_it(worker, monkeypatch):
+def test_its_progress_is_told_and_at_the_end_all_of_it(worker):
     """With the job, for whoever posts it."""
-    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.02)
     told = []
 
     async def tell(job, counts):
