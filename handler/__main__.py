@@ -113,7 +113,10 @@ def _serve(
         jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
         most = min(jobs_at_once, running.capacity.max_sequences)
         monitor = stack.enter_context(Monitor(host, stages, most, push))
-        worker = Worker(host, reader, chosen.request_timeout_seconds, monitor, chosen.log_content)
+        worker = Worker(
+            *(host, reader, chosen.request_timeout_seconds, monitor, chosen.log_content),
+            jobs_at_once,
+        )
         log.info("ready for %d jobs at once as %s", jobs_at_once, adapter.served_model_name)
         if http is not None:
             _started(stages)

@@ -1,4 +1,4 @@
-"""How many jobs are taken at once: constant, once the engine is up."""
+"""How many jobs are taken at once, and lines of a batch: constant, once the engine is up."""
 
 from handler.engine.protocol import Capacity
 
@@ -13,3 +13,17 @@ def concurrency(setting: str | int, capacity: Capacity) -> int:
         return setting
     typical = min(TYPICAL_REQUEST_TOKENS, capacity.max_model_tokens)
     return max(1, min(capacity.max_sequences, capacity.kv_cache_tokens // typical))
+
+
+def lines_at_once(wanted: int | None, jobs_at_once: int, capacity: Capacity) -> int:
+    """Return how many lines of a batch to ask at once.
+
+    Half of what the engine batches unless the batch says otherwise: other jobs get their turn.
+
+    Args:
+        wanted: what the batch says.
+        jobs_at_once: what the worker takes, which no batch exceeds.
+        capacity: of the engine.
+    """
+    usual = concurrency("auto", capacity) // 2
+    return max(1, min(usual if wanted is None else wanted, jobs_at_once))

@@ -9,6 +9,8 @@
     ├── ClientGone            nobody is there any more who reads the answer
     └── RequestError          one job fails, the worker goes on
         ├── InvalidInput      400  the job's input does not mean anything
+        │   ├── Absent        400  there is nothing at an address that it names
+        │   └── BrokenLine    400  a line of a batch is none of the format
         ├── Unauthorized      401  API_KEY is set, and the request has none or another one
         ├── UnknownRoute      404  not an inference route
         ├── UnknownModel      404  no model or adapter that is served
@@ -98,6 +100,22 @@ class InvalidInput(RequestError):
 
     status = 400
     type = "BadRequestError"
+
+
+class Absent(InvalidInput):
+    """There is nothing at an address that the input names."""
+
+
+class BrokenLine(InvalidInput):
+    """A line of a batch is none of the format.
+
+    Attributes:
+        code: what is wrong, for programs.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Unauthorized(RequestError):

@@ -1,10 +1,11 @@
 """A job's input → one request to the engine's app.
 
-Three shapes are understood:
+Four shapes are understood, the last of which is no single request (`handler/batch`):
 
     {"openai_route": "/v1/…", "openai_input": {…}}       what the platform's OpenAI route sends
     {"route": "…", "body": {…}, "method": "GET|POST"}    any allowed route, spelled out
     {"prompt" | "messages": …, "sampling_params": {…}, …}  the worker's native input
+    {"batch": {"requests": […]} | {"url": "…"}}          many requests
 
 A call over HTTP becomes the same request. Routes are allowed, not forwarded: the engine's app also
 carries administrative ones. Which fields a body may have is the engine's to say; this module knows
@@ -21,34 +22,15 @@ from typing import Any
 import httpx
 import orjson
 
+from handler.batch import order
+from handler.batch.order import Order
 from handler.engine.protocol import Request
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute, WrongMethod
 from handler.media import media
 from handler.metrics.usage import count_stream
+from handler.routes import GET, MULTIPART, POST, route_name, route_names
 
 MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
-
-POST = {
-    "chat/completions": "/v1/chat/completions",
-    "completions": "/v1/completions",
-    "responses": "/v1/responses",
-    "messages": "/v1/messages",
-    "messages/count_tokens": "/v1/messages/count_tokens",
-    "embeddings": "/v1/embeddings",
-    "rerank": "/v1/rerank",
-    "score": "/v1/score",
-    "classify": "/classify",
-    "audio/transcriptions": "/v1/audio/transcriptions",
-    "tokenize": "/tokenize",
-    "detokenize": "/detokenize",
-}
-GET = {
-    "models": "/v1/models",
-    "health": "/health",
-    "version": "/version",
-    "metrics": "/metrics",
-}
-MULTIPART = {"/v1/audio/transcriptions"}
 
 GONE = {  # fields that other workers' native inputs had, and what to do instead
     "use_openai_format": "the answer always has the OpenAI format",
@@ -113,6 +95,15 @@ class JobReader:
                 "The input holds half a surrogate pair, which is no text."
             ) from error
 
+    def batch(self, job: Mapping[str, Any]) -> Order | None:
+        """Return the batch that a job is, None where it is a single request.
+
+        Raises:
+            RequestError: with what was wrong and what would be right.
+        """
+        data = job.get("input")
+        return order.read(data) if isinstance(data, dict) and "batch" in data else None
+
     def read_http(
         self, method: str, path: str, query: str, body: bytes, content_type: str, request_id: str
     ) -> Request:
@@ -121,9 +112,9 @@ class JobReader:
         Raises:
             RequestError: with what was wrong and what would be right.
         """
-        name = _route_name(path)
+        name = route_name(path)
         if name not in POST and name not in GET:
-            raise UnknownRoute(f"There is no route {path!r}. Routes: {_routes()}.")
+            raise UnknownRoute(f"There is no route {path!r}. Routes: {route_names()}.")
         allowed = "GET" if name in GET else "POST"
         if method != allowed:
             raise WrongMethod(path, method, allowed)
@@ -151,7 +142,8 @@ class JobReader:
             return Job(job_id, self._native(job_id, data), native=True)
         else:
             raise InvalidInput(
-                "input needs openai_route with openai_input, route with body, prompt, or messages.",
+                "input needs openai_route with openai_input, route with body, prompt, messages, "
+                "or batch.",
                 "input",
             )
         return Job(job_id, request)
@@ -162,10 +154,10 @@ class JobReader:
         if body is not None and not isinstance(body, dict):
             raise InvalidInput(f"the body must be a JSON object, not {_kind(body)}.", "body")
         name, _, query = route.partition("?")
-        name = _route_name(name)
+        name = route_name(name)
         wanted = str(method).upper() if method else ("POST" if body else "GET")
         if name not in POST and name not in GET:
-            raise UnknownRoute(f"There is no route {route!r}. Routes: {_routes()}.", "route")
+            raise UnknownRoute(f"There is no route {route!r}. Routes: {route_names()}.", "route")
         if wanted not in ("GET", "POST"):
             raise InvalidInput(f"method must be GET or POST, not {method!r}.", "method")
         if name in GET:
@@ -249,14 +241,6 @@ class JobReader:
             else:
                 advice = f": did you mean {near[0]!r}?" if near else "."
             raise InvalidInput(f"The engine has no field {name!r} on {path}{advice}", name)
-
-
-def _route_name(path: str) -> str:
-    return path.strip("/").removeprefix("openai/").removeprefix("v1/")
-
-
-def _routes() -> str:
-    return ", ".join([*POST, *GET])
 
 
 def _chat_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:

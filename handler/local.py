@@ -47,6 +47,7 @@ class Answer:
         first_seconds: time to the first yield; for a stream that is the time to first token.
         total_seconds: time to the end.
         streamed: whether the answer came in pieces (an error counts as one).
+        batch: how many lines of a batch there were, and of which kind; None of any other job.
         error: the job's error as JSON text, or None.
     """
 
@@ -55,6 +56,7 @@ class Answer:
     first_seconds: float | None = None
     total_seconds: float = 0.0
     streamed: bool = False
+    batch: dict[str, int] | None = None
     error: str | None = None
     _yields: int = 0
     _events: EventCutter | None = None
@@ -66,6 +68,8 @@ class Answer:
         if isinstance(output, dict):
             if output.keys() == {"error"}:
                 self.error = output["error"]
+            elif "results" in output or "batch" in output:
+                self._add_results(output)
             else:
                 self._add_object(output)
         elif self._events or is_event(output):
@@ -75,6 +79,13 @@ class Answer:
                     self._add_object(chunk)
         else:
             self.text += output
+
+    def _add_results(self, output: dict[str, Any]) -> None:
+        """Take some of a batch's results, or its end, which the counts come with."""
+        lines = [json.dumps(line, ensure_ascii=False) for line in output.get("results", ())]
+        self.text = "\n".join([self.text, *lines] if self.text else lines)
+        self.batch = output.get("batch")
+        self.streamed = False
 
     def _add_object(self, answer: dict[str, Any]) -> None:
         inner = answer.get("response") or answer.get("message") or {}
@@ -149,6 +160,9 @@ def _figures(result: Answer) -> list[str]:
         for count, word in ((read, "prompt"), (written, "completion"))
         if count is not None
     ]
+    if result.batch is not None:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in result.batch.items())
+        lines.append(f"lines                {kinds}")
     if counts:
         lines.append(f"usage                {' + '.join(counts)} tokens")
     if result.streamed and result.first_seconds is not None:

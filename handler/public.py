@@ -1,25 +1,32 @@
-"""Fetching from the public web: never from what only this machine, or its network, reaches.
+"""Asking the public web: never what only this machine, or its network, reaches.
 
 A name is looked up once, by the resolver in here, and the connection goes to the very address that
 was judged: a name server that answers otherwise a moment later changes nothing. A redirect is
-followed by hand, for it is an address like the first. No proxy is asked and no cookie kept.
+followed by hand, for it is an address like the first. No proxy is asked and no cookie kept. Errors
+show no query and no user of an address: they may be as good as a key.
 """
 
 import asyncio
+import contextlib
 import ipaddress
+import re
 import socket
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from yarl import URL
 
-from handler.errors import InvalidInput
+from handler.errors import Absent, InvalidInput
 
 MOST_REDIRECTS = 3
 CHUNK_BYTES = 1 << 16
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+GONE = frozenset({404, 410})
+WRITTEN = frozenset({200, 201, 204})
 SHOWN_CHARACTERS = 100
+USER = re.compile(r"(?<=:)//[^/\\]*@")  # a name and a password
+COULD_NOT = {"fetched": "did not come", "written": "was not taken"}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # What holds another address, or is no longer in use.
 ODD = [ipaddress.ip_network(text) for text in ("2002::/16", "::/96", "64:ff9b:1::/48", "fec0::/10")]
@@ -78,42 +85,79 @@ class PublicWeb:
         Raises:
             InvalidInput: it may not be asked, does not answer, or has too much to say.
         """
+        content = bytearray()
+        content_type = await self.fetch(address, content.extend)
+        return Fetched(bytes(content), content_type)
+
+    async def fetch(self, address: str, take: Callable[[bytes], object]) -> str:
+        """Hand what is at an address to `take`, in pieces; return its content type.
+
+        Raises:
+            Absent: there is nothing.
+            InvalidInput: it may not be asked, does not answer, or has too much to say.
+        """
+        url = allowed(address, self._domains, self._what)
+        async with self._named(address, "fetched"):
+            for _ in range(MOST_REDIRECTS + 1):
+                _refuse_private_literal(url)
+                async with self._session.get(url, allow_redirects=False) as response:
+                    location = response.headers.get("location")
+                    if response.status not in REDIRECTS or location is None:
+                        await self._read(response, take)
+                        return str(response.content_type)
+                    url = allowed(str(url.join(URL(location))), self._domains, self._what)
+        raise InvalidInput(
+            f"{self._what} at {_shown(address)}: more than {MOST_REDIRECTS} redirects.", "url"
+        )
+
+    async def put(self, address: str, content: AsyncIterator[bytes], size_bytes: int) -> None:
+        """PUT what is as large as said to an address; no redirect is followed.
+
+        No content type is sent: one that was not signed makes a signature wrong.
+
+        Raises:
+            InvalidInput: it may not be asked, does not answer, or does not take it.
+        """
+        url = allowed(address, self._domains, self._what)
+        async with self._named(address, "written"):
+            _refuse_private_literal(url)
+            async with self._session.put(
+                url,
+                data=content,
+                headers={"content-length": str(size_bytes)},
+                skip_auto_headers=("content-type",),
+                allow_redirects=False,
+            ) as response:
+                if response.status not in WRITTEN:
+                    raise _Refusal(f"the answer is {response.status}")
+
+    @contextlib.asynccontextmanager
+    async def _named(self, address: str, done: str) -> AsyncIterator[None]:
+        """Bound the time of what is inside, and say what goes wrong there in one sentence."""
         import aiohttp
 
-        url = allowed(address, self._domains, self._what)
+        what = f"{self._what} at {_shown(address)}"
         try:
             async with asyncio.timeout(self._seconds):
-                for _ in range(MOST_REDIRECTS + 1):
-                    _refuse_private_literal(url)
-                    async with self._session.get(url, allow_redirects=False) as response:
-                        location = response.headers.get("location")
-                        if response.status not in REDIRECTS or location is None:
-                            return await self._read(response)
-                        url = allowed(str(url.join(URL(location))), self._domains, self._what)
-            raise InvalidInput(
-                f"{self._what} at {_shown(address)}: more than {MOST_REDIRECTS} redirects.", "url"
-            )
+                yield
         except _Private as error:
-            raise InvalidInput(f"{self._what} at {_shown(address)}: {error}.", "url") from error
+            raise InvalidInput(f"{what}: {error}.", "url") from error
         except TimeoutError as error:
             raise InvalidInput(
-                f"{self._what} at {_shown(address)} did not come in {self._seconds:g} s.", "url"
+                f"{what} {COULD_NOT[done]} in {self._seconds:g} s.", "url"
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise InvalidInput(
-                f"{self._what} at {_shown(address)} cannot be fetched: {_reason(error)}.", "url"
-            ) from error
+            kind = Absent if isinstance(error, _Refusal) and error.gone else InvalidInput
+            raise kind(f"{what} cannot be {done}: {_reason(error)}.", "url") from error
 
-    async def _read(self, response: Any) -> Fetched:
+    async def _read(self, response: Any, take: Callable[[bytes], object]) -> None:
         if response.status != 200:
-            raise _Refusal(f"the answer is {response.status}")
-        content = bytearray()
+            raise _Refusal(f"the answer is {response.status}", response.status in GONE)
         async for chunk in response.content.iter_chunked(CHUNK_BYTES):
-            content += chunk
             self._left_bytes -= len(chunk)
             if self._left_bytes < 0:
                 raise _Refusal(f"there are more than {self._most_bytes} bytes")
-        return Fetched(bytes(content), response.content_type)
+            take(chunk)
 
 
 def allowed(address: str, domains: Collection[str], what: str) -> URL:
@@ -150,7 +194,11 @@ def is_public(text: str) -> bool:
 
 
 class _Refusal(OSError):
-    """What the other side has is not taken."""
+    """What the other side says is not what was asked for; `gone` is that there is nothing."""
+
+    def __init__(self, reason: str, gone: bool = False) -> None:
+        super().__init__(reason)
+        self.gone = gone
 
 
 class _Private(Exception):
@@ -193,7 +241,8 @@ def _resolver() -> Any:
 
 
 def _shown(address: str) -> str:
-    cut = address if len(address) <= SHOWN_CHARACTERS else f"{address[:SHOWN_CHARACTERS]}…"
+    plain = USER.sub("//", address.partition("?")[0])
+    cut = plain if len(plain) <= SHOWN_CHARACTERS else f"{plain[:SHOWN_CHARACTERS]}…"
     return repr(cut)
 
 

@@ -1,30 +1,38 @@
 """The generator that every front door calls: one job in, its output as it comes.
 
-A job's output is one dict (a plain answer), one text (metrics), or a stream of texts or dicts. A
-failure of any kind is a last yield `{"error": "<JSON string>"}`, which is what the SDK makes a
-FAILED job of; what was yielded before stays delivered.
+A job's output is one dict (a plain answer), one text (metrics), or a stream of texts or dicts; that
+of a batch comes from `batch/run.py`. A failure of any kind is a last yield
+`{"error": "<JSON string>"}`, which is what the SDK makes a FAILED job of; what was yielded before
+stays delivered.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handler.batch.ask import Asker
+from handler.batch.order import Order
+from handler.batch.run import Batch, Counts
 from handler.clock import Clock
+from handler.concurrency import concurrency, lines_at_once
 from handler.engine.asgi import Exchange
 from handler.engine.host import EngineHost
-from handler.errors import render
-from handler.job import GET, Job, JobReader
+from handler.errors import EngineUnavailable, render
+from handler.job import Job, JobReader
 from handler.logs import job_id
 from handler.merge import decode, merge
 from handler.metrics.monitor import Monitor
 from handler.metrics.record import Observer, Record
 from handler.metrics.usage import is_count
 from handler.refusal import code_in, refusal, value, whole_body
+from handler.routes import GET
 from handler.stream import EventCutter, chunks_of, error_in
+from handler.task import until_task_ends
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +59,13 @@ class Worker:
         timeout_seconds: how long one job may take, None for no bound.
         monitor: sees each job's beginning and end, and adds to the engine's metrics.
         log_content: whether prompts and answers go to the log.
+        jobs_at_once: that are taken; None means what the engine can batch.
 
     Attributes:
         host, reader, timeout_seconds: as given.
         tasks: the SDK's tasks of the jobs that are not over, their last POST included.
         on_end: called at the end of each.
+        on_progress: awaited with a batch's job and its counts, now and then and at the end.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class Worker:
         timeout_seconds: float | None,
         monitor: Monitor | None = None,
         log_content: bool = False,
+        jobs_at_once: int | None = None,
     ) -> None:
         self.host = host
         self.reader = reader
@@ -72,8 +83,10 @@ class Worker:
         self._observer: Observer = monitor.metrics if monitor else Observer()
         self._monitor = monitor
         self._log_content = log_content
+        self._jobs_at_once = jobs_at_once
         self.tasks: set[asyncio.Task[Any]] = set()
         self.on_end: Callable[[], object] = lambda: None
+        self.on_progress: Callable[[Mapping[str, Any], Counts], Awaitable[None]] = _told_nobody
         self._running: set[str] = set()
         self._expected: dict[str, Expected] = {}
         self._stopped_early: dict[str, float] = {}
@@ -86,7 +99,7 @@ class Worker:
         for job in jobs:
             with contextlib.suppress(Exception):  # which `handle` meets again, and answers
                 name = str(job.get("id", ""))
-                if name not in self._expected:
+                if name not in self._expected and self.reader.batch(job) is None:
                     self._expected[name] = self._open(job)
                     self._expected[name].exchange.begin()
 
@@ -113,10 +126,7 @@ class Worker:
             timeout_seconds: its own `policy.executionTimeout`, None for no bound.
         """
         try:
-            expected = self._expected.pop(record.id, None) or self._open(job)
-            record.sent(expected.job.request.path, expected.job.request.body)
-            clock = self._clock(timeout_seconds)
-            async for output in self._answer(expected.job, expected.exchange, clock, record):
+            async for output in self._outputs(job, record, timeout_seconds):
                 record.yields += 1
                 yield output
             record.status = 200
@@ -124,6 +134,30 @@ class Worker:
             record.failed(error)
             # By now the engine's request is over: the SDK does not close this at once.
             yield {"error": render(error)}
+
+    def _outputs(
+        self, job: Mapping[str, Any], record: Record, timeout_seconds: float | None
+    ) -> AsyncIterator[Output]:
+        if (order := self.reader.batch(job)) is not None:
+            record.route = "batch"
+            # REQUEST_TIMEOUT is for each line.
+            return self._batch(order, job).outputs(
+                Clock(timeout_seconds, "policy.executionTimeout")
+            )
+        expected = self._expected.pop(record.id, None) or self._open(job)
+        record.sent(expected.job.request.path, expected.job.request.body)
+        clock = self._clock(timeout_seconds)
+        return self._answer(expected.job, expected.exchange, clock, record)
+
+    def _batch(self, order: Order, job: Mapping[str, Any]) -> Batch:
+        if self.host.running is None:
+            raise EngineUnavailable("The engine is not running; the worker is being replaced.")
+        capacity = self.host.running.capacity
+        jobs_at_once = self._jobs_at_once or concurrency("auto", capacity)
+        at_once = lines_at_once(order.concurrency, jobs_at_once, capacity)
+        asker = Asker(self.host, self.reader, self.recorded, self.timeout_seconds)
+        tell = functools.partial(self.on_progress, job)
+        return Batch(order, str(job.get("id", "")), asker, at_once, tell)
 
     @contextlib.contextmanager
     def recorded(self, name: str) -> Iterator[Record]:
@@ -135,7 +169,7 @@ class Worker:
             record.end()
             self._observer.ended(record)
 
-        with _until_task_ends(end):
+        with until_task_ends(end):
             try:
                 yield record
             except Exception as error:
@@ -162,7 +196,7 @@ class Worker:
         """
         async with contextlib.AsyncExitStack() as stack:
             exchange = await clock.bound(stack.enter_async_context(opened))
-            stack.enter_context(_until_task_ends(exchange.close))
+            stack.enter_context(until_task_ends(exchange.close))
             content_type = exchange.headers.get("content-type", "")
             if exchange.status < 400 and content_type.startswith("text/event-stream"):
                 record.streams = True
@@ -178,7 +212,7 @@ class Worker:
         ended = False
         pacer = self.host.pacer
         pacer.begin()
-        with _until_task_ends(pacer.end):
+        with until_task_ends(pacer.end):
             while not ended:
                 data = await clock.bound(exchange.read())
                 ended = not data
@@ -236,30 +270,8 @@ class Worker:
         self._running.add(name)
 
 
-@contextlib.contextmanager
-def _until_task_ends(end: Callable[[], None]) -> Iterator[None]:
-    """Call `end` on the way out, or when the SDK's job task ends, for whatever reason that does.
-
-    A cancelled task leaves the generator suspended at a yield until it is collected; the task's
-    own callback does not wait for that.
-    """
-    ended = False
-
-    def once(_: object = None) -> None:
-        nonlocal ended
-        if not ended:
-            ended = True
-            end()
-
-    task = asyncio.current_task()
-    if task is not None:
-        task.add_done_callback(once)
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.remove_done_callback(once)
-        once()
+async def _told_nobody(job: Mapping[str, Any], counts: Counts) -> None:
+    """Nobody looks at a batch's progress."""
 
 
 def _native(events: list[bytes]) -> Iterator[Output]:

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from handler.batch import run
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
 from handler.environ import load
@@ -666,6 +667,49 @@ def test_a_job_is_cancelled_and_a_job_times_out(door):
     text = door.call("GET", "/metrics").text
     ended = 'llm_worker_requests_total{outcome="%s",route="/v1/completions"}'
     assert [value(text, ended % outcome) for outcome in ("cancelled", "timeout")] == [1, 1]
+    wait_until(lambda: door.adapter.running_requests == 0)
+    assert door.door._app.service.slots.taken == 0
+
+
+def batch_of(*prompts, **more):
+    return {
+        "requests": [
+            {"custom_id": p, "method": "POST", "url": "/v1/completions", "body": {"prompt": p}}
+            for p in prompts
+        ],
+        **more,
+    }
+
+
+def test_a_batch_is_one_job_and_takes_one_place(door, monkeypatch):
+    """Its progress stands where its output will be; its lines are requests of their route."""
+    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.02)
+    order = {"input": {"batch": batch_of("a", "b", "c", "wait", concurrency=2)}}
+    name = door.call("POST", "/run", json=order).json()["id"]
+    done = {"total": 4, "completed": 3, "failed": 0}
+    wait_until(lambda: door.call("GET", f"/status/{name}").json().get("output") == done, 10)
+    assert door.door._app.service.slots.taken == 1
+    assert door.complete().status_code == 200
+    door.adapter.may_answer.set()
+    status = finished(door, name)
+    [output] = status["output"]
+    assert output["batch"] == done | {"completed": 4}
+    assert [each["custom_id"] for each in output["results"]] == ["a", "b", "c", "wait"]
+    metrics = door.call("GET", "/metrics").text
+    ended = 'llm_worker_requests_total{outcome="ok",route="%s"}'
+    assert value(metrics, ended % "/v1/completions") == 5
+    assert value(metrics, ended % "batch") == 1
+
+
+def test_a_batch_is_cancelled_or_times_out_with_all_its_lines(door):
+    """executionTimeout is for the whole of it."""
+    order = {"input": {"batch": batch_of("a", "wait", "b", concurrency=2)}}
+    name = door.call("POST", "/run", json=order).json()["id"]
+    wait_until(lambda: door.adapter.running_requests == 1)
+    assert door.call("POST", f"/cancel/{name}").json()["status"] == "CANCELLED"
+    wait_until(lambda: door.adapter.running_requests == 0)
+    timed = door.call("POST", "/runsync", json=order | {"policy": {"executionTimeout": 200}}).json()
+    assert timed["status"] == "TIMED_OUT"
     wait_until(lambda: door.adapter.running_requests == 0)
     assert door.door._app.service.slots.taken == 0
 

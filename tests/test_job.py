@@ -6,7 +6,8 @@ import json
 import pytest
 
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
-from handler.job import GET, MAX_BODY_BYTES, POST, JobReader
+from handler.job import MAX_BODY_BYTES, JobReader
+from handler.routes import GET, POST
 
 FIELDS = {
     "/v1/chat/completions": frozenset(
@@ -154,7 +155,8 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ([1], "input must be an object, not a list.", "input"),
         (
             {},
-            "input needs openai_route with openai_input, route with body, prompt, or messages.",
+            "input needs openai_route with openai_input, route with body, prompt, messages, "
+            "or batch.",
             "input",
         ),
         (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from handler.local import Answer
+from handler.local import Answer, _figures
 
 
 def answer(*outputs):
@@ -65,6 +65,18 @@ def test_the_other_routes_streams(events):
     """Each has named events of its own."""
     result = answer(*(f"event: {e['type']}\ndata: {json.dumps(e)}\n\n" for e in events))
     assert (result.text, result.streamed, result.usage) == ("Paris", True, {"output_tokens": 1})
+
+
+def test_a_batch_is_shown_line_by_line():
+    """As its file would be; the counts are a figure of their own."""
+    lines = [{"custom_id": "é", "error": None}, {"custom_id": "b", "error": {"code": "x"}}]
+    counts = {"total": 2, "completed": 1, "failed": 1}
+    result = answer({"results": lines[:1]}, {"batch": counts, "results": lines[1:]})
+    assert [json.loads(line) for line in result.text.split("\n")] == lines
+    assert (result.streamed, result.batch) == (False, counts)
+    assert _figures(result) == ["lines                2 total, 1 completed, 1 failed"]
+    elsewhere = answer({"batch": counts})
+    assert (elsewhere.text, elsewhere.batch) == ("", counts)
 
 
 def test_an_error_ends_it():

@@ -4,6 +4,7 @@ The servers here are real and on this machine, so in those tests 127.0.0.1 count
 """
 
 import asyncio
+import re
 import socket
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from handler import public
-from handler.errors import InvalidInput
+from handler.errors import Absent, InvalidInput
 from handler.public import PublicWeb, is_public
 
 PICTURE = b"\x89PNG" + bytes(1000)
@@ -21,7 +22,7 @@ PICTURE = b"\x89PNG" + bytes(1000)
 async def server(routes):
     app = web.Application()
     for path, answer in routes.items():
-        app.router.add_get(path, answer)
+        app.router.add_route("*", path, answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -173,6 +174,64 @@ def test_who_does_not_answer_and_who_is_not_known(here_is_public):
             get(f"http://127.0.0.1:{port}/x")
     with pytest.raises(InvalidInput, match=r"the name 'no\.such\.invalid' is not known"):
         get("http://no.such.invalid/x")
+
+
+def put(address, routes=None, seconds=5.0):
+    async def content():
+        for _ in range(3):
+            yield b"x" * 100_000
+
+    async def run():
+        writing = PublicWeb((), 0, seconds, "The output")
+        async with server(routes or {}) as port, writing as there:
+            await there.put(address.replace("PORT", str(port)), content(), 300_000)
+
+    asyncio.run(run())
+
+
+def test_what_is_put_arrives_whole_with_its_size_and_no_type(here_is_public):
+    """A presigned address takes no chunks, and a type that was not signed is refused."""
+    seen = {}
+
+    async def take(request):
+        seen.update(request.headers, method=request.method, size=0)
+        while piece := await request.content.readany():
+            seen["size"] += len(piece)
+        return web.Response(status=201)
+
+    put("http://127.0.0.1:PORT/x?a=%2Fb", {"/x": take})
+    assert (seen["method"], seen["size"], seen["Content-Length"]) == ("PUT", 300_000, "300000")
+    assert "Transfer-Encoding" not in seen
+    assert "Content-Type" not in seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (to("/other"), "'http://127.0.0.1:PORT/x' cannot be written: the answer is 302."),
+        (gone, "'http://127.0.0.1:PORT/x' cannot be written: the answer is 404."),
+        (slow, "'http://127.0.0.1:PORT/x' was not taken in 0.3 s."),
+    ],
+    ids=["redirect", "refusal", "silence"],
+)
+def test_what_cannot_be_put(here_is_public, answer, said):
+    """A redirect is a refusal; the error shows neither password nor signature."""
+    with pytest.raises(InvalidInput) as raised:
+        put("http://user:secret@127.0.0.1:PORT/x?signature=secret", {"/x": answer}, seconds=0.3)
+    assert re.sub(r":\d+/", ":PORT/", str(raised.value)) == f"The output at {said}"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.8"])
+def test_a_private_address_is_not_written_to(host):
+    """It is judged as one that is read from."""
+    with pytest.raises(InvalidInput, match="is not a public"):
+        put(f"http://{host}:PORT/x", {"/x": picture})
+
+
+def test_nothing_at_an_address_is_an_error_of_its_own(here_is_public):
+    """For those to whom that is no error."""
+    with pytest.raises(Absent):
+        get("http://127.0.0.1:PORT/x", {"/x": gone})
 
 
 @pytest.mark.parametrize(

@@ -283,6 +283,54 @@ def test_a_large_plain_answer_arrives_with_the_end_of_the_job(endpoint):
     assert job.done_bytes > 1_900_000
 
 
+def test_a_batch_has_the_results_that_its_lines_have_alone(endpoint, paris):
+    """In their order, with one line broken; the platform sees how far it is, and then its end."""
+    chat = {"messages": QUESTION, "temperature": 0, "max_tokens": 32}
+    bodies = {
+        "chat": ("/v1/chat/completions", chat),
+        "broken": ("/v1/admin", chat),
+        "text": ("/v1/completions", {"prompt": "One, two,", "temperature": 0, "max_tokens": 4}),
+        "refused": ("/v1/completions", {"prompt": "Hi", "max_tokens": 9000}),
+    }
+    requests = [
+        {"custom_id": name, "method": "POST", "url": url, "body": body}
+        for name, (url, body) in bodies.items()
+    ]
+    job = endpoint.run({"batch": {"requests": requests}})
+    assert job.state is State.COMPLETED
+    [output] = job.output
+    assert output["batch"] == {"total": 4, "completed": 2, "failed": 2} == job.progress[-1]
+    assert job.late_posts == []
+    results = {result["custom_id"]: result for result in output["results"]}
+    assert list(results) == list(bodies)
+    answer = results["chat"]["response"]["body"]
+    assert answer["choices"][0]["message"]["content"] == paris
+    url, body = bodies["text"]
+    alone = endpoint.run({"route": url, "body": body}).output[0]
+    both = (alone, results["text"]["response"]["body"])
+    assert len({each["choices"][0]["text"] for each in both}) == 1
+    assert results["broken"]["error"]["code"] == "invalid_url"
+    assert results["refused"]["response"]["status_code"] == 400
+    log = endpoint.log.read_text()
+    assert f"[{job.id}/text] /v1/completions 200 ok, " in log
+    assert f"[{job.id}] batch 200 ok, " in log
+
+
+def test_a_cancelled_batch_frees_its_blocks(endpoint):
+    """All lines that run are aborted, and no other is asked."""
+    body = {**STORY, "stream": False}
+    requests = [
+        {"custom_id": str(number), "method": "POST", "url": "/v1/completions", "body": body}
+        for number in range(50)
+    ]
+    job_id = endpoint.platform.submit({"batch": {"requests": requests}})
+    endpoint.platform.wait_until(job_id, lambda job: job.progress, 30)
+    endpoint.platform.cancel(job_id)
+    time.sleep(STOP_SECONDS)
+    assert endpoint.engine_load() == {"running": 0, "kv_cache_usage": 0}
+    assert endpoint.platform.job(job_id).state is State.CANCELLED
+
+
 def test_the_worker_listens_on_nothing(endpoint):
     """In queue mode it only calls out."""
     listening = [c for c in endpoint.process.net_connections() if c.status == "LISTEN"]

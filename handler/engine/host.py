@@ -67,6 +67,7 @@ class EngineHost:
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self.running: Running | None = None
         self.dead = False
+        self._ending = False
 
     def __enter__(self) -> "EngineHost":
         self._own_children = {child.pid for child in psutil.Process().children()}
@@ -102,10 +103,12 @@ class EngineHost:
         """Return an exchange for one request, to be entered on any loop, or closed.
 
         Raises:
-            EngineUnavailable: the engine is dead.
+            EngineUnavailable: the engine is dead, or being stopped.
         """
         if self.dead or self.running is None or self._loop is None:
             raise EngineUnavailable("The engine is not running; the worker is being replaced.")
+        if self._ending:
+            raise EngineUnavailable("The worker is being stopped.")
         grace_seconds = ABORT_GRACE_SECONDS if self.running.listens else 0.0
         exchange = Exchange(
             self.running.app, self._loop, request, grace_seconds, self._exchanges.discard
@@ -113,12 +116,19 @@ class EngineHost:
         self._exchanges.add(exchange)
         return exchange
 
+    @property
+    def serves(self) -> bool:
+        """Whether another request may be answered: the engine lives, and is not being stopped."""
+        running = self.running
+        return not (self.dead or self._ending) and running is not None and running.alive()
+
     def on_death(self, notify: Callable[[], None]) -> None:
         """Have `notify` called once, on the engine's thread, when the engine dies by itself."""
         self._on_death.append(notify)
 
     def fail_requests(self, reason: str) -> None:
-        """End every open exchange with `EngineUnavailable(reason)`. From any thread."""
+        """End every open exchange with `EngineUnavailable(reason)`: the end. From any thread."""
+        self._ending = True
         for exchange in list(self._exchanges):
             exchange.fail(EngineUnavailable(reason))
 

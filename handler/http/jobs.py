@@ -58,6 +58,7 @@ class HttpJob:
         self.outputs: list[orjson.Fragment] = []
         self.bytes = 0  # of the outputs
         self.error: str | None = None
+        self.progress: Mapping[str, int] | None = None  # of a batch
         self.streamed = 0  # outputs that `/stream` has given
         self.task: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
@@ -116,6 +117,8 @@ class HttpJob:
             shown["executionTime"] = _milliseconds((self._ended_at or now) - self._began_at)
         if self.state is State.COMPLETED:
             shown["output"] = self.outputs
+        elif self.state is State.IN_PROGRESS and self.progress is not None:
+            shown["output"] = self.progress
         if self.error is not None:
             shown["error"] = self.error
         return shown
@@ -134,6 +137,7 @@ class Jobs:
         self._slots = slots
         self._jobs: dict[str, HttpJob] = {}
         self._ended: dict[State, int] = dict.fromkeys(FINISHED, 0)
+        worker.on_progress = self._note_progress
 
     def submit(self, body: bytes, keep_seconds: float) -> HttpJob:
         """Queue a job.
@@ -179,6 +183,9 @@ class Jobs:
             "failed": self._ended[State.FAILED] + self._ended[State.TIMED_OUT],
             "retried": 0,
         }
+
+    async def _note_progress(self, job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
+        self._jobs[job["id"]].progress = progress
 
     async def _run(self, job: HttpJob, place: Place) -> None:
         job_id.set(job.id)

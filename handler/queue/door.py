@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvloop
@@ -81,6 +81,7 @@ class QueueDoor:
         self._failure: EngineDied | None = None
         self._job_ended = asyncio.Event()
         worker.on_end = self._job_ended.set
+        worker.on_progress = _post_progress
 
     def serve(self) -> None:
         """Take jobs until the end.
@@ -190,6 +191,19 @@ class QueueDoor:
                     await asyncio.sleep(BEGIN_SECONDS)
                     if not self._worker.busy:
                         return
+
+
+async def _post_progress(job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
+    """Post a job's progress, and return when it has arrived.
+
+    The SDK's `progress_update` posts the same from a thread of its own: the last progress could
+    come after the job's end, and the connections here are this loop's.
+    """
+    from runpod.http_client import AsyncClientSession
+    from runpod.serverless.modules.rp_http import send_result
+
+    async with AsyncClientSession() as session:
+        await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
 
 
 async def _run_jobs(scaler: Any, session: Any) -> None:

@@ -59,6 +59,7 @@ class Job:
     finished_at: float | None = None
     worker_id: str | None = None
     chunks: list[Chunk] = field(default_factory=list)
+    progress: list[Any] = field(default_factory=list)
     output: Any = None
     error: Any = None
     done_bytes: int = 0
@@ -79,7 +80,7 @@ class Job:
         self.state = State.IN_QUEUE
         self.queued_at = time.monotonic()
         self.taken_at = self.finished_at = self.worker_id = None
-        self.chunks = []
+        self.chunks, self.progress = [], []
         self.output = self.error = None
         self.done_bytes = self.streamed_to_user = 0
 

@@ -121,6 +121,7 @@ class Store:
             return
         if body.get("status") == State.IN_PROGRESS:
             job.output = body.get("output")
+            job.progress.append(job.output)
             job.news.tell()
             return
         job.done_bytes = body_bytes

@@ -1,0 +1,79 @@
+"""One line of a batch, asked: the same request, limits and errors as a job of its own has.
+
+It takes no place of the HTTP door: the batch holds one, and keeps its lines few.
+"""
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from handler.batch.lines import Line, answered, failed
+from handler.clock import Clock
+from handler.engine.host import EngineHost
+from handler.engine.protocol import Request
+from handler.errors import EngineUnavailable
+from handler.job import JobReader
+from handler.logs import job_id
+from handler.metrics.record import Record
+from handler.refusal import value, whole_body
+
+SHOWN_CHARACTERS = 64
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Asks one engine.
+
+    Attributes:
+        host: the running engine.
+        reader: understands requests.
+        recorded: has what happens to one in the log and in the metrics.
+        timeout_seconds: how long each may take, None for no bound.
+    """
+
+    host: EngineHost
+    reader: JobReader
+    recorded: Callable[[str], AbstractContextManager[Record]]
+    timeout_seconds: float | None
+
+    async def result(self, line: Line, batch: str) -> tuple[bytes, bool]:
+        """Return a line's result, and whether it is a success.
+
+        Args:
+            line: to be asked.
+            batch: the job's id.
+
+        Raises:
+            EngineUnavailable: no line can be asked any more.
+        """
+        name = f"{batch}-{line.number}"
+        job_id.set(f"{batch}/{_harmless(line.custom_id or str(line.number))}")
+        with self.recorded(name) as record:
+            try:
+                if line.fault is not None:
+                    raise line.fault
+                data = {"route": line.url, "method": "POST", "body": line.body}
+                request = self.reader.read({"id": name, "input": data}).request
+                body = await self._asked(request, record)
+                record.status = 200
+                return answered(line, name, body), True
+            except Exception as error:
+                if isinstance(error, EngineUnavailable) and not self.host.serves:
+                    raise
+                record.failed(error)
+                return failed(line, name, error), False
+
+    async def _asked(self, request: Request, record: Record) -> object:
+        clock = Clock(self.timeout_seconds)
+        record.sent(request.path, request.body)
+        async with contextlib.AsyncExitStack() as stack:
+            exchange = await clock.bound(stack.enter_async_context(self.host.open(request)))
+            body = await whole_body(exchange, clock)
+            record.answered(body)
+            return value(exchange, body, request.path, self.host)
+
+
+def _harmless(custom_id: str) -> str:
+    """Return what of it may stand in a log: no line breaks, and not much."""
+    return "".join(each for each in custom_id if each.isprintable())[:SHOWN_CHARACTERS]

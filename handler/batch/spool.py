@@ -1,0 +1,67 @@
+"""Lines in a file that has no name: a batch may have more of them than memory.
+
+They are written as they come and read in the order of their numbers.
+"""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+PIECE_BYTES = 1 << 18
+
+
+class Spool:
+    """Lines by their numbers.
+
+    Attributes:
+        bytes: of all lines, with a line break each.
+
+    Use as `with Spool() as spool`; leaving it frees the disk.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 `__exit__` closes it
+        self._spans: dict[int, tuple[int, int]] = {}
+        self.bytes = 0
+
+    def __enter__(self) -> "Spool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._spans
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        """Give each line with its number, in order."""
+        for number in sorted(self._spans):
+            yield number, self.line(number)
+
+    def add(self, number: int, line: bytes) -> None:
+        """Keep a line; each number once."""
+        self._file.write(line + b"\n")
+        self._spans[number] = (self.bytes, len(line))
+        self.bytes += len(line) + 1
+
+    def line(self, number: int) -> bytes:
+        """Return a line, without its line break."""
+        begin, length = self._spans[number]
+        return os.pread(self._file.fileno(), length, begin)
+
+    def content(self) -> tuple[int, AsyncIterator[bytes]]:
+        """Return the size of what is here now, in bytes, and give it in order."""
+        return self.bytes, self._pieces(sorted(self._spans))
+
+    async def _pieces(self, numbers: list[int]) -> AsyncIterator[bytes]:
+        piece = bytearray()
+        for number in numbers:
+            piece += self.line(number) + b"\n"
+            if len(piece) >= PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+        if piece:
+            yield bytes(piece)

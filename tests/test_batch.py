@@ -1,0 +1,620 @@
+"""A batch through the worker, with a stand-in for the engine: formats, places, ends, resumption.
+
+A stand-in says what a prompt wants, when the test wants it. The real engine answers a batch in
+test_queue.py. The servers are real and on this machine, so 127.0.0.1 counts as public here.
+"""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from handler import public
+from handler.batch import inline, lines, run, source, upload
+from handler.concurrency import lines_at_once
+from handler.engine.host import EngineHost
+from handler.engine.protocol import Capacity, Running
+from handler.job import JobReader
+from handler.logs import job_id
+from handler.public import is_public
+from handler.worker import Worker
+
+CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=8192, max_model_tokens=2048)
+
+
+class StandIn:
+    """An adapter without an engine: it answers with the prompt, unless that is an order."""
+
+    name = served_model_name = "served"
+    forks = False
+
+    def __init__(self):
+        self.prompts, self.running_requests, self.most_at_once = [], 0, 0
+        self.living = True
+
+    def prepare(self):
+        pass
+
+    def check(self):
+        pass
+
+    @asynccontextmanager
+    async def running(self, pacer):
+        routes = [Route("/v1/completions", self.complete, methods=["POST"])]
+        yield Running(Starlette(routes=routes), CAPACITY, lambda: self.living)
+
+    async def complete(self, request):
+        prompt = (await request.json())["prompt"]
+        self.prompts.append(prompt)
+        self.running_requests += 1
+        self.most_at_once = max(self.most_at_once, self.running_requests)
+        try:
+            await asyncio.sleep({"wait": 600, "slow": 0.1}.get(prompt, 0.01))
+        finally:
+            self.running_requests -= 1
+        if prompt == "refuse":
+            error = {"message": "no", "type": "BadRequestError", "param": "prompt", "code": 400}
+            return JSONResponse({"error": error}, 400)
+        return JSONResponse({"choices": [{"text": prompt}]})
+
+
+@pytest.fixture
+def engine():
+    """A stand-in, its host, and a worker on it."""
+    adapter = StandIn()
+    with EngineHost(adapter) as host:
+        host.wait_until_up()
+        yield adapter, host, Worker(host, JobReader(("served",), "org/name", {}), None)
+
+
+@pytest.fixture
+def adapter(engine):
+    return engine[0]
+
+
+@pytest.fixture
+def worker(engine):
+    return engine[2]
+
+
+@pytest.fixture(autouse=True)
+def here_and_soon(monkeypatch):
+    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.01)
+    monkeypatch.setattr(public, "is_public", lambda text: text == "127.0.0.1" or is_public(text))
+
+
+def line(custom_id, prompt="Hi", **more):
+    whole = {"custom_id": custom_id, "method": "POST", "url": "/v1/completions"}
+    return whole | {"body": {"prompt": prompt}} | more
+
+
+def outputs(worker, batch):
+    async def collected():
+        return [output async for output in worker.handle({"id": "j", "input": {"batch": batch}})]
+
+    return asyncio.run(collected())
+
+
+def results(worker, *requests, **batch):
+    """Run a batch whose results are its one output."""
+    [output] = outputs(worker, {"requests": list(requests), **batch})
+    return output["results"]
+
+
+def text(result):
+    return result["response"]["body"]["choices"][0]["text"]
+
+
+def error(output):
+    return json.loads(output["error"])["error"]
+
+
+class Store:
+    """A server that keeps what is put, and gives it back; a file's name may say how."""
+
+    def __init__(self):
+        self.files, self.puts, self.refusals = {}, [], []
+
+    async def __aenter__(self):
+        app = web.Application(client_max_size=10_000_000)
+        app.router.add_put("/{name}", self._put)
+        app.router.add_get("/{name}", self._get)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_):
+        await self._runner.cleanup()
+
+    async def _put(self, request):
+        if self.refusals:
+            return web.Response(status=self.refusals.pop(0), headers={"location": "/other"})
+        assert request.headers["content-length"] == str(len(await request.read()))
+        assert "content-type" not in request.headers
+        self.files[request.match_info["name"]] = await request.read()
+        self.puts.append(self.lines(request.match_info["name"]))
+        return web.Response()
+
+    async def _get(self, request):
+        if (content := self.files.get(request.match_info["name"])) is None:
+            raise web.HTTPNotFound
+        return web.Response(body=content)
+
+    def lines(self, name):
+        return [json.loads(each) for each in self.files[name].splitlines()]
+
+
+def stored(worker, files, more=None, refusals=(), **batch):
+    """Run a batch whose addresses are in a store; return its outputs and the store."""
+
+    async def collected():
+        async with Store() as store:
+            store.files |= {name: as_file(content) for name, content in files.items()}
+            store.refusals += refusals
+            named = {
+                name: f"{store.url}/{value}" if name.endswith("url") else value
+                for name, value in batch.items()
+            }
+            job = {"id": "j", "input": {"batch": named}}
+            if more is not None:
+                await more(job, store)
+                return [], store
+            return [output async for output in worker.handle(job)], store
+
+    return asyncio.run(collected())
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def followed(worker):
+    """Return what becomes the number of lines that are done."""
+    done = []
+
+    async def tell(_, counts):
+        done[:] = [counts["completed"] + counts["failed"]]
+
+    worker.on_progress = tell
+    return done
+
+
+def as_file(content):
+    if isinstance(content, bytes):
+        return content
+    return b"".join(json.dumps(each).encode() + b"\n" for each in content)
+
+
+# ---- lines
+
+
+def test_each_line_has_its_result_in_the_order_of_the_lines(worker, adapter):
+    """However long each takes; the form is that of OpenAI's output file."""
+    prompts = ["slow", "b", "c", "slow", "e"]
+    [output] = outputs(
+        worker, {"requests": [line(f"id-{p}-{n}", p) for n, p in enumerate(prompts)]}
+    )
+    assert output["batch"] == {"total": 5, "completed": 5, "failed": 0}
+    assert [text(each) for each in output["results"]] == prompts
+    assert output["results"][1] == {
+        "id": "batch_req_j-2",
+        "custom_id": "id-b-1",
+        "response": {
+            "status_code": 200,
+            "request_id": "j-2",
+            "body": {"choices": [{"text": "b"}]},
+        },
+        "error": None,
+    }
+
+
+BROKEN = [
+    (1, "invalid_line", "Line 2 is no JSON object."),
+    ([], "invalid_line", "Line 2 is no JSON object."),
+    (
+        line("x") | {"custom_id": None},
+        *("missing_custom_id", "Line 2 has no custom_id, which is a text."),
+    ),
+    (line(7), "missing_custom_id", "Line 2 has no custom_id, which is a text."),
+    (
+        line("\ud800"),
+        *("missing_custom_id", "Line 2 has half a surrogate pair as custom_id."),
+    ),
+    (line("first"), "duplicate_custom_id", "Line 2 has the custom_id of line 1."),
+    (
+        line("x", method="GET"),
+        *("invalid_method", "Line 2 has the method 'GET', not 'POST'."),
+    ),
+    (
+        line("x", url="/v1/load_lora_adapter"),
+        "invalid_url",
+        "Line 2 has the url '/v1/load_lora_adapter', which is none of /v1/chat/completions, ",
+    ),
+    (line("x", url="/v1/models"), "invalid_url", "Line 2 has the url '/v1/models', which is none"),
+    (line("x", body=None), "invalid_body", "Line 2 has no body, which is an object."),
+    (
+        line("x", body={"prompt": "a", "stream": True}),
+        "invalid_body",
+        "Line 2 has stream in its body: no line of a batch can stream.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("broken", "code", "message"), BROKEN)
+def test_a_broken_line_costs_only_itself(worker, adapter, broken, code, message):
+    """It has an error instead of a response, with its number; the engine never sees it."""
+    [output] = outputs(worker, {"requests": [line("first", "a"), broken, line("last", "b")]})
+    first, result, last = output["results"]
+    assert (text(first), text(last)) == ("a", "b")
+    assert result["response"] is None
+    assert (result["error"]["code"], result["error"]["message"][: len(message)]) == (code, message)
+    assert output["batch"] == {"total": 3, "completed": 2, "failed": 1}
+    assert sorted(adapter.prompts) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "status", "message"),
+    [
+        (line("x", "refuse"), 400, "no"),
+        (
+            line("x", body={"prompt": "a", "model": "gpt"}),
+            *(404, "The model `gpt` does not exist. Models: served."),
+        ),
+    ],
+    ids=["engine", "model"],
+)
+def test_a_line_that_is_refused_has_the_error_that_a_job_would_have(
+    worker, failing, status, message
+):
+    """As the body of its response, with the status."""
+    result, last = results(worker, failing, line("last"))
+    assert (result["response"]["status_code"], result["error"]) == (status, None)
+    found = result["response"]["body"]["error"]
+    assert (found["code"], found["message"]) == (status, message)
+    assert set(found) == {"message", "type", "param", "code"}
+    assert text(last) == "Hi"
+
+
+def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(engine):
+    """REQUEST_TIMEOUT is for each line, not for all of them."""
+    worker = Worker(engine[1], JobReader(("served",), "org/name", {}), timeout_seconds=1.0)
+    requests = [line("x", "wait"), *(line(str(n), "slow") for n in range(11))]
+    first, *others = results(worker, *requests, concurrency=1)
+    assert first["response"]["status_code"] == 408
+    assert [text(each) for each in others] == ["slow"] * 11
+
+
+# ---- lines at once
+
+
+@pytest.mark.parametrize(
+    ("wanted", "jobs_at_once", "lines"),
+    [(None, 8, 4), (None, 2, 2), (3, 8, 3), (100, 8, 8)],
+    ids=["half of the engine's batch", "a small worker", "as asked", "no more than the worker's"],
+)
+def test_lines_at_once(wanted, jobs_at_once, lines):
+    """The engine here batches eight typical requests."""
+    assert lines_at_once(wanted, jobs_at_once, CAPACITY) == lines
+
+
+@pytest.mark.parametrize(("wanted", "at_once"), [(None, 4), (1, 1)], ids=["usual", "as asked"])
+def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
+    """So that other jobs get their turn."""
+
+    async def asked():
+        batch = {"requests": [line(n, "wait") for n in "abcdefgh"], "concurrency": wanted}
+        running = asyncio.create_task(anext(worker.handle({"id": "j", "input": {"batch": batch}})))
+        await until(lambda: adapter.running_requests == at_once)
+        await asyncio.sleep(0.1)
+        running.cancel()
+        await asyncio.wait([running])
+
+    asyncio.run(asked())
+    assert adapter.most_at_once == at_once
+
+
+# ---- what a batch asks for
+
+
+@pytest.mark.parametrize(
+    ("batch", "message", "param"),
+    [
+        ([], 'batch must be an object such as {"requests": […]}.', "batch"),
+        ({}, "batch needs either requests or url.", "batch"),
+        ({"requests": [1], "url": "http://a"}, "batch needs either requests or url.", "batch"),
+        ({"requests": []}, "requests must be a list of at least one line.", "requests"),
+        ({"requests": {}}, "requests must be a list of at least one line.", "requests"),
+        (
+            {"requests": [1] * 50_001},
+            "50001 requests are too many: 50000 are the most.",
+            "requests",
+        ),
+        ({"url": 1}, "url must be a text: an address of the web.", "url"),
+        (
+            {"requests": [1], "concurrency": 0},
+            "concurrency must be a whole number from 1 on, not 0.",
+            "concurrency",
+        ),
+        (
+            {"requests": [1], "output": "http://a"},
+            "batch has no field 'output'; there are requests, url, output_url, resume_url, "
+            "concurrency.",
+            "output",
+        ),
+        (
+            {"url": "http://10.0.0.1/x"},
+            "The batch at 'http://10.0.0.1/x': 10.0.0.1 is not a public address.",
+            "url",
+        ),
+        ({"url": "file:///etc/passwd"}, "'file:///etc/passwd' is no address of the web: ", "url"),
+        (
+            {"requests": [1], "output_url": "http://[::1]/x?signature=secret"},
+            "The output at 'http://[::1]/x': ::1 is not a public address.",
+            "url",
+        ),
+        (
+            {"requests": [1], "resume_url": "http://169.254.169.254/x"},
+            "The earlier output at 'http://169.254.169.254/x': ",
+            "url",
+        ),
+    ],
+)
+def test_a_batch_that_means_nothing_fails_before_its_first_line(
+    worker, adapter, batch, message, param
+):
+    """With what would be right, and without what may be a signature."""
+    [failed] = outputs(worker, batch)
+    found = error(failed)
+    assert (found["message"][: len(message)], found["param"]) == (message, param)
+    assert adapter.prompts == []
+
+
+def test_nothing_goes_beside_a_batch(worker):
+    """A misplaced field would be ignored otherwise."""
+
+    async def answer():
+        job = {"id": "j", "input": {"batch": {"requests": [1]}, "output_url": "http://a"}}
+        return [output async for output in worker.handle(job)]
+
+    [failed] = asyncio.run(answer())
+    assert error(failed)["message"] == "'output_url' does not go beside batch."
+
+
+# ---- files
+
+
+def test_a_batch_comes_from_an_address(worker, adapter):
+    """Its lines are bytes: some of them are no JSON, and an empty one is none."""
+    content = as_file([line("a", "1")]) + b"\n{broken\r\n" + as_file([line("b", "2")]).strip()
+    [output], _ = stored(worker, {"in": content}, url="in")
+    assert output["batch"] == {"total": 3, "completed": 2, "failed": 1}
+    first, broken, last = output["results"]
+    assert (text(first), text(last)) == ("1", "2")
+    assert broken["error"]["code"] == "invalid_json"
+    assert broken["error"]["message"].startswith("Line 3 is no JSON: ")
+
+
+def test_a_line_that_is_too_long_is_broken(worker, monkeypatch):
+    """However many pieces it comes in; the next ones are read."""
+    monkeypatch.setattr(lines, "MOST_LINE_BYTES", 500)
+    monkeypatch.setattr(source, "MOST_LINE_BYTES", 500)
+    requests = [line("a"), line("b", "x" * 200_000), line("c")]
+    [output], _ = stored(worker, {"in": requests}, url="in")
+    first, long, last = output["results"]
+    assert (text(first), text(last)) == ("Hi", "Hi")
+    assert long["error"] == {
+        "code": "line_too_long",
+        "message": "Line 2 has more than 500 bytes.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n \n", "The batch has no line."),
+        ([1, 2, 3], "The batch has more than 2 lines."),
+        (None, "cannot be fetched: the answer is 404."),
+    ],
+    ids=["empty", "too many", "gone"],
+)
+def test_a_file_that_is_no_batch(worker, monkeypatch, content, message):
+    """The job fails, with the reason."""
+    monkeypatch.setattr(source, "MOST_LINES", 2)
+    [failed], _ = stored(worker, {"in": content} if content is not None else {}, url="in")
+    assert error(failed)["message"].endswith(message)
+
+
+def test_results_go_to_an_address(worker):
+    """As lines in the order of the requests; the job's output is the counts."""
+    requests = [line("a", "slow"), 7, line("b", "2")]
+    [output], store = stored(worker, {"in": requests}, url="in", output_url="out")
+    assert output == {"batch": {"total": 3, "completed": 2, "failed": 1}}
+    assert [each["custom_id"] for each in store.lines("out")] == ["a", None, "b"]
+    assert store.puts == [[], store.lines("out")]
+
+
+def test_results_that_a_post_does_not_hold_come_in_several_outputs(worker, monkeypatch):
+    """Together they are all results, in order; the counts are in the last one."""
+    monkeypatch.setattr(inline, "MAX_CHUNK_BYTES", 1_500)
+    found = outputs(worker, {"requests": [line(str(n), "x" * 100) for n in range(6)]})
+    assert len(found) > 1
+    assert [each.get("batch") for each in found] == [
+        *[None] * (len(found) - 1),
+        {"total": 6, "completed": 6, "failed": 0},
+    ]
+    names = [result["custom_id"] for output in found for result in output["results"]]
+    assert names == [str(n) for n in range(6)]
+
+
+def test_results_that_a_job_cannot_bring_need_an_address(worker, monkeypatch):
+    """The batch ends early: what comes after would be lost as well."""
+    monkeypatch.setattr(inline.Inline, "most_bytes", 500)
+    [failed] = outputs(worker, {"requests": [line(str(n)) for n in range(6)]})
+    assert (error(failed)["code"], error(failed)["param"]) == (413, "output_url")
+    assert error(failed)["message"].endswith(": give an output_url.")
+
+
+def test_an_address_that_takes_nothing_ends_the_batch_before_its_first_line(worker, adapter):
+    """A redirect is not followed."""
+    [failed], _ = stored(
+        worker, {}, refusals=[307], requests=[line("a")], output_url="out?signature=secret"
+    )
+    assert error(failed)["message"].endswith("/out' cannot be written: the answer is 307.")
+    assert adapter.prompts == []
+
+
+def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
+    """A store that is busy for a moment costs no results."""
+    monkeypatch.setattr(upload, "PAUSES_SECONDS", (0.0, 0.0))
+
+    async def more(job, store):
+        async for _ in worker.handle(job):
+            assert store.lines("out")[0]["custom_id"] == "a"
+
+    async def begin(self):
+        """The refusals are for the end."""
+
+    monkeypatch.setattr(upload.Upload, "begin", begin)
+    stored(worker, {}, more, [503, 503], requests=[line("a")], output_url="out?signature=secret")
+    assert caplog.text.count("cannot be written: the answer is 503. Again in 0 s") == 2
+    assert "secret" not in caplog.text
+
+
+# ---- ends before the last line
+
+
+def test_what_is_done_is_saved_now_and_then(worker, monkeypatch):
+    """Even where an earlier line is still to come."""
+    monkeypatch.setattr(upload, "SAVE_SECONDS", 0.02)
+
+    async def more(job, store):
+        running = asyncio.create_task(anext(worker.handle(job)))
+        await until(lambda: any(len(put) == 2 for put in store.puts))
+        running.cancel()
+        await asyncio.wait([running])
+
+    requests = [line("a", "wait"), line("b", "2"), line("c", "3")]
+    _, store = stored(worker, {}, more, requests=requests, output_url="out")
+    assert [each["custom_id"] for each in store.lines("out")] == ["b", "c"]
+
+
+def test_a_batch_that_is_cancelled_saves_what_is_done_and_is_resumed(worker, adapter):
+    """All of its lines leave the engine; a later batch asks only for what is missing."""
+
+    async def more(job, store):
+        done = followed(worker)
+        running = asyncio.create_task(anext(worker.handle(job)))
+        await until(lambda: done == [2] and adapter.running_requests == 1)
+        running.cancel()
+        await asyncio.wait([running])
+        await until(lambda: not adapter.running_requests)
+        assert [each["custom_id"] for each in store.lines("out")] == ["b", "c"]
+        kept = store.lines("out")[0]
+        adapter.prompts.clear()
+        job["input"]["batch"]["requests"][0] = line("a", "1")
+        job["input"]["batch"]["resume_url"] = f"{store.url}/out"
+        [output] = [output async for output in worker.handle(job | {"id": "k"})]
+        assert output == {"batch": {"total": 3, "completed": 2, "failed": 1, "resumed": 1}}
+        assert [each["id"] for each in store.lines("out")] == [
+            *("batch_req_k-1", "batch_req_j-2", "batch_req_k-3"),
+        ]
+        assert store.lines("out")[1] == kept
+
+    requests = [line("a", "wait"), line("b", "2"), line("c", "refuse")]
+    stored(worker, {}, more, requests=requests, output_url="out")
+    assert sorted(adapter.prompts) == ["1", "refuse"]
+
+
+def test_nothing_to_resume_from_is_a_first_run(worker):
+    """So one order serves for the first run and for each one after it."""
+    [output], _ = stored(
+        worker, {}, requests=[line("a")], output_url="out", resume_url="out?signature=secret"
+    )
+    assert output == {"batch": {"total": 1, "completed": 1, "failed": 0, "resumed": 0}}
+
+
+def test_an_engine_that_dies_fails_the_job_and_what_is_done_is_saved(worker, adapter):
+    """No line is asked any more."""
+
+    async def more(job, store):
+        done = followed(worker)
+        running = asyncio.create_task(anext(worker.handle(job)))
+        await until(lambda: done == [1])
+        adapter.living = False
+        assert error(await running)["code"] == 503
+        assert [each["custom_id"] for each in store.lines("out")] == ["b"]
+
+    requests = [line("a", "wait"), line("b", "2"), *(line(str(n), "wait") for n in range(8))]
+    stored(worker, {}, more, requests=requests, output_url="out")
+    assert len(adapter.prompts) <= 6
+
+
+def test_a_worker_that_is_stopped_fails_the_job(engine):
+    """As a job of its own would; lines that wait are not asked."""
+    adapter, host, worker = engine
+
+    async def answer():
+        job = {"id": "j", "input": {"batch": {"requests": [line(n, "wait") for n in "abcdef"]}}}
+        running = asyncio.create_task(anext(worker.handle(job)))
+        await until(lambda: adapter.running_requests == 4)
+        host.fail_requests("The worker was stopped before the answer was complete.")
+        return await running
+
+    failed = asyncio.run(answer())
+    assert error(failed)["message"] == "The worker was stopped before the answer was complete."
+    assert len(adapter.prompts) == 4
+
+
+# ---- what is seen of it
+
+
+def test_its_progress_is_told_and_at_the_end_all_of_it(worker):
+    """With the job, for whoever posts it."""
+    told = []
+
+    async def tell(job, counts):
+        told.append((job["id"], counts))
+
+    worker.on_progress = tell
+    results(worker, line("a"), 7, *(line(str(n), "slow") for n in range(8)))
+    assert {name for name, _ in told} == {"j"}
+    counts = [each["completed"] + each["failed"] for _, each in told]
+    assert counts == sorted(set(counts))
+    assert len(counts) > 2
+    assert told[0][1]["total"] == 10
+    assert told[-1][1] == {"total": 10, "completed": 9, "failed": 1}
+
+
+def test_a_progress_that_cannot_be_told_costs_nothing(worker):
+    """The results matter."""
+
+    async def tell(job, counts):
+        raise OSError("nobody listens")
+
+    worker.on_progress = tell
+    assert text(results(worker, line("a"))[0]) == "Hi"
+
+
+def test_the_log_has_a_line_for_each_line_and_one_for_the_batch(worker, caplog, monkeypatch):
+    """With the job and the custom_id, of which no more is shown than is harmless."""
+    caplog.set_level("INFO", "handler.metrics.record")
+    names = []
+    monkeypatch.setattr(caplog.handler, "filters", [lambda _: names.append(job_id.get()) or True])
+    results(worker, line("a\nb" + "c" * 99, "secret"), 7, line("refused", "refuse"), concurrency=1)
+    assert [(each.fields["route"], each.fields["status"]) for each in caplog.records] == [
+        ("/v1/completions", 200),
+        ("?", 400),
+        ("/v1/completions", 400),
+        ("batch", 200),
+    ]
+    assert names == ["j/ab" + "c" * 62, "j/2", "j/refused", "j"]
+    assert "secret" not in caplog.text
