@@ -12,6 +12,7 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ class Worker:
         host, reader, timeout_seconds: as given.
         tasks: the SDK's tasks of the jobs that are not over, their last POST included.
         on_end: called at the end of each.
+        place_for_line: what a line of a batch has to have while it is asked.
         on_progress: awaited with a batch's job and its counts, now and then and at the end.
     """
 
@@ -86,6 +88,8 @@ class Worker:
         self._jobs_at_once = jobs_at_once
         self.tasks: set[asyncio.Task[Any]] = set()
         self.on_end: Callable[[], object] = lambda: None
+        self.place_for_line: Callable[[], AbstractAsyncContextManager[None]]
+        self.place_for_line = contextlib.nullcontext
         self.on_progress: Callable[[Mapping[str, Any], Counts], Awaitable[None]] = _told_nobody
         self._running: set[str] = set()
         self._expected: dict[str, Expected] = {}
@@ -155,7 +159,9 @@ class Worker:
         capacity = self.host.running.capacity
         jobs_at_once = self._jobs_at_once or concurrency("auto", capacity)
         at_once = lines_at_once(order.concurrency, jobs_at_once, capacity)
-        asker = Asker(self.host, self.reader, self.recorded, self.timeout_seconds)
+        asker = Asker(
+            *(self.host, self.reader, self.recorded, self.timeout_seconds, self.place_for_line)
+        )
         tell = functools.partial(self.on_progress, job)
         return Batch(order, str(job.get("id", "")), asker, at_once, tell)
 

@@ -681,8 +681,8 @@ def batch_of(*prompts, **more):
     }
 
 
-def test_a_batch_is_one_job_and_takes_one_place(door, monkeypatch):
-    """Its progress stands where its output will be; its lines are requests of their route."""
+def test_a_batch_is_one_job_whose_lines_are_requests(door, monkeypatch):
+    """Its progress stands where its output will be."""
     monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.02)
     order = {"input": {"batch": batch_of("a", "b", "c", "wait", concurrency=2)}}
     name = door.call("POST", "/run", json=order).json()["id"]
@@ -699,6 +699,23 @@ def test_a_batch_is_one_job_and_takes_one_place(door, monkeypatch):
     ended = 'llm_worker_requests_total{outcome="ok",route="%s"}'
     assert value(metrics, ended % "/v1/completions") == 5
     assert value(metrics, ended % "batch") == 1
+
+
+def test_the_lines_of_a_batch_take_places_like_requests():
+    """With one place, one is asked at a time, and a drain waits for all of them."""
+    with Door(concurrency=1) as door:
+        door.open()
+        order = {"input": {"batch": batch_of("wait", "b", "c", concurrency=3)}}
+        name = door.call("POST", "/run", json=order).json()["id"]
+        slots = door.door._app.service.slots
+        wait_until(lambda: slots.taken == 1)
+        assert (door.adapter.running_requests, slots.waiting) == (1, 0)
+        door.terminate()
+        wait_until(lambda: door.ping() == 503)
+        door.adapter.may_answer.set()
+        [output] = finished(door, name)["output"]
+        assert output["batch"] == {"total": 3, "completed": 3, "failed": 0}
+        assert (slots.taken, door.adapter.running_requests) == (0, 0)
 
 
 def test_a_batch_is_cancelled_or_times_out_with_all_its_lines(door):

@@ -1,11 +1,8 @@
-"""One line of a batch, asked: the same request, limits and errors as a job of its own has.
-
-It takes no place of the HTTP door: the batch holds one, and keeps its lines few.
-"""
+"""One line of a batch, asked: the same request, limits and errors as a job of its own has."""
 
 import contextlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 
 from handler.batch.lines import Line, answered, failed
@@ -30,12 +27,14 @@ class Asker:
         reader: understands requests.
         recorded: has what happens to one in the log and in the metrics.
         timeout_seconds: how long each may take, None for no bound.
+        place: what it has to have while it is asked.
     """
 
     host: EngineHost
     reader: JobReader
     recorded: Callable[[str], AbstractContextManager[Record]]
     timeout_seconds: float | None
+    place: Callable[[], AbstractAsyncContextManager[None]]
 
     async def result(self, line: Line, batch: str) -> tuple[bytes, bool]:
         """Return a line's result, and whether it is a success.
@@ -65,9 +64,10 @@ class Asker:
                 return failed(line, name, error), False
 
     async def _asked(self, request: Request, record: Record) -> object:
-        clock = Clock(self.timeout_seconds)
-        record.sent(request.path, request.body)
         async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self.place())
+            clock = Clock(self.timeout_seconds)
+            record.sent(request.path, request.body)
             exchange = await clock.bound(stack.enter_async_context(self.host.open(request)))
             body = await whole_body(exchange, clock)
             record.answered(body)

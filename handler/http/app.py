@@ -83,8 +83,11 @@ class App:
     @property
     def busy(self) -> int:
         """How many calls and jobs are not over; from any thread."""
-        slots = self.service.slots if self.service else None
-        return max(self._open_calls, slots.taken + slots.waiting if slots else 0)
+        if self.service is None:
+            return self._open_calls
+        slots = self.service.slots
+        waiting = slots.taken + slots.waiting
+        return max(self._open_calls, waiting, self.service.jobs.unfinished)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; an error of any kind is an OpenAI error object."""

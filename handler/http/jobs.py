@@ -66,6 +66,11 @@ class HttpJob:
         self._began_at: float | None = None
         self._ended_at: float | None = None
 
+    @property
+    def is_batch(self) -> bool:
+        """Whether it is many requests."""
+        return isinstance(self.input, dict) and "batch" in self.input
+
     async def become(self, state: State) -> None:
         """Change the state, unless it is the last, and tell who waits."""
         if self.state in FINISHED:
@@ -138,6 +143,7 @@ class Jobs:
         self._jobs: dict[str, HttpJob] = {}
         self._ended: dict[State, int] = dict.fromkeys(FINISHED, 0)
         worker.on_progress = self._note_progress
+        worker.place_for_line = slots.line
 
     def submit(self, body: bytes, keep_seconds: float) -> HttpJob:
         """Queue a job.
@@ -184,6 +190,11 @@ class Jobs:
             "retried": 0,
         }
 
+    @property
+    def unfinished(self) -> int:
+        """How many jobs are not over; from any thread."""
+        return sum(job.state not in FINISHED for job in list(self._jobs.values()))
+
     async def _note_progress(self, job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
         self._jobs[job["id"]].progress = progress
 
@@ -192,6 +203,8 @@ class Jobs:
         try:
             with self._worker.recorded(job.id) as record:
                 await place.taken()
+                if job.is_batch:
+                    place.close()  # its lines take places of their own
                 await job.become(State.IN_PROGRESS)
                 order = {"id": job.id, "input": job.input}
                 async for output in self._worker.outputs(order, record, job.timeout_seconds):

@@ -1,8 +1,12 @@
 """How many requests the engine has at once, and how many may wait for it."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 from handler.errors import Busy, EngineUnavailable
+
+STOPPED = "The worker is being stopped."
 
 
 class Slots:
@@ -37,6 +41,25 @@ class Slots:
             )
         return Place(self, self._free)
 
+    @contextlib.asynccontextmanager
+    async def line(self) -> AsyncIterator[None]:
+        """Have a place for one line of a batch, whose job has waited already.
+
+        Raises:
+            EngineUnavailable: there is none any more.
+        """
+        await self._free.acquire()
+        try:
+            if self.closed:
+                raise EngineUnavailable(STOPPED)
+            self.taken += 1
+            try:
+                yield
+            finally:
+                self.taken -= 1
+        finally:
+            self._free.release()
+
 
 class Place:
     """One request's: it waits from its making on."""
@@ -56,7 +79,7 @@ class Place:
         await self._free.acquire()
         if self._slots.closed:
             self._free.release()
-            raise EngineUnavailable("The worker is being stopped.")
+            raise EngineUnavailable(STOPPED)
         self._is_taken = True
         self._slots.waiting -= 1
         self._slots.taken += 1
