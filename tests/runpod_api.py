@@ -9,18 +9,18 @@ Scaling, money and time are not imitated: a test says what each look at an endpo
 
 import json
 import re
+import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
+
+from tests.runpod_endpoint import EndpointRoutes, Refusal
 
 KEY = "rpa_right"
-ANSWER = "The capital of France is Paris."
-MODEL = "org/served"
 CONTAINER = {"image", "args", "disk", "env", "ports", "registry"}
 FIELDS = {
     "serverless": CONTAINER
@@ -107,12 +107,7 @@ class RunpodApi:
         return {name: now.get(name, 0) for name in COUNTS}
 
 
-class _Refusal(Exception):
-    def __init__(self, status: int, detail: str, errors: tuple[str, ...] = ()) -> None:
-        self.status, self.detail, self.errors = status, detail, errors
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     api: RunpodApi
 
@@ -132,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.check_key()
             status, made = self.route(path, body)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             return self.problem(refusal.status, refusal.detail, refusal.errors)
         if fault:
             return self.fail(fault)
@@ -140,12 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def check_key(self):
         if "Mozilla" in self.headers["user-agent"] or "python" in self.headers["user-agent"]:
-            raise _Refusal(403, "browser signature")  # the platform's edge
+            raise Refusal(403, "browser signature")  # the platform's edge
         bearer = self.headers.get("authorization") or ""
         if not bearer:
-            raise _Refusal(401, "missing bearer token")
+            raise Refusal(401, "missing bearer token")
         if bearer != f"Bearer {self.api.key}":
-            raise _Refusal(401, "invalid bearer token")
+            raise Refusal(401, "invalid bearer token")
 
     def route(self, path, body):
         match = re.fullmatch(r"/v2/(serverless|templates)(?:/([^/]+)(/.+)?)?", path)
@@ -154,14 +149,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self.resource(noun, id, rest, body)
         if match := re.fullmatch(r"/v2/network-volumes/(.+)", path):
             if match[1] not in self.api.volumes:
-                raise _Refusal(404, "resource not found")
+                raise Refusal(404, "resource not found")
             return 200, {"id": match[1], "name": "weights", "size": 100, "dataCenter": "US-KS-2"}
         if match := re.fullmatch(r"/(queue|balancer)/([^/]+)(/.+)", path):
             kind, id, rest = match.groups()
             if id not in self.api.endpoints:
-                raise _Refusal(404, "resource not found")
+                raise Refusal(404, "resource not found")
             return self.queue(rest) if kind == "queue" else self.balancer(rest)
-        raise _Refusal(404, "resource not found")
+        raise Refusal(404, "resource not found")
 
     def resource(self, noun, id, rest, body):
         things = self.api.endpoints if noun == "serverless" else self.api.templates
@@ -170,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         if id is None:
             return 201, self.create(noun, things, body)
         if id not in things:
-            raise _Refusal(404, "resource not found")
+            raise Refusal(404, "resource not found")
         if rest == "/workers":
             return 200, self.workers()
         if rest:
@@ -187,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
         missing = [name for name in REQUIRED[noun] if name not in body]
         if missing:
             errors = tuple(f"missing property '{name}'" for name in missing)
-            raise _Refusal(422, "Request validation failed.", errors)
+            raise Refusal(422, "Request validation failed.", errors)
         self.check(noun, body)
         id = f"{'ep' if noun == 'serverless' else 'tpl'}-{len(self.api.asked)}"
         made = {"id": id, "env": {}, "registry": None, "args": "", **body}
@@ -206,7 +201,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"run": f"{root}/run", "runSync": f"{root}/runsync", "health": f"{root}/health"}
 
     def check(self, noun, body):
-        errors = [f"additional property '{name}' not allowed" for name in body.keys() - FIELDS[noun]]
+        errors = [
+            f"additional property '{name}' not allowed" for name in body.keys() - FIELDS[noun]
+        ]
         if body.get("flashboot", "OFF") not in FLASHBOOT:
             errors.append("flashboot is not one of OFF, FLASHBOOT, PRIORITY_FLASHBOOT")
         if self.command == "PATCH" and "type" in body:
@@ -214,79 +211,14 @@ class _Handler(BaseHTTPRequestHandler):
         if not all(isinstance(value, str) for value in body.get("env", {}).values()):
             errors.append("env has a value that is no string")
         if errors:
-            raise _Refusal(422, "Request validation failed.", tuple(errors))
+            raise Refusal(422, "Request validation failed.", tuple(errors))
         if body.get("type") == "LOAD_BALANCER" and body["scaling"]["type"] != "REQUEST_COUNT":
-            raise _Refusal(400, "load-balancing endpoints scale on REQUEST_COUNT")
+            raise Refusal(400, "load-balancing endpoints scale on REQUEST_COUNT")
 
     def workers(self):
         counts = self.api.look()
         summary = counts | {"total": sum(counts.values())}
         return {"workers": self.api.workers, "summary": summary, "endpointVersion": 1}
-
-    def queue(self, rest):
-        if rest == "/run":
-            return 200, {"id": "job-1", "status": "IN_QUEUE"}
-        if rest == "/health":
-            workers = self.api.look()
-            workers["ready"] = workers["idle"] + workers["running"]
-            jobs = ("completed", "failed", "inProgress", "inQueue", "retried")
-            return 200, {"jobs": {n: self.api.jobs.get(n, 0) for n in jobs}, "workers": workers}
-        if rest.startswith("/status/"):
-            return 200, self.job()
-        if rest.startswith("/cancel/"):
-            self.api.cancelled.append(rest)
-            return 200, {"id": "job-1", "status": "CANCELLED"}
-        if rest == "/openai/v1/chat/completions":
-            return self.chat()
-        raise _Refusal(404, "resource not found")
-
-    def job(self):
-        if self.api.job_error:
-            return {"id": "job-1", "status": "FAILED", "error": self.api.job_error}
-        if not self.is_up():
-            return {"id": "job-1", "status": "IN_QUEUE"}
-        models = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
-        return {"id": "job-1", "status": "COMPLETED", "output": [models]}
-
-    def balancer(self, rest):
-        if rest == "/ping":
-            return (200, {"status": "ok"}) if self.is_up() else (204, None)
-        if rest == "/v1/models":
-            return 200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
-        if rest == "/v1/chat/completions":
-            return self.chat()
-        raise _Refusal(404, "resource not found")
-
-    def is_up(self):
-        """Whether the last look has shown, or the one state shows, a worker that answers."""
-        now = self.api.states[0]
-        return len(self.api.states) == 1 and bool(now.get("idle") or now.get("running"))
-
-    def chat(self):
-        if self.api.answer:
-            return self.api.answer()
-        return 200, {"choices": [{"message": {"role": "assistant", "content": ANSWER}}]}
-
-    def stream_logs(self, worker):
-        if worker not in self.api.logs:
-            raise _Refusal(404, "resource not found")
-        query = dict(parse_qsl(urlsplit(self.path).query))
-        lines = self.api.logs[worker]
-        last = self.headers.get("last-event-id")
-        tail = int(query.get("tail", 100))
-        shown = [each for each in lines if each[0] > last] if last else lines[len(lines) - tail :]
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("connection", "close")
-        self.end_headers()
-        for ts, line in shown:
-            data = json.dumps({"ts": ts, "source": query.get("source", "container"), "line": line})
-            self.wfile.write(f"id: {ts}\ndata: {data}\n\n".encode())
-        self.wfile.flush()
-        while self.api.keep_open:
-            time.sleep(0.01)
-        self.close_connection = True
-        return None, None
 
     def next_fault(self, path):
         for fault in self.api.faults:
@@ -331,12 +263,20 @@ def merge(thing: dict, body: dict) -> None:
             thing[name] = value
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """Say nothing of clients that leave: Ctrl-C does that."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 @contextmanager
 def running_runpod_api(**more: Any) -> Iterator[RunpodApi]:
     """Serve an account without endpoints on a free port."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     api = RunpodApi(f"http://127.0.0.1:{server.server_port}", **more)
-    server.daemon_threads = True
     server.RequestHandlerClass = type("Handler", (_Handler,), {"api": api})
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()

@@ -17,6 +17,7 @@ From Runpod's documentation (docs.runpod.io/api-reference-v2 and its OpenAPI des
 Not verified, and chosen here:
 
 - Lists come whole: no paging is documented.
+- PATCH merges `gpu` and `workers`: of those, too, only what changes is sent.
 - A queue's root is `requestUrls.health` without `/health`; without `requestUrls` it is
   `https://api.runpod.ai/v2/{id}`, a load balancer's `https://{id}.api.runpod.ai`.
 - Our template has the endpoint's name, and no secrets. Whether a name may be taken twice, also by

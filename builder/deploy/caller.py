@@ -1,6 +1,7 @@
 """One HTTP request to Runpod: with the key, again where that helps, and never twice in doubt."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from builder.deploy.failures import failure
 # The platform's edge refuses the default names of some HTTP clients.
 USER_AGENT = "runpod-llm-worker"
 Say = Callable[[str], None]
+ADVICE = re.compile(r": (try again|check the network)")  # not before the last try
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Caller:
         if seconds is None:
             raise Unreachable(str(error)) from error
         seconds = max(seconds, at_least_seconds)
-        self._say(f"{str(error).split(': try again')[0].rstrip('.')}; again in {seconds:g} s")
+        cause = ADVICE.split(str(error))[0].rstrip(".")
+        self._say(f"{cause}; again in {seconds:g} s")
         time.sleep(seconds)
 
     def _answer(self, method: str, url: str, body: Mapping[str, Any] | None) -> httpx.Response:
@@ -121,14 +124,16 @@ class Caller:
         try:
             return self.client.request(method, url, content=content, headers=headers)
         except httpx.TransportError as error:
-            raise InDoubt(unreachable(url)) from error
+            raise InDoubt(unreachable(url, error)) from error
 
 
-def unreachable(url: str) -> str:
+def unreachable(url: str, error: httpx.TransportError) -> str:
     """Say that nobody answers at an address."""
     address = httpx.URL(url)
     port = f":{address.port}" if address.port else ""
-    return f"{address.host}{port} cannot be reached: check the network, and RUNPOD_API_URL."
+    slow = isinstance(error, httpx.ReadTimeout)
+    trouble = "does not answer in time" if slow else "cannot be reached"
+    return f"{address.host}{port} {trouble}: check the network, and RUNPOD_API_URL."
 
 
 def _retry_after(answer: httpx.Response) -> float:

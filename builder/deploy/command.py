@@ -59,7 +59,7 @@ def logs(
     parser.add_argument("--worker", help="of this one only")
     parser.add_argument("--follow", "-f", action="store_true", help="wait for more, until Ctrl-C")
     parser.add_argument(
-        "--tail", type=int, default=100, metavar="LINES", help="to begin with (100)"
+        "--tail", type=order.number(0), default=100, metavar="LINES", help="to begin with (100)"
     )
     parser.add_argument("--source", choices=("container", "system"), help="one of both (both)")
     options = parser.parse_args(argv)
@@ -102,6 +102,8 @@ def told(command: str, work: Callable[[Screen], None]) -> int:
     except (BuildError, StartError) as error:
         print(screen.hide(f"{command}: {error}"), file=sys.stderr, flush=True)
         return error.exit_code
+    except BrokenPipeError:  # `logs NAME | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr, flush=True)
         return 1

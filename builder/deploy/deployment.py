@@ -16,6 +16,7 @@ from builder.deploy.wait import first_worker, reason, watching
 from builder.deploy.wanted import Wanted, at
 from builder.presets import Preset
 from handler.engine.shared import TITLES, EngineName
+from handler.environ import variables as known
 
 TITLE = {"QUEUE": "queue", "LOAD_BALANCER": "load balancer"}
 UNCHANGED = "nothing was changed (--dry-run)"
@@ -44,7 +45,7 @@ def carry_out(
     done: list[str] = []
     with telling(name, done):
         endpoint = _taken(steps, api, wanted, done, screen)
-        model = wanted.variables().get("MODEL_NAME", "MODEL")
+        model = _model(wanted.variables())
         if options.wait:
             model = _answered(options.wait, endpoint, wanted, api, screen) or model
     screen()
@@ -92,6 +93,12 @@ def _engine(variables: Mapping[str, str], preset: Preset | None) -> str:
     return variables.get("ENGINE") or (preset.engine if preset else "vllm")
 
 
+def _model(variables: Mapping[str, str]) -> str:
+    """Return the name that callers use, unless the worker itself has said it."""
+    names = (*known()["served_model_name"], *known()["model_name"])
+    return next((variables[name] for name in names if variables.get(name)), "MODEL")
+
+
 def _taken(
     steps: Sequence[Step], api: Api, wanted: Wanted, done: list[str], screen: Screen
 ) -> Thing:
@@ -115,13 +122,12 @@ def _answered(
     if at(endpoint, "workers.max") == 0:
         screen("workers.max is 0: no worker will start, and nothing is waited for")
         return None
-    pools = at(endpoint, "gpu.pools") or []
     with watching(api, endpoint) as watch:
         models = first_worker(
             *(watch, seconds, api.caller.pace.poll_seconds, screen),
-            lambda workers: reason(wanted.name, seconds, pools, workers),
+            lambda workers: reason(wanted.name, seconds, endpoint, workers),
         )
-    model = models[0] if models else wanted.variables().get("MODEL_NAME", "")
+    model = models[0] if models else _model(wanted.variables())
     if wanted.variables().get("RUNNER") == "pooling":
         screen("the model embeds and writes no text: no test request was sent")
         return model

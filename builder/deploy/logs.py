@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ class Order:
     """Which lines are wanted.
 
     Attributes:
-        tail: how many that are there already.
+        tail: how many that are there already; without `follow` no more than that.
         source: container, system, or both.
         follow: whether to wait for more.
     """
@@ -82,8 +83,9 @@ def _of_worker(api: Api, endpoint: str, worker: str, order: Order) -> Iterator[s
                 if answer.status_code != 200:
                     answer.read()
                     raise failure(answer, f"worker {worker}")
-                for id, event in _events(answer):
-                    last = id
+                events = _events(answer)
+                for id, event in events if order.follow else islice(events, order.tail):
+                    last = id or str(event.get("ts", ""))
                     waits_seconds = iter(caller.pace.again_seconds)
                     yield f"{worker}  {event.get('ts', '')}  {event.get('line', '')}".rstrip()
         except NotFound:
@@ -93,14 +95,14 @@ def _of_worker(api: Api, endpoint: str, worker: str, order: Order) -> Iterator[s
         except httpx.ReadTimeout:
             return  # what was there has been read
         except httpx.TransportError as error:
-            if not order.follow:
-                raise Unreachable(unreachable(url)) from error
+            wait_seconds = next(waits_seconds, None)
+            if wait_seconds is None or not order.follow:
+                raise Unreachable(unreachable(url, error)) from error
+            time.sleep(wait_seconds)
+            continue
         if not order.follow:
             return
-        wait_seconds = next(waits_seconds, None)
-        if wait_seconds is None:
-            raise Unreachable(unreachable(url))
-        time.sleep(wait_seconds)
+        time.sleep(caller.pace.again_seconds[0])
 
 
 def _events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--image", help="the worker's image; needed for a new endpoint")
     add("--model", metavar="MODEL", help="MODEL_NAME, instead of the preset's")
     add("--gpu", type=_words, metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
-    add("--gpu-count", type=_number(1), metavar="N", help="cards of one worker (1)")
+    add("--gpu-count", type=number(1), metavar="N", help="cards of one worker (1)")
     add(
         *("--env", "-e"),
         action="append",
@@ -55,9 +55,9 @@ def parser() -> argparse.ArgumentParser:
         help="a setting; NAME takes the value from the environment and never shows it, NAME= takes "
         "the variable out",
     )
-    add("--min", type=_number(0), metavar="N", help="workers that always run (0)")
-    add("--max", type=_number(0), metavar="N", help="workers at most (3)")
-    add("--idle-timeout", type=_number(1), metavar="SECONDS", help="until an idle one ends (5)")
+    add("--min", type=number(0), metavar="N", help="workers that always run (0)")
+    add("--max", type=number(0), metavar="N", help="workers at most (3)")
+    add("--idle-timeout", type=number(1), metavar="SECONDS", help="until an idle one ends (5)")
     add(
         "--flashboot",
         type=str.upper,
@@ -65,12 +65,12 @@ def parser() -> argparse.ArgumentParser:
         help="keep a worker's state after its end (FLASHBOOT)",
     )
     add("--volume", type=_words, metavar="ID[,ID]", help="network volumes, '' for none")
-    add("--disk", type=_number(1), metavar="GB", help="of a container (150)")
-    add("--execution-timeout", type=_number(1), metavar="SECONDS", help="of a job (600)")
+    add("--disk", type=number(1), metavar="GB", help="of a container (150)")
+    add("--execution-timeout", type=number(1), metavar="SECONDS", help="of a job (600)")
     add("--dry-run", action="store_true", help="show the plan, change nothing")
     add(
         "--wait",
-        type=_number(0),
+        type=number(0),
         default=WAIT_SECONDS,
         metavar="SECONDS",
         help="for the first worker and its answer; 0 waits for nothing (900)",
@@ -140,10 +140,12 @@ def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
-def _number(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
+def number(least: int) -> Callable[[str], int]:
+    """Return a type for an argument: a whole number that is not too small."""
+
+    def read_number(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least} on")
         return int(text)
 
-    return number
+    return read_number

@@ -11,6 +11,7 @@ from builder.deploy.api import Api, Thing, kind_of, root_of
 from builder.deploy.caller import Caller, Say
 from builder.deploy.errors import DeployError, NotFound, NoWorker
 from builder.deploy.failures import failure
+from builder.deploy.wanted import at
 from builder.deploy.workers import Workers
 from handler.errors import one_line
 
@@ -142,7 +143,7 @@ def first_worker(
         time.sleep(min(poll_seconds, seconds - passed))
 
 
-def reason(name: str, seconds: float, pools: list[str], workers: Workers) -> str:
+def reason(name: str, seconds: float, endpoint: Thing, workers: Workers) -> str:
     """Say why there is no healthy worker, and what to do."""
     logs = f"python -m builder logs {name}"
     if workers.unhealthy:
@@ -152,12 +153,12 @@ def reason(name: str, seconds: float, pools: list[str], workers: Workers) -> str
             f"After {seconds:.0f} s a worker is still starting: see {logs}, and wait longer "
             "(--wait; a start of more than 7 minutes needs -e RUNPOD_INIT_TIMEOUT=SECONDS)."
         )
-    state = "is throttled" if workers.throttled else "was placed"
-    none = "every worker" if workers.throttled else "no worker"
+    state = "every worker is throttled" if workers.throttled else "no worker was placed"
+    pools = ", ".join(at(endpoint, "gpu.pools") or ()) or "its GPU pools"
+    bound = " in the data centre of its network volume" if endpoint.get("networkVolumes") else ""
     return (
-        f"After {seconds:.0f} s {none} {state}: there is no capacity in "
-        f"{', '.join(pools) or 'its GPU pools'}; add pools (--gpu A,B), take the endpoint off a "
-        "network volume's data centre, or try again later."
+        f"After {seconds:.0f} s {state}: there is no capacity in {pools}{bound}; add pools "
+        "(--gpu A,B), or try again later."
     )
 
 
