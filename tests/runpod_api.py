@@ -45,6 +45,7 @@ class Fault:
         after: ... when the request has been carried out all the same.
         cut: the connection ends without an answer.
         errors: of the request's validation.
+        body: answered instead of an error.
     """
 
     method: str
@@ -56,6 +57,7 @@ class Fault:
     cut: bool = False
     headers: dict[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    body: Any = None
 
 
 @dataclass
@@ -231,6 +233,9 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
         if fault.cut:
             self.close_connection = True
             self.connection.close()
+            return
+        if fault.body is not None:
+            self.send(fault.status, fault.body)
             return
         self.problem(fault.status, fault.detail, fault.errors, fault.headers)
 

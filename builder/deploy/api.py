@@ -38,7 +38,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
-from builder.deploy.caller import Caller, InDoubt
+from builder.deploy.caller import ADDRESS, Caller, InDoubt
 from builder.deploy.errors import NotFound, Unreachable
 
 URL = "https://api.runpod.io"
@@ -64,10 +64,10 @@ class Api:
 
     def named(self, noun: Noun, name: str) -> list[Thing]:
         """Return the user's endpoints, or serverless templates, of a name."""
-        answer = self.caller.get(f"{self._url}/{PATHS[noun]}", f"list of {LISTS[noun]}")
-        things = answer.get(LISTS[noun]) if isinstance(answer, dict) else None
+        answer = self.caller.get(f"{self._url}/{PATHS[noun]}", f"the list of {LISTS[noun]}")
+        things = answer.get(LISTS[noun])
         if not isinstance(things, list):
-            raise Unreachable("What answers is not Runpod's API v2: check RUNPOD_API_URL.")
+            raise Unreachable(f"What answers has no list of {LISTS[noun]}: check {ADDRESS}.")
         return [
             each
             for each in things
@@ -77,7 +77,7 @@ class Api:
 
     def read(self, noun: Noun, id: str) -> Thing:
         """Return one of them with all that it has."""
-        return self._thing(self.caller.get(self._at(noun, id), f"{noun} {id}"))
+        return self.caller.get(self._at(noun, id), f"{noun} {id}")
 
     def create(self, noun: Noun, body: Thing) -> Thing:
         """Make one; in doubt whether it was made, look by its name before it is tried again.
@@ -90,7 +90,7 @@ class Api:
         waits_seconds = iter(self.caller.pace.again_seconds)
         while True:
             try:
-                return self._thing(self.caller.once("POST", url, what, body))
+                return _with_id(self.caller.once("POST", url, what, body))
             except InDoubt as error:
                 self.caller.pause(error, next(waits_seconds, None))
                 if made := self.named(noun, body["name"]):
@@ -98,7 +98,7 @@ class Api:
 
     def update(self, noun: Noun, id: str, body: Thing) -> Thing:
         """Change the fields that are in the body."""
-        return self._thing(self.caller.ask("PATCH", self._at(noun, id), f"{noun} {id}", body))
+        return _with_id(self.caller.ask("PATCH", self._at(noun, id), f"{noun} {id}", body))
 
     def delete(self, noun: Noun, id: str) -> None:
         """Delete one; what is gone already is as good as deleted."""
@@ -110,11 +110,11 @@ class Api:
     def volume(self, id: str) -> Thing:
         """Return a network volume."""
         url = f"{self._url}/network-volumes/{quote(id, safe='')}"
-        return self._thing(self.caller.get(url, f"network volume {id}"))
+        return self.caller.get(url, f"network volume {id}")
 
     def workers(self, id: str) -> Thing:
         """Return an endpoint's workers, and their summary."""
-        return self._thing(self.caller.get(f"{self._at('endpoint', id)}/workers", f"endpoint {id}"))
+        return self.caller.get(f"{self._at('endpoint', id)}/workers", f"endpoint {id}")
 
     def logs_url(self, id: str, worker: str) -> str:
         """Return where a worker's logs are streamed."""
@@ -123,11 +123,11 @@ class Api:
     def _at(self, noun: Noun, id: str) -> str:
         return f"{self._url}/{PATHS[noun]}/{quote(id, safe='')}"
 
-    @staticmethod
-    def _thing(answer: Any) -> Thing:
-        if not isinstance(answer, dict):
-            raise Unreachable("What answers is not Runpod's API v2: check RUNPOD_API_URL.")
-        return answer
+
+def _with_id(answer: Thing) -> Thing:
+    if "id" not in answer:
+        raise Unreachable(f"What answers gives no id: check {ADDRESS}.")
+    return answer
 
 
 def kind_of(endpoint: Thing) -> Kind:

@@ -15,6 +15,7 @@ from builder.deploy.failures import failure
 
 # The platform's edge refuses the default names of some HTTP clients.
 USER_AGENT = "runpod-llm-worker"
+ADDRESS = "RUNPOD_API_URL"
 Say = Callable[[str], None]
 ADVICE = re.compile(r": (try again|check the network)")  # not before the last try
 
@@ -61,12 +62,14 @@ class Caller:
         headers = {"authorization": bearer, "user-agent": USER_AGENT}
         self.client = httpx.Client(headers=headers, timeout=pace.request_seconds)
 
-    def get(self, url: str, what: str) -> Any:
-        """Return the decoded answer; as often as need be."""
+    def get(self, url: str, what: str) -> dict[str, Any]:
+        """Return the object that is there, asked for as often as need be."""
         return self.ask("GET", url, what)
 
-    def ask(self, method: str, url: str, what: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send a request that may be repeated; return the decoded answer, None without one.
+    def ask(
+        self, method: str, url: str, what: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Send a request that may be repeated; return the object that is answered.
 
         Raises:
             DeployError: the failure in one sentence.
@@ -78,8 +81,13 @@ class Caller:
             except InDoubt as error:
                 self.pause(error, next(waits_seconds, None))
 
-    def once(self, method: str, url: str, what: str, body: Mapping[str, Any] | None = None) -> Any:
+    def once(
+        self, method: str, url: str, what: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Send a request; after a 429, which nobody carried out, again.
+
+        Returns:
+            The object that is answered, an empty one where there is no answer.
 
         Raises:
             InDoubt: it may have been carried out.
@@ -123,17 +131,17 @@ class Caller:
         headers = {} if body is None else {"content-type": "application/json"}
         try:
             return self.client.request(method, url, content=content, headers=headers)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise InDoubt(unreachable(url, error)) from error
 
 
-def unreachable(url: str, error: httpx.TransportError) -> str:
+def unreachable(url: str, error: httpx.RequestError) -> str:
     """Say that nobody answers at an address."""
     address = httpx.URL(url)
     port = f":{address.port}" if address.port else ""
     slow = isinstance(error, httpx.ReadTimeout)
     trouble = "does not answer in time" if slow else "cannot be reached"
-    return f"{address.host}{port} {trouble}: check the network, and RUNPOD_API_URL."
+    return f"{address.host}{port} {trouble}: check the network, and {ADDRESS}."
 
 
 def _retry_after(answer: httpx.Response) -> float:
@@ -141,12 +149,13 @@ def _retry_after(answer: httpx.Response) -> float:
     return float(text) if text.isdecimal() else 0.0
 
 
-def _decoded(answer: httpx.Response) -> Any:
+def _decoded(answer: httpx.Response) -> dict[str, Any]:
     if not answer.content:
-        return None
+        return {}
     try:
-        return answer.json()
-    except ValueError as error:
-        raise Unreachable(
-            f"What answers at {answer.url.host} is not Runpod's API: check RUNPOD_API_URL."
-        ) from error
+        made = answer.json()
+    except ValueError:
+        made = None
+    if not isinstance(made, dict):
+        raise Unreachable(f"What answers at {answer.url.host} is not Runpod's: check {ADDRESS}.")
+    return made

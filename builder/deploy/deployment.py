@@ -48,6 +48,8 @@ def carry_out(
         model = _model(wanted.variables())
         if options.wait:
             model = _answered(options.wait, endpoint, wanted, api, screen) or model
+        if any(step.noun == "endpoint" and step.id for step in steps):
+            _tell_stale(endpoint, api, screen)
     screen()
     screen(openai_of(endpoint))
     screen()
@@ -115,12 +117,22 @@ def _taken(
     return endpoint
 
 
+def _tell_stale(endpoint: Thing, api: Api, screen: Screen) -> None:
+    """Say that workers from before the change may answer as well: they are replaced in time."""
+    listed = api.workers(str(endpoint["id"])).get("workers") or ()
+    if stale := sum(bool(each.get("isStale")) for each in listed):
+        screen(f"note: {stale} of {len(listed)} workers are of the version before this change")
+
+
 def _answered(
     seconds: int, endpoint: Thing, wanted: Wanted, api: Api, screen: Screen
 ) -> str | None:
     """Wait for a worker and ask it; return the name of the model that it serves."""
     if at(endpoint, "workers.max") == 0:
         screen("workers.max is 0: no worker will start, and nothing is waited for")
+        return None
+    if wanted.kind == "LOAD_BALANCER" and "API_KEY" in wanted.variables():
+        screen("the workers want API_KEY beside Runpod's key: nothing is waited for or asked")
         return None
     with watching(api, endpoint) as watch:
         models = first_worker(

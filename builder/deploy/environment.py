@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from builder.deploy.errors import WrongOrder
 from builder.deploy.screen import is_secret
@@ -96,9 +97,18 @@ def judged(values: Mapping[str, str], engine: EngineName) -> list[str]:
         handler.errors.BadSetting: the start would refuse a variable, in the same words.
     """
     load(OF_A_QUEUE | dict(values))
-    flags = json.loads(shared.FLAG_NAMES.read_text(encoding="utf-8"))[engine]
-    mine = frozenset(name for names in variables().values() for name in names)
-    known = mine | shared.NAMES | frozenset(flags["off"] + flags["other"])
-    removed = REMOVED[engine]
+    known, removed = _known(engine), REMOVED[engine]
     shared.refuse_foreign(engine, values, known | removed.keys())
     return unused(values, known, removed)
+
+
+def known_names() -> frozenset[str]:
+    """Return every setting of the worker and flag of either engine: none of a user's own."""
+    return _known("vllm") | _known("sglang")
+
+
+@cache
+def _known(engine: EngineName) -> frozenset[str]:
+    flags = json.loads(shared.FLAG_NAMES.read_text(encoding="utf-8"))[engine]
+    mine = frozenset(name for names in variables().values() for name in names)
+    return mine | shared.NAMES | frozenset(flags["off"] + flags["other"])

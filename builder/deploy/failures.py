@@ -44,7 +44,9 @@ def failure(answer: httpx.Response, what: str) -> DeployError:
             "in Runpod's console, under Settings and API Keys."
         )
     if status == 404:
-        return NotFound(f"Runpod has no {what}, or RUNPOD_API_KEY does not reach it ({reason}).")
+        return NotFound(
+            f"Runpod does not know {what}, or RUNPOD_API_KEY does not reach it ({reason})."
+        )
     if status == 429:
         return Unreachable(f"Runpod answers 429 for {what} ({reason}): try again later.")
     if status >= 500:

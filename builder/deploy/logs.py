@@ -94,7 +94,7 @@ def _of_worker(api: Api, endpoint: str, worker: str, order: Order) -> Iterator[s
             raise
         except httpx.ReadTimeout:
             return  # what was there has been read
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             wait_seconds = next(waits_seconds, None)
             if wait_seconds is None or not order.follow:
                 raise Unreachable(unreachable(url, error)) from error

@@ -1,15 +1,17 @@
 """What is wanted beside what is there: the steps between them, to be shown and to be taken."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from builder.deploy.api import Api, Noun, Thing
+from builder.deploy.environment import known_names
 from builder.deploy.screen import STARS, is_secret
 from builder.deploy.wanted import BOUND, FIELDS, TEMPLATE_FIELDS, UNORDERED, Wanted, at, nested
 
 NOTHING = object()  # a field that is not there
+UNITS = {"disk": " GB", "timeout": " ms", "workers.idleTimeout": " s"}
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,12 @@ class Step:
         )
         width = max(len(change.field) for change in self.changes)
         for change in self.changes:
-            before, after = (_shown(change.field, v, secret) for v in (change.before, change.after))
-            shown = after if self.id is None else f"{before} → {after}"
+            shown = _shown(change.field, change.after, secret)
+            if self.id is not None:
+                # What was given for another name may have been somebody's secret.
+                name = change.field.removeprefix("env.")
+                hidden = secret if name in known_names() | self.variables.keys() else {name}
+                shown = f"{_shown(change.field, change.before, hidden)} → {shown}"
             yield f"    {change.field:{width}}  {shown}"
 
 
@@ -123,7 +129,7 @@ def _same(name: str, before: Any, after: Any) -> bool:
     return bool(before == after)
 
 
-def _shown(field: str, value: Any, secret: frozenset[str]) -> str:
+def _shown(field: str, value: Any, secret: Collection[str]) -> str:
     name = field.removeprefix("env.")
     if value is NOTHING or value is None:
         return "nothing"
@@ -131,4 +137,5 @@ def _shown(field: str, value: Any, secret: frozenset[str]) -> str:
         return STARS if name in secret or is_secret(name, str(value)) else str(value)
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    return json.dumps(value) if isinstance(value, dict) else str(value)
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    return text + UNITS.get(field, "")

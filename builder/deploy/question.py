@@ -29,7 +29,7 @@ def ask(caller: Caller, endpoint: Thing, model: str) -> str:
     }
     try:
         answer = caller.client.post(url, json=body, timeout=ANSWER_SECONDS)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         raise NoAnswer(f"The test request had no answer: {unreachable(url, error)}") from error
     if answer.status_code != 200:
         raise NoAnswer(

@@ -45,7 +45,8 @@ def _check_idle(api: Api, name: str, endpoint: Thing) -> None:
         waiting, running = jobs["inQueue"], jobs["inProgress"]
         what = f"{running} jobs in progress and {waiting} in the queue"
     else:
-        waiting, running = 0, int((api.workers(endpoint["id"]).get("summary") or {})["running"])
+        summary = api.workers(str(endpoint["id"])).get("summary") or {}
+        waiting, running = 0, int(summary.get("running") or 0)
         what = f"{running} workers that answer requests"
     if waiting or running:
         raise LeftAlone(f"{name} has {what}: wait for them, or give --force.")

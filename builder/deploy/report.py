@@ -1,7 +1,6 @@
 """What an endpoint does at the moment, as lines."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from builder.deploy.api import Api, Thing, kind_of, openai_of, root_of
 from builder.deploy.wanted import at
@@ -36,11 +35,11 @@ def report(api: Api, endpoint: Thing) -> Iterator[str]:
 def jobs_of(api: Api, endpoint: Thing) -> dict[str, int]:
     """Return a queue's counts of jobs; a load balancer has none that anybody counts."""
     names = ("inQueue", "inProgress", "completed", "failed", "retried")
-    health: Any = {}
+    health: Thing = {}
     if kind_of(endpoint) == "QUEUE":
         health = api.caller.get(f"{root_of(endpoint)}/health", f"endpoint {endpoint['id']}")
-    counts = health.get("jobs") if isinstance(health, Mapping) else None
-    return {name: int((counts or {}).get(name) or 0) for name in names}
+    counts = health.get("jobs") or {}
+    return {name: int(counts.get(name) or 0) for name in names}
 
 
 def _doing(worker: Thing) -> str:

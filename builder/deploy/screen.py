@@ -7,8 +7,8 @@ from handler.environ import variables
 
 STARS = "***"
 SHORTEST = 4  # a shorter text would be found in words that are none
-# MAX_NUM_BATCHED_TOKENS is a number: a secret's name ends in the singular.
-SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)$")
+# MAX_NUM_BATCHED_TOKENS is a number: TOKENS are no secret.
+SECRET = re.compile(r"(TOKEN|KEYS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)$")
 # Runpod puts the account's own secret there when a worker starts: the text itself is none.
 REFERENCE = re.compile(r"\{\{\s*RUNPOD_SECRET_\w+\s*\}\}")
 _OURS = frozenset(name for field in ("hf_token", "api_key") for name in variables()[field])

@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from builder.deploy.api import URL, Api, Noun, Thing
-from builder.deploy.caller import Caller, Pace
+from builder.deploy.caller import ADDRESS, Caller, Pace
 from builder.deploy.errors import KeyRefused, NotFound, WrongOrder
 from builder.deploy.screen import Screen
 from handler.hub.reference import one_word
 
-KEY, ADDRESS = "RUNPOD_API_KEY", "RUNPOD_API_URL"
+KEY = "RUNPOD_API_KEY"
 THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 
 

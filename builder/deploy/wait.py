@@ -50,17 +50,18 @@ class QueueWatch:
         """
         try:
             if self._job is None:  # in doubt twice, which does no harm
-                run = self._caller.ask("POST", f"{self._root}/run", "address", WAKING)
-                self._job = str(run["id"])
-            health = self._caller.get(f"{self._root}/health", "address")
-            job = self._caller.get(f"{self._root}/status/{self._job}", "job")
+                run = self._caller.ask("POST", f"{self._root}/run", "the endpoint", WAKING)
+                self._job = str(run.get("id"))
+            health = self._caller.get(f"{self._root}/health", "the endpoint")
+            job = self._caller.get(f"{self._root}/status/{self._job}", "the first job")
         except NotFound:
             return Workers(), None
-        if job["status"] in ("FAILED", "TIMED_OUT", "CANCELLED"):
-            reason = one_line(str(job.get("error") or job["status"]))[:MAX_REASON_CHARACTERS]
+        status = job.get("status")
+        if status in ("FAILED", "TIMED_OUT", "CANCELLED"):
+            reason = one_line(str(job.get("error") or status))[:MAX_REASON_CHARACTERS]
             self._job = None
             raise NoWorker(f"A worker started and failed on the first job: {reason.rstrip('.')}.")
-        if job["status"] != "COMPLETED":
+        if status != "COMPLETED":
             return Workers.of_health(health), None
         self._job = None
         return Workers.of_health(health), served(job.get("output"))
@@ -69,7 +70,7 @@ class QueueWatch:
         """Cancel the job if nobody has answered it: nobody would read what it costs."""
         if self._job is not None:
             with suppress(DeployError, httpx.HTTPError):
-                self._caller.once("POST", f"{self._root}/cancel/{self._job}", "job")
+                self._caller.once("POST", f"{self._root}/cancel/{self._job}", "the first job")
 
 
 class BalancerWatch:
@@ -87,16 +88,16 @@ class BalancerWatch:
 
     def look(self) -> tuple[Workers, list[str] | None]:
         """Ask for the counts, and for /ping."""
-        workers = Workers.of_summary(self._api.workers(self._endpoint["id"]))
+        workers = Workers.of_summary(self._api.workers(str(self._endpoint["id"])))
         try:
             answer = self._api.caller.client.get(f"{self._root}/ping", timeout=PING_SECONDS)
-        except httpx.TransportError:
+        except httpx.RequestError:
             return workers, None
         if answer.status_code in (401, 403):
             raise failure(answer, "the endpoint")
         if answer.status_code != 200:
             return workers, None
-        return workers, served(self._api.caller.get(f"{self._root}/v1/models", "models"))
+        return workers, served(self._api.caller.get(f"{self._root}/v1/models", "its models"))
 
 
 @contextmanager

@@ -24,10 +24,9 @@ class Workers:
     unhealthy: int = 0
 
     @classmethod
-    def of_health(cls, health: Any) -> "Workers":
+    def of_health(cls, health: Thing) -> "Workers":
         """Read a queue's /health."""
-        counts = health.get("workers") if isinstance(health, Mapping) else None
-        counts = counts if isinstance(counts, Mapping) else {}
+        counts = health.get("workers") or {}
         # `ready` is said to be idle and running together, and is not always there.
         ready = max(_count(counts, "ready"), _count(counts, "idle") + _count(counts, "running"))
         return cls(_count(counts, "initializing"), ready, *_rest(counts))

@@ -11,7 +11,7 @@ from builder.deploy import command
 from builder.deploy.caller import Pace
 from tests.runpod_api import KEY, running_runpod_api
 
-PACE = Pace((0.01, 0.02), request_seconds=2.0, poll_seconds=0.01, quiet_seconds=0.2)
+PACE = Pace((0.01, 0.02), request_seconds=20.0, poll_seconds=0.01, quiet_seconds=0.2)
 CHAT = ("--name", "chat", "--model", "org/model", "--image", "me/worker:1", "--gpu", "ADA_24")
 
 

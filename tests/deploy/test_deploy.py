@@ -16,19 +16,19 @@ NEW = """\
 plan for chat (queue)
   create template chat
     image           me/worker:1
-    disk            150
+    disk            150 GB
     env.MODEL_NAME  org/model
   create endpoint chat
     image                me/worker:1
-    disk                 150
+    disk                 150 GB
     gpu.pools            ADA_24
     gpu.count            1
     gpu.minCudaVersion   13.0
     workers.min          0
     workers.max          3
-    workers.idleTimeout  5
+    workers.idleTimeout  5 s
     scaling              {"type": "QUEUE_DELAY", "queueDelay": 4}
-    timeout              600000
+    timeout              600000 ms
     flashboot            FLASHBOOT
     networkVolumes       none
     env.MODEL_NAME       org/model
@@ -160,6 +160,16 @@ def test_scaling_alone_leaves_the_environment_and_the_image(api, said):
         "changed endpoint chat (ep-4)\n"
     )
     assert api.sent("PATCH", "/v2/serverless/ep-4") == [{"workers": {"max": 9}}]
+
+
+def test_workers_of_the_version_before_a_change_are_counted(api, said):
+    """They may be the ones that answer the test request."""
+    said("deploy", *CHAT, "--wait", "0")
+    api.workers = [{"id": "w-1", "isStale": True}, {"id": "w-2", "isStale": False}]
+    code, out, _ = said("deploy", *CHAT, "--image", "me/worker:2")
+    assert code == 0
+    note = "note: 1 of 2 workers are of the version before this change"
+    assert f"a worker answers\n{ANSWER}\n{note}\n\nAPI/queue/ep-4/openai/v1\n" in out
 
 
 def test_a_dry_run_asks_nobody_to_change(api, said):

@@ -24,7 +24,7 @@ def test_a_volume_that_is_not_there(api, said):
     code, _, err = said("deploy", *CHAT, "--volume", "vol-9")
     assert (code, err) == (
         5,
-        "deploy: Runpod has no network volume vol-9, or RUNPOD_API_KEY does not reach it "
+        "deploy: Runpod does not know network volume vol-9, or RUNPOD_API_KEY does not reach it "
         "(resource not found).\n",
     )
     assert api.changes() == []
@@ -101,7 +101,7 @@ CONSOLE = "in Runpod's console, under Settings and API Keys"
         pytest.param(
             Fault("GET", "/v2/serverless", 500, "upstream", times=9),
             7,
-            "Runpod fails with 500 for list of endpoints (upstream): try again later.",
+            "Runpod fails with 500 for the list of endpoints (upstream): try again later.",
             id="500-of-a-list",
         ),
     ],
@@ -150,6 +150,19 @@ def test_an_address_where_nobody_is_and_one_that_is_not_safe(said):
     )
 
 
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        pytest.param("hello", "What answers at 127.0.0.1 is not Runpod's", id="a-text"),
+        pytest.param({}, "What answers has no list of endpoints", id="another-object"),
+    ],
+)
+def test_an_address_where_something_else_answers(answer, sentence, api, said):
+    """Some other server's 200."""
+    api.faults = [Fault("GET", "/v2/serverless", 200, body=answer)]
+    assert said("status", "chat") == (7, "", f"status: {sentence}: check RUNPOD_API_URL.\n")
+
+
 def test_a_busy_api_is_asked_again_after_the_time_that_it_names(api, said):
     """With a line that says so."""
     api.faults = [
@@ -159,7 +172,7 @@ def test_a_busy_api_is_asked_again_after_the_time_that_it_names(api, said):
     code, out, err = said("deploy", *CHAT, "--wait", "0")
     assert (code, err) == (0, "")
     assert out.startswith(
-        "Runpod fails with 502 for list of templates (upstream); again in 0.01 s\n"
+        "Runpod fails with 502 for the list of templates (upstream); again in 0.01 s\n"
     )
     assert "Runpod answers 429 for endpoint chat (slow); again in 1 s\ncreated endpoint chat" in out
 

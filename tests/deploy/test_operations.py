@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,10 @@ def test_logs_that_are_followed_go_on_where_a_stream_broke(api, said):
 
     def more():
         while [path for _, path, _ in api.asked].count("/v2/serverless/ep-4/workers/w-1/logs") < 2:
-            pass
+            time.sleep(0.005)
         api.logs = {"w-1": LINES}
         while [path for _, path, _ in api.asked].count("/v2/serverless/ep-4/workers/w-1/logs") < 5:
-            pass
+            time.sleep(0.005)
         api.logs = {}
 
     thread = threading.Thread(target=more)
@@ -114,7 +115,7 @@ def test_logs_of_a_worker_that_is_not_there_and_of_an_endpoint_without(api, said
     assert said("logs", "chat", "--worker", "w-9") == (
         5,
         "",
-        "logs: Runpod has no worker w-9, or RUNPOD_API_KEY does not reach it (resource not "
+        "logs: Runpod does not know worker w-9, or RUNPOD_API_KEY does not reach it (resource not "
         "found).\n",
     )
 

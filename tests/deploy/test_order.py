@@ -49,7 +49,9 @@ def test_a_secret_comes_from_the_environment_and_is_shown_nowhere(api, said):
     )
     assert "    env.HF_TOKEN  *** → nothing\n" in removed
     assert api.endpoints["ep-4"]["env"] == {"MODEL_NAME": "org/model", "MY_WORD": "a-private-word"}
-    for text in (out, again, removed):
+    last = said("deploy", *CHAT, "--wait", "0")[1]
+    assert "    env.MY_WORD  *** → nothing\n" in last
+    for text in (out, again, removed, last):
         assert not any(word in text for word in (KEY, TOKEN, "a-private-word", "another-word"))
 
 

@@ -2,6 +2,7 @@
 
 import _thread
 import threading
+import time
 
 import pytest
 
@@ -86,6 +87,15 @@ def test_an_endpoint_that_may_have_no_worker_is_not_waited_for(said):
     assert "(ep-4)\nworkers.max is 0: no worker will start, and nothing is waited for\n" in out
 
 
+def test_a_load_balancer_whose_workers_want_a_key_of_their_own(api, said):
+    """It is not known here, and the request has room for one."""
+    keyed = (*CHAT, "--type", "lb", "-e", "API_KEY={{ RUNPOD_SECRET_mine }}")
+    code, out, _ = said("deploy", *keyed)
+    assert code == 0
+    told = "the workers want API_KEY beside Runpod's key: nothing is waited for or asked\n"
+    assert f"(ep-4)\n{told}\nAPI/balancer/ep-4/v1\n" in out
+
+
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
@@ -126,7 +136,7 @@ def test_control_c_while_waiting_says_what_is_there_and_how_to_go_on(api, said):
 
     def interrupt():
         while ("GET", "/queue/ep-4/health", None) not in api.asked:
-            pass
+            time.sleep(0.005)
         _thread.interrupt_main()
 
     thread = threading.Thread(target=interrupt)
