@@ -8,9 +8,10 @@ from builder.deploy import order
 from builder.deploy.api import Api, Thing, openai_of
 from builder.deploy.environment import judged
 from builder.deploy.errors import DeployError
+from builder.deploy.names import is_secret
 from builder.deploy.plan import Step, endpoint_step, template_step
 from builder.deploy.question import ask, snippet
-from builder.deploy.screen import Screen, is_secret
+from builder.deploy.screen import Screen
 from builder.deploy.session import one
 from builder.deploy.wait import first_worker, reason, watching
 from builder.deploy.wanted import Wanted, at

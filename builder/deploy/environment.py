@@ -4,20 +4,18 @@ What a worker would refuse at its start is refused here, before it costs anythin
 engine are known by name only: their values are judged by the engine's own parser, in the worker.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from builder.deploy.errors import WrongOrder
-from builder.deploy.screen import is_secret
+from builder.deploy.names import is_secret, known
 from handler.engine import shared
 from handler.engine.flags import unused
 from handler.engine.sglang import names as sglang
 from handler.engine.shared import EngineName
 from handler.engine.vllm import names as vllm
-from handler.environ import load, variables
+from handler.environ import load
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HTTP_PORT = "8000"
@@ -97,18 +95,6 @@ def judged(values: Mapping[str, str], engine: EngineName) -> list[str]:
         handler.errors.BadSetting: the start would refuse a variable, in the same words.
     """
     load(OF_A_QUEUE | dict(values))
-    known, removed = _known(engine), REMOVED[engine]
-    shared.refuse_foreign(engine, values, known | removed.keys())
-    return unused(values, known, removed)
-
-
-def known_names() -> frozenset[str]:
-    """Return every setting of the worker and flag of either engine: none of a user's own."""
-    return _known("vllm") | _known("sglang")
-
-
-@cache
-def _known(engine: EngineName) -> frozenset[str]:
-    flags = json.loads(shared.FLAG_NAMES.read_text(encoding="utf-8"))[engine]
-    mine = frozenset(name for names in variables().values() for name in names)
-    return mine | shared.NAMES | frozenset(flags["off"] + flags["other"])
+    names, removed = known(engine), REMOVED[engine]
+    shared.refuse_foreign(engine, values, names | removed.keys())
+    return unused(values, names, removed)

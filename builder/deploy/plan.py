@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.deploy.api import Api, Noun, Thing
-from builder.deploy.environment import known_names
-from builder.deploy.screen import STARS, is_secret
+from builder.deploy.names import is_secret, known_names
+from builder.deploy.screen import STARS
 from builder.deploy.wanted import BOUND, FIELDS, TEMPLATE_FIELDS, UNORDERED, Wanted, at, nested
 
 NOTHING = object()  # a field that is not there
@@ -95,15 +95,21 @@ def template_step(wanted: Wanted, there: Thing | None) -> Step:
     It has no secrets: whoever makes another endpoint of it brings their own.
     """
     fields = {name: at(wanted.there or {}, name) for name in TEMPLATE_FIELDS} | wanted.endpoint()
-    secret = wanted.environment.secret if wanted.environment else frozenset()
-    variables = {
-        name: value
-        for name, value in wanted.variables().items()
-        if name not in secret and not is_secret(name, value)
-    }
+    if wanted.environment is None and there is not None:
+        variables = dict(there.get("env") or {})  # nothing was said of it
+    else:
+        variables = {n: v for n, v in wanted.variables().items() if _is_public(wanted, n, v)}
     kept = {name: fields[name] for name in TEMPLATE_FIELDS if fields[name]}
     id = None if there is None else str(there["id"])
     return Step("template", wanted.name, id, _changes(kept, there, variables), variables, BOUND)
+
+
+def _is_public(wanted: Wanted, name: str, value: str) -> bool:
+    """Whether a value was said openly, or is that of a setting."""
+    said = wanted.environment
+    if is_secret(name, value) or (said is not None and name in said.secret):
+        return False
+    return name in known_names() or (said is not None and name in said.values)
 
 
 def _changes(

@@ -5,6 +5,7 @@ import pytest
 from builder.deploy.choice import preset_named, slugs
 from builder.deploy.environment import read
 from builder.deploy.errors import WrongOrder
+from builder.deploy.names import is_secret
 from builder.presets import PRESETS
 from tests.deploy.conftest import CHAT
 from tests.runpod_api import KEY, Fault
@@ -53,6 +54,31 @@ def test_a_secret_comes_from_the_environment_and_is_shown_nowhere(api, said):
     assert "    env.MY_WORD  *** → nothing\n" in last
     for text in (out, again, removed, last):
         assert not any(word in text for word in (KEY, TOKEN, "a-private-word", "another-word"))
+
+
+def test_a_private_variable_stays_private_when_nothing_is_said_of_the_environment(api, said):
+    """It does not come into the template, whether that is there or made anew."""
+    said("deploy", *CHAT, "-e", "MY_WORD", "--wait", "0", MY_WORD="a-private-word")
+    for templates in (api.templates, {}):
+        api.templates = templates
+        code, out, err = said("deploy", "--name", "chat", "--disk", str(9 + len(templates)))
+        assert (code, err) == (0, "")
+        assert "private" not in out
+        (template,) = api.templates.values()
+        assert template["env"] == {"MODEL_NAME": "org/model"}
+    assert "MY_WORD" in str(api.endpoints)
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        *((name, True) for name in ("HF_TOKEN", "API_KEY", "OPENAI_API_KEY", "DB_PASSWORD")),
+        *((name, False) for name in ("MAX_NUM_BATCHED_TOKENS", "BUCKET_TIME_TO_FIRST_TOKEN")),
+    ],
+)
+def test_which_names_are_secret(name, secret):
+    """A flag of an engine is not."""
+    assert is_secret(name, "value") is secret
 
 
 def test_a_secret_in_what_the_api_says_is_shown_as_stars(api, said):
