@@ -72,6 +72,8 @@ class RunpodApi:
         job_error: with which jobs fail.
         root: where endpoints are instead of here, such as a platform in small.
         asked: (method, path, body) of every request.
+        keep_open: whether a stream of logs stays open after its lines.
+        streams: of logs that were written so far.
     """
 
     url: str
@@ -90,6 +92,7 @@ class RunpodApi:
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     keep_open: bool = False
+    streams: int = 0
 
     def changes(self) -> list[tuple[str, str]]:
         """Return method and path of every request to the API that was to change something."""

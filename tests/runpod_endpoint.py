@@ -82,6 +82,7 @@ class EndpointRoutes:
             data = json.dumps({"ts": ts, "source": query.get("source", "container"), "line": line})
             self.wfile.write(f"id: {ts}\ndata: {data}\n\n".encode())
         self.wfile.flush()
+        self.api.streams += 1
         while self.api.keep_open:
             time.sleep(0.01)
         self.close_connection = True

@@ -55,12 +55,12 @@ class Api:
 
     Args:
         caller: sends the requests.
-        url: of the API, without `/v2`.
+        url: of the API, with or without `/v2`.
     """
 
     def __init__(self, caller: Caller, url: str = URL) -> None:
         self.caller = caller
-        self._url = f"{url.rstrip('/')}/v2"
+        self._url = f"{url.rstrip('/').removesuffix('/v2')}/v2"
 
     def named(self, noun: Noun, name: str) -> list[Thing]:
         """Return the user's endpoints, or serverless templates, of a name."""
@@ -71,7 +71,8 @@ class Api:
         return [
             each
             for each in things
-            if str(each.get("name")).removesuffix(OF_FLASHBOOT) == name
+            if "id" in each
+            and str(each.get("name")).removesuffix(OF_FLASHBOOT) == name
             and (noun == "endpoint" or each.get("serverless"))
         ]
 

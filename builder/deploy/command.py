@@ -72,8 +72,7 @@ def logs(
             workers = [options.worker] if options.worker else [str(each["id"]) for each in listed]
             if not workers:
                 screen(f"{options.name} has no worker at the moment, and so no logs")
-            for line in worker_logs.lines(api, endpoint, workers, wanted):
-                screen(line)
+            worker_logs.show(api, endpoint, workers, wanted, screen)
 
     return told("logs", work)
 

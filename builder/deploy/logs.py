@@ -1,19 +1,16 @@
-"""A worker's logs, which the API streams as server-sent events."""
+"""Workers' logs, which the API streams as server-sent events."""
 
+import asyncio
 import json
-import queue
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import httpx
 
 from builder.deploy.api import Api
-from builder.deploy.caller import unreachable
-from builder.deploy.errors import DeployError, NotFound, Unreachable
+from builder.deploy.caller import Caller, Say, unreachable
+from builder.deploy.errors import NotFound, Unreachable
 from builder.deploy.failures import failure
 
 
@@ -31,63 +28,52 @@ class Order:
     source: str | None
     follow: bool
 
+    def query(self) -> dict[str, str]:
+        """Return it as the API's parameters."""
+        return {"tail": str(self.tail)} | ({"source": self.source} if self.source else {})
 
-def lines(api: Api, endpoint: str, workers: Sequence[str], order: Order) -> Iterator[str]:
-    """Give the lines of an endpoint's workers: one after another, or as they come.
+
+def show(api: Api, endpoint: str, workers: Sequence[str], order: Order, say: Say) -> None:
+    """Say the lines of an endpoint's workers: one worker after another, or all as they come.
 
     Raises:
         DeployError: the API refuses, in one sentence.
     """
-    if not order.follow:
-        for worker in workers:
-            yield from _of_worker(api, endpoint, worker, order)
-        return
-    arriving: queue.Queue[str | DeployError | None] = queue.Queue()
-
-    def read(worker: str) -> None:
-        try:
-            for line in _of_worker(api, endpoint, worker, order):
-                arriving.put(line)
-        except DeployError as error:
-            arriving.put(error)
-        arriving.put(None)
-
-    for worker in workers:
-        # They end with the process: a stream that is quiet would hold it.
-        threading.Thread(target=read, args=(worker,), daemon=True).start()
-    running = len(workers)
-    while running:
-        item = arriving.get()
-        if isinstance(item, DeployError):
-            raise item
-        if item is None:
-            running -= 1
-        else:
-            yield item
+    urls = {worker: api.logs_url(endpoint, worker) for worker in workers}
+    try:
+        asyncio.run(_show(api.caller, urls, order, say))
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from group
 
 
-def _of_worker(api: Api, endpoint: str, worker: str, order: Order) -> Iterator[str]:
-    """Give one worker's lines; a followed stream that breaks goes on where it broke."""
-    caller = api.caller
-    query = {"tail": str(order.tail)} | ({"source": order.source} if order.source else {})
-    url, last = api.logs_url(endpoint, worker), ""
+async def _show(caller: Caller, urls: dict[str, str], order: Order, say: Say) -> None:
     quiet = None if order.follow else caller.pace.quiet_seconds
     timeout = httpx.Timeout(caller.pace.request_seconds, read=quiet)
+    async with (
+        httpx.AsyncClient(headers=caller.client.headers, timeout=timeout) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        for worker, url in urls.items():
+            task = group.create_task(_of_worker(client, caller, worker, url, order, say))
+            if not order.follow:
+                await asyncio.wait([task])
+
+
+async def _of_worker(
+    client: httpx.AsyncClient, caller: Caller, worker: str, url: str, order: Order, say: Say
+) -> None:
+    """Say one worker's lines; a followed stream that breaks goes on where it broke."""
+    last, count = "", 0
     waits_seconds = iter(caller.pace.again_seconds)
     while True:
-        headers = {"last-event-id": last} if last else {}
         try:
-            with caller.client.stream(
-                "GET", url, params=query, headers=headers, timeout=timeout
-            ) as answer:
-                if answer.status_code != 200:
-                    answer.read()
-                    raise failure(answer, f"worker {worker}")
-                events = _events(answer)
-                for id, event in events if order.follow else islice(events, order.tail):
-                    last = id or str(event.get("ts", ""))
-                    waits_seconds = iter(caller.pace.again_seconds)
-                    yield f"{worker}  {event.get('ts', '')}  {event.get('line', '')}".rstrip()
+            async for id, event in _events(client, worker, url, last, order):
+                last, count = id or str(event.get("ts", "")), count + 1
+                waits_seconds = iter(caller.pace.again_seconds)
+                say(f"{worker}  {event.get('ts', '')}  {event.get('line', '')}".rstrip())
+                if count == order.tail and not order.follow:
+                    return
+            wait_seconds: float | None = caller.pace.again_seconds[0]
         except NotFound:
             if last:
                 return  # the worker has ended
@@ -95,27 +81,32 @@ def _of_worker(api: Api, endpoint: str, worker: str, order: Order) -> Iterator[s
         except httpx.ReadTimeout:
             return  # what was there has been read
         except httpx.RequestError as error:
-            wait_seconds = next(waits_seconds, None)
-            if wait_seconds is None or not order.follow:
+            wait_seconds = next(waits_seconds, None) if order.follow else None
+            if wait_seconds is None:
                 raise Unreachable(unreachable(url, error)) from error
-            time.sleep(wait_seconds)
-            continue
-        if not order.follow:
+        if not order.follow or wait_seconds is None:
             return
-        time.sleep(caller.pace.again_seconds[0])
+        await asyncio.sleep(wait_seconds)
 
 
-def _events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+async def _events(
+    client: httpx.AsyncClient, worker: str, url: str, last: str, order: Order
+) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """Give each event's id and its data; a line that is none of ours is left out."""
-    id = ""
-    for line in answer.iter_lines():
-        name, _, value = line.partition(":")
-        if name == "id":
-            id = value.strip()
-        elif name == "data":
-            try:
-                data = json.loads(value)
-            except ValueError:
-                continue
-            if isinstance(data, dict):
-                yield id, data
+    headers = {"last-event-id": last} if last else {}
+    async with client.stream("GET", url, params=order.query(), headers=headers) as answer:
+        if answer.status_code != 200:
+            await answer.aread()
+            raise failure(answer, f"worker {worker}")
+        id = ""
+        async for line in answer.aiter_lines():
+            name, _, value = line.partition(":")
+            if name == "id":
+                id = value.strip()
+            elif name == "data":
+                try:
+                    data = json.loads(value)
+                except ValueError:
+                    continue
+                if isinstance(data, dict):
+                    yield id, data

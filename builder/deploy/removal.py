@@ -55,5 +55,9 @@ def _check_idle(api: Api, name: str, endpoint: Thing) -> None:
 def _ask(what: str) -> None:
     if not sys.stdin.isatty():
         raise LeftAlone(f"Nobody can be asked whether to delete {what}: give --yes.")
-    if input(f"Delete {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        said = input(f"Delete {what}? [y/N] ")
+    except EOFError:  # Ctrl-D
+        said = ""
+    if said.strip().lower() not in ("y", "yes"):
         raise LeftAlone(f"Kept {what}.")

@@ -1,6 +1,7 @@
 """`status`, `logs` and `delete`."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -104,6 +105,25 @@ def test_logs_that_are_followed_go_on_where_a_stream_broke(api, said):
     assert out == "".join(f"w-1  {ts}  {line}\n" for ts, line in LINES)
 
 
+def test_control_c_ends_logs_that_are_followed(api, said):
+    """While the stream is open and quiet."""
+    said("deploy", *CHAT, "--wait", "0")
+    api.workers = [WORKER]
+    api.logs = {"w-1": LINES}
+    api.keep_open = True
+
+    def interrupt():
+        while not api.streams:
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    code, _, err = said("logs", "chat", "--follow")
+    thread.join()
+    assert (code, err) == (1, "logs: interrupted\n")
+
+
 def test_logs_of_a_worker_that_is_not_there_and_of_an_endpoint_without(api, said):
     """One is an error, the other is not."""
     said("deploy", *CHAT, "--wait", "0")
@@ -159,10 +179,14 @@ def test_delete_refuses_while_a_load_balancer_answers(api, said):
 
 @pytest.mark.parametrize(
     ("typed", "code", "left"),
-    [pytest.param("y\n", 0, 0, id="yes"), pytest.param("\n", 10, 1, id="enter")],
+    [
+        pytest.param("y\n", 0, 0, id="yes"),
+        pytest.param("\n", 10, 1, id="enter"),
+        pytest.param("\x04", 10, 1, id="ctrl-d"),
+    ],
 )
 def test_delete_asks_on_a_terminal(typed, code, left, api, said, monkeypatch):
-    """Enter keeps it."""
+    """Enter keeps it, and so does Ctrl-D."""
     said("deploy", *CHAT, "--wait", "0")
     control, terminal = os.openpty()
     with os.fdopen(control, "w") as keyboard, os.fdopen(terminal) as typed_in:

@@ -1,6 +1,7 @@
 """The wait for the first worker and its answer, and every way in which it ends."""
 
-import _thread
+import os
+import signal
 import threading
 import time
 
@@ -137,7 +138,7 @@ def test_control_c_while_waiting_says_what_is_there_and_how_to_go_on(api, said):
     def interrupt():
         while ("GET", "/queue/ep-4/health", None) not in api.asked:
             time.sleep(0.005)
-        _thread.interrupt_main()
+        os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
