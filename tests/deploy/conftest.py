@@ -4,6 +4,7 @@ The live platform cannot be reached here: tests/runpod_api.py stands in for it.
 """
 
 import re
+import time
 
 import pytest
 
@@ -33,6 +34,14 @@ def said(api, capsys):
         return code, re.sub(r"(?m)^ +\d+ s ", "N s ", out), err
 
     return run
+
+
+def eventually(condition):
+    """Wait until a condition holds; return whether it does in time."""
+    until = time.monotonic() + 30
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.005)
+    return condition()
 
 
 def snippet(base, model):

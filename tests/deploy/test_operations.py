@@ -4,12 +4,11 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import CHAT
+from tests.deploy.conftest import CHAT, eventually
 from tests.runpod_api import Fault
 
 WORKER = {
@@ -90,11 +89,9 @@ def test_logs_that_are_followed_go_on_where_a_stream_broke(api, said):
     api.logs = {"w-1": LINES[:2]}
 
     def more():
-        while [path for _, path, _ in api.asked].count("/v2/serverless/ep-4/workers/w-1/logs") < 2:
-            time.sleep(0.005)
+        eventually(lambda: api.streams >= 2)
         api.logs = {"w-1": LINES}
-        while [path for _, path, _ in api.asked].count("/v2/serverless/ep-4/workers/w-1/logs") < 5:
-            time.sleep(0.005)
+        eventually(lambda: api.streams >= 5)
         api.logs = {}
 
     thread = threading.Thread(target=more)
@@ -113,9 +110,8 @@ def test_control_c_ends_logs_that_are_followed(api, said):
     api.keep_open = True
 
     def interrupt():
-        while not api.streams:
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
+        if eventually(lambda: api.streams):
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()

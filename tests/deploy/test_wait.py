@@ -3,11 +3,10 @@
 import os
 import signal
 import threading
-import time
 
 import pytest
 
-from tests.deploy.conftest import CHAT
+from tests.deploy.conftest import CHAT, eventually
 from tests.runpod_api import Fault
 
 
@@ -136,9 +135,8 @@ def test_control_c_while_waiting_says_what_is_there_and_how_to_go_on(api, said):
     api.states = [{}, {"initializing": 1}]
 
     def interrupt():
-        while ("GET", "/queue/ep-4/health", None) not in api.asked:
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
+        if eventually(lambda: ("GET", "/queue/ep-4/health", None) in api.asked):
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
