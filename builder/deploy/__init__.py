@@ -1,0 +1,1 @@
+"""A Runpod endpoint from the command line: created, changed, looked at, deleted."""

@@ -1,0 +1,151 @@
+"""The arguments of `deploy` → what is wanted."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from builder.deploy.api import Kind, Thing, kind_of
+from builder.deploy.choice import listed, name_for, preset_named
+from builder.deploy.environment import OVER_HTTP, read
+from builder.deploy.errors import WrongOrder
+from builder.deploy.wanted import Wanted
+from builder.presets import Preset
+
+KINDS: dict[str, Kind] = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
+WAIT_SECONDS = 900
+TEXT = """Create a Runpod endpoint with this worker, or change the one of that name.
+
+    export RUNPOD_API_KEY=…
+    python -m builder deploy small-awq --image me/worker:1
+
+shows the plan, carries it out, waits for the first worker, sends a test request, and prints the
+address with a client's lines. Once more, it changes what differs. What is not said stays as it is
+on an endpoint that is there; the environment is said as a whole, and only secrets stay.
+
+presets:
+"""
+CODES = """Exit codes: 0 done; 1 interrupted; 2 an argument or a setting means nothing, or
+contradicts what is there; 3 RUNPOD_API_KEY is missing or may not (401, 403); 4 no credit (402);
+5 no such endpoint, worker or volume (404); 6 the API refuses the request (400, 422); 7 the API
+cannot be reached, fails (5xx) or stays busy (429); 8 no worker became healthy in time; 9 no answer
+to the test request; 10 nothing was deleted."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of `deploy`."""
+    made = argparse.ArgumentParser(
+        prog="python -m builder deploy",
+        description=TEXT + listed(),
+        epilog=CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("preset", nargs="?", metavar="PRESET", help="a model with settings and cards, see above")
+    add("--name", help="of the endpoint and its template (from the model)")
+    add("--type", choices=KINDS, help="queue: jobs; lb: HTTP, straight to a worker (queue)")
+    add("--image", help="the worker's image; needed for a new endpoint")
+    add("--model", metavar="MODEL", help="MODEL_NAME, instead of the preset's")
+    add("--gpu", type=_words, metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
+    add("--gpu-count", type=number(1), metavar="N", help="cards of one worker (1)")
+    add(
+        *("--env", "-e"),
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="a setting; NAME takes the value from the environment and never shows it, NAME= takes "
+        "the variable out",
+    )
+    add("--min", type=number(0), metavar="N", help="workers that always run (0)")
+    add("--max", type=number(0), metavar="N", help="workers at most (3)")
+    add("--idle-timeout", type=number(1), metavar="SECONDS", help="until an idle one ends (5)")
+    add(
+        "--flashboot",
+        type=str.upper,
+        choices=("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"),
+        help="keep a worker's state after its end (FLASHBOOT)",
+    )
+    add("--volume", type=_words, metavar="ID[,ID]", help="network volumes, '' for none")
+    add("--disk", type=number(1), metavar="GB", help="of a container (150)")
+    add("--execution-timeout", type=number(1), metavar="SECONDS", help="of a job (600)")
+    add("--dry-run", action="store_true", help="show the plan, change nothing")
+    add(
+        "--wait",
+        type=number(0),
+        default=WAIT_SECONDS,
+        metavar="SECONDS",
+        help="for the first worker and its answer; 0 waits for nothing (900)",
+    )
+    return made
+
+
+def preset_of(options: argparse.Namespace) -> Preset | None:
+    """Return the preset, if there is one among the arguments."""
+    return preset_named(options.preset) if options.preset else None
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """Return the endpoint's name: the one that was said, or the model's.
+
+    Raises:
+        WrongOrder: neither was said.
+    """
+    preset = preset_of(options)
+    model = options.model or (preset.model if preset else "")
+    name = options.name or name_for(model)
+    if not name:
+        raise WrongOrder("Say what to deploy: a preset (--help lists them), --model or --name.")
+    return str(name)
+
+
+def wanted(options: argparse.Namespace, there: Thing | None, environ: Mapping[str, str]) -> Wanted:
+    """Return what is asked for, beside the endpoint that is there.
+
+    Raises:
+        WrongOrder: an argument means nothing, or contradicts the endpoint.
+    """
+    name, preset = name_of(options), preset_of(options)
+    kind = KINDS[options.type] if options.type else kind_of(there or {})
+    if there is not None and kind != kind_of(there):
+        raise WrongOrder(
+            f"Endpoint {name} has the type {kind_of(there)}, which cannot be changed: delete it "
+            f"first (python -m builder delete {name}), or take another --name."
+        )
+    base = preset.variables() if preset else {}
+    base |= {"MODEL_NAME": options.model} if options.model else {}
+    environment = None
+    if there is None or base or options.env:
+        base |= OVER_HTTP if kind == "LOAD_BALANCER" else {}
+        environment = read(base, options.env, environ)
+    return Wanted(name, kind, _said(options, preset), environment, there)
+
+
+def _said(options: argparse.Namespace, preset: Preset | None) -> dict[str, Any]:
+    milliseconds = options.execution_timeout and options.execution_timeout * 1000
+    fields = {
+        "image": options.image,
+        "disk": options.disk,
+        "gpu.pools": options.gpu or (list(preset.gpu_pools) if preset else None),
+        "gpu.count": options.gpu_count or (preset.gpu_count if preset else None),
+        "workers.min": options.min,
+        "workers.max": options.max,
+        "workers.idleTimeout": options.idle_timeout,
+        "timeout": milliseconds,
+        "flashboot": options.flashboot,
+        "networkVolumes": options.volume,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def number(least: int) -> Callable[[str], int]:
+    """Return a type for an argument: a whole number that is not too small."""
+
+    def read_number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least} on")
+        return int(text)
+
+    return read_number

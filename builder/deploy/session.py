@@ -1,0 +1,79 @@
+"""The connection to Runpod: the key from the environment, and what is there by its name."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from builder.deploy.api import URL, Api, Noun, Thing
+from builder.deploy.caller import ADDRESS, Caller, Pace
+from builder.deploy.errors import KeyRefused, NotFound, WrongOrder
+from builder.deploy.screen import Screen
+from handler.hub.reference import one_word
+
+KEY = "RUNPOD_API_KEY"
+THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
+
+
+@contextmanager
+def connected(environ: Mapping[str, str], pace: Pace, screen: Screen) -> Iterator[Api]:
+    """Give the API as the user of RUNPOD_API_KEY.
+
+    Raises:
+        KeyRefused: there is no key, or it is none.
+        WrongOrder: RUNPOD_API_URL is no address that a key may go to.
+    """
+    text = environ.get(KEY, "").strip()
+    if not text:
+        raise KeyRefused(
+            f"{KEY} is not set: make a key in Runpod's console, under Settings and API Keys, and "
+            "export it."
+        )
+    try:
+        key = one_word(SecretStr(text))
+    except ValueError as error:
+        raise KeyRefused(f"{KEY} should be {error}.") from error
+    screen.keep([text])
+    caller = Caller(key, pace, screen)
+    with caller.client:
+        yield Api(caller, _address(environ))
+
+
+def one(api: Api, noun: Noun, name: str) -> Thing | None:
+    """Return the endpoint or the template of a name, with all that it has; None if there is none.
+
+    Raises:
+        WrongOrder: there are several.
+    """
+    things = api.named(noun, name)
+    if len(things) > 1:
+        ids = ", ".join(str(each["id"]) for each in things)
+        raise WrongOrder(
+            f"There are {len(things)} {noun}s named {name} ({ids}): delete or rename all but one "
+            "in Runpod's console."
+        )
+    return api.read(noun, str(things[0]["id"])) if things else None
+
+
+def endpoint_named(api: Api, name: str) -> Thing:
+    """Return the endpoint of a name.
+
+    Raises:
+        NotFound: there is none.
+        WrongOrder: there are several.
+    """
+    endpoint = one(api, "endpoint", name)
+    if endpoint is None:
+        raise NotFound(f"There is no endpoint named {name}: python -m builder deploy makes one.")
+    return endpoint
+
+
+def _address(environ: Mapping[str, str]) -> str:
+    address = environ.get(ADDRESS, "").strip() or URL
+    parts = urlsplit(address)
+    if parts.scheme == "https" and parts.hostname:
+        return address
+    if parts.scheme == "http" and parts.hostname in THIS_MACHINE:
+        return address
+    raise WrongOrder(f"{ADDRESS}={address!r} should be https://…: the key goes there.")

@@ -1,0 +1,1 @@
+"""The commands `deploy`, `status`, `logs` and `delete`."""

@@ -1,0 +1,211 @@
+"""What is asked for: presets, secrets, and orders that mean nothing."""
+
+import pytest
+
+from builder.deploy.choice import preset_named, slugs
+from builder.deploy.environment import read
+from builder.deploy.errors import WrongOrder
+from builder.deploy.names import is_secret
+from builder.presets import PRESETS
+from tests.deploy.conftest import CHAT
+from tests.runpod_api import KEY, Fault
+
+TOKEN = "hf_nobody_sees_this"
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: slugs(preset)[1])
+def test_every_preset_is_deployed_by_either_word(preset, api, said):
+    """Its model, its variables, its cards; the endpoint has the model's name."""
+    assert [preset_named(word) for word in (*slugs(preset), preset.model)] == [preset] * 3
+    word, name = slugs(preset)
+    code, out, err = said("deploy", word, "--image", "me/worker:1", "--wait", "0")
+    assert (code, err) == (0, "")
+    (made,) = api.sent("POST", "/v2/serverless")
+    assert made["name"] == name
+    assert made["env"] == preset.variables()
+    assert made["gpu"]["pools"] == list(preset.gpu_pools)
+    assert made["gpu"]["count"] == preset.gpu_count
+    note = "note: this preset needs the image with SGLang\n"
+    assert out.startswith(note) == (preset.engine == "sglang")
+
+
+def test_a_secret_comes_from_the_environment_and_is_shown_nowhere(api, said):
+    """It is the endpoint's, not the template's; it stays when the rest is said again."""
+    environ = {"HF_TOKEN": TOKEN, "MY_WORD": "a-private-word"}
+    private = (*CHAT, "-e", "HF_TOKEN", "-e", "MY_WORD")
+    code, out, err = said("deploy", *private, **environ)
+    assert (code, err) == (0, "")
+    assert "    env.HF_TOKEN         ***\n    env.MODEL_NAME       org/model\n" in out
+    assert "    env.MY_WORD          ***\n" in out
+    (made,) = api.sent("POST", "/v2/serverless")
+    assert made["env"] == {"MODEL_NAME": "org/model", **environ}
+    (template,) = api.sent("POST", "/v2/templates")
+    assert template["env"] == {"MODEL_NAME": "org/model"}
+    code, again, err = said("deploy", *CHAT, "-e", "MY_WORD", "--wait", "0", MY_WORD="another-word")
+    assert (code, err) == (0, "")
+    assert "  change endpoint chat (ep-4)\n    env.MY_WORD  *** → ***\n" in again
+    assert api.endpoints["ep-4"]["env"]["HF_TOKEN"] == TOKEN
+    code, removed, err = said(
+        "deploy", *CHAT, "-e", "HF_TOKEN=", "-e", "MY_WORD", "--wait=0", **environ
+    )
+    assert "    env.HF_TOKEN  *** → nothing\n" in removed
+    assert api.endpoints["ep-4"]["env"] == {"MODEL_NAME": "org/model", "MY_WORD": "a-private-word"}
+    last = said("deploy", *CHAT, "--wait", "0")[1]
+    assert "    env.MY_WORD  *** → nothing\n" in last
+    for text in (out, again, removed, last):
+        assert not any(word in text for word in (KEY, TOKEN, "a-private-word", "another-word"))
+
+
+def test_a_private_variable_stays_private_when_nothing_is_said_of_the_environment(api, said):
+    """It does not come into the template, whether that is there or made anew."""
+    said("deploy", *CHAT, "-e", "MY_WORD", "--wait", "0", MY_WORD="a-private-word")
+    for templates in (api.templates, {}):
+        api.templates = templates
+        code, out, err = said("deploy", "--name", "chat", "--disk", str(9 + len(templates)))
+        assert (code, err) == (0, "")
+        assert "private" not in out
+        (template,) = api.templates.values()
+        assert template["env"] == {"MODEL_NAME": "org/model"}
+    assert "MY_WORD" in str(api.endpoints)
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        *((name, True) for name in ("HF_TOKEN", "API_KEY", "OPENAI_API_KEY", "DB_PASSWORD")),
+        *((name, False) for name in ("MAX_NUM_BATCHED_TOKENS", "BUCKET_TIME_TO_FIRST_TOKEN")),
+    ],
+)
+def test_which_names_are_secret(name, secret):
+    """A flag of an engine is not."""
+    assert is_secret(name, "value") is secret
+
+
+def test_a_secret_in_what_the_api_says_is_shown_as_stars(api, said):
+    """An error may repeat what was sent."""
+    api.faults = [Fault("POST", "/v2/serverless", 422, f"env: {TOKEN} of {KEY} is too long")]
+    code, _, err = said("deploy", *CHAT, "-e", "HF_TOKEN", HF_TOKEN=TOKEN)
+    assert (code, err) == (
+        6,
+        "deploy: Runpod refuses endpoint chat with 422: env: *** of *** is too long.\n",
+    )
+
+
+def test_a_reference_to_a_secret_of_the_account_is_no_secret():
+    """The platform puts the secret there when a worker starts."""
+    reference = "{{ RUNPOD_SECRET_hub }}"
+    made = read({}, [f"HF_TOKEN={reference}"], {})
+    assert (made.values, made.secret) == ({"HF_TOKEN": reference}, frozenset())
+
+
+def test_a_variable_may_be_taken_out_of_a_preset():
+    """An empty value takes it out; a later one puts it back."""
+    made = read({"A": "1", "B": "2"}, ["A=", "B=", "B=3"], {})
+    assert (made.values, made.dropped) == ({"B": "3"}, frozenset({"A"}))
+    with pytest.raises(WrongOrder, match=r"^--env '' is no variable's name"):
+        read({}, ["=1"], {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(
+            ["--image", "i"],
+            "Say what to deploy: a preset (--help lists them), --model or --name.",
+            id="nothing",
+        ),
+        pytest.param(
+            ["small-awk"], "There is no preset 'small-awk': did you mean small-awq?", id="near"
+        ),
+        pytest.param(
+            ["banana"],
+            "There is no preset 'banana': take one of 8b-fp8, small-awq, 70b-awq, 70b-fp8, "
+            "coder-with-n-gram-speculation, agents-on-sglang.",
+            id="preset",
+        ),
+        pytest.param(
+            ["small-awq"],
+            "There is no endpoint qwen2.5-7b-instruct-awq yet: give the worker's image, --image "
+            "REGISTRY/NAME:TAG (see README, The image).",
+            id="image",
+        ),
+        pytest.param(
+            ["--model", "org/model", "--image", "i"],
+            "There is no endpoint model yet: give GPU pools that fit the model, such as --gpu "
+            "ADA_24,AMPERE_24, or a preset.",
+            id="gpu",
+        ),
+        pytest.param(
+            ["small-awq", "--image", "i", "-e", "HF_TOKEN"],
+            "--env HF_TOKEN takes its value from the environment: export it.",
+            id="not-set",
+        ),
+        pytest.param(
+            ["small-awq", "--image", "i", "-e", f"HF_TOKEN={TOKEN}"],
+            "--env HF_TOKEN=… shows a secret to whoever lists processes: export HF_TOKEN and give "
+            "--env HF_TOKEN, or --env 'HF_TOKEN={{ RUNPOD_SECRET_name }}'.",
+            id="secret-in-arguments",
+        ),
+        pytest.param(
+            ["small-awq", "--image", "i", "-e", "A B=1"],
+            "--env 'A B' is no variable's name: --env NAME=VALUE, or NAME.",
+            id="no-name",
+        ),
+        pytest.param(
+            ["small-awq", "--image", "i", "-e", "LOG_FORMAT=xml"],
+            "LOG_FORMAT='xml' should be 'text' or 'json'.",
+            id="a-setting",
+        ),
+        pytest.param(
+            ["small-awq", "--image", "i", "-e", "SCHEDULE_POLICY=lpm"],
+            "SCHEDULE_POLICY='lpm' is a setting of SGLang, and vLLM has none like it: leave it "
+            "out, or take the image with SGLang.",
+            id="of-the-other-engine",
+        ),
+    ],
+)
+def test_an_order_that_means_nothing_is_refused_before_anything_is_made(
+    arguments, sentence, api, said
+):
+    """Code 2, and one sentence; a worker's settings are judged as its start does."""
+    code, _, err = said("deploy", *arguments)
+    assert (code, err) == (2, f"deploy: {sentence}\n")
+    assert api.changes() == []
+
+
+def test_a_variable_without_effect_is_named_as_the_start_names_it(said):
+    """It is no error there either."""
+    code, out, _ = said(
+        "deploy", *CHAT, "--dry-run", "-e", "MAX_MODEL_LENGTH=8", "-e", "SWAP_SPACE=1"
+    )
+    assert code == 0
+    assert out.startswith(
+        "note: MAX_MODEL_LENGTH is not a setting and has no effect: did you mean MAX_MODEL_LEN?\n"
+        "note: SWAP_SPACE has no effect: the engine recomputes preempted requests; use "
+        "KV_OFFLOADING_SIZE to offload.\nplan for chat (queue)\n"
+    )
+
+
+def test_the_type_of_an_endpoint_cannot_be_changed(api, said):
+    """The API has no field for it."""
+    said("deploy", *CHAT, "--wait", "0")
+    code, out, err = said("deploy", *CHAT, "--type", "lb")
+    assert (code, out, err) == (
+        2,
+        "",
+        "deploy: Endpoint chat has the type QUEUE, which cannot be changed: delete it first "
+        "(python -m builder delete chat), or take another --name.\n",
+    )
+
+
+@pytest.mark.parametrize("name", ["deploy", "status", "logs", "delete"])
+def test_help_has_the_exit_codes(name, said, capsys):
+    """And for `deploy` the presets."""
+    with pytest.raises(SystemExit) as ended:
+        said(name, "--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: python -m builder {name} [-h]")
+    assert "no credit (402)" in text
+    words = [word for preset in PRESETS for word in slugs(preset)]
+    assert all(word in text for word in words) == (name == "deploy")
