@@ -111,7 +111,13 @@ def test_a_plan_for_a_large_model(hub):
     assert h200.split() == (
         "H200 (HOPPER_141) × 1 72.7 GB 3.6 GB 62.5 GB 131072 88 67 3259 0.476".split()
     )
-    assert out.split("\n\n")[-1].splitlines() == [
+    *_, environment, command = out.split("\n\n")
+    assert command == (
+        "As an endpoint:\npython -m builder deploy --image YOUR/IMAGE --model org/fp8 --gpu AMPERE_48 "
+        "--gpu-count 2 --env MAX_MODEL_LEN=16384 --env MAX_NUM_SEQS=16 "
+        "--env TENSOR_PARALLEL_SIZE=2\n"
+    )
+    assert environment.splitlines() == [
         "# AMPERE_48: 2 × A6000, A40, $0.00068 a second",
         "MODEL_NAME=org/fp8",
         "MAX_MODEL_LEN=16384",

@@ -119,7 +119,20 @@ def as_text(plan: Plan, everything: bool) -> str:
     price = best.card.dollars_per_second
     costs = "" if price is None else f", ${price * best.gpus:.5f} a second"
     lines += ["", f"# {best.card.pool}: {best.gpus} × {best.card.name}{costs}"]
-    return "\n".join([*lines, *(f"{k}={v}" for k, v in plan.environment(best).items())])
+    lines += [f"{name}={value}" for name, value in plan.environment(best).items()]
+    return "\n".join([*lines, "", "As an endpoint:", _deployment(plan, best)])
+
+
+def _deployment(plan: Plan, row: Row) -> str:
+    """Return the command that makes an endpoint of it."""
+    model, *others = plan.environment(row).items()
+    return " ".join(
+        (
+            f"python -m builder deploy --image YOUR/IMAGE --model {model[1]} --gpu {row.card.pool}",
+            *([f"--gpu-count {row.gpus}"] if row.gpus > 1 else []),
+            *(f"--env {name}={value}" for name, value in others),
+        )
+    )
 
 
 def _facts(plan: Plan) -> list[str]:
