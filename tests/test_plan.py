@@ -113,8 +113,8 @@ def test_a_plan_for_a_large_model(hub):
     )
     *_, environment, command = out.split("\n\n")
     assert command == (
-        "As an endpoint:\npython -m builder deploy --image YOUR/IMAGE --model org/fp8 --gpu AMPERE_48 "
-        "--gpu-count 2 --env MAX_MODEL_LEN=16384 --env MAX_NUM_SEQS=16 "
+        "As an endpoint:\npython -m builder deploy --image YOUR/IMAGE --model org/fp8 "
+        "--gpu AMPERE_48 --gpu-count 2 --env MAX_MODEL_LEN=16384 --env MAX_NUM_SEQS=16 "
         "--env TENSOR_PARALLEL_SIZE=2\n"
     )
     assert environment.splitlines() == [
