@@ -12,8 +12,8 @@ _METHODS = {
     ),
     "awq": (
         "Weights of the linear layers are four-bit integers in groups of {group_size} inputs, "
-        "with zero points; AWQ moved scale from weights to activations on {calibrated_tokens} "
-        "tokens before they were rounded."
+        "{zero_points} zero points; before they were rounded, AWQ moved scale from weights to "
+        "activations on {calibrated_tokens} tokens."
     ),
 }
 
@@ -54,7 +54,9 @@ def card(title: str, base: Base, recipe: Recipe, held_out: Source, result: Resul
         result: what came out.
     """
     method = _METHODS[recipe.method].format(
-        group_size=result.group_size, calibrated_tokens=result.calibrated_tokens
+        group_size=result.written.group_size,
+        zero_points="with" if result.written.zero_points else "without",
+        calibrated_tokens=result.calibrated_tokens,
     )
     return _CARD.format(
         front="\n".join(_front(base, recipe)),
@@ -83,11 +85,11 @@ def _rows(base: Base, recipe: Recipe, result: Result) -> list[tuple[str, object]
         ("base model", base.repository),
         ("commit", base.commit),
         ("method", recipe.method),
-        ("layers", result.layers),
+        ("layers", result.written.layers),
     ]
     if recipe.method == "awq":
         rows += [
-            ("group size", result.group_size),
+            ("group size", result.written.group_size),
             ("calibrated on", recipe.dataset),
             ("samples", recipe.samples),
             ("scales tried", recipe.grid),

@@ -28,7 +28,7 @@ from builder.errors import Refused
 from builder.fetch import token_in, told
 from builder.quantize import base, source
 from builder.quantize.checkpoint import make
-from builder.quantize.recipe import Method, Recipe
+from builder.quantize.recipe import GROUP_SIZES, Method, Recipe
 from builder.quantize.run import Work, look
 from handler.model.checkpoint import json_object
 
@@ -93,6 +93,7 @@ def _work(options: argparse.Namespace, environ: Mapping[str, str], place: Path) 
         dataset=calibrates.identity() if calibrates else None,
         samples=options.samples if calibrates else None,
         grid=options.grid if calibrates else None,
+        group_size=options.group_size if calibrates else None,
     )
     return Work(model, recipe, dataset, held_out)
 
@@ -169,5 +170,12 @@ def _parser() -> argparse.ArgumentParser:
         default=GRID,
         metavar="N",
         help=f"how many scales AWQ tries for each group of layers: fewer are faster ({GRID})",
+    )
+    add(
+        "--group-size",
+        type=int,
+        choices=GROUP_SIZES,
+        help="inputs of AWQ's groups: smaller ones cost memory and lose less, which small models "
+        "notice (128 where it divides every layer, else 32)",
     )
     return parser

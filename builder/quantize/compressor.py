@@ -21,7 +21,7 @@ from compressed_tensors.utils import (  # type: ignore[import-untyped]
 )
 from llmcompressor import oneshot  # type: ignore[import-not-found]
 from llmcompressor.modeling.moe.linearize import (  # type: ignore[import-not-found]
-    load_quantizable_moe,
+    linearize_moe,
 )
 from llmcompressor.modifiers.quantization import (  # type: ignore[import-not-found]
     QuantizationModifier,
@@ -35,7 +35,8 @@ from llmcompressor.pipelines.cache import (  # type: ignore[import-not-found]
 from pydantic import PrivateAttr
 from transformers import AutoModelForCausalLM
 
-from builder.quantize.recipe import IGNORED, group_size
+from builder.quantize.recipe import IGNORED, Recipe, group_size
+from builder.quantize.result import Written
 
 log = logging.getLogger("quantize")
 
@@ -56,59 +57,57 @@ class Awq(AWQModifier):  # type: ignore[misc]
             log.info("layer %d of %d", self._done, self.layers)
 
 
-def to_fp8(base: Path, folder: Path) -> int:
-    """Round weights to FP8, one scale per output; activations are scaled while an engine runs.
-
-    Returns:
-        how many layers were quantized.
-    """
+def to_fp8(base: Path, folder: Path) -> Written:
+    """Round weights to FP8, one scale per output; activations are scaled while an engine runs."""
     model = _load(base)
     count = len(_linears(model))
     scheme = QuantizationModifier(targets=TARGETS, scheme="FP8_DYNAMIC", ignore=list(IGNORED))
     oneshot(model=model, recipe=[scheme])
     _save(model, folder)
-    return count
+    return Written(count)
 
 
-def to_awq(base: Path, folder: Path, rows: Sequence[Sequence[int]], grid: int) -> tuple[int, int]:
+def to_awq(base: Path, folder: Path, rows: Sequence[Sequence[int]], recipe: Recipe) -> Written:
     """Round weights to four bits after AWQ has moved scale from them to the activations.
 
     Args:
         base: the unquantized model.
         folder: where to.
         rows: windows of tokens to calibrate with.
-        grid: how many scales are tried for each group of layers.
-
-    Returns:
-        how many layers were quantized, and the size of their groups.
+        recipe: how many scales are tried, and the size of groups that is asked for.
 
     Raises:
         Refused: the layers do not divide into groups.
     """
     model = _load(base)
     widths = _linears(model)
-    size = group_size(widths)
+    size = group_size(widths, recipe.group_size)
     log.info("%d layers in groups of %d inputs, %d samples", len(widths), size, len(rows))
+    # transformers, which reads back what was written, takes no four-bit experts with zero points.
+    zero_points = not any(".experts." in name for name in widths)
     weights = QuantizationArgs(
-        num_bits=4, type="int", symmetric=False, strategy="group", group_size=size
+        num_bits=4, type="int", symmetric=not zero_points, strategy="group", group_size=size
     )
     scheme = QuantizationScheme(targets=TARGETS, weights=weights)
-    recipe = [
-        Awq(n_grid=grid, layers=model.config.num_hidden_layers),
+    modifiers = [
+        Awq(n_grid=recipe.grid, layers=model.config.num_hidden_layers),
         QuantizationModifier(config_groups={"group_0": scheme}, ignore=list(IGNORED)),
     ]
     with _unpinned():
-        oneshot(model=model, recipe=recipe, dataset=_batches(rows))
+        oneshot(model=model, recipe=modifiers, dataset=_batches(rows))
     _save(model, folder)
-    return len(widths), size
+    return Written(len(widths), size, zero_points)
 
 
 def _load(folder: Path) -> Any:
     """Load into main memory: llm-compressor moves one layer after the other to a GPU itself."""
-    with load_quantizable_moe():  # experts one by one, so that each is a layer of its own
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype="auto", local_files_only=True, trust_remote_code=False
-        )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", local_files_only=True, trust_remote_code=False
+    )
+    # Experts one by one, so that each is a layer of its own. Loading them so, which llm-compressor
+    # can as well, would need torchvision, for models of other kinds.
+    linearize_moe(model)
+    return model
 
 
 def _linears(model: torch.nn.Module) -> dict[str, int]:

@@ -15,7 +15,10 @@ Method = Literal["awq", "fp8"]
 NAME = "quantize.json"
 # Raise it when a change elsewhere in this package changes what lies in the folder.
 VERSION = 1
-GROUP_SIZES = (128, 64, 32)  # the first that fits; engines are fastest with 128
+GROUP_SIZES = (128, 64, 32)
+# Engines are fastest with 128. What that does not divide is a small model, and those lose three
+# times as much with 64 as with 32.
+TRIED_SIZES = (128, 32)
 # The output layer decides between tokens and a router between experts: both are small, and lose
 # more by rounding than they save. compressed-tensors' patterns, `re:` and an expression.
 IGNORED = ("lm_head", r"re:.*\.gate$", r"re:.*\.router(\..*)?$", r"re:.*shared_expert_gate$")
@@ -34,6 +37,7 @@ class Recipe:
         dataset: the text to calibrate with, with its checksum; None where none is needed.
         samples: how many of them calibrate.
         grid: how many scales AWQ tries for each group of layers.
+        group_size: of AWQ's groups, None for 128 where that divides every layer, else 32.
     """
 
     base: str
@@ -44,6 +48,7 @@ class Recipe:
     dataset: str | None = None
     samples: int | None = None
     grid: int | None = None
+    group_size: int | None = None
 
     def text(self) -> str:
         """Return what `quantize.json` holds."""
@@ -59,22 +64,25 @@ class Recipe:
         return None
 
 
-def group_size(widths: Mapping[str, int]) -> int:
+def group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
     """Return the size of a group that divides the input width of every layer.
 
     Args:
         widths: inputs of each linear layer that is to be quantized.
+        asked: the size that it has to be, None for the first that fits.
 
     Raises:
         Refused: no size does, with the first layer that is at fault.
     """
-    for size in GROUP_SIZES:
+    sizes = (asked,) if asked else TRIED_SIZES
+    for size in sizes:
         if all(width % size == 0 for width in widths.values()):
             return size
-    name, width = next((n, w) for n, w in widths.items() if w % GROUP_SIZES[-1])
+    name, width = next((n, w) for n, w in widths.items() if w % sizes[-1])
+    advice = "choose a smaller --group-size, or --to fp8" if asked else "choose --to fp8"
     raise Refused(
         f"{name} has {width} inputs, which do not divide into groups of "
-        f"{', '.join(map(str, GROUP_SIZES[:-1]))} or {GROUP_SIZES[-1]}: choose --to fp8."
+        f"{' or '.join(map(str, sizes))}: {advice}."
     )
 
 

@@ -4,12 +4,26 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came out of it.
+class Written:
+    """What llm-compressor has written.
 
     Attributes:
         layers: how many were quantized.
         group_size: of AWQ's groups, None for FP8.
+        zero_points: whether each group has one.
+    """
+
+    layers: int
+    group_size: int | None = None
+    zero_points: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of it.
+
+    Attributes:
+        written: what was quantized.
         calibrated_tokens: what AWQ has read, 0 for FP8.
         compared_tokens: of the held-out text.
         before: the base's perplexity.
@@ -17,8 +31,7 @@ class Result:
         version: llm-compressor's.
     """
 
-    layers: int
-    group_size: int | None
+    written: Written
     calibrated_tokens: int
     compared_tokens: int
     before: float

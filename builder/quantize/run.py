@@ -110,15 +110,14 @@ def _run(
     compared = sum(map(len, read)) - len(read)  # nothing comes before the first of a window
     before = perplexity(base, read)
     log.info("perplexity %.3f before, on %d tokens of %s", before, compared, work.held_out.name)
-    size = None
     if recipe.method == "awq":
-        layers, size = compressor.to_awq(base, folder, rows, recipe.grid or 1)
+        written = compressor.to_awq(base, folder, rows, recipe)
     else:
-        layers = compressor.to_fp8(base, folder)
-    log.info("%d layers are quantized; reading them back", layers)
+        written = compressor.to_fp8(base, folder)
+    log.info("%d layers are quantized; reading them back", written.layers)
     after = perplexity(folder, read, recipe.method)
     tokens = sum(map(len, rows))
-    return Result(layers, size, tokens, compared, before, after, version("llmcompressor"))
+    return Result(written, tokens, compared, before, after, version("llmcompressor"))
 
 
 def _tokenizer(folder: Path) -> Any:
