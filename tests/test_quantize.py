@@ -33,10 +33,20 @@ from tests.hub import COMMIT, Repository, running_hub
 PYTHON = ROOT / ".venv-quantize/bin/python"
 DEMO = MODELS / f"{NAME}-bf16"
 HELD_OUT = ROOT / "builder/quantize/held_out.txt"
-CHAT = [
-    {"role": "user", "content": "What is the capital of Germany?"},
-    {"role": "assistant", "content": "The capital of Germany is Berlin."},
+CAPITALS = {
+    **{"Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon"},
+    **{"Poland": "Warsaw", "Greece": "Athens", "Norway": "Oslo", "Sweden": "Stockholm"},
+    **{"Japan": "Tokyo", "China": "Beijing", "Egypt": "Cairo", "Kenya": "Nairobi"},
+    **{"Peru": "Lima", "Chile": "Santiago", "Cuba": "Havana", "Canada": "Ottawa"},
+}
+CHATS = [
+    [
+        {"role": "user", "content": f"What is the capital of {country}?"},
+        {"role": "assistant", "content": f"The capital of {country} is {city}."},
+    ]
+    for country, city in CAPITALS.items()
 ]
+CHAT = CHATS[0]
 SMALL = ("--samples", "8", "--sequence-length", "128", "--grid", "4")
 PARIS = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 
@@ -67,10 +77,10 @@ def rows(path: Path, *rows: object) -> Path:
 
 @pytest.fixture(scope="session")
 def chats(tmp_path_factory):
-    """Twenty lines of JSON: chats, and paragraphs of the text that the builder brings."""
+    """Lines of JSON: chats, and paragraphs of the text that the builder brings."""
     texts = [{"text": text} for text in data.documents(HELD_OUT)]
     path = tmp_path_factory.mktemp("chats") / "chats.jsonl"
-    return rows(path, *([{"messages": CHAT}] * 2 + texts) * 2)
+    return rows(path, *({"messages": chat} for chat in CHATS), *texts)
 
 
 @pytest.fixture(scope="session")
@@ -352,6 +362,13 @@ def test_the_last_tenth_is_held_out():
         data.split(documents[:1], "d")
 
 
+def test_what_is_held_out_does_not_calibrate():
+    """Nor what repeats it; where nothing is left, that is said."""
+    assert data.without(["a", "b", CHAT, "a"], ["a", list(CHAT)], "d") == ["b"]
+    with pytest.raises(Refused, match=r"^d has nothing that is not held out"):
+        data.without(["a"], ["a"], "d")
+
+
 def test_windows():
     """All of one length but the last, of all documents in turn, a chat in the model's template."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
@@ -423,6 +440,7 @@ def test_the_card():
     assert text.startswith("---\nlicense: apache-2.0\nbase_model: org/m\n")
     assert "groups of 128 inputs, with zero points; before they were rounded, AWQ moved" in text
     assert "| before | 10.000 |\n| after | 10.500 (+5.0 %) |" in text
+    assert "So few tokens" in text
     assert "| commit | c0ffee |" in text
     assert "| calibrated on | d.jsonl sha256:2 |\n| samples | 128 |" in text
 

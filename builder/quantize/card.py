@@ -2,7 +2,7 @@
 
 from builder.quantize.base import Base
 from builder.quantize.recipe import Recipe
-from builder.quantize.result import Result
+from builder.quantize.result import ENOUGH_TOKENS, Result
 from builder.quantize.source import Source
 
 _METHODS = {
@@ -33,13 +33,18 @@ Perplexity on {tokens} tokens of {held_out} that did not calibrate, read by tran
 | --- | --- |
 | before | {before:.3f} |
 | after | {after:.3f} ({change:+.1f} %) |
-
+{caution}
 ## How it was made
 | | |
 | --- | --- |
 {rows}
 
 `manifest.json` has the files with their checksums.
+"""
+
+_CAUTION = """
+So few tokens say whether the model still works, and little of a few percent.
+`--held-out` takes more.
 """
 
 
@@ -69,6 +74,7 @@ def card(title: str, base: Base, recipe: Recipe, held_out: Source, result: Resul
         before=result.before,
         after=result.after,
         change=result.change_percent,
+        caution="" if result.compared_tokens >= ENOUGH_TOKENS else _CAUTION,
         rows="\n".join(f"| {name} | {value} |" for name, value in _rows(base, recipe, result)),
     )
 

@@ -52,6 +52,19 @@ def split(found: Sequence[Document], name: str) -> tuple[list[Document], list[Do
     return list(found[:-count]), list(found[-count:])
 
 
+def without(found: Sequence[Document], others: Sequence[Document], name: str) -> list[Document]:
+    """Leave out the documents that are among others: a data set may repeat itself.
+
+    Raises:
+        Refused: nothing is left.
+    """
+    known = {json.dumps(other, sort_keys=True) for other in others}
+    left = [one for one in found if json.dumps(one, sort_keys=True) not in known]
+    if not left:
+        raise Refused(f"{name} has nothing that is not held out: give another --held-out.")
+    return left
+
+
 def _lines(path: Path) -> Iterable[Document]:
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+ENOUGH_TOKENS = 5000  # on fewer, chance moves the perplexity by percents
+
 
 @dataclass(frozen=True)
 class Written:

@@ -20,7 +20,7 @@ from builder.errors import BuildError, NotQuantized
 from builder.quantize import data
 from builder.quantize.base import Base
 from builder.quantize.recipe import Recipe
-from builder.quantize.result import Result
+from builder.quantize.result import ENOUGH_TOKENS, Result
 from builder.quantize.source import Source
 from builder.quantize.windows import shuffled, windows
 from handler.errors import StartError, one_line
@@ -47,14 +47,19 @@ class Work:
     held_out: Source
 
     def texts(self) -> tuple[list[data.Document], list[data.Document]]:
-        """Return what calibrates and what is held out."""
+        """Return what calibrates and what is held out; no document is both.
+
+        Raises:
+            Refused: a text is not as it should be.
+        """
         if self.dataset is None:
             return [], data.documents(self.held_out.path)
         documents = data.documents(self.dataset.path)
-        if self.held_out != self.dataset:
-            return shuffled(documents), data.documents(self.held_out.path)
-        calibrating, held_out = data.split(documents, self.dataset.name)
-        return shuffled(calibrating), held_out
+        if self.held_out == self.dataset:
+            documents, held_out = data.split(documents, self.dataset.name)
+        else:
+            held_out = data.documents(self.held_out.path)
+        return shuffled(data.without(documents, held_out, self.dataset.name)), held_out
 
 
 def look() -> None:
@@ -108,6 +113,8 @@ def _run(
         if len(rows) < recipe.samples:
             log.warning("the data set has text for %d of %d samples", len(rows), recipe.samples)
     compared = sum(map(len, read)) - len(read)  # nothing comes before the first of a window
+    if compared < ENOUGH_TOKENS:
+        log.warning("%d tokens are few to compare on: --held-out FILE takes more", compared)
     before = perplexity(base, read)
     log.info("perplexity %.3f before, on %d tokens of %s", before, compared, work.held_out.name)
     if recipe.method == "awq":
