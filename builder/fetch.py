@@ -12,7 +12,6 @@ the hub says it is.
 """
 
 import argparse
-import hashlib
 import logging
 import os
 import shutil
@@ -25,8 +24,9 @@ from typing import get_args
 
 from pydantic import SecretStr
 
+from builder.checksums import checksums
 from builder.errors import Damaged, Refused
-from builder.folder import alone, whole
+from builder.folder import alone, level_dates, strangers, whole
 from builder.order import PICKLE_INDEX, Kind, Order, check, choose
 from builder.told import parser, told
 from handler.errors import ModelUnavailable, StartError
@@ -41,9 +41,6 @@ log = logging.getLogger("fetch")
 SECRET = Path("/run/secrets/HF_TOKEN")  # where Docker puts the build's secret of this name
 CONFIGURATION = ("config.json", "hf_quant_config.json", INDEX, PICKLE_INDEX)
 DOWNLOADS = 2  # of a file that arrives damaged
-CHUNK_BYTES = 1 << 20
-# 2000-01-01: the same content makes the same image layer, whenever it was fetched.
-MTIME_SECONDS = 946684800
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -90,9 +87,7 @@ def _fetched_before(order: Order, folder: Path) -> Manifest | None:
         there = manifest.read(folder)
     what = "is something else"
     if there and (there.repository, there.kind) == (order.repository, order.kind):
-        own = {manifest.NAME, *(file.path for file in there.files)}
-        files = (path for path in folder.rglob("*") if path.is_file())
-        others = sorted({path.relative_to(folder).as_posix() for path in files} - own)
+        others = strangers(folder, {manifest.NAME, *(file.path for file in there.files)})
         if not others:
             return there
         what = f"has files that were not fetched, such as {others[0]}"
@@ -118,8 +113,7 @@ def _fill(part: Path, order: Order, found: client.Listing) -> None:
     _download(part, order, found, [by_path[name] for name in names])
     files = [_verified(part, order, found, by_path[name]) for name in names]
     shutil.rmtree(part / ".cache", ignore_errors=True)  # huggingface-hub's notes
-    for path in part.rglob("*"):
-        os.utime(path, (MTIME_SECONDS, MTIME_SECONDS))
+    level_dates(part)
     written = Manifest(
         repository=order.repository,
         revision=order.revision,
@@ -151,7 +145,7 @@ def _verified(part: Path, order: Order, found: client.Listing, file: client.Remo
     """Compare a file with the hub's size and checksum; fetch it again if it is damaged."""
     path = part / file.path
     for attempt in range(DOWNLOADS):
-        size, sha256, git_oid = _checksums(path, with_git=file.git_oid is not None)
+        size, sha256, git_oid = checksums(path, with_git=file.git_oid is not None)
         if size == file.bytes and file.sha256 in (None, sha256) and file.git_oid in (None, git_oid):
             return File(path=file.path, bytes=size, sha256=sha256)
         log.warning("%s arrived damaged", file.path)
@@ -163,18 +157,6 @@ def _verified(part: Path, order: Order, found: client.Listing, file: client.Remo
         f"{order.repository}/{file.path} is damaged: the hub says {expected}, "
         f"{size} bytes with {sha256 if file.sha256 else git_oid} arrived."
     )
-
-
-def _checksums(path: Path, with_git: bool) -> tuple[int, str, str]:
-    """Return a file's size, its sha256 and, for a file that git keeps, git's checksum."""
-    size = path.stat().st_size
-    sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            sha256.update(chunk)
-            if with_git:
-                git.update(chunk)
-    return size, sha256.hexdigest(), git.hexdigest()
 
 
 def _is_whole(there: Manifest, order: Order, commit: str, folder: Path) -> bool:

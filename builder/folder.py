@@ -1,11 +1,15 @@
 """A folder that appears whole or not at all, and is made by one process at a time."""
 
 import fcntl
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# 2000-01-01: the same content makes the same image layer, whenever it was made.
+MTIME_SECONDS = 946684800
 
 
 @contextmanager
@@ -33,6 +37,18 @@ def alone(lock: Path) -> Iterator[None]:
             print(f"waiting for another process that has {lock}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def strangers(folder: Path, own: Collection[str]) -> list[str]:
+    """Return the files that are in the folder and not among its own."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sorted({path.relative_to(folder).as_posix() for path in files} - set(own))
+
+
+def level_dates(folder: Path) -> None:
+    """Give everything in the folder the same date."""
+    for path in folder.rglob("*"):
+        os.utime(path, (MTIME_SECONDS, MTIME_SECONDS))
 
 
 def _replace(folder: Path, part: Path) -> None:

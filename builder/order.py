@@ -137,6 +137,11 @@ def check(order: Order, found: str | None) -> None:
         )
     if found is None:
         return
+    if wanted == "none":
+        raise Refused(
+            f"{name} is quantized already, as {found!r}: QUANTIZATION=none takes a checkpoint that "
+            "is not."
+        )
     if wanted == "auto" and not (is_of("awq", found) or is_of("fp8", found)):
         raise Refused(
             f"{name} is quantized as {found!r}, which is neither AWQ nor FP8. "

@@ -121,7 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.status:
             return self.send(fault.status, b"{}", {"X-Error-Message": "broken on purpose"})
         kind = "cdn" if path.startswith("/cdn/") else "api" if path.startswith("/api/") else "file"
-        org, name, *rest = path.removeprefix("/cdn").removeprefix("/api/models").split("/")[1:]
+        for prefix in ("/cdn", "/api/models", "/api/datasets", "/datasets"):
+            path = path.removeprefix(prefix)
+        org, name, *rest = path.split("/")[1:]
         repository = self.hub.repositories.get(f"{org}/{name}")
         if kind != "cdn" and (refusal := self.refusal(repository)):
             return self.refuse(*refusal)
