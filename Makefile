@@ -61,10 +61,11 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
 # The tests of the two engines take turns to wait: both at once take little more than one of them.
+# Those that quantize go with the ones that are sooner done.
 TESTED := .venv/sglang-tests.log
 test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
-	@$(BIN)/python -m pytest -k sglang >$(TESTED) 2>&1 & other=$$!; \
-	$(BIN)/python -m pytest -k "not sglang"; code=$$?; \
+	@$(BIN)/python -m pytest -k "sglang or test_quantize" >$(TESTED) 2>&1 & other=$$!; \
+	$(BIN)/python -m pytest -k "not sglang and not test_quantize"; code=$$?; \
 	wait $$other || code=1; \
 	cat $(TESTED); exit $$code
 
