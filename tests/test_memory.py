@@ -134,6 +134,7 @@ def test_a_state_does_not_grow():
         ({"layer_types": ["linear_attention"] * 3 + ["full_attention"]}, "nnnf"),
         ({"layer_types": ["full_attention"] * 6, "num_kv_shared_layers": 2}, "ffff--"),
         ({"hybrid_override_pattern": "M-M*E-"}, "n-nf--"),
+        ({"layer_types": ["indexed_attention"] * 2, "kv_lora_rank": 512}, "ff"),
         ({"layers_block_type": ["mamba", "moe", "attention", "mlp"]}, "n-f-"),
         ({"attn_layer_indices": [2, 5]}, "nnfnnf"),
         ({"attn_layer_period": 3, "attn_layer_offset": 1}, "nfnnfn"),
@@ -154,6 +155,7 @@ def test_which_layers_a_model_has(more, expected):
     [
         (SMALL | {"layer_types": ["a_new_one"]}, "its layers of type a_new_one are not known here"),
         (SMALL | {"hybrid_override_pattern": "MX"}, "hybrid_override_pattern has X"),
+        (SMALL | {"layer_types": ["indexed_attention"]}, "index of its attention is not counted"),
         (SMALL | {"compress_ratios": [4]}, "keep a compressed cache that is not counted here"),
         ({"hidden_size": 1}, "has no num_hidden_layers or n_layer or num_layers or n_layers"),
     ],
@@ -188,6 +190,34 @@ def test_the_longest_context(rope, tokens):
     assert architecture(config).context_tokens == tokens
 
 
+GEMMA_4 = {
+    "model_type": "gemma4_text",
+    "hidden_size": 2304,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "sliding_window": 512,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "heads", "head"),
+    [
+        ({}, 4, 512),
+        ({"global_head_dim": 384}, 4, 384),
+        ({"num_global_key_value_heads": 2, "attention_k_eq_v": True}, 2, 512),
+        ({"num_global_key_value_heads": 2, "attention_k_eq_v": False}, 4, 512),
+        ({"per_layer_config": {"01": {"head_dim": 384, "num_key_value_heads": 2}}}, 2, 384),
+    ],
+)
+def test_layers_that_see_everything_may_have_heads_of_their_own(more, heads, head):
+    """Gemma 4's, in the ways that it is written down."""
+    model = architecture(GEMMA_4 | more)
+    assert model.kv_bytes_per_token() == 2 * heads * head * 2
+    assert model.kv_bytes(1) == 2 * heads * head * 2 + 2 * 4 * 256 * 2
+
+
 def test_one_key_for_all_heads():
     """Falcon's way to say it."""
     falcon = {"hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71}
@@ -215,6 +245,18 @@ STATES = {
         (2, 4),
     ),
     "delta attention": ({"linear_attn_config": KIMI}, "kda_state_shape", (1, 32, 128), (2, 4)),
+    "delta attention of transformers": (
+        {"linear_num_heads": 32, "linear_head_dim": 128, "head_dim": 64},
+        "kda_state_shape",
+        (1, 32, 128),
+        (2, 4),
+    ),
+    "lightning of transformers": (
+        {"model_type": "minimax", "num_attention_heads": 64, "head_dim": 128, "hidden_size": 8192},
+        "linear_attention_state_shape",
+        (64, 1, 128),
+        (2,),
+    ),
     "lightning": (
         {"attn_type_list": [0], "num_attention_heads": 64, "head_dim": 128, "hidden_size": 6144},
         "linear_attention_state_shape",

@@ -16,6 +16,7 @@ from handler.memory.states import state_bytes
 
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
+GEMMA_4_GLOBAL_HEAD = 512  # transformers' default
 ELEMENT_BYTES = 2  # bf16 and fp16; the engines take one of them for a float32 checkpoint too
 
 
@@ -142,11 +143,27 @@ def _layers(config: Config, kind: Kind, count: int) -> Layers:
         return Layers("MLA", count, 1, width, indexed + indexed // 128 * 4, kept)
     heads = number(config, "num_attention_heads", "n_head", "num_heads", "n_heads")
     kv_heads, head = _kv_heads(config, heads), _head(config, heads)
-    if kind == "full":  # where these differ from those with a window
-        kv_heads = number(config, "num_global_key_value_heads", default=kv_heads)
-        head = number(config, "global_head_dim", default=head)
+    if kind == "full":
+        kv_heads, head = _global(config, kv_heads, head)
     value = number(config, "v_head_dim", default=head)
     return Layers(kind, count, kv_heads, head + value, 0, kept)
+
+
+def _global(config: Config, kv_heads: int, head: int) -> tuple[int, int]:
+    """Return the heads of layers that see everything, where they are others than in a window.
+
+    Gemma 4's are; transformers 5.17 writes them layer by layer.
+    """
+    if str(config.get("model_type")).startswith("gemma4"):
+        head = GEMMA_4_GLOBAL_HEAD
+    if config.get("attention_k_eq_v", True):
+        kv_heads = number(config, "num_global_key_value_heads", default=kv_heads)
+    head = number(config, "global_head_dim", default=head)
+    by_layer = config.get("per_layer_config")
+    for own in by_layer.values() if isinstance(by_layer, dict) else ():
+        kv_heads = number(own, "num_key_value_heads", default=kv_heads)
+        head = number(own, "head_dim", default=head)
+    return kv_heads, head
 
 
 def _is_latent(config: Config) -> bool:

@@ -15,8 +15,9 @@ Kind = Literal["full", "sliding", "chunked", "state", "both", "none"]
 
 Config = Mapping[str, Any]
 
+INDEXED = "indexed_attention"
 NAMES: dict[str, Kind] = {
-    **dict.fromkeys(("full_attention", "attention", "hybrid", "deepseek_sparse_attention"), "full"),
+    **dict.fromkeys(("full_attention", "attention", "hybrid", INDEXED), "full"),
     **dict.fromkeys(("sliding_attention", "local_attention"), "sliding"),
     "chunked_attention": "chunked",
     **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent", "kda"), "state"),
@@ -50,10 +51,14 @@ def kinds(config: Config) -> list[Kind]:
     """
     if config.get("compress_ratios"):
         raise ModelUnavailable("its layers keep a compressed cache that is not counted here")
-    count = number(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-    found = _named(config) or _hybrid(config, count) or _windowed(config, count)
+    found = _named(config) or _counted(config)
     shared = number(config, "num_kv_shared_layers", default=0)
     return found[: len(found) - shared] + ["none"] * shared
+
+
+def _counted(config: Config) -> list[Kind]:
+    count = number(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    return _hybrid(config, count) or _windowed(config, count)
 
 
 def number(config: Config, *names: str, default: int | None = None) -> int:
@@ -78,6 +83,8 @@ def _named(config: Config) -> list[Kind] | None:
         unknown = sorted({str(name) for name in names if name not in NAMES})
         if unknown:
             raise ModelUnavailable(f"its layers of type {', '.join(unknown)} are not known here")
+        if INDEXED in names and not config.get("kv_lora_rank"):
+            raise ModelUnavailable("the index of its attention is not counted here")
         return [NAMES[name] for name in names]
     letters = config.get("hybrid_override_pattern")
     if isinstance(letters, str) and letters:

@@ -7,6 +7,7 @@ from handler.memory.layers import Config, number
 
 NARROW_BYTES = 2
 WIDE_BYTES = 4
+HEADS = ("mamba_d_head", "mamba_head_dim", "mamba_headdim", "head_dim")
 
 
 def state_bytes(config: Config) -> int:
@@ -17,18 +18,18 @@ def state_bytes(config: Config) -> int:
     """
     dtype = config.get("mamba_ssm_dtype") or config.get("mamba_ssm_cache_dtype")
     convolution, state = _elements(config)
-    is_wide = dtype == "float32" or isinstance(config.get("linear_attn_config"), dict)
+    is_wide = dtype == "float32" or _delta_attention(config) is not None
     return convolution * NARROW_BYTES + state * (WIDE_BYTES if is_wide else NARROW_BYTES)
 
 
 def _elements(config: Config) -> tuple[int, int]:
     """Return the elements of the convolution's inputs and of the state."""
-    linear = config.get("linear_attn_config")
-    if isinstance(linear, dict):
-        return _delta_attention(linear)
+    if (found := _delta_attention(config)) is not None:
+        return found
     if config.get("linear_num_value_heads"):
         return _delta_net(config)
-    if config.get("attn_type_list"):  # lightning attention
+    if config.get("attn_type_list") or str(config.get("model_type")).startswith("minimax"):
+        # Lightning attention.
         heads = number(config, "num_attention_heads")
         head = number(config, "head_dim", default=number(config, "hidden_size") // heads)
         return 0, heads * head * head
@@ -47,10 +48,17 @@ def _delta_net(config: Config) -> tuple[int, int]:
     return kept * (2 * keys + values), values * key
 
 
-def _delta_attention(linear: Config) -> tuple[int, int]:
-    """Kimi delta attention, whose state is always float32."""
-    heads, head = number(linear, "num_heads"), number(linear, "head_dim")
-    kept = number(linear, "short_conv_kernel_size", default=4) - 1
+def _delta_attention(config: Config) -> tuple[int, int] | None:
+    """Kimi delta attention, whose state is always float32; None where it is something else."""
+    linear = config.get("linear_attn_config")
+    if not isinstance(linear, dict):
+        linear = config if config.get("linear_num_heads") else None
+    if linear is None:
+        return None
+    heads = number(linear, "num_heads", "linear_num_heads")
+    head = number(linear, "linear_head_dim", "head_dim")
+    names = ("short_conv_kernel_size", "linear_conv_kernel_dim")
+    kept = number(linear, *names, default=4) - 1
     return kept * 3 * heads * head, heads * head * head
 
 
@@ -60,12 +68,12 @@ def _mamba(config: Config) -> tuple[int, int]:
     kept = number(config, "mamba_d_conv", "conv_kernel", "d_conv") - 1
     names = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads")
     heads = number(config, *names, default=0)
-    if not heads:
+    head = number(config, *HEADS, default=0)
+    if not heads or not head:
         inner = number(config, "mamba_expand", "expand", default=2)
         inner *= number(config, "hidden_size", "d_model")
         if config.get("model_type") in ("mamba", "falcon_mamba"):
             inner = number(config, "intermediate_size", "d_inner", default=inner)
         return kept * inner, inner * size
-    head = number(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim", "head_dim")
     groups = number(config, "mamba_n_groups", "n_groups", "mamba_ngroups", default=1)
     return kept * (heads * head + 2 * groups * size), heads * head * size
