@@ -17,6 +17,7 @@ from handler.memory.gpus import memory_bytes
 from handler.memory.layers import kinds
 from handler.memory.states import state_bytes
 from handler.memory.tensors import Tensor, in_file, in_folder
+from handler.model.checkpoint import has_fp8_cache
 from tests.conftest import MODELS, NAME, check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -102,7 +103,8 @@ def test_a_window_bounds_what_is_kept():
     per_layer = 8 * 2 * 64 * 2
     assert model.kv_bytes(100) == 24 * 100 * per_layer
     assert model.kv_bytes(10_000) == 12 * 10_000 * per_layer + 12 * 128 * per_layer
-    assert model.kv_bytes_per_token() == 12 * per_layer
+    assert model.kv_bytes_per_token() == 24 * per_layer
+    assert model.kv_bytes_per_token(at=10_000) == 12 * per_layer
 
 
 def test_a_state_does_not_grow():
@@ -111,6 +113,7 @@ def test_a_state_does_not_grow():
     attention = 12 * 2 * 2 * 256 * 2
     states = 36 * (3 * (2 * 16 * 128 + 32 * 128) * 2 + 32 * 128 * 128 * 4)
     assert model.kv_bytes(1000) == 1000 * attention + states
+    assert model.kv_bytes(1000, states=2) == 1000 * attention + 2 * states
     assert model.kv_bytes_per_token() == attention
 
 
@@ -137,6 +140,7 @@ def test_a_state_does_not_grow():
         ({"layer_types": ["indexed_attention"] * 2, "kv_lora_rank": 512}, "ff"),
         ({"layers_block_type": ["mamba", "moe", "attention", "mlp"]}, "n-f-"),
         ({"attn_layer_indices": [2, 5]}, "nnfnnf"),
+        ({"full_attn_idxs": [2, 5]}, "nnfnnf"),
         ({"attn_layer_period": 3, "attn_layer_offset": 1}, "nfnnfn"),
         ({"attn_type_list": [0, 0, 1, 0, 0, 1]}, "nnfnnf"),
         ({"linear_attn_config": {"full_attn_layers": [3, 6]}}, "nnfnnf"),
@@ -156,7 +160,10 @@ def test_which_layers_a_model_has(more, expected):
         (SMALL | {"layer_types": ["a_new_one"]}, "its layers of type a_new_one are not known here"),
         (SMALL | {"hybrid_override_pattern": "MX"}, "hybrid_override_pattern has X"),
         (SMALL | {"layer_types": ["indexed_attention"]}, "index of its attention is not counted"),
-        (SMALL | {"compress_ratios": [4]}, "keep a compressed cache that is not counted here"),
+        (SMALL | {"compress_ratios": [4]}, "config.json has compress_ratios, which is not counted"),
+        (SMALL | {"block_configs": [{}]}, "config.json has block_configs, which is not counted"),
+        (SMALL | {"attn_config": {"kv_n_heads": 8}}, "config.json has attn_config, which is not"),
+        (SMALL | {"model_type": "minicpm3"}, "the cache of minicpm3 is not counted here"),
         ({"hidden_size": 1}, "has no num_hidden_layers or n_layer or num_layers or n_layers"),
     ],
 )
@@ -214,15 +221,79 @@ GEMMA_4 = {
 def test_layers_that_see_everything_may_have_heads_of_their_own(more, heads, head):
     """Gemma 4's, in the ways that it is written down."""
     model = architecture(GEMMA_4 | more)
-    assert model.kv_bytes_per_token() == 2 * heads * head * 2
+    assert model.kv_bytes_per_token(at=512) == 2 * heads * head * 2
     assert model.kv_bytes(1) == 2 * heads * head * 2 + 2 * 4 * 256 * 2
 
 
-def test_one_key_for_all_heads():
-    """Falcon's way to say it."""
-    falcon = {"hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71}
-    model = architecture(falcon | {"multi_query": True})
-    assert (model.kv_heads, model.kv_bytes(1)) == (1, 32 * 2 * 64 * 2)
+FALCON = {"hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71}
+
+
+@pytest.mark.parametrize(
+    ("config", "kv_heads"),
+    [
+        (FALCON | {"multi_query": True}, 1),
+        (FALCON | {"multi_query": True, "num_kv_heads": 71}, 1),
+        (FALCON | {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 8}, 8),
+        (SMALL | {"multi_query_group_num": 2}, 2),
+        (SMALL | {"num_attention_groups": 4}, 4),
+        (SMALL | {"num_key_value_heads": None}, 8),
+    ],
+)
+def test_how_many_heads_have_keys_of_their_own(config, kv_heads):
+    """In the words of each family."""
+    assert architecture(config).kv_heads == kv_heads
+
+
+def test_what_a_published_configuration_leaves_out():
+    """Gemma 3's says no more than what differs from the library's own defaults."""
+    published = {
+        "model_type": "gemma3",
+        "text_config": {
+            "model_type": "gemma3_text",
+            "hidden_size": 2560,
+            "intermediate_size": 10240,
+            "num_hidden_layers": 34,
+            "sliding_window": 1024,
+        },
+        "vision_config": {"hidden_size": 1152},
+    }
+    model = architecture(published)
+    per_layer = 2 * 4 * 256 * 2
+    assert model.kv_bytes(8192) == (5 * 8192 + 29 * 1024) * per_layer
+    assert (model.context_tokens, model.vocabulary) == (131072, 262208)
+
+
+def test_a_window_that_is_longer_than_the_context_is_none():
+    """Phi 3.5's, and its context without LongRoPE, which vLLM takes by itself."""
+    phi = {
+        "model_type": "phi3",
+        "hidden_size": 3072,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "sliding_window": 262144,
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
+    }
+    model = architecture(phi)
+    assert model.kv_bytes_per_token(at=1 << 24) == 32 * 2 * 32 * 96 * 2
+    assert (model.context_tokens, model.usual_tokens) == (131072, 4096)
+
+
+@pytest.mark.parametrize(
+    ("config", "used"),
+    [
+        ({"num_experts_per_tok": 8}, 8),
+        ({"top_k_experts": 8}, 8),
+        ({"moe_k": 6}, 6),
+        ({"moe_topk": [2, 4, 8]}, 8),
+        ({}, 1),
+    ],
+)
+def test_how_many_experts_a_token_asks(config, used):
+    """Where layers differ, the most."""
+    assert architecture(SMALL | config).experts_used == used
 
 
 MAMBA_2 = {
@@ -333,10 +404,11 @@ def test_the_smallest_of_the_gpus_counts(gpu):
     assert memory_bytes([]) is None
 
 
-def a_checkpoint(folder, weights, **config):
+def a_checkpoint(folder, weights, dtype="BF16", **config):
     """Make one with a header and no weights behind it: the header is what is read."""
     (folder / "config.json").write_text(json.dumps(LLAMA_70B | config))
-    entry = {"dtype": "BF16", "shape": [weights // 2], "data_offsets": [0, weights]}
+    count = weights // {"BF16": 2, "F32": 4}[dtype]
+    entry = {"dtype": dtype, "shape": [count], "data_offsets": [0, weights]}
     header = json.dumps({"w": entry}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     return folder
@@ -344,9 +416,8 @@ def a_checkpoint(folder, weights, **config):
 
 def demand(folder, **more):
     fields = {"gpus": 1, "tensor": 1, "parts": 1, "share": 0.9}
-    return Demand(
-        name="org/m", folder=folder, share_setting="GPU_MEMORY_UTILIZATION", **fields | more
-    )
+    fields |= {"share_setting": "GPU_MEMORY_UTILIZATION"}
+    return Demand(name="org/m", folder=folder, **fields | more)
 
 
 def test_weights_that_cannot_fit_are_refused(gpu, tmp_path):
@@ -363,6 +434,44 @@ def test_weights_that_cannot_fit_are_refused(gpu, tmp_path):
     fit.check(demand(folder, gpus=4), ["0", "1", "2", "3"])
 
 
+@pytest.mark.parametrize(
+    ("weights", "dtype", "refused"),
+    [(78, "BF16", False), (82, "BF16", True), (150, "F32", False), (170, "F32", True)],
+)
+def test_only_what_plainly_cannot_fit_is_refused(gpu, tmp_path, weights, dtype, refused):
+    """Engines load 32 bits as 16, and may leave out a few layers."""
+    gpu(81559)
+    folder = a_checkpoint(tmp_path, weights * 10**9, dtype=dtype)
+    if refused:
+        with pytest.raises(EngineStartFailed):
+            fit.check(demand(folder), ["0"])
+    else:
+        fit.check(demand(folder), ["0"])
+
+
+def test_the_number_of_gpus_that_is_suggested_can_be_had(gpu, tmp_path):
+    """Ten KV heads go over two or five, not over four; where nothing is set nothing is named."""
+    gpu(16376)
+    heads = {"num_attention_heads": 40, "num_key_value_heads": 10}
+    folder = a_checkpoint(tmp_path, 20_000_000_000, **heads)
+    with pytest.raises(EngineStartFailed) as raised:
+        fit.check(demand(folder, share=1.0, share_setting=""), ["0"])
+    assert str(raised.value) == (
+        "org/m has 20.0 GB of weights, on a GPU of 17.2 GB: take 2 such GPUs "
+        "(TENSOR_PARALLEL_SIZE=2), a larger one, or a checkpoint of fewer bits (AWQ, FP8)."
+    )
+    folder = a_checkpoint(tmp_path, 60_000_000_000, **heads)
+    with pytest.raises(EngineStartFailed, match=r"GB: take a larger one, or a checkpoint"):
+        fit.check(demand(folder, share=1.0, share_setting=""), ["0"])
+
+
+def test_a_model_that_does_not_say_its_heads_is_left_to_the_engine(gpu, tmp_path):
+    """What would have to be guessed refuses nothing."""
+    gpu(81559)
+    folder = a_checkpoint(tmp_path, 60_000_000_000, num_key_value_heads=None)
+    fit.check(demand(folder, context_tokens=131072), ["0"])
+
+
 def test_a_context_that_cannot_fit_is_refused(gpu, tmp_path):
     """Where the engine insists on room for one request of it; the largest that fits is named."""
     gpu(81559)
@@ -372,11 +481,11 @@ def test_a_context_that_cannot_fit_is_refused(gpu, tmp_path):
             fit.check(demand(folder, context_tokens=tokens), ["0"])
         assert str(raised.value).endswith(
             "take 77.0 GB, and one request of 131072 tokens needs 42.9 GB of KV cache: set "
-            "MAX_MODEL_LEN to at most 21248, or take a larger GPU, or more of them "
+            "MAX_MODEL_LEN to at most 14592, or take a larger GPU, or more of them "
             "(TENSOR_PARALLEL_SIZE)."
         )
-    fit.check(demand(folder, context_tokens=21248), ["0"])
-    fit.check(demand(folder, context_tokens=42496, kv_element_bytes=1), ["0"])
+    fit.check(demand(folder, context_tokens=14592), ["0"])
+    fit.check(demand(folder, context_tokens=29184, kv_element_bytes=1), ["0"])
     fit.check(demand(folder), ["0"])
 
 
@@ -388,6 +497,21 @@ def test_stages_share_the_cache_as_well(gpu, tmp_path):
     fit.check(demand(folder, parts=2, gpus=2, context_tokens=tokens), ["0"])
     with pytest.raises(EngineStartFailed, match=r"needs 105\.4 GB of KV cache"):
         fit.check(demand(folder, tensor=2, gpus=2, context_tokens=tokens), ["0"])
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8}}, True),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, True),
+        ({"quant_method": "fp8", "kv_cache_scheme": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_checkpoint_may_bring_an_fp8_cache(tmp_path, quantization, expected):
+    """In compressed-tensors' words, or ModelOpt's."""
+    folder = a_checkpoint(tmp_path, 2, quantization_config=quantization)
+    assert has_fp8_cache(folder) == expected
 
 
 def test_the_largest_context_is_the_largest():
@@ -415,8 +539,14 @@ def test_a_kind_that_is_not_known_is_left_to_the_engine(gpu, tmp_path):
         ({"MAX_MODEL_LEN": "8192", "CPU_OFFLOAD_GB": "100"}, False),
         ({"QUANTIZATION": "fp8", "MAX_MODEL_LEN": "8192"}, False),
         ({"TENSOR_PARALLEL_SIZE": "4", "MAX_MODEL_LEN": "-1"}, False),
+        ({"TENSOR_PARALLEL_SIZE": "2", "KV_CACHE_DTYPE": "int4_per_token_head"}, False),
+        ({"TENSOR_PARALLEL_SIZE": "2", "KV_CACHE_DTYPE": "fp8", "MAX_MODEL_LEN": "32768"}, False),
+        ({"TENSOR_PARALLEL_SIZE": "2", "KV_CACHE_MEMORY_BYTES": "1000000"}, False),
     ],
-    ids=["as it is", "four", "two", "stages", "offloaded", "quantized while loading", "what fits"],
+    ids=[
+        *("as it is", "four", "two", "stages", "offloaded", "quantized while loading"),
+        *("what fits", "four bits", "eight bits", "a cache of its own"),
+    ],
 )
 def test_vllms_flags_say_what_has_to_fit(gpu, tmp_path, monkeypatch, environ, refused):
     """The real parser's; the CPU build is told that it runs on GPUs."""

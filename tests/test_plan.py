@@ -78,10 +78,15 @@ def hub(tmp_path_factory):
     (pickle / "config.json").write_text(json.dumps(LLAMA_70B))
     (pickle / "pytorch_model.bin").write_bytes(b"pickle")
     odd = LLAMA_70B | {"layer_types": ["a_new_one"] * 80}
+    scheme = {"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+    cache = LLAMA_70B | {"quantization_config": scheme}
+    eyes = LLAMA_70B | {"vision_config": {}}
     with running_hub(
         llama=a_repository(root / "llama", LLAMA_70B, llama_70b()),
         fp8=a_repository(root / "fp8", LLAMA_70B | fp8, llama_70b("F8_E4M3")),
         odd=a_repository(root / "odd", odd, {"a": ("BF16", (1,)), "b": ("BF16", (1,))}),
+        cache=a_repository(root / "cache", cache, llama_70b("F8_E4M3")),
+        eyes=a_repository(root / "eyes", eyes, llama_70b()),
         pickle=Repository(pickle),
         gated=Repository(root / "llama", gated=True),
     ) as running:
@@ -149,6 +154,40 @@ def test_the_kv_cache_in_fp8(hub):
     assert (code, found["kv_bytes_per_token"]) == (0, 163_840)
     assert found["environment"]["KV_CACHE_DTYPE"] == "fp8"
     assert [entry["gpus"] for entry in found["rows"]] == list(COUNTS)
+
+
+def test_a_checkpoint_that_brings_an_fp8_cache(hub):
+    """It is counted so, and nothing has to be set."""
+    _, out, _ = plan(hub, "org/cache", "--gpu", "H200", "--json")
+    found = json.loads(out)
+    assert found["kv_bytes_per_token"] == 163_840
+    assert "KV_CACHE_DTYPE" not in found["environment"]
+
+
+def test_an_fp8_cache_on_cards_that_do_not_calculate_in_fp8(hub):
+    """Of the other kind; beside weights in FP8 not at all."""
+    _, out, _ = plan(
+        hub, "org/llama", "--quantization", "awq", "--kv-dtype", "fp8", "--gpu", "A100", "--json"
+    )
+    assert json.loads(out)["environment"]["KV_CACHE_DTYPE"] == "fp8_e5m2"
+    _, out, _ = plan(hub, "org/fp8", "--kv-dtype", "fp8", "--gpu", "A100")
+    rows = [line for line in out.splitlines() if "A100" in line]
+    assert all(line.endswith("no FP8: not for weights and KV cache both") for line in rows)
+
+
+def test_what_the_builder_does_not_quantize_is_not_sent_there(hub):
+    """A model that sees."""
+    _, out, _ = plan(hub, "org/eyes", "--quantization", "fp8")
+    assert "look for a quantized repository of it" in out
+    assert "Make it first" not in out
+
+
+def test_a_folder_is_no_model_for_an_endpoint(hub):
+    """The last line says how it gets there."""
+    _, out, _ = plan(hub, str(MODELS / f"{NAME}-awq"))
+    assert out.splitlines()[-1] == (
+        "An endpoint takes it from a repository, or baked into an image."
+    )
 
 
 def test_a_context_beyond_the_models_own(hub):
@@ -232,7 +271,7 @@ def test_a_row():
             LLAMA_70B | {"num_attention_heads": 24, "num_key_value_heads": 6},
             WANTED,
             4,
-            "6 KV heads do not divide by 4",
+            "24 heads, 6 for keys and values, do not divide by 4",
         ),
         (LLAMA_70B, Wanted(200_000, 2048), 1, "no room for 200000 tokens"),
         (LLAMA_70B, Wanted(8192, 8192, 100), 1, "room for 20 of 100 requests"),
@@ -257,6 +296,7 @@ def test_what_is_quantized_and_what_is_not():
         "model.embed_tokens.weight": 2.0,
         "model.layers.0.mlp.gate.weight": 2.0,
         "model.layers.0.mlp.experts.0.up_proj.weight": 1.0,
+        "model.layers.0.block_sparse_moe.input_linear.weight": 1.0,
         "model.layers.0.self_attn.q_proj.weight": 1.0,
         "model.visual.blocks.0.attn.qkv.weight": 2.0,
         "lm_head.weight": 2.0,
@@ -264,8 +304,9 @@ def test_what_is_quantized_and_what_is_not():
     for name, width in names.items():
         source = Source("m", "", {}, (Tensor(name, "BF16", (8, 16), 256),), None)
         assert weights(source, "fp8").bytes == 128 * width, name
-    experts = Source("m", "", {}, (Tensor("l.experts.0.w", "BF16", (8, 16), 256),), None)
-    assert weights(experts, "auto").expert_bytes == 256
+    for name in ("l.experts.0.w", "l.block_sparse_moe.output_linear.weight"):
+        experts = Source("m", "", {}, (Tensor(name, "BF16", (8, 16), 256),), None)
+        assert weights(experts, "auto").expert_bytes == 256
 
 
 def test_a_latent_cache_is_not_shared_by_gpus():

@@ -69,12 +69,12 @@ def plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     except ModelUnavailable as error:
         raise ModelUnavailable(f"{source.name}: {error}.") from error
     size = weights(source, options.quantization)
-    wanted = _wanted(options, model)
+    wanted = _wanted(options, model, source.has_fp8_cache)
     rows = tuple(row(model, size, wanted, card, gpus) for card in shown for gpus in COUNTS)
     return Plan(source, model, size, wanted, cards, rows)
 
 
-def _wanted(options: argparse.Namespace, model: Architecture) -> Wanted:
+def _wanted(options: argparse.Namespace, model: Architecture, has_fp8_cache: bool) -> Wanted:
     own = model.context_tokens or CONTEXT_TOKENS
     context = options.context or min(own, CONTEXT_TOKENS)
     request = options.tokens_per_request or min(context, REQUEST_TOKENS)
@@ -83,8 +83,9 @@ def _wanted(options: argparse.Namespace, model: Architecture) -> Wanted:
             f"--tokens-per-request {request} is more than --context {context}, the most that a "
             "request may have."
         )
-    element_bytes = 1 if options.kv_dtype == "fp8" else ELEMENT_BYTES
-    return Wanted(context, request, options.concurrency, element_bytes)
+    asks = options.kv_dtype == "fp8"
+    element_bytes = 1 if asks or has_fp8_cache else ELEMENT_BYTES
+    return Wanted(context, request, options.concurrency, element_bytes, asks)
 
 
 def _count(text: str) -> int:

@@ -19,6 +19,7 @@ LARGE_BYTES = 70 * GIB  # from here on vLLM batches more tokens, but on an A100
 BATCHED_TOKENS = (2048, 8192)
 MOST_SEQUENCES = 256
 STEP = 8
+STATES = 2  # of a recurrent layer, with prefixes cached
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Wanted:
         request_tokens: of a usual one, prompt and answer together.
         concurrency: requests at once that have to fit.
         kv_element_bytes: of a number in the KV cache.
+        asks_fp8_cache: whether that is to be set, and not what the checkpoint says by itself.
     """
 
     context_tokens: int
     request_tokens: int
     concurrency: int = 1
     kv_element_bytes: int = ELEMENT_BYTES
+    asks_fp8_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def row(model: Architecture, weights: Weights, wanted: Wanted, card: Card, gpus:
     each = -(-weights.bytes // gpus)
     reserve = GRAPHS_BYTES + _activations(model, card, gpus)
     room = int(card.memory_bytes * SHARE) - each - reserve
-    of_request = model.kv_bytes(wanted.request_tokens, wanted.kv_element_bytes, gpus)
+    of_request = model.kv_bytes(wanted.request_tokens, wanted.kv_element_bytes, gpus, STATES)
     held = max(0, room) // max(1, of_request)
     sequences = _rounded(min(held, MOST_SEQUENCES))
     context = largest_context(model, room, wanted.kv_element_bytes, gpus)
@@ -83,15 +86,24 @@ def row(model: Architecture, weights: Weights, wanted: Wanted, card: Card, gpus:
     return Row(
         *(card, gpus, each, reserve, room, max(0, context), sequences, one, full),
         None if price is None or not full else price * gpus / full * 1e6,
-        _why_not(model, wanted, gpus, room, held),
+        _why_not(model, weights, wanted, card, gpus, room, held),
     )
 
 
-def _why_not(model: Architecture, wanted: Wanted, gpus: int, room: int, held: int) -> str | None:
-    if model.heads % gpus:
-        return f"{model.heads} heads do not divide by {gpus}"
-    if model.kv_heads % gpus and gpus % model.kv_heads:
-        return f"{model.kv_heads} KV heads do not divide by {gpus}"
+def _why_not(
+    model: Architecture,
+    weights: Weights,
+    wanted: Wanted,
+    card: Card,
+    gpus: int,
+    room: int,
+    held: int,
+) -> str | None:
+    if not model.splits(gpus):
+        of_keys = f", {model.kv_heads} for keys and values," if model.heads % gpus == 0 else ""
+        return f"{model.heads} heads{of_keys} do not divide by {gpus}"
+    if wanted.kv_element_bytes == 1 and "fp8" in weights.method and not card.has_fp8:
+        return "no FP8: not for weights and KV cache both"
     if room <= 0:
         return "no room for the weights"
     if model.kv_bytes(wanted.context_tokens, wanted.kv_element_bytes, gpus) > room:

@@ -11,6 +11,8 @@ from builder.plan.weights import Weights
 from handler.memory.architecture import Architecture
 
 GB = 1e9
+LATE = 1 << 24  # tokens: beyond every window
+OTHER_SENSES = {"vision_config", "audio_config"}
 SHOWN = 2  # counts of a card that fit
 HEAD = (
     *("GPU", "", "weights", "reserve", "KV cache", "context", "requests"),
@@ -50,7 +52,12 @@ class Plan:
                 f"{context} tokens are beyond the model's own {own}: the engine refuses them "
                 "unless the model is stretched (RoPE scaling, in HF_OVERRIDES)."
             )
-        if not self.weights.is_made:
+        if not self.weights.is_made and OTHER_SENSES & self.source.config.keys():
+            notes.append(
+                "The checkpoint is not quantized, and reads more than text, which `builder "
+                "quantize` does not take: look for a quantized repository of it."
+            )
+        elif not self.weights.is_made:
             notes.append(
                 f"The checkpoint is not quantized. Make it first: python -m builder quantize "
                 f"{self.source.name} --to {self.weights.method} --out FOLDER; MODEL_NAME is then "
@@ -76,8 +83,9 @@ class Plan:
         }
         if row.gpus > 1:
             found["TENSOR_PARALLEL_SIZE"] = str(row.gpus)
-        if self.wanted.kv_element_bytes == 1:
-            found["KV_CACHE_DTYPE"] = "fp8"
+        if self.wanted.asks_fp8_cache:
+            # The one kind that cards without FP8 arithmetic take.
+            found["KV_CACHE_DTYPE"] = "fp8" if row.card.has_fp8 else "fp8_e5m2"
         return found
 
 
@@ -92,6 +100,9 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "kv_bytes_per_token": plan.model.kv_bytes_per_token(plan.wanted.kv_element_bytes),
         "kv_bytes_per_request": plan.model.kv_bytes(
             plan.wanted.request_tokens, plan.wanted.kv_element_bytes
+        ),
+        "kv_bytes_per_late_token": plan.model.kv_bytes_per_token(
+            plan.wanted.kv_element_bytes, LATE
         ),
         "model_context_tokens": plan.model.context_tokens,
         "wanted": asdict(plan.wanted),
@@ -120,7 +131,11 @@ def as_text(plan: Plan, everything: bool) -> str:
     costs = "" if price is None else f", ${price * best.gpus:.5f} a second"
     lines += ["", f"# {best.card.pool}: {best.gpus} × {best.card.name}{costs}"]
     lines += [f"{name}={value}" for name, value in plan.environment(best).items()]
-    return "\n".join([*lines, "", "As an endpoint:", _deployment(plan, best)])
+    if plan.source.is_local:
+        lines += ["", "An endpoint takes it from a repository, or baked into an image."]
+    else:
+        lines += ["", "As an endpoint:", _deployment(plan, best)]
+    return "\n".join(lines)
 
 
 def _deployment(plan: Plan, row: Row) -> str:
@@ -140,15 +155,16 @@ def _facts(plan: Plan) -> list[str]:
     layers = ", ".join(f"{each.count} {each.kind}" for each in model.layers)
     element = "fp8" if wanted.kv_element_bytes == 1 else "16-bit"
     is_new = "" if weights.is_made else ", estimated"
-    of_token = model.kv_bytes_per_token(wanted.kv_element_bytes)
+    of_token, late = (model.kv_bytes_per_token(wanted.kv_element_bytes, at) for at in (1, LATE))
+    beyond = "" if late == of_token else f", {late:,} once the windows are full"
     of_request = model.kv_bytes(wanted.request_tokens, wanted.kv_element_bytes)
     return [
         f"model     {plan.source.name}, {plan.source.where}",
         f"weights   {weights.bytes / GB:.2f} GB, {weights.method}{is_new}",
         f"layers    {layers}; {model.heads} heads, {model.kv_heads} for keys and values",
-        f"KV cache  {of_token:,} bytes a token ({element}), "
+        f"KV cache  {of_token:,} bytes a token{beyond} ({element}), "
         f"{of_request / GB:.3f} GB a request of {wanted.request_tokens} tokens",
-        f"context   {wanted.context_tokens} tokens of the model's {model.context_tokens}",
+        f"context   {wanted.context_tokens} tokens of the model's {model.context_tokens or 'own'}",
     ]
 
 

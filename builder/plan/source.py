@@ -17,7 +17,7 @@ from handler.hub import client
 from handler.hub.failures import explained, patiently
 from handler.hub.reference import Reference
 from handler.memory.tensors import Tensor, in_folder
-from handler.model.checkpoint import INDEX, json_object, quantization_of, shards
+from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
 
 AT_ONCE = 8
 CONFIGURATION = ("config.json", "hf_quant_config.json", INDEX)
@@ -33,6 +33,8 @@ class Source:
         config: of config.json.
         tensors: of all weights.
         quantization: the method that the checkpoint names, None for an unquantized one.
+        has_fp8_cache: whether it declares a KV cache of 8 bits.
+        is_local: whether it is a folder.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Source:
     config: dict[str, Any]
     tensors: tuple[Tensor, ...]
     quantization: str | None
+    has_fp8_cache: bool = False
+    is_local: bool = False
 
 
 def read(reference: Reference) -> Source:
@@ -62,7 +66,8 @@ def read(reference: Reference) -> Source:
 def _local(folder: Path) -> Source:
     config = json_object(folder / "config.json")
     tensors = in_folder(folder)
-    return Source(str(folder), "a local folder", config, tensors, quantization_of(folder))
+    found = quantization_of(folder), has_fp8_cache(folder)
+    return Source(str(folder), "a local folder", config, tensors, *found, is_local=True)
 
 
 def _remote(reference: Reference) -> Source:
@@ -80,9 +85,8 @@ def _remote(reference: Reference) -> Source:
         usual = {name for name in named if not name.startswith("consolidated")} or named
         tensors = _headers(reference, listing.commit, sorted(usual & set(there)))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        quantization = quantization_of(folder)
-    where = f"commit {listing.commit[:12]}"
-    return Source(reference.name, where, config, tensors, quantization)
+        found = quantization_of(folder), has_fp8_cache(folder)
+    return Source(reference.name, f"commit {listing.commit[:12]}", config, tensors, *found)
 
 
 def _headers(reference: Reference, commit: str, files: Iterable[str]) -> tuple[Tensor, ...]:

@@ -21,7 +21,9 @@ BYTES = {"awq": AWQ_BYTES, "fp8": FP8_BYTES, "bf16": 2.0}
 KEPT = re.compile(
     r"embed|lm_head|norm|\.gate\.weight|router|visual|vision|audio|projector|conv1d|A_log|dt_bias"
 )
-EXPERT = re.compile(r"\.experts\.|\.experts_|block_sparse_moe\.experts")
+EXPERT = re.compile(
+    r"\.experts\.|\.experts_|block_sparse_moe\.(?:experts|input_linear|output_linear)"
+)
 UNQUANTIZED = {"BF16", "F16", "F32"}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import BadSetting
+from handler.memory.architecture import splits
 from handler.model.checkpoint import json_object
 
 log = logging.getLogger(__name__)
@@ -110,12 +111,12 @@ def _is_chosen(environ: Mapping[str, str]) -> bool:
 
 def _check_heads(split: Split, environ: Mapping[str, str], folder: Path, gpus: int) -> None:
     heads, kv_heads = _heads(json_object(folder / "config.json"))
-    if heads is None or _splits(split.tensor // split.groups, heads, kv_heads):
+    if heads is None or splits(split.tensor // split.groups, heads, kv_heads or heads):
         return
     name, value = _source(split.tensor, environ)
     auto = value.lower() == "auto"
     fitting = range(split.groups, (gpus if auto else max(gpus, LARGEST)) + 1, split.groups)
-    counts = [str(n) for n in fitting if _splits(n // split.groups, heads, kv_heads)]
+    counts = [str(n) for n in fitting if splits(n // split.groups, heads, kv_heads or heads)]
     seen = f"the worker has {split.tensor} GPUs for it, and " if auto else ""
     of_keys = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
     copies = f", in {split.groups} copies," if split.groups > 1 else ""
@@ -132,12 +133,6 @@ def _source(size: int, environ: Mapping[str, str]) -> tuple[str, str]:
         if value == str(size) or value.lower() == "auto":
             return name, value
     return "ENGINE_ARGS", environ.get("ENGINE_ARGS", "")
-
-
-def _splits(size: int, heads: int, kv_heads: int | None) -> bool:
-    """Whether each GPU gets as many heads; those for keys and values may be copied instead."""
-    kv_heads = kv_heads or heads
-    return heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0)
 
 
 def _heads(config: Mapping[str, Any]) -> tuple[int | None, int | None]:

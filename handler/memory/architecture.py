@@ -14,7 +14,15 @@ from typing import Any
 from handler.memory.layers import Config, Kind, kinds, number, text_config
 from handler.memory.states import state_bytes
 
-CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+CONTEXTS = (
+    *("model_max_length", "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+    *("max_sequence_length", "max_seq_length", "max_target_positions"),
+)
+KV_HEADS = (
+    *("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
+    "num_attention_groups",
+)
+USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k")
 EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
 GEMMA_4_GLOBAL_HEAD = 512  # transformers' default
 ELEMENT_BYTES = 2  # bf16 and fp16; the engines take one of them for a float32 checkpoint too
@@ -42,12 +50,12 @@ class Layers:
     window_tokens: int | None = None
     state_bytes: int = 0
 
-    def bytes_of(self, tokens: int, element_bytes: int, gpus: int) -> int:
-        """Return what all of them keep of a sequence on one of some GPUs."""
+    def bytes_of(self, tokens: int, element_bytes: int, gpus: int, states: int) -> int:
+        """Return what all of them keep of a sequence, with some states, on one of some GPUs."""
         kept = min(tokens, self.window_tokens or tokens)
         heads = -(-self.heads // gpus)
         of_token = heads * self.head_elements * element_bytes + self.extra_bytes
-        return self.count * (kept * of_token + -(-self.state_bytes // gpus))
+        return self.count * (kept * of_token + states * -(-self.state_bytes // gpus))
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ class Architecture:
         heads, kv_heads: of attention.
         hidden, intermediate: widths of a layer; of a mixture, that of the experts of one token.
         vocabulary: tokens that there are.
-        context_tokens: that the model was made for.
+        context_tokens: of the longest context that the model was made for; 0 where it is not said.
+        usual_tokens: of the one that an engine takes unless it is told another.
         experts, experts_used: of a mixture, in all and by one token; 1 of a dense model.
     """
 
@@ -70,21 +79,36 @@ class Architecture:
     intermediate: int
     vocabulary: int
     context_tokens: int
+    usual_tokens: int
     experts: int = 1
     experts_used: int = 1
 
-    def kv_bytes(self, tokens: int, element_bytes: int = ELEMENT_BYTES, gpus: int = 1) -> int:
-        """Return what one sequence of some tokens takes of the KV cache, on each of some GPUs."""
-        return sum(each.bytes_of(tokens, element_bytes, gpus) for each in self.layers)
+    def kv_bytes(
+        self, tokens: int, element_bytes: int = ELEMENT_BYTES, gpus: int = 1, states: int = 1
+    ) -> int:
+        """Return what one sequence of some tokens takes of the KV cache, on each of some GPUs.
 
-    def kv_bytes_per_token(self, element_bytes: int = ELEMENT_BYTES) -> int:
-        """Return what the next token of a long sequence takes, over all GPUs."""
-        growing = [each for each in self.layers if each.window_tokens is None]
-        of_token = (each.heads * each.head_elements * element_bytes for each in growing)
-        return sum(
-            each.count * (size + each.extra_bytes)
-            for each, size in zip(growing, of_token, strict=True)
-        )
+        Args:
+            tokens: of the sequence.
+            element_bytes: of a number in the cache.
+            gpus: that share the heads.
+            states: of each recurrent layer; vLLM keeps two where prefixes are cached.
+        """
+        return sum(each.bytes_of(tokens, element_bytes, gpus, states) for each in self.layers)
+
+    def splits(self, gpus: int) -> bool:
+        """Whether each of some GPUs gets as many heads."""
+        return splits(gpus, self.heads, self.kv_heads)
+
+    def kv_bytes_per_token(self, element_bytes: int = ELEMENT_BYTES, at: int = 1) -> int:
+        """Return what the next token takes, over all GPUs, when there are so many already."""
+        return self.kv_bytes(at + 1, element_bytes) - self.kv_bytes(at, element_bytes)
+
+
+def splits(gpus: int, heads: int, kv_heads: int) -> bool:
+    """Whether each of some GPUs gets as many heads; those for keys and values may be copied."""
+    few, many = sorted((kv_heads, gpus))
+    return heads % gpus == 0 and many % few == 0
 
 
 def architecture(config: Mapping[str, Any]) -> Architecture:
@@ -102,7 +126,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     layers = tuple(_layers(text, kind, count) for kind, count in sorted(counted.items()))
     heads = number(text, "num_attention_heads", "n_head", "num_heads", "n_heads", default=1)
     hidden = number(text, "hidden_size", "n_embd", "d_model")
-    used = number(text, "num_experts_per_tok", "num_experts_per_token", "moe_topk", default=1)
+    used = _used(text)
     width = number(text, "intermediate_size", "ffn_hidden_size", "n_inner", default=4 * hidden)
     return Architecture(
         layers=layers,
@@ -112,9 +136,26 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         intermediate=max(width, used * number(text, "moe_intermediate_size", default=0)),
         vocabulary=number(text, "vocab_size", default=0),
         context_tokens=_context_tokens(text),
+        usual_tokens=_usual_tokens(text),
         experts=number(text, *EXPERTS, default=1),
         experts_used=used,
     )
+
+
+def _used(config: Config) -> int:
+    """Return how many experts a token asks; where layers differ, the most."""
+    lists = [value for name in USED if isinstance(value := config.get(name), list) and value]
+    return max(lists[0]) if lists else number(config, *USED, default=1)
+
+
+def _usual_tokens(config: Config) -> int:
+    """Return the context without LongRoPE, which vLLM uses only where it is asked to."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    kind = (rope.get("rope_type") or rope.get("type")) if isinstance(rope, dict) else None
+    own = _context_tokens(config)
+    if kind not in ("longrope", "su"):
+        return own
+    return number({**dict(rope or {}), **config}, "original_max_position_embeddings", default=own)
 
 
 def _context_tokens(config: Config) -> int:
@@ -135,6 +176,8 @@ def _layers(config: Config, kind: Kind, count: int) -> Layers:
         "chunked": lambda: number(config, "attention_chunk_size"),
     }
     kept = window[kind]() if kind in window else None
+    if kept is not None and kept >= (_context_tokens(config) or kept + 1):
+        kept = None  # it sees everything
     if _is_latent(config):
         # One vector for all heads, of which every GPU keeps a copy. A sparse model's indexer keeps
         # a key in 8 bits with a scale of 4 bytes for each 128 of them.
@@ -145,7 +188,7 @@ def _layers(config: Config, kind: Kind, count: int) -> Layers:
     kv_heads, head = _kv_heads(config, heads), _head(config, heads)
     if kind == "full":
         kv_heads, head = _global(config, kv_heads, head)
-    value = number(config, "v_head_dim", default=head)
+    value = number(config, "v_head_dim", default=head) or head
     return Layers(kind, count, kv_heads, head + value, 0, kept)
 
 
@@ -174,9 +217,9 @@ def _is_latent(config: Config) -> bool:
 
 
 def _kv_heads(config: Config, heads: int) -> int:
-    if config.get("multi_query"):
-        return number(config, "n_head_kv", "num_kv_heads", default=1)
-    return number(config, "num_key_value_heads", "num_kv_heads", "n_head_kv", default=heads)
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1  # whatever Falcon's other fields say
+    return number(config, *KV_HEADS, default=heads)
 
 
 def _head(config: Config, heads: int) -> int:

@@ -12,12 +12,15 @@ from pathlib import Path
 from handler.errors import EngineStartFailed, ModelUnavailable
 from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
 from handler.memory.gpus import memory_bytes
+from handler.memory.layers import text_config
 from handler.memory.tensors import in_folder
 from handler.model.checkpoint import json_object
 
 GB = 1e9
+PLAIN = 0.95  # of the weights are loaded at least: an engine may leave out drafting layers
 COUNTS = (1, 2, 4, 8, 16)
-FULL = 0.9  # of the memory, by weights, at most, where a number of GPUs is suggested
+FULL = 0.8  # of the memory, by weights, at most, where a number of GPUs is suggested
+RESERVE_BYTES = 2 << 30  # for activations and graphs, where a context is suggested
 ROUND_TOKENS = 256
 
 
@@ -32,7 +35,7 @@ class Demand:
         tensor: those among them that share the heads of each layer.
         parts: in which the KV cache is spread besides: stages, and shares of the context.
         share: of each GPU's memory that the engine may take.
-        share_setting: that says so.
+        share_setting: that says so; empty where nothing does.
         context_tokens: of the longest request, if the engine insists on room for one such; None if
             it does not, 0 for the model's own.
         context_setting: that says so.
@@ -64,25 +67,20 @@ def check(demand: Demand, visible: list[str]) -> None:
     total = memory_bytes(visible)
     if total is None:
         return
-    weights = sum(tensor.bytes for tensor in in_folder(demand.folder)) / demand.gpus
+    weights = sum(tensor.loaded_bytes for tensor in in_folder(demand.folder)) / demand.gpus
     allowed = total * demand.share
-    each = f"{weights / GB:.1f} GB on each of {demand.gpus} GPUs" if demand.gpus > 1 else "on a GPU"
-    found = (
-        f"{demand.name} has {weights * demand.gpus / GB:.1f} GB of weights, {each} "
-        f"of {total / GB:.1f} GB, of which {demand.share_setting}={demand.share:g} lets the engine "
-        f"take {allowed / GB:.1f} GB"
-    )
-    if weights > allowed:
-        raise EngineStartFailed(f"{found}: {_instead(weights * demand.gpus, allowed)}.")
-    if demand.context_tokens is None:
+    model = _understood(demand.folder)
+    found = _found(demand, weights, total, allowed)
+    if PLAIN * weights > allowed:
+        several = _several(model, weights * demand.gpus, allowed)
+        raise EngineStartFailed(
+            f"{found}: take {several}a larger one, or a checkpoint of fewer bits (AWQ, FP8)."
+        )
+    if demand.context_tokens is None or model is None:
         return
-    try:
-        model = architecture(json_object(demand.folder / "config.json"))
-    except ModelUnavailable:
-        return  # a kind that is not known here: the engine will say
-    tokens = demand.context_tokens or model.context_tokens
+    tokens = demand.context_tokens or model.usual_tokens
     needed = model.kv_bytes(tokens, demand.kv_element_bytes, demand.tensor) / demand.parts
-    if weights + needed > allowed:
+    if PLAIN * weights + needed > allowed:
         raise EngineStartFailed(
             f"{found}, and one request of {tokens} tokens needs {needed / GB:.1f} GB of KV cache: "
             f"{_shorter(model, demand, allowed - weights)}take a larger GPU, or more of them "
@@ -102,12 +100,43 @@ def largest_context(model: Architecture, room: float, element_bytes: int, gpus: 
     return low // ROUND_TOKENS * ROUND_TOKENS
 
 
-def _instead(weights: float, allowed: float) -> str:
-    count = next((n for n in COUNTS if weights / n <= FULL * allowed), None)
-    several = f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), " if count else ""
-    return f"take {several}a larger one, or a checkpoint of fewer bits (AWQ, FP8)"
+def _understood(folder: Path) -> Architecture | None:
+    """Return the architecture, None where it does not say all in the usual words.
+
+    What would have to be guessed is the engine's to judge.
+    """
+    try:
+        config = json_object(folder / "config.json")
+        text = text_config(config)
+        says_so = isinstance(text.get("num_key_value_heads"), int) or text.get("kv_lora_rank")
+        return architecture(config) if says_so else None
+    except ModelUnavailable:
+        return None
+
+
+def _found(demand: Demand, weights: float, total: int, allowed: float) -> str:
+    each = f"{weights / GB:.1f} GB on each of {demand.gpus} GPUs" if demand.gpus > 1 else "on a GPU"
+    text = (
+        f"{demand.name} has {weights * demand.gpus / GB:.1f} GB of weights, {each} of "
+        f"{total / GB:.1f} GB"
+    )
+    if not demand.share_setting:
+        return text
+    return (
+        f"{text}, of which {demand.share_setting}={demand.share:g} lets the engine take "
+        f"{allowed / GB:.1f} GB"
+    )
+
+
+def _several(model: Architecture | None, weights: float, allowed: float) -> str:
+    """Name a number of GPUs that would do, and that the heads can be split over."""
+    for count in COUNTS:
+        if weights / count <= FULL * allowed and (model is None or model.splits(count)):
+            return f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), "
+    return ""
 
 
 def _shorter(model: Architecture, demand: Demand, room: float) -> str:
-    fits = largest_context(model, room * demand.parts, demand.kv_element_bytes, demand.tensor)
+    room = (room - RESERVE_BYTES) * demand.parts
+    fits = largest_context(model, room, demand.kv_element_bytes, demand.tensor)
     return f"set {demand.context_setting} to at most {fits}, or " if fits else ""

@@ -26,8 +26,26 @@ NAMES: dict[str, Kind] = {
 LETTERS: dict[str, Kind] = {"M": "state", "*": "full", "-": "none", "E": "none"}
 # transformers' own defaults: every n-th layer sees everything.
 PATTERNS = {"gemma2": 2, "gemma3_text": 6, "gemma3": 6, "cohere2": 4}
+# What published configurations leave out.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 256},
+    "gemma2": {"head_dim": 256, "num_key_value_heads": 4},
+    "gemma3_text": {
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131072,
+    },
+}
 WITH_SWITCH = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")  # use_sliding_window, off by default
 NO_ROPE_INTERVAL = 4  # llama4's
+# Ways of saying that layers differ which are not read here, and models whose cache is another.
+NOT_READ = (
+    *("compress_ratios", "block_configs", "hybrid_layer_pattern", "layer_group_size"),
+    *("attn_config", "ffn_config"),
+)
+NOT_READ_MODELS = ("longcat_flash", "minicpm3")
 ONLY_STATES = ("mamba", "mamba2", "falcon_mamba")
 
 
@@ -37,7 +55,7 @@ def text_config(config: Config) -> Config:
         nested = config.get(name)
         if isinstance(nested, dict):
             return text_config(nested)
-    return config
+    return DEFAULTS.get(str(config.get("model_type")), {}) | dict(config)
 
 
 def kinds(config: Config) -> list[Kind]:
@@ -49,8 +67,10 @@ def kinds(config: Config) -> list[Kind]:
     Raises:
         ModelUnavailable: it cannot be told.
     """
-    if config.get("compress_ratios"):
-        raise ModelUnavailable("its layers keep a compressed cache that is not counted here")
+    if not_read := next((name for name in NOT_READ if config.get(name)), None):
+        raise ModelUnavailable(f"config.json has {not_read}, which is not counted here")
+    if config.get("model_type") in NOT_READ_MODELS:
+        raise ModelUnavailable(f"the cache of {config['model_type']} is not counted here")
     found = _named(config) or _counted(config)
     shared = number(config, "num_kv_shared_layers", default=0)
     return found[: len(found) - shared] + ["none"] * shared
@@ -107,7 +127,7 @@ def _hybrid(config: Config, count: int) -> list[Kind] | None:
     if isinstance(linear, dict):
         full = {int(each) - 1 for each in linear.get("full_attn_layers") or ()}
         return _full_at(full, count)
-    indices = config.get("attn_layer_indices")
+    indices = config.get("attn_layer_indices") or config.get("full_attn_idxs")
     if isinstance(indices, list):
         return _full_at({int(each) for each in indices}, count)
     if config.get("attn_layer_period"):

@@ -38,6 +38,11 @@ class Tensor:
         """How many numbers it holds; a packed one holds several in each."""
         return prod(self.shape)
 
+    @property
+    def loaded_bytes(self) -> int:
+        """What the engines make of it: of 32 bits 16, unless DTYPE says otherwise."""
+        return min(self.bytes, 2 * self.elements) if self.dtype == "F32" else self.bytes
+
 
 def in_folder(folder: Path) -> tuple[Tensor, ...]:
     """Return the tensors of the files that an engine loads; none where they are in another format.

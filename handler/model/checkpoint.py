@@ -48,6 +48,19 @@ def quantization_of(folder: Path) -> str | None:
     return method or None
 
 
+def has_fp8_cache(folder: Path) -> bool:
+    """Whether the checkpoint declares a KV cache of 8 bits, which engines then take by themselves.
+
+    Raises:
+        ModelUnavailable: there is no readable config.json.
+    """
+    quantization = _quantization_config(folder, json_object(folder / "config.json"))
+    if not isinstance(quantization, dict):
+        return False
+    algorithm = str(quantization.get("kv_cache_quant_algo") or "")
+    return bool(quantization.get("kv_cache_scheme")) or algorithm.upper().startswith("FP8")
+
+
 def is_of(wanted: str, found: str) -> bool:
     """Say whether QUANTIZATION=wanted is a name for the method `found`."""
     return (

@@ -292,7 +292,7 @@ def _demand(args: Any, model: Model) -> Demand | None:
         tensor=args.tp_size,
         parts=args.pp_size,
         share=args.mem_fraction_static or 1.0,
-        share_setting="MEM_FRACTION_STATIC",
+        share_setting="MEM_FRACTION_STATIC" if args.mem_fraction_static else "",
     )
 
 

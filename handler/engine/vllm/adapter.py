@@ -23,11 +23,11 @@ from handler.engine.parallel import Split
 from handler.engine.processes import all_run, descendants_named
 from handler.engine.protocol import Capacity, Running
 from handler.engine.vllm import build
+from handler.engine.vllm.demand import demand
 from handler.engine.vllm.names import REMOVED
 from handler.engine.vllm.parser import check_names, cli_args, engine_flags, import_plugins
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
 from handler.memory import fit
-from handler.memory.fit import Demand
 from handler.model.checkpoint import WEIGHTS
 from handler.model.locate import Model
 from handler.pacing import Pacer
@@ -107,8 +107,8 @@ class VllmAdapter:
         if args.load_format == "auto" and not self._model.has_weights():
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-        if demand := _demand(args, self._model):
-            fit.check(demand, build.gpus(self._environ))
+        if wanted := demand(args, _split(args), self._model):
+            fit.check(wanted, build.gpus(self._environ))
         configure_logging_from_args(args)
         if args.gpu_memory_utilization == flags.default("GPU_MEMORY_UTILIZATION"):
             os.environ.setdefault(build.PLAN, "1")  # it does not say for which share it was made
@@ -255,28 +255,6 @@ def _hide_paths(serving: Any) -> None:
         return listed
 
     serving.show_available_models = shown
-
-
-def _demand(args: argparse.Namespace, model: Model) -> Demand | None:
-    """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files."""
-    is_smaller = args.quantization is not None and model.quantization is None
-    if is_smaller or args.cpu_offload_gb or args.offload_group_size:
-        return None
-    split = _split(args)
-    length = args.max_model_len
-    has_own_cache = args.kv_cache_memory_bytes is not None
-    stages, shares = args.pipeline_parallel_size, args.decode_context_parallel_size
-    return Demand(
-        name=model.name,
-        folder=model.path,
-        gpus=split.ranks if args.enable_expert_parallel else split.tensor * stages,
-        tensor=split.tensor,
-        parts=stages * shares * args.prefill_context_parallel_size,
-        share=1.0 if has_own_cache else args.gpu_memory_utilization,
-        share_setting="GPU_MEMORY_UTILIZATION",
-        context_tokens=None if has_own_cache or (length or 0) < 0 else length or 0,
-        kv_element_bytes=1 if str(args.kv_cache_dtype).startswith("fp8") else 2,
-    )
 
 
 def _split(args: argparse.Namespace) -> Split:
