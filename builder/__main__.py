@@ -25,6 +25,7 @@ COMMANDS = {
     "delete": ("builder.deploy.command", "delete"),
 }
 EXIT_ARGUMENT = 2
+EXIT_PACKAGES = 4
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,7 +38,19 @@ def main(argv: Sequence[str]) -> int:
         print(f"builder: there is no {name!r}, only {', '.join(COMMANDS)}.", file=sys.stderr)
         return EXIT_ARGUMENT
     module, function = COMMANDS[name]
-    return int(getattr(importlib.import_module(module), function)(argv[1:]))
+    try:
+        command = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        print(f"builder: {_packages(name, str(error.name))}", file=sys.stderr)
+        return EXIT_PACKAGES
+    return int(command(argv[1:]))
+
+
+def _packages(command: str, missing: str) -> str:
+    return (
+        f"{command} needs the package {missing}, which this Python does not have: call it as "
+        f".venv/bin/python -m builder {command}, after `make run` has made that environment."
+    )
 
 
 if __name__ == "__main__":

@@ -127,8 +127,8 @@ def check(order: Order, found: str | None) -> None:
     if found is None and wanted == "auto":
         raise Refused(
             f"{name} is not quantized: choose a quantized repository (its name often ends in -AWQ "
-            "or -FP8; on the hub, open the model's page and look under Quantizations), or set "
-            "QUANTIZATION=none to take it as it is."
+            "or -FP8; on the hub, open the model's page and look under Quantizations), make one "
+            "(python -m builder quantize), or set QUANTIZATION=none to take it as it is."
         )
     if found is None and wanted != "none":
         raise Refused(

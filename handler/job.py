@@ -30,6 +30,7 @@ from handler.media import media
 from handler.metrics.usage import count_stream
 from handler.routes import GET, MULTIPART, POST, route_name, route_names
 
+QUEUE = "/run, /runsync, /status/ID, /stream/ID, /cancel/ID"  # over HTTP
 MAX_BODY_BYTES = 30_000_000  # the platform's own limit on its load-balancing endpoints
 
 GONE = {  # fields that other workers' native inputs had, and what to do instead
@@ -114,7 +115,7 @@ class JobReader:
         """
         name = route_name(path)
         if name not in POST and name not in GET:
-            raise UnknownRoute(f"There is no route {path!r}. Routes: {route_names()}.")
+            raise UnknownRoute(f"There is no route {path!r}. Routes: {route_names()}; {QUEUE}.")
         allowed = "GET" if name in GET else "POST"
         if method != allowed:
             raise WrongMethod(path, method, allowed)

@@ -52,18 +52,25 @@ class PublicWeb:
         domains: that are allowed; none of them means all.
         most_bytes: of all that is fetched together.
         seconds: for each.
-        what: the thing's name in errors, such as "media".
+        what: the thing's name in errors, such as "Media".
+        param: the field at fault in errors.
 
     Use as `async with PublicWeb(…) as web`.
     """
 
     def __init__(
-        self, domains: Collection[str], most_bytes: int, seconds: float, what: str
+        self,
+        domains: Collection[str],
+        most_bytes: int,
+        seconds: float,
+        what: str,
+        param: str = "url",
     ) -> None:
         self._domains = domains
         self._most_bytes = self._left_bytes = most_bytes
         self._seconds = seconds
         self._what = what
+        self._param = param
 
     async def __aenter__(self) -> "PublicWeb":
         import aiohttp
@@ -96,7 +103,7 @@ class PublicWeb:
             Absent: there is nothing.
             InvalidInput: it may not be asked, does not answer, or has too much to say.
         """
-        url = allowed(address, self._domains, self._what)
+        url = self._allowed(address)
         async with self._named(address, "fetched"):
             for _ in range(MOST_REDIRECTS + 1):
                 _refuse_private_literal(url)
@@ -105,9 +112,11 @@ class PublicWeb:
                     if response.status not in REDIRECTS or location is None:
                         await self._read(response, take)
                         return str(response.content_type)
-                    url = allowed(str(url.join(URL(location))), self._domains, self._what)
+                    url = allowed(
+                        str(url.join(URL(location))), self._domains, self._what, self._param
+                    )
         raise InvalidInput(
-            f"{self._what} at {_shown(address)}: more than {MOST_REDIRECTS} redirects.", "url"
+            f"{self._what} at {_shown(address)}: more than {MOST_REDIRECTS} redirects.", self._param
         )
 
     async def put(self, address: str, content: AsyncIterator[bytes], size_bytes: int) -> None:
@@ -118,7 +127,7 @@ class PublicWeb:
         Raises:
             InvalidInput: it may not be asked, does not answer, or does not take it.
         """
-        url = allowed(address, self._domains, self._what)
+        url = self._allowed(address)
         async with self._named(address, "written"):
             _refuse_private_literal(url)
             async with self._session.put(
@@ -131,6 +140,9 @@ class PublicWeb:
                 if response.status not in WRITTEN:
                     raise _Refusal(f"the answer is {response.status}")
 
+    def _allowed(self, address: str) -> URL:
+        return allowed(address, self._domains, self._what, self._param)
+
     @contextlib.asynccontextmanager
     async def _named(self, address: str, done: str) -> AsyncIterator[None]:
         """Bound the time of what is inside, and say what goes wrong there in one sentence."""
@@ -141,14 +153,14 @@ class PublicWeb:
             async with asyncio.timeout(self._seconds):
                 yield
         except _Private as error:
-            raise InvalidInput(f"{what}: {error}.", "url") from error
+            raise InvalidInput(f"{what}: {error}.", self._param) from error
         except TimeoutError as error:
             raise InvalidInput(
-                f"{what} {COULD_NOT[done]} in {self._seconds:g} s.", "url"
+                f"{what} {COULD_NOT[done]} in {self._seconds:g} s.", self._param
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             kind = Absent if isinstance(error, _Refusal) and error.gone else InvalidInput
-            raise kind(f"{what} cannot be {done}: {_reason(error)}.", "url") from error
+            raise kind(f"{what} cannot be {done}: {_reason(error)}.", self._param) from error
 
     async def _read(self, response: Any, take: Callable[[bytes], object]) -> None:
         if response.status != 200:
@@ -160,7 +172,7 @@ class PublicWeb:
             take(chunk)
 
 
-def allowed(address: str, domains: Collection[str], what: str) -> URL:
+def allowed(address: str, domains: Collection[str], what: str, param: str = "url") -> URL:
     """Return an address of the web that is on an allowed domain; none of them means all.
 
     Raises:
@@ -170,13 +182,13 @@ def allowed(address: str, domains: Collection[str], what: str) -> URL:
         url = URL(address)
         host = url.host or ""
     except ValueError as error:
-        raise InvalidInput(f"{_shown(address)} is no address.", "url") from error
+        raise InvalidInput(f"{_shown(address)} is no address.", param) from error
     odd = any(each.isspace() or each == "\\" or each < " " for each in address)
     if url.scheme not in ("http", "https") or not host or odd:
-        raise InvalidInput(f"{_shown(address)} is no address of the web: http or https.", "url")
+        raise InvalidInput(f"{_shown(address)} is no address of the web: http or https.", param)
     if domains and host not in domains and url.raw_host not in domains:
         names = ", ".join(sorted(domains))
-        raise InvalidInput(f"{what} may come from {names}, not from {host!r}.", "url")
+        raise InvalidInput(f"{what} may come from {names}, not from {host!r}.", param)
     return url
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -330,7 +331,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     end = time.time()
     start = end - chosen.minutes * 60
-    write(Prometheus(chosen.url), chosen.out, start, end, chosen.rate_interval)
+    try:
+        write(Prometheus(chosen.url), chosen.out, start, end, chosen.rate_interval)
+    except httpx.HTTPError as error:
+        parser.error(f"no Prometheus at {chosen.url}: {error}")
 
 
 if __name__ == "__main__":

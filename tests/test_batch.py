@@ -329,8 +329,12 @@ def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
     ("batch", "message", "param"),
     [
         ([], 'batch must be an object such as {"requests": […]}.', "batch"),
-        ({}, "batch needs either requests or url.", "batch"),
-        ({"requests": [1], "url": "http://a"}, "batch needs either requests or url.", "batch"),
+        ({}, "batch needs requests or url.", "batch"),
+        (
+            {"requests": [1], "url": "http://a"},
+            "batch takes requests or url, not both.",
+            "batch",
+        ),
         ({"requests": []}, "requests must be a list of at least one line.", "requests"),
         ({"requests": {}}, "requests must be a list of at least one line.", "requests"),
         (
@@ -359,12 +363,12 @@ def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
         (
             {"requests": [1], "output_url": "http://[::1]/x?signature=secret"},
             "The output at 'http://[::1]/x': ::1 is not a public address.",
-            "url",
+            "output_url",
         ),
         (
             {"requests": [1], "resume_url": "http://169.254.169.254/x"},
             "The earlier output at 'http://169.254.169.254/x': ",
-            "url",
+            "resume_url",
         ),
     ],
 )

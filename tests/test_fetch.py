@@ -262,8 +262,8 @@ def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
             {},
             2,
             "org/plain is not quantized: choose a quantized repository (its name often ends in "
-            "-AWQ or -FP8; on the hub, open the model's page and look under Quantizations), or "
-            "set QUANTIZATION=none to take it as it is.",
+            "-AWQ or -FP8; on the hub, open the model's page and look under Quantizations), make "
+            "one (python -m builder quantize), or set QUANTIZATION=none to take it as it is.",
         ),
         (
             ("org/gptq",),

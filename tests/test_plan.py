@@ -208,6 +208,7 @@ def test_nothing_fits(hub):
     ("arguments", "code", "said"),
     [
         (("org/nothing",), 3, "org/nothing: no such repository on the hub, or it is private"),
+        (("models/no/such",), 2, "models/no/such is neither a folder nor a repository (org/name)."),
         (("org/gated",), 3, "org/gated: it is gated: accept its licence"),
         (("org/pickle",), 2, "org/pickle has no safetensors weights, whose headers"),
         (("org/odd",), 3, "org/odd: its layers of type a_new_one are not known here."),
@@ -332,11 +333,13 @@ def test_the_pools_of_the_presets_are_in_the_table():
         ("H100", ["ADA_80_PRO"]),
         ("rtx 4090", ["ADA_24"]),
         ("ada_48_pro", ["ADA_48_PRO"]),
-        ("6000", ["AMPERE_48", "ADA_48_PRO", "BLACKWELL_96"]),
+        ("6000", ["ADA_48_PRO", "BLACKWELL_96"]),
+        ("6000 Ada", ["ADA_48_PRO"]),
+        ("A40", ["AMPERE_48"]),
     ],
 )
 def test_a_card_is_named_as_people_do(wanted, pools):
-    """By pool, or by a part of its name."""
+    """By pool, or by words of its name."""
     assert [card.pool for card in chosen(table().cards, wanted)] == pools
 
 

@@ -32,6 +32,11 @@ class Card:
     has_fp8: bool
 
     @property
+    def names(self) -> list[str]:
+        """Each card's own, in lower case."""
+        return self.name.lower().split(", ")
+
+    @property
     def memory_bytes(self) -> int:
         """What nvidia-smi shows."""
         return self.memory_mib * MIB
@@ -52,14 +57,14 @@ def table() -> Table:
 
 
 def chosen(cards: tuple[Card, ...], wanted: str) -> tuple[Card, ...]:
-    """Return the cards of a name or a pool, such as H100, 4090 or ADA_48_PRO.
+    """Return the cards of a pool or with a name, such as ADA_48_PRO, H100, 4090 or "6000 Ada".
 
     Raises:
         Refused: there is none.
     """
-    text = wanted.lower().replace("rtx ", "")
-    found = tuple(card for card in cards if text == card.pool.lower()) or tuple(
-        card for card in cards if text in card.name.lower()
+    words = set(wanted.lower().replace("rtx", "").split())
+    found = tuple(card for card in cards if wanted.lower() == card.pool.lower()) or tuple(
+        card for card in cards if any(words <= set(name.split()) for name in card.names)
     )
     if not found:
         names = "; ".join(f"{card.pool} ({card.name})" for card in cards)

@@ -4,7 +4,7 @@
 
 reads config.json and the headers of the weights, on the hub or in a folder, and downloads no
 weights. It prints a row for each kind of GPU that Runpod has, and the environment to paste for the
-one that costs least. A gated repository needs HF_TOKEN in the environment.
+one that costs least a second. A gated repository needs HF_TOKEN in the environment.
 
   weights     on each GPU
   reserve     for CUDA, graphs and the activations of one step, an estimate

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from builder.plan.cards import Table
@@ -13,6 +14,8 @@ from handler.memory.architecture import Architecture
 GB = 1e9
 LATE = 1 << 24  # tokens: beyond every window
 OTHER_SENSES = {"vision_config", "audio_config"}
+IMAGE_GB = 50  # and what a container writes, beside the weights
+USUAL_DISK_GB = 150  # of `deploy`
 SHOWN = 2  # counts of a card that fit
 HEAD = (
     *("GPU", "", "weights", "reserve", "KV cache", "context", "requests"),
@@ -61,7 +64,7 @@ class Plan:
             notes.append(
                 f"The checkpoint is not quantized. Make it first: python -m builder quantize "
                 f"{self.source.name} --to {self.weights.method} --out FOLDER; MODEL_NAME is then "
-                "the folder, or the repository that it is pushed to."
+                "the repository that it is pushed to, or its folder on a volume."
             )
         if self.needs_fp8 and any(not row.card.has_fp8 for row in self.rows):
             notes.append(
@@ -74,11 +77,17 @@ class Plan:
         )
         return notes
 
+    @property
+    def made_name(self) -> str:
+        """What stands for the repository of a checkpoint that is still to be made."""
+        return f"YOU/{Path(self.source.name).name}-{self.weights.method}"
+
     def environment(self, row: Row) -> dict[str, str]:
         """Return the variables for a worker on a row's GPUs."""
+        context = min(self.wanted.context_tokens, self.model.context_tokens or 1 << 62)
         found = {
-            "MODEL_NAME": self.source.name,
-            "MAX_MODEL_LEN": str(self.wanted.context_tokens),
+            "MODEL_NAME": self.source.name if self.weights.is_made else self.made_name,
+            "MAX_MODEL_LEN": str(context),
             "MAX_NUM_SEQS": str(max(1, row.sequences)),
         }
         if row.gpus > 1:
@@ -131,7 +140,7 @@ def as_text(plan: Plan, everything: bool) -> str:
     costs = "" if price is None else f", ${price * best.gpus:.5f} a second"
     lines += ["", f"# {best.card.pool}: {best.gpus} × {best.card.name}{costs}"]
     lines += [f"{name}={value}" for name, value in plan.environment(best).items()]
-    if plan.source.is_local:
+    if plan.source.is_local and plan.weights.is_made:
         lines += ["", "An endpoint takes it from a repository, or baked into an image."]
     else:
         lines += ["", "As an endpoint:", _deployment(plan, best)]
@@ -141,10 +150,12 @@ def as_text(plan: Plan, everything: bool) -> str:
 def _deployment(plan: Plan, row: Row) -> str:
     """Return the command that makes an endpoint of it."""
     model, *others = plan.environment(row).items()
+    disk_gb = (plan.weights.bytes // 10**10 + 1) * 10 + IMAGE_GB
     return " ".join(
         (
             f"python -m builder deploy --image YOUR/IMAGE --model {model[1]} --gpu {row.card.pool}",
             *([f"--gpu-count {row.gpus}"] if row.gpus > 1 else []),
+            *([f"--disk {disk_gb}"] if disk_gb > USUAL_DISK_GB else []),
             *(f"--env {name}={value}" for name, value in others),
         )
     )

@@ -54,6 +54,8 @@ def read(reference: Reference) -> Source:
         ModelUnavailable, BadSetting: the hub's refusal, or what is broken, in one sentence.
     """
     folder = Path(reference.name)
+    if reference.name.count("/") != 1 and not folder.is_dir():
+        raise Refused(f"{reference.name} is neither a folder nor a repository (org/name).")
     source = _local(folder) if (folder / "config.json").is_file() else _remote(reference)
     if not source.tensors:
         raise Refused(

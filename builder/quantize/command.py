@@ -5,9 +5,10 @@
 
 makes `models/name-fp8` (or -awq) in the format compressed-tensors, which both engines serve, with
 the manifest that `builder fetch` writes, and prints its path. MODEL is a folder, or a repository
-that is fetched into `models` first. The folder appears whole or not at all; a finished one by the
-same recipe is kept, any other is refused. The perplexity before and after is measured on text that
-did not calibrate, and kept in the folder's README.md. No code of the model's is run.
+that is fetched first, into a folder beside the new one that stays there. The new one appears whole
+or not at all; a finished one by the same recipe is kept, any other is refused. Perplexity before
+and after is measured on text that did not calibrate, and kept in the folder's README.md. No code of
+the model's is run.
 
 It needs an environment of its own, `make .venv-quantize/cpu`; on a machine with a GPU install its
 torch first, and then `pip install --no-deps -r requirements/quantize.txt` beside it. The model has

@@ -14,6 +14,7 @@ from handler.job import JobReader
 from handler.logs import job_id
 from handler.metrics.record import Record
 from handler.refusal import value, whole_body
+from handler.routes import POST, route_name
 
 SHOWN_CHARACTERS = 64
 
@@ -52,6 +53,7 @@ class Asker:
             try:
                 if line.fault is not None:
                     raise line.fault
+                record.route = POST[route_name(line.url.partition("?")[0])]
                 data = {"route": line.url, "method": "POST", "body": line.body}
                 request = self.reader.read({"id": name, "input": data}).request
                 body = await self._asked(request, record)

@@ -49,8 +49,10 @@ def read(data: Mapping[str, Any]) -> Order:
             known = ", ".join(NAMES)
             raise InvalidInput(f"batch has no field {name!r}; there are {known}.", name)
     order = Order(**{name: value for name, value in batch.items() if value is not None})
-    if (order.requests is None) == (order.url is None):
-        raise InvalidInput("batch needs either requests or url.", "batch")
+    if order.requests is not None and order.url is not None:
+        raise InvalidInput("batch takes requests or url, not both.", "batch")
+    if order.requests is None and order.url is None:
+        raise InvalidInput("batch needs requests or url.", "batch")
     _judge_requests(order.requests)
     for name in ("url", "output_url", "resume_url"):
         address = getattr(order, name)

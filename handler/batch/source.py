@@ -82,7 +82,7 @@ async def source(order: Order, spool: Spool) -> Source:
             raise InputTooLarge(f"The batch has more than {MOST_LINES} lines.", "url")
         spool.add(number, line)
 
-    await _fetch(order.url, MOST_INPUT_BYTES, take, "The batch")
+    await _fetch(order.url, MOST_INPUT_BYTES, take, "The batch", "url")
     if not len(spool):
         raise InvalidInput("The batch has no line.", "url")
     return spool
@@ -104,7 +104,7 @@ async def earlier(address: str, spool: Spool) -> dict[str, int]:
             found[custom_id] = number
 
     try:
-        await _fetch(address, MOST_OUTPUT_BYTES, take, "The earlier output")
+        await _fetch(address, MOST_OUTPUT_BYTES, take, "The earlier output", "resume_url")
     except Absent:
         log.info("there is no earlier output to resume from")
     return found
@@ -129,9 +129,9 @@ class Listed:
 
 
 async def _fetch(
-    address: str, most_bytes: int, take: Callable[[int, bytes], object], what: str
+    address: str, most_bytes: int, take: Callable[[int, bytes], object], what: str, param: str
 ) -> None:
     cutter = LineCutter(take)
-    async with PublicWeb((), most_bytes, FETCH_SECONDS, what) as web:
+    async with PublicWeb((), most_bytes, FETCH_SECONDS, what, param) as web:
         await web.fetch(address, cutter.feed)
     cutter.end()

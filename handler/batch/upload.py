@@ -99,7 +99,7 @@ class Upload:
             return
         began = time.monotonic()
         size_bytes, pieces = self._results.content()
-        async with PublicWeb((), 0, PUT_SECONDS, "The output") as web:
+        async with PublicWeb((), 0, PUT_SECONDS, "The output", "output_url") as web:
             await web.put(self._address, pieces, size_bytes)
         self._took_seconds = time.monotonic() - began
         self._saved = count

@@ -13,6 +13,7 @@ from handler.logs import job_id
 from handler.metrics.record import Record
 from handler.metrics.usage import is_count
 from handler.refusal import code_in, refusal, value, whole_body
+from handler.routes import POST, route_name
 from handler.stream import EventCutter, error_in
 from handler.worker import Worker
 
@@ -42,6 +43,7 @@ class Inference:
         name = uuid.uuid4().hex
         job_id.set(name)
         with self._worker.recorded(name) as record:
+            record.route = POST.get(route_name(path), record.route)
             body = await call.body()
             request = self._worker.reader.read_http(
                 call.method, path, call.query, body, call.content_type, name

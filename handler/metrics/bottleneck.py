@@ -32,8 +32,8 @@ KV_CACHE_FULL = (
     "KV_CACHE_DTYPE=fp8, take a larger card, or add workers."
 )
 BATCH_FULL = (
-    "The batch is full while the KV cache has room: raise MAX_NUM_SEQS, and MAX_CONCURRENCY where "
-    "it is set, or add workers."
+    "The batch is full while the KV cache has room: raise MAX_CONCURRENCY where it is set, else "
+    "MAX_NUM_SEQS, or add workers."
 )
 COMPUTE_BOUND = (
     "The GPU sets the pace: take a faster card, a quantized model or, for few streams, "
