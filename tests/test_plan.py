@@ -147,6 +147,15 @@ def test_a_quantization_that_is_still_to_be_made(hub):
     assert len(found["rows"]) == len(table().cards) * len(COUNTS)
 
 
+def test_what_is_to_be_pasted_is_what_was_planned(hub):
+    """A placeholder for what is still to be made, and a disk that holds the weights."""
+    _, out, _ = plan(hub, "org/llama", "--quantization", "awq", "--gpu", "A100")
+    assert "\nMODEL_NAME=YOU/llama-awq\n" in out
+    assert "--model YOU/llama-awq --gpu AMPERE_80 --env" in out.splitlines()[-1]
+    _, out, _ = plan(hub, "org/llama", "--gpu", "B200")
+    assert "--model org/llama --gpu BLACKWELL_180 --disk 200 --env" in out.splitlines()[-1]
+
+
 def test_the_kv_cache_in_fp8(hub):
     """Half as large, and set in the environment."""
     code, out, _ = plan(hub, "org/fp8", "--kv-dtype", "fp8", "--gpu", "H200", "--json")
@@ -194,6 +203,7 @@ def test_a_context_beyond_the_models_own(hub):
     """Planned as it was asked for, and said."""
     _, out, _ = plan(hub, "org/fp8", "--context", "200000", "--gpu", "B200")
     assert "200000 tokens are beyond the model's own 131072: the engine refuses them" in out
+    assert "\nMAX_MODEL_LEN=131072\n" in out
 
 
 def test_nothing_fits(hub):
