@@ -11,56 +11,33 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from monitoring.dashboard import COLUMNS, dashboard
+from monitoring.frame import (
+    COLUMN_INCHES,
+    GAP_INCHES,
+    LINE_INCHES,
+    PAGE,
+    STYLE,
+    TEXT,
+    axes_of,
+    no_data,
+    shown,
+    since_start,
+)
 from monitoring.panels import BLUE, GREEN, ORANGE, PURPLE, RED, YELLOW, Panel
 from monitoring.recorded import Line, Prometheus, filled
 
-COLUMN_INCHES, LINE_INCHES, GAP_INCHES = 0.56, 0.37, 0.06
-HEAD_INCHES, FOOT_INCHES, LEFT_INCHES, RIGHT_INCHES = 0.34, 0.46, 0.64, 0.16
 POINTS = 110  # of a line
 SHOWN_STATE = 0.035  # of a panel's width; a shorter one has no text
-PAGE, PANEL, EDGE, GRID, TEXT, FAINT = (
-    *("#111217", "#181b1f", "#2a2e34", "#2a2e34"),
-    *("#d5d6dc", "#8e929b"),
-)
 PALETTE = [GREEN, YELLOW, BLUE, ORANGE, RED, PURPLE]
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": GRID,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": FAINT,
-    "axes.spines.bottom": False,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": PAGE,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Arial"],
-    "font.size": 7.5,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.handlelength": 1.2,
-    "legend.labelcolor": TEXT,
-    "path.simplify": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "monitoring",
-    "text.color": TEXT,
-    "xtick.color": FAINT,
-    "xtick.major.size": 0,
-    "ytick.color": FAINT,
-    "ytick.major.size": 0,
-}
 
 
 class Picture:
@@ -93,7 +70,7 @@ class Picture:
         size = (COLUMNS * COLUMN_INCHES, lines * LINE_INCHES + GAP_INCHES)
         figure = Figure(figsize=size)
         for panel in panels:
-            axes = _axes(figure, panel)
+            axes = axes_of(figure, panel)
             if axes is not None:
                 self._draw[panel["type"]](axes, panel)
         return figure
@@ -135,7 +112,7 @@ class Picture:
         found = self._over_time(panel)
         self._clock(axes)
         if not found:
-            return _no_data(axes)
+            return no_data(axes)
         for place, (name, line) in enumerate(found):
             colour = colours.get(name, PALETTE[place % len(PALETTE)])
             seconds = [when - self._start for when in line.times]
@@ -163,7 +140,7 @@ class Picture:
         axes.set_axis_off()
         found = self._now(panel)
         if not found:
-            return _no_data(axes)
+            return no_data(axes)
         value = found[0][1]
         steps = defaults["thresholds"]["steps"]
         colour = [s["color"] for s in steps if s["value"] is None or value >= s["value"]][-1]
@@ -177,7 +154,7 @@ class Picture:
         self._clock(axes)
         axes.grid(visible=False)
         if not found:
-            return _no_data(axes)
+            return no_data(axes)
         length = self._end - self._start
         for place, (_, line) in enumerate(found):
             for value, begin, end in _runs(line):
@@ -203,7 +180,7 @@ class Picture:
         axes.grid(visible=False)
         axes.set_xticks([])
         if not found:
-            return _no_data(axes)
+            return no_data(axes)
         names, values = [name for name, _ in found], [value for _, value in found]
         axes.barh(names, values, height=0.72, color=defaults["color"]["fixedColor"], alpha=0.9)
         for place, value in enumerate(values):
@@ -218,79 +195,7 @@ class Picture:
         axes.xaxis.set_major_locator(
             MaxNLocator(6, steps=[1, 1.5, 3, 6], integer=True, prune="upper")
         )
-        axes.xaxis.set_major_formatter(FuncFormatter(_since_start))
-
-
-def _since_start(seconds: float, _: object) -> str:
-    """Name a place on the axis of time, but the first, where the other axis stands."""
-    return f"{int(seconds) // 60}:{seconds % 60:02.0f}" if seconds else ""
-
-
-def shown(value: float, unit: str) -> str:
-    """Return a value as Grafana shows it in one of its units."""
-    if unit == "percentunit":
-        return f"{_short(value * 100)} %"
-    if unit == "s":
-        if value == 0 or value >= 60:
-            return "0 s" if value == 0 else f"{_short(value / 60)} min"
-        return f"{_short(value)} s" if value >= 1 else f"{_short(value * 1000)} ms"
-    if unit == "reqps":
-        return f"{_short(value)} req/s"
-    return f"{_short(value / 1000)} K" if value >= 1000 else _short(value)
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _axes(figure: Figure, panel: Panel) -> Axes | None:
-    """Draw a panel's frame and title; return what is left of it for a plot, None for a row's."""
-    width, height = figure.get_size_inches()
-    at = panel["gridPos"]
-    left = at["x"] * COLUMN_INCHES + GAP_INCHES
-    wide = at["w"] * COLUMN_INCHES - 2 * GAP_INCHES
-    high = at["h"] * LINE_INCHES - GAP_INCHES
-    bottom = height - at["y"] * LINE_INCHES - high - GAP_INCHES
-    if panel["type"] == "row":
-        y = (bottom + high / 2) / height
-        figure.text(left / width, y, panel["title"], fontsize=10.5, fontweight="bold", va="center")
-        return None
-    # In inches from the lower left corner, so that the corners are round.
-    frame = FancyBboxPatch(
-        (left, bottom),
-        wide,
-        high,
-        boxstyle="round,pad=0,rounding_size=0.04",
-        facecolor=PANEL,
-        edgecolor=EDGE,
-        linewidth=0.7,
-        zorder=-1,
-        transform=figure.dpi_scale_trans,
-    )
-    figure.add_artist(frame)
-    title_y = (bottom + high - 0.17) / height
-    figure.text((left + 0.12) / width, title_y, panel["title"], fontsize=8.5, va="center")
-    margins = {
-        "stat": (0.0, 0.04, 0.0),
-        "bargauge": (1.75, 0.1, 0.1),
-        "state-timeline": (0.95, RIGHT_INCHES, FOOT_INCHES),
-    }
-    before, after, below = margins.get(panel["type"], (LEFT_INCHES, RIGHT_INCHES, FOOT_INCHES))
-    inside = (wide - before - after, high - HEAD_INCHES - below)
-    return figure.add_axes(
-        (
-            (left + before) / width,
-            (bottom + below) / height,
-            inside[0] / width,
-            inside[1] / height,
-        )
-    )
-
-
-def _no_data(axes: Axes) -> None:
-    axes.set_axis_off()
-    at: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-    axes.text(0.5, 0.5, "No data", fontsize=11, color=FAINT, **at)
+        axes.xaxis.set_major_formatter(FuncFormatter(since_start))
 
 
 def _runs(line: Line) -> list[tuple[float, float, float]]:
