@@ -1,9 +1,10 @@
-"""A preset, by a short word for it."""
+"""What is chosen by a word: a preset, and pools of GPUs as `builder/plan/cards.json` has them."""
 
 import difflib
 import re
 
 from builder.deploy.errors import WrongOrder
+from builder.plan.cards import Card, table
 from builder.presets import PRESETS, Preset
 
 
@@ -28,13 +29,56 @@ def preset_named(text: str) -> Preset:
     Raises:
         WrongOrder: there is none; the text names the nearest, or all.
     """
-    words = {word: preset for preset in PRESETS for word in (*slugs(preset), preset.model)}
+    words = _words()
     if text in words:
         return words[text]
     known = [slugs(preset)[0] for preset in PRESETS]
     near = difflib.get_close_matches(text.lower(), words, n=1)
     advice = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
     raise WrongOrder(f"There is no preset {text!r}: {advice}")
+
+
+def made_of(word: str) -> str:
+    """Say what `deploy` calls the endpoint of a preset's word; nothing where that is no news."""
+    preset = _words().get(word)
+    name = name_for(preset.model) if preset else word
+    return f"deploy {word} makes {name}" if name != word else ""
+
+
+def pools(text: str) -> list[str]:
+    """Read GPU pools, with commas or spaces between them.
+
+    Raises:
+        WrongOrder: there is no such pool; the text names the pool of such a card, or all.
+    """
+    cards = table().cards
+    known = {card.pool for card in cards}
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        words = part.split()
+        # A card's name may be several words.
+        for word in words if known.intersection(part.upper().split()) else [" ".join(words)]:
+            if word.upper() not in known:
+                raise WrongOrder(f"There is no pool {word}: {_pool_of(word, cards)}.")
+            found.append(word.upper())
+    return found
+
+
+def _pool_of(text: str, cards: tuple[Card, ...]) -> str:
+    """Say which pool a card is in, by Runpod's name of it or a short one; else all pools."""
+    own = [card.pool for card in cards if any(_is_in(name, text) for name in card.name.split(", "))]
+    if own:
+        return f"{text} is {' or '.join(own)}"
+    return "take one of " + "; ".join(f"{card.pool} ({card.name})" for card in cards)
+
+
+def _is_in(card: str, text: str) -> bool:
+    name = re.escape(card.lower().removeprefix("rtx "))
+    return re.search(rf"(?<![a-z0-9]){name}(?![a-z0-9])", text.lower()) is not None
+
+
+def _words() -> dict[str, Preset]:
+    return {word: preset for preset in PRESETS for word in (*slugs(preset), preset.model)}
 
 
 def listed() -> str:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from builder.deploy import order
 from builder.deploy.api import Api, Thing, openai_of
-from builder.deploy.environment import judged
+from builder.deploy.environment import doubted_folder, doubted_gpus, judged
 from builder.deploy.errors import DeployError
 from builder.deploy.names import is_secret
 from builder.deploy.plan import Step, endpoint_step, template_step
@@ -67,7 +67,7 @@ def planned(
     steps = [template_step(wanted, template), endpoint_step(wanted)]
     steps = [step for step in steps if step.changes or step.id is None]
     engine: EngineName = "sglang" if _engine(variables, preset) == "sglang" else "vllm"
-    for line in judged(variables, engine):
+    for line in (*judged(variables, engine), *_doubts(wanted, preset)):
         screen(f"note: {line}")
     if preset and wanted.there is None and engine != "vllm":
         screen(f"note: this preset needs the image with {TITLES[engine]}")
@@ -78,6 +78,15 @@ def planned(
     if not steps:
         screen("  nothing to change")
     return steps
+
+
+def _doubts(wanted: Wanted, preset: Preset | None) -> Iterator[str]:
+    """Give a line for each thing that may be meant, and often is not."""
+    said = dict(wanted.environment.values) if wanted.environment else {}
+    if preset and said.get("MODEL_NAME") == preset.model:
+        del said["MODEL_NAME"]  # the repository, whatever folders are here
+    yield from doubted_folder(said)
+    yield from doubted_gpus(wanted.variables(), wanted.gpus())
 
 
 @contextmanager

@@ -2,20 +2,24 @@
 
 What a worker would refuse at its start is refused here, before it costs anything. Flags of the
 engine are known by name only: their values are judged by the engine's own parser, in the worker.
+Nor is it known what a secret of the account is, or which folders an image or a volume has.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from builder.deploy.errors import WrongOrder
-from builder.deploy.names import is_secret, known
+from builder.deploy.names import is_reference, is_secret, known
 from handler.engine import shared
 from handler.engine.flags import unused
+from handler.engine.parallel import DATA, PIPELINE, TENSOR
 from handler.engine.sglang import names as sglang
 from handler.engine.shared import EngineName
 from handler.engine.vllm import names as vllm
-from handler.environ import load
+from handler.environ import load, variables
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HTTP_PORT = "8000"
@@ -23,6 +27,9 @@ OVER_HTTP = {"SERVE_MODE": "http", "PORT": HTTP_PORT}
 REMOVED: dict[EngineName, Mapping[str, str]] = {"vllm": vllm.REMOVED, "sglang": sglang.REMOVED}
 # The platform's, which `load` wants beside SERVE_MODE=queue.
 OF_A_QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/"}
+# With these a model takes more GPUs than its tensors and its pipeline do.
+COPIES = (*DATA, "PREFILL_CONTEXT_PARALLEL_SIZE")
+SPREADS = re.compile(r"parallel|-[tpd]p\b")  # a flag in ENGINE_ARGS, which wins over variables
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,14 @@ class Environment:
     dropped: frozenset[str]
 
     def beside(self, there: Mapping[str, str]) -> dict[str, str]:
-        """Return all that the endpoint will have: secrets that it has already stay."""
+        """Return all that the endpoint will have.
+
+        Secrets that it has already stay, and so do references to secrets of the account.
+        """
         kept = {
             name: value
             for name, value in there.items()
-            if is_secret(name, value) and name not in self.dropped
+            if (is_secret(name, value) or is_reference(value)) and name not in self.dropped
         }
         return kept | dict(self.values)
 
@@ -94,7 +104,48 @@ def judged(values: Mapping[str, str], engine: EngineName) -> list[str]:
     Raises:
         handler.errors.BadSetting: the start would refuse a variable, in the same words.
     """
-    load(OF_A_QUEUE | dict(values))
+    load(OF_A_QUEUE | {n: value for n, value in values.items() if not is_reference(value)})
     names, removed = known(engine), REMOVED[engine]
     shared.refuse_foreign(engine, values, names | removed.keys())
     return unused(values, names, removed)
+
+
+def doubted_gpus(values: Mapping[str, str], gpus: int) -> list[str]:
+    """Return a line if the model is spread over more or fewer GPUs than a worker has.
+
+    Args:
+        values: all variables of a worker.
+        gpus: that it has.
+    """
+    tensor, pipeline = _said(values, TENSOR), _said(values, PIPELINE)
+    sizes = [text for _, text in tensor + pipeline]
+    arguments = " ".join(values.get(name, "") for name in variables()["engine_args"])
+    if SPREADS.search(arguments) or not all(size.isdecimal() and int(size) for size in sizes):
+        return []  # such as auto
+    taken = math.prod(map(int, sizes))
+    if taken == gpus or (taken < gpus and _said(values, COPIES)):
+        return []
+    name = tensor[0][0] if tensor else TENSOR[0]
+    cause = " × ".join("=".join(each) for each in tensor + pipeline)
+    advice = f"give --gpu-count {taken}"
+    if gpus % int(pipeline[0][1] if pipeline else 1) == 0:
+        advice += f", or --env {name}=auto for all that it has"
+    return [
+        f"a worker has {gpus} {'GPU' if gpus == 1 else 'GPUs'}, and "
+        f"{cause or f'without {name} the model'} takes {taken}: {advice}"
+    ]
+
+
+def doubted_folder(values: Mapping[str, str]) -> list[str]:
+    """Return a line if the model is a path, or the name of a folder that is here."""
+    return [
+        f"{name}={model} is a folder's path: the endpoint has no such folder unless its image or "
+        "its volume does"
+        for name, model in _said(values, variables()["model_name"])
+        if model.startswith(("/", ".", "~")) or Path(model).is_dir()
+    ]
+
+
+def _said(values: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the first of the names that has a value, with it; nothing if none has."""
+    return [(name, text) for name in names if (text := values.get(name, "").strip())][:1]

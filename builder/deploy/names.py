@@ -18,7 +18,12 @@ def is_secret(name: str, value: str) -> bool:
     secret = name in _secrets() or (
         name not in known_names() and SECRET.search(name.upper()) is not None
     )
-    return secret and REFERENCE.fullmatch(value) is None
+    return secret and not is_reference(value)
+
+
+def is_reference(value: str) -> bool:
+    """Whether the platform puts a secret of the account in a value's place."""
+    return REFERENCE.fullmatch(value) is not None
 
 
 def known_names() -> frozenset[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from builder.deploy.api import Kind, Thing, kind_of
-from builder.deploy.choice import listed, name_for, preset_named
+from builder.deploy.choice import listed, name_for, pools, preset_named
 from builder.deploy.environment import OVER_HTTP, read
 from builder.deploy.errors import WrongOrder
 from builder.deploy.wanted import Wanted
@@ -20,7 +20,8 @@ TEXT = """Create a Runpod endpoint with this worker, or change the one of that n
 
 shows the plan, carries it out, waits for the first worker, sends a test request, and prints the
 address with a client's lines. Once more, it changes what differs. What is not said stays as it is
-on an endpoint that is there; the environment is said as a whole, and only secrets stay.
+on an endpoint that is there. But with a preset, --model or --env the environment is set anew, and
+of what is there only secrets stay.
 
 presets:
 """
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("--type", choices=KINDS, help="queue: jobs; lb: HTTP, straight to a worker (queue)")
     add("--image", help="the worker's image; needed for a new endpoint")
     add("--model", metavar="MODEL", help="MODEL_NAME, instead of the preset's")
-    add("--gpu", type=_words, metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
+    add("--gpu", metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
     add("--gpu-count", type=number(1), metavar="N", help="cards of one worker (1)")
     add(
         *("--env", "-e"),
@@ -87,8 +88,9 @@ def name_of(options: argparse.Namespace) -> str:
     """Return the endpoint's name: the one that was said, or the model's.
 
     Raises:
-        WrongOrder: neither was said.
+        WrongOrder: neither was said, or the name is none.
     """
+    _check_word("--name", options.name)
     preset = preset_of(options)
     model = options.model or (preset.model if preset else "")
     name = options.name or name_for(model)
@@ -104,6 +106,7 @@ def wanted(options: argparse.Namespace, there: Thing | None, environ: Mapping[st
         WrongOrder: an argument means nothing, or contradicts the endpoint.
     """
     name, preset = name_of(options), preset_of(options)
+    _check_word("--image", options.image)
     kind = KINDS[options.type] if options.type else kind_of(there or {})
     if there is not None and kind != kind_of(there):
         raise WrongOrder(
@@ -124,7 +127,7 @@ def _said(options: argparse.Namespace, preset: Preset | None) -> dict[str, Any]:
     fields = {
         "image": options.image,
         "disk": options.disk,
-        "gpu.pools": options.gpu or (list(preset.gpu_pools) if preset else None),
+        "gpu.pools": pools(options.gpu or "") or (list(preset.gpu_pools) if preset else None),
         "gpu.count": options.gpu_count or (preset.gpu_count if preset else None),
         "workers.min": options.min,
         "workers.max": options.max,
@@ -134,6 +137,11 @@ def _said(options: argparse.Namespace, preset: Preset | None) -> dict[str, Any]:
         "networkVolumes": options.volume,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _check_word(option: str, text: str | None) -> None:
+    if text is not None and text.split() != [text]:
+        raise WrongOrder(f"{option} {text!r} should be one word without spaces.")
 
 
 def _words(text: str) -> list[str]:

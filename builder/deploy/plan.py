@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.deploy.api import Api, Noun, Thing
-from builder.deploy.names import is_secret, known_names
+from builder.deploy.names import is_reference, is_secret, known_names
 from builder.deploy.screen import STARS
 from builder.deploy.wanted import BOUND, FIELDS, TEMPLATE_FIELDS, UNORDERED, Wanted, at, nested
 
@@ -105,11 +105,13 @@ def template_step(wanted: Wanted, there: Thing | None) -> Step:
 
 
 def _is_public(wanted: Wanted, name: str, value: str) -> bool:
-    """Whether a value was said openly, or is that of a setting."""
+    """Whether a value was said openly, is that of a setting, or refers to a secret."""
     said = wanted.environment
     if is_secret(name, value) or (said is not None and name in said.secret):
         return False
-    return name in known_names() or (said is not None and name in said.values)
+    if name in known_names() or is_reference(value):
+        return True
+    return said is not None and name in said.values
 
 
 def _changes(

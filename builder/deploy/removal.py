@@ -3,6 +3,7 @@
 import sys
 
 from builder.deploy.api import Api, Thing, kind_of
+from builder.deploy.choice import made_of
 from builder.deploy.errors import LeftAlone, NotFound
 from builder.deploy.report import jobs_of
 from builder.deploy.screen import Screen
@@ -25,7 +26,8 @@ def remove(api: Api, name: str, yes: bool, force: bool, screen: Screen) -> None:
     """
     endpoint, template = one(api, "endpoint", name), one(api, "template", name)
     if endpoint is None and template is None:
-        raise NotFound(f"There is no endpoint and no template named {name}.")
+        advice = f": {made}" if (made := made_of(name)) else ""
+        raise NotFound(f"There is no endpoint and no template named {name}{advice}.")
     things = [("endpoint", endpoint), ("template", template)]
     what = " and ".join(f"{noun} {name} ({thing['id']})" for noun, thing in things if thing)
     if endpoint is not None and not force:

@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from builder.deploy.api import URL, Api, Noun, Thing
 from builder.deploy.caller import ADDRESS, Caller, Pace
+from builder.deploy.choice import made_of
 from builder.deploy.errors import KeyRefused, NotFound, WrongOrder
 from builder.deploy.screen import Screen
 from handler.hub.reference import one_word
@@ -65,7 +66,8 @@ def endpoint_named(api: Api, name: str) -> Thing:
     """
     endpoint = one(api, "endpoint", name)
     if endpoint is None:
-        raise NotFound(f"There is no endpoint named {name}: python -m builder deploy makes one.")
+        advice = made_of(name) or "python -m builder deploy makes one"
+        raise NotFound(f"There is no endpoint named {name}: {advice}.")
     return endpoint
 
 

@@ -53,7 +53,7 @@ class Wanted:
         """Return its fields but the environment: said ones, and the others of a new endpoint.
 
         Raises:
-            WrongOrder: a new endpoint needs more than was said.
+            WrongOrder: a new endpoint needs more than was said, or fields contradict each other.
         """
         fields = dict(self.said)
         if self.kind == "LOAD_BALANCER" and self.environment is not None:
@@ -63,7 +63,23 @@ class Wanted:
                 if name not in fields:
                     raise WrongOrder(f"There is no endpoint {self.name} yet: {NEEDS[option]}")
             fields = self._defaults() | fields
+        self._check_workers(fields)
         return fields
+
+    def gpus(self) -> int:
+        """Return how many GPUs a worker will have."""
+        count = self.said.get("gpu.count") or at(self.there or {}, "gpu.count")
+        return int(count or 1)
+
+    def _check_workers(self, fields: Mapping[str, Any]) -> None:
+        names = ("workers.min", "workers.max")
+        least, most = (fields.get(name, at(self.there or {}, name)) for name in names)
+        if not self.said.keys() & set(names) or least is None or most is None or least <= most:
+            return
+        raise WrongOrder(
+            f"workers.min would be {least} and workers.max {most}: give a --min of at most {most}, "
+            f"or a --max of at least {least}."
+        )
 
     def _defaults(self) -> dict[str, Any]:
         return {

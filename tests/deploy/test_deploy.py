@@ -162,6 +162,27 @@ def test_scaling_alone_leaves_the_environment_and_the_image(api, said):
     assert api.sent("PATCH", "/v2/serverless/ep-4") == [{"workers": {"max": 9}}]
 
 
+def test_a_preset_sets_the_environment_anew_and_a_name_alone_leaves_it(api, said):
+    """As the README has it."""
+    preset = ("small-awq", "--image", "me/worker:1", "--wait", "0")
+    name = "qwen2.5-7b-instruct-awq"
+    said("deploy", *preset, "--env", "MAX_MODEL_LEN=16384")
+    assert said("deploy", "--name", name, "--max", "6", "--dry-run") == (
+        0,
+        f"plan for {name} (queue)\n  change endpoint {name} (ep-4)\n    workers.max  3 → 6\n"
+        "nothing was changed (--dry-run)\n",
+        "",
+    )
+    assert said("deploy", *preset, "--max", "6", "--dry-run") == (
+        0,
+        f"plan for {name} (queue)\n"
+        f"  change template {name} (tpl-3)\n    env.MAX_MODEL_LEN  16384 → 8192\n"
+        f"  change endpoint {name} (ep-4)\n    workers.max        3 → 6\n"
+        "    env.MAX_MODEL_LEN  16384 → 8192\nnothing was changed (--dry-run)\n",
+        "",
+    )
+
+
 def test_workers_of_the_version_before_a_change_are_counted(api, said):
     """They may be the ones that answer the test request."""
     said("deploy", *CHAT, "--wait", "0")

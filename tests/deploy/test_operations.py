@@ -65,6 +65,31 @@ workers   no worker (min 0, max 3)
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "what"),
+    [
+        ("status", [], "endpoint"),
+        ("logs", [], "endpoint"),
+        ("delete", ["--yes"], "endpoint and no template"),
+    ],
+)
+def test_a_presets_word_is_answered_with_the_endpoints_name(name, arguments, what, api, said):
+    """Unless there is an endpoint of that name; nothing is deleted by another name."""
+    made = "qwen2.5-7b-instruct-awq"
+    said("deploy", "small-awq", "--image", "me/worker:1", "--wait", "0")
+    before = api.changes()
+    for word in ("small-awq", "Qwen/Qwen2.5-7B-Instruct-AWQ"):
+        assert said(name, word, *arguments) == (
+            5,
+            "",
+            f"{name}: There is no {what} named {word}: deploy {word} makes {made}.\n",
+        )
+    assert api.changes() == before
+    assert said(name, made, *arguments)[0] == 0
+    said("deploy", "small-awq", "--name", "small-awq", "--image", "me/worker:1", "--wait", "0")
+    assert said(name, "small-awq", *arguments)[0] == 0
+
+
 LINES = [(f"2026-06-01T12:00:0{second}Z", f"line {second}") for second in range(4)]
 
 

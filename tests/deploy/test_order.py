@@ -2,15 +2,21 @@
 
 import pytest
 
-from builder.deploy.choice import preset_named, slugs
+from builder.deploy.choice import pools, preset_named, slugs
 from builder.deploy.environment import read
 from builder.deploy.errors import WrongOrder
 from builder.deploy.names import is_secret
 from builder.presets import PRESETS
-from tests.deploy.conftest import CHAT
+from tests.deploy.conftest import CHAT, snippet
 from tests.runpod_api import KEY, Fault
 
 TOKEN = "hf_nobody_sees_this"
+POOLS = (
+    "take one of AMPERE_16 (A4000, A4500, RTX 4000); AMPERE_24 (L4, A5000, RTX 3090); ADA_24 (RTX "
+    "4090); ADA_32_PRO (RTX 5090); AMPERE_48 (A6000, A40); ADA_48_PRO (L40, L40S, 6000 Ada); "
+    "AMPERE_80 (A100); ADA_80_PRO (H100); BLACKWELL_96 (RTX PRO 6000); HOPPER_141 (H200); "
+    "BLACKWELL_180 (B200)"
+)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: slugs(preset)[1])
@@ -91,11 +97,31 @@ def test_a_secret_in_what_the_api_says_is_shown_as_stars(api, said):
     )
 
 
-def test_a_reference_to_a_secret_of_the_account_is_no_secret():
-    """The platform puts the secret there when a worker starts."""
-    reference = "{{ RUNPOD_SECRET_hub }}"
-    made = read({}, [f"HF_TOKEN={reference}"], {})
-    assert (made.values, made.secret) == ({"HF_TOKEN": reference}, frozenset())
+@pytest.mark.parametrize("reference", ["{{ RUNPOD_SECRET_hub }}", "{{RUNPOD_SECRET_hub}}"])
+def test_a_reference_to_a_secret_of_the_account_is_shown_and_stays(reference, api, said):
+    """The platform puts the secret there at a worker's start: what it will be is not judged."""
+    names = ("HF_TOKEN", "MAX_CONCURRENCY", "MY_BUCKET")
+    given = [f"--env={name}={reference}" for name in names]
+    code, out, err = said("deploy", *CHAT, *given, "--wait", "0")
+    assert (code, err) == (0, "")
+    assert (
+        f"    env.HF_TOKEN         {reference}\n    env.MAX_CONCURRENCY  {reference}\n"
+        f"    env.MODEL_NAME       org/model\n    env.MY_BUCKET        {reference}\n"
+    ) in out
+    assert said("deploy", *CHAT, "--wait", "0") == (
+        0,
+        "plan for chat (queue)\n  nothing to change\n"
+        + snippet("API/queue/ep-4/openai/v1", "org/model"),
+        "",
+    )
+    environment = {"MODEL_NAME": "org/model", **dict.fromkeys(names, reference)}
+    assert api.endpoints["ep-4"]["env"] == environment
+    assert said("deploy", *CHAT, "--env=MY_BUCKET=", "--dry-run")[1] == (
+        "plan for chat (queue)\n"
+        "  change template chat (tpl-3)\n    env.MY_BUCKET  *** → nothing\n"
+        "  change endpoint chat (ep-4)\n    env.MY_BUCKET  *** → nothing\n"
+        "nothing was changed (--dry-run)\n"
+    )
 
 
 def test_a_variable_may_be_taken_out_of_a_preset():
@@ -162,6 +188,42 @@ def test_a_variable_may_be_taken_out_of_a_preset():
             "out, or take the image with SGLang.",
             id="of-the-other-engine",
         ),
+        *(
+            pytest.param(
+                [*CHAT, "--gpu", f"ADA_24,{card}"],
+                f"There is no pool {card}: {card} is {pool}.",
+                id=f"card-{card}",
+            )
+            for card, pool in (
+                ("H100", "ADA_80_PRO"),
+                ("rtx 4090", "ADA_24"),
+                ("L4", "AMPERE_24"),
+                ("NVIDIA A100-SXM4-80GB", "AMPERE_80"),
+            )
+        ),
+        pytest.param([*CHAT, "--gpu", "ADA_25"], f"There is no pool ADA_25: {POOLS}.", id="pool"),
+        pytest.param(
+            [*CHAT, "--min", "5", "--max", "2"],
+            "workers.min would be 5 and workers.max 2: give a --min of at most 2, or a --max of at "
+            "least 5.",
+            id="min-and-max",
+        ),
+        pytest.param(
+            [*CHAT, "--min", "5"],
+            "workers.min would be 5 and workers.max 3: give a --min of at most 3, or a --max of at "
+            "least 5.",
+            id="min-and-the-usual-max",
+        ),
+        pytest.param(
+            [*CHAT, "--image", "me/worker 1"],
+            "--image 'me/worker 1' should be one word without spaces.",
+            id="image-with-a-space",
+        ),
+        pytest.param(
+            [*CHAT, "--name", "my chat"],
+            "--name 'my chat' should be one word without spaces.",
+            id="name-with-a-space",
+        ),
     ],
 )
 def test_an_order_that_means_nothing_is_refused_before_anything_is_made(
@@ -184,6 +246,115 @@ def test_a_variable_without_effect_is_named_as_the_start_names_it(said):
         "note: SWAP_SPACE has no effect: the engine recomputes preempted requests; use "
         "KV_OFFLOADING_SIZE to offload.\nplan for chat (queue)\n"
     )
+
+
+SMALL = ("small-awq", "--image", "i")
+LARGE = ("70b-awq", "--image", "i")
+PIPELINE = "PIPELINE_PARALLEL_SIZE=2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        pytest.param(
+            [*LARGE, "--gpu-count", "4"],
+            "a worker has 4 GPUs, and TENSOR_PARALLEL_SIZE=2 takes 2: give --gpu-count 2, or "
+            "--env TENSOR_PARALLEL_SIZE=auto for all that it has",
+            id="preset-and-more",
+        ),
+        pytest.param(
+            [*SMALL, "--gpu-count", "2"],
+            "a worker has 2 GPUs, and without TENSOR_PARALLEL_SIZE the model takes 1: give "
+            "--gpu-count 1, or --env TENSOR_PARALLEL_SIZE=auto for all that it has",
+            id="preset-without",
+        ),
+        pytest.param(
+            [*SMALL, "-e", "TP_SIZE=2"],
+            "a worker has 1 GPU, and TP_SIZE=2 takes 2: give --gpu-count 2, or --env TP_SIZE=auto "
+            "for all that it has",
+            id="the-other-name",
+        ),
+        pytest.param(
+            [*LARGE, "-e", PIPELINE],
+            f"a worker has 2 GPUs, and TENSOR_PARALLEL_SIZE=2 × {PIPELINE} takes 4: give "
+            "--gpu-count 4, or --env TENSOR_PARALLEL_SIZE=auto for all that it has",
+            id="pipeline",
+        ),
+        pytest.param(
+            [*SMALL, "-e", PIPELINE],
+            f"a worker has 1 GPU, and {PIPELINE} takes 2: give --gpu-count 2",
+            id="pipeline-alone",
+        ),
+        pytest.param([*LARGE, "-e", PIPELINE, "--gpu-count", "4"], None, id="product"),
+        pytest.param([*LARGE, "-e", "TENSOR_PARALLEL_SIZE=auto", "--gpu-count=8"], None, id="auto"),
+        pytest.param([*SMALL, "-e", "DATA_PARALLEL_SIZE=2", "--gpu-count=2"], None, id="copies"),
+        pytest.param([*SMALL, "-e", "ENGINE_ARGS=-tp 2", "--gpu-count=2"], None, id="engine-args"),
+    ],
+)
+def test_gpus_that_a_worker_lacks_or_leaves_idle_are_noted(arguments, note, said):
+    """The number of a worker's GPUs and how the model is spread over them are said apart."""
+    code, out, err = said("deploy", *arguments, "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.partition("plan for ")[0] == (f"note: {note}\n" if note else "")
+
+
+def test_gpus_of_an_endpoint_that_is_there_are_compared_too(said):
+    """What was not said stays."""
+    said("deploy", *CHAT, "--gpu-count", "2", "-e", "TENSOR_PARALLEL_SIZE=2", "--wait", "0")
+    assert said("deploy", "--name", "chat", "--max", "4", "--dry-run")[1].startswith("plan for")
+    assert said("deploy", *CHAT, "-e", "TENSOR_PARALLEL_SIZE=4", "--dry-run")[1].startswith(
+        "note: a worker has 2 GPUs, and TENSOR_PARALLEL_SIZE=4 takes 4: give --gpu-count 4, or "
+        "--env TENSOR_PARALLEL_SIZE=auto for all that it has\nplan for"
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "is_noted"),
+    [
+        *((path, True) for path in ("/models/x", "./x", "../x", "models/x")),
+        *((name, False) for name in ("org/model", "models/y")),
+    ],
+)
+def test_a_model_in_a_folder_is_noted(model, is_noted, said, tmp_path, monkeypatch):
+    """The endpoint has what its image has, not what is here."""
+    (tmp_path / "models/x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said("deploy", *CHAT, "--model", model, "--dry-run")
+    assert (code, err) == (0, "")
+    assert out.partition("plan for ")[0] == (
+        f"note: MODEL_NAME={model} is a folder's path: the endpoint has no such folder unless its "
+        "image or its volume does\n"
+        if is_noted
+        else ""
+    )
+
+
+def test_a_presets_model_is_the_repository_whatever_folders_are_here(said, tmp_path, monkeypatch):
+    """It was not typed as a path."""
+    (tmp_path / preset_named("small-awq").model).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert said("deploy", *SMALL, "--dry-run")[1].startswith("plan for")
+
+
+def test_pools_are_read_in_any_case_and_with_commas_or_spaces():
+    """As Runpod names them, each preset's among them."""
+    assert pools("ada_24, AMPERE_24 ADA_48_PRO") == ["ADA_24", "AMPERE_24", "ADA_48_PRO"]
+    for preset in PRESETS:
+        assert pools(",".join(preset.gpu_pools)) == list(preset.gpu_pools)
+
+
+def test_the_least_and_the_most_workers_are_compared_with_what_is_there(api, said):
+    """To stop an endpoint that always has one, both are said."""
+    said("deploy", *CHAT, "--min", "1", "--wait", "0")
+    before = api.changes()
+    assert said("deploy", "--name", "chat", "--max", "0") == (
+        2,
+        "",
+        "deploy: workers.min would be 1 and workers.max 0: give a --min of at most 0, or a --max "
+        "of at least 1.\n",
+    )
+    assert api.changes() == before
+    assert said("deploy", "--name", "chat", "--min", "0", "--max", "0")[0] == 0
 
 
 def test_the_type_of_an_endpoint_cannot_be_changed(api, said):
