@@ -14,7 +14,7 @@ import openai
 import pytest
 import yaml
 
-from monitoring import dashboard, picture
+from monitoring import dashboard, picture, rows
 from monitoring.recorded import Prometheus, filled
 from tests.conftest import NAME, START_SECONDS, WORKER, worker_environment
 from tests.prometheus_server import (
@@ -137,7 +137,7 @@ def _ask(watched: Watched) -> None:
                 client.chat.completions.create(**asked | {"temperature": -1})
             wait_until(lambda turn=turn: watched.count(seen) == 2 * turn, "a scrape")
     wait_until(lambda: LABELS in watched.pushed(), "a push")
-    pushed = filled(f"sum({dashboard.series('llm_worker_tokens_total')})", "1m", **LABELS)
+    pushed = filled(f"sum({rows.series('llm_worker_tokens_total')})", "1m", **LABELS)
     wait_until(lambda: watched.count(pushed) > 0, "a scrape of the Pushgateway")
 
 
@@ -230,20 +230,29 @@ def test_every_panel_shows_something(watched, panel, expression, source):
 )
 def test_the_figures_are_those_of_the_requests(watched, metric, labels, value):
     """Two turns of a stream, a plain answer and a refusal; the answers go to their limit."""
-    expression = f"sum({dashboard.series(f'llm_worker_{metric}', **labels)})"
+    expression = f"sum({rows.series(f'llm_worker_{metric}', **labels)})"
     assert watched.count(filled(expression, "1m", **watched.scraped)) == value
 
 
 def test_the_rules_load_and_none_fires(watched):
     """Each is evaluated, and nothing is wrong with this worker but, on its text, the drafts."""
-    groups = watched.prometheus.get("rules")["groups"]
-    loaded = [rule for group in groups for rule in group["rules"]]
-    assert len(loaded) == len(RULES)
-    assert {(rule["health"], rule.get("lastError")) for rule in loaded} == {("ok", None)}
-    alerts = {each["labels"]["alertname"]: each["state"] for each in _alerts(watched)}
-    assert set(alerts.items()) <= {("LlmWorkerSpeculationDoesNotPay", "pending")}
-    recorded = watched.count('llm_worker:start_seconds:total{endpoint="local"}')
-    assert 1 < recorded < 180
+
+    def loaded() -> list[dict]:
+        groups = watched.prometheus.get("rules")["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def alerts() -> set[tuple[str, str]]:
+        return {(each["labels"]["alertname"], each["state"]) for each in _alerts(watched)}
+
+    # Rules are evaluated now and then, and what was wrong while the worker started passes.
+    wait_until(lambda: all(rule["health"] != "unknown" for rule in loaded()), "the rules")
+    assert len(loaded()) == len(RULES)
+    assert {(rule["health"], rule.get("lastError")) for rule in loaded()} == {("ok", None)}
+    usual = {("LlmWorkerSpeculationDoesNotPay", "pending")}
+    wait_until(lambda: alerts() <= usual, f"no other alerts than {usual}, of {alerts()}")
+    recorded = 'llm_worker:start_seconds:total{endpoint="local"}'
+    wait_until(lambda: watched.count(recorded) > 0, "the sum of the start's stages")
+    assert 1 < watched.count(recorded) < 180
 
 
 def test_the_picture_has_every_panel(watched, tmp_path):
