@@ -40,32 +40,40 @@ class Environment:
         values: the variables.
         secret: those of them whose values are not shown.
         dropped: names that are to be taken out.
+        is_whole: whether it is all there is to be, and not a change of what is there.
     """
 
     values: Mapping[str, str]
     secret: frozenset[str]
     dropped: frozenset[str]
+    is_whole: bool = True
 
     def beside(self, there: Mapping[str, str]) -> dict[str, str]:
         """Return all that the endpoint will have.
 
         Secrets that it has already stay, and so do references to secrets of the account.
         """
-        kept = {
-            name: value
-            for name, value in there.items()
-            if (is_secret(name, value) or is_reference(value)) and name not in self.dropped
-        }
-        return kept | dict(self.values)
+        left = {name: value for name, value in there.items() if name not in self.dropped}
+        if self.is_whole:
+            left = {
+                n: value for n, value in left.items() if is_secret(n, value) or is_reference(value)
+            }
+        return left | dict(self.values)
 
 
-def read(base: Mapping[str, str], given: Sequence[str], environ: Mapping[str, str]) -> Environment:
+def read(
+    base: Mapping[str, str],
+    given: Sequence[str],
+    environ: Mapping[str, str],
+    is_whole: bool = True,
+) -> Environment:
     """Put variables together; later ones win.
 
     Args:
         base: the preset's, and what follows from other arguments.
         given: NAME=VALUE; NAME, whose value this process has; or NAME=, which takes it out.
         environ: of this process.
+        is_whole: whether nothing else is to be left of what is there.
 
     Raises:
         WrongOrder: an argument is none of those, or has a secret in it.
@@ -91,7 +99,8 @@ def read(base: Mapping[str, str], given: Sequence[str], environ: Mapping[str, st
         else:
             del values[name]
             dropped.add(name)
-    return Environment(values, frozenset(secret & values.keys()), frozenset(dropped))
+    shown = frozenset(secret & values.keys())
+    return Environment(values, shown, frozenset(dropped), is_whole)
 
 
 def judged(values: Mapping[str, str], engine: EngineName) -> list[str]:

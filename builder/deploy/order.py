@@ -20,8 +20,8 @@ TEXT = """Create a Runpod endpoint with this worker, or change the one of that n
 
 shows the plan, carries it out, waits for the first worker, sends a test request, and prints the
 address with a client's lines. Once more, it changes what differs. What is not said stays as it is
-on an endpoint that is there. But with a preset, --model or --env the environment is set anew, and
-of what is there only secrets stay.
+on an endpoint that is there. But with a preset or --model the environment is set anew, and of what
+is there only secrets stay; --env alone changes what it names.
 
 presets:
 """
@@ -117,8 +117,9 @@ def wanted(options: argparse.Namespace, there: Thing | None, environ: Mapping[st
     base |= {"MODEL_NAME": options.model} if options.model else {}
     environment = None
     if there is None or base or options.env:
+        is_whole = bool(base)
         base |= OVER_HTTP if kind == "LOAD_BALANCER" else {}
-        environment = read(base, options.env, environ)
+        environment = read(base, options.env, environ, is_whole)
     return Wanted(name, kind, _said(options, preset), environment, there)
 
 

@@ -183,6 +183,21 @@ def test_a_preset_sets_the_environment_anew_and_a_name_alone_leaves_it(api, said
     )
 
 
+def test_a_variable_alone_changes_nothing_else(api, said):
+    """The model stays, and what is taken out goes."""
+    said("deploy", *CHAT, "--wait", "0", "--env", "LOG_FORMAT=json", "--env", "LOG_LEVEL=ERROR")
+    order = ("--name", "chat", "--env", "MAX_MODEL_LEN=4096", "--env", "LOG_LEVEL=", "--dry-run")
+    assert said("deploy", *order) == (
+        0,
+        "plan for chat (queue)\n  change template chat (tpl-3)\n"
+        "    env.LOG_LEVEL      ERROR → nothing\n    env.MAX_MODEL_LEN  nothing → 4096\n"
+        "  change endpoint chat (ep-4)\n"
+        "    env.LOG_LEVEL      ERROR → nothing\n    env.MAX_MODEL_LEN  nothing → 4096\n"
+        "nothing was changed (--dry-run)\n",
+        "",
+    )
+
+
 def test_workers_of_the_version_before_a_change_are_counted(api, said):
     """They may be the ones that answer the test request."""
     said("deploy", *CHAT, "--wait", "0")
