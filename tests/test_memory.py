@@ -404,12 +404,12 @@ def test_the_smallest_of_the_gpus_counts(gpu):
     assert memory_bytes([]) is None
 
 
-def a_checkpoint(folder, weights, dtype="BF16", **config):
+def a_checkpoint(folder, weights, dtype="BF16", name="w", **config):
     """Make one with a header and no weights behind it: the header is what is read."""
     (folder / "config.json").write_text(json.dumps(LLAMA_70B | config))
     count = weights // {"BF16": 2, "F32": 4}[dtype]
     entry = {"dtype": dtype, "shape": [count], "data_offsets": [0, weights]}
-    header = json.dumps({"w": entry}).encode()
+    header = json.dumps({name: entry}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     return folder
 
@@ -435,13 +435,19 @@ def test_weights_that_cannot_fit_are_refused(gpu, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("weights", "dtype", "refused"),
-    [(78, "BF16", False), (82, "BF16", True), (150, "F32", False), (170, "F32", True)],
+    ("weights", "dtype", "name", "refused"),
+    [
+        (78, "BF16", "w", False),
+        (82, "BF16", "w", True),
+        (150, "F32", "w", False),
+        (170, "F32", "w", True),
+        (82, "BF16", "model.visual.w", False),
+    ],
 )
-def test_only_what_plainly_cannot_fit_is_refused(gpu, tmp_path, weights, dtype, refused):
-    """Engines load 32 bits as 16, and may leave out a few layers."""
+def test_only_what_plainly_cannot_fit_is_refused(gpu, tmp_path, weights, dtype, name, refused):
+    """Engines load 32 bits as 16, and may leave out a few layers, and the eyes."""
     gpu(81559)
-    folder = a_checkpoint(tmp_path, weights * 10**9, dtype=dtype)
+    folder = a_checkpoint(tmp_path, weights * 10**9, dtype=dtype, name=name)
     if refused:
         with pytest.raises(EngineStartFailed):
             fit.check(demand(folder), ["0"])

@@ -6,6 +6,7 @@ minutes of loading, and the platform would start the next worker to find it out 
 `python -m builder plan` tells more, and before anything is paid for.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from handler.model.checkpoint import json_object
 
 GB = 1e9
 PLAIN = 0.95  # of the weights are loaded at least: an engine may leave out drafting layers
+NEEDLESS = re.compile(r"visual|vision|audio")  # to a model that is served for text alone
 COUNTS = (1, 2, 4, 8, 16)
 FULL = 0.8  # of the memory, by weights, at most, where a number of GPUs is suggested
 RESERVE_BYTES = 2 << 30  # for activations and graphs, where a context is suggested
@@ -67,11 +69,14 @@ def check(demand: Demand, visible: list[str]) -> None:
     total = memory_bytes(visible)
     if total is None:
         return
-    weights = sum(tensor.loaded_bytes for tensor in in_folder(demand.folder)) / demand.gpus
+    tensors = in_folder(demand.folder)
+    weights = sum(tensor.loaded_bytes for tensor in tensors) / demand.gpus
+    needless = sum(each.loaded_bytes for each in tensors if NEEDLESS.search(each.name))
+    sure = PLAIN * (weights - needless / demand.gpus)
     allowed = total * demand.share
     model = _understood(demand.folder)
     found = _found(demand, weights, total, allowed)
-    if PLAIN * weights > allowed:
+    if sure > allowed:
         several = _several(model, weights * demand.gpus, allowed)
         raise EngineStartFailed(
             f"{found}: take {several}a larger one, or a checkpoint of fewer bits (AWQ, FP8)."
@@ -80,7 +85,7 @@ def check(demand: Demand, visible: list[str]) -> None:
         return
     tokens = demand.context_tokens or model.usual_tokens
     needed = model.kv_bytes(tokens, demand.kv_element_bytes, demand.tensor) / demand.parts
-    if PLAIN * weights + needed > allowed:
+    if sure + needed > allowed:
         raise EngineStartFailed(
             f"{found}, and one request of {tokens} tokens needs {needed / GB:.1f} GB of KV cache: "
             f"{_shorter(model, demand, allowed - weights)}take a larger GPU, or more of them "
