@@ -58,5 +58,16 @@ def parser(command: str, text: str, prog: str | None = None) -> argparse.Argumen
     )
 
 
+def number(least: int) -> Callable[[str], int]:
+    """Return a type for an argument: a whole number that is not too small."""
+
+    def read_number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least} on")
+        return int(text)
+
+    return read_number
+
+
 def _leave(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt  # what is half done is removed on the way out

@@ -29,7 +29,7 @@ from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.http.door import HttpDoor
 from handler.http.metrics import MetricsDoor
 from handler.job import JobReader
-from handler.metrics.monitor import Monitor, push_target
+from handler.metrics.monitor import Monitor, PushTarget, push_target
 from handler.model.locate import locate
 from handler.model.prefetch import prefetch
 from handler.pacing import FLUSHES_PER_SECOND, Pacer
@@ -110,23 +110,37 @@ def _serve(
             code = 0 if local.run(worker, job) else EXIT_FAILED
             caches.finish()
             return code
-        jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
-        most = min(jobs_at_once, running.capacity.max_sequences)
-        monitor = stack.enter_context(Monitor(host, stages, most, push))
+        _serve_jobs(chosen, host, reader, stages, push, (http, scraped))
+        caches.finish()
+    return 0
+
+
+def _serve_jobs(
+    chosen: Settings,
+    host: EngineHost,
+    reader: JobReader,
+    stages: Stages,
+    push: PushTarget | None,
+    doors: tuple[HttpDoor | None, MetricsDoor | None],
+) -> None:
+    """Open the front door, and keep it open until the end."""
+    http, scraped = doors
+    running = host.wait_until_up()
+    jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
+    most = min(jobs_at_once, running.capacity.max_sequences)
+    with Monitor(host, stages, most, push) as monitor:
         worker = Worker(
             *(host, reader, chosen.request_timeout_seconds, monitor, chosen.log_content),
             jobs_at_once,
         )
-        log.info("ready for %d jobs at once as %s", jobs_at_once, adapter.served_model_name)
+        log.info("ready for %d jobs at once as %s", jobs_at_once, running.models[0])
         if http is not None:
             _started(stages)
             http.serve(worker, jobs_at_once, monitor)
-        else:
-            if scraped is not None:
-                scraped.exposition = monitor.exposition
-            _serve_queue(chosen, worker, jobs_at_once, monitor, stages)
-        caches.finish()
-    return 0
+            return
+        if scraped is not None:
+            scraped.exposition = monitor.exposition
+        _serve_queue(chosen, worker, jobs_at_once, monitor, stages)
 
 
 def _serve_queue(

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.panels import SOURCE, Panel, row
-from monitoring.rows import ROWS, VARIABLES
+from monitoring.queries import VARIABLES
+from monitoring.rows import ROWS
 
 FILE = Path(__file__).with_name("dashboard.json")
 COLUMNS = 24

@@ -4,8 +4,6 @@ Of the engines it knows one figure each, the tokens as they are written; the res
 own, the same on both. How a panel looks stands in panels.py, where it stands in dashboard.py.
 """
 
-from collections.abc import Sequence
-
 from monitoring.panels import (
     BLUE,
     GREEN,
@@ -15,39 +13,16 @@ from monitoring.panels import (
     RED,
     YELLOW,
     Panel,
-    Queries,
     bars,
     stat,
     state_timeline,
     timeseries,
 )
+from monitoring.queries import CHOSEN, quantiles, rate, series
 
-VARIABLES = ("job", "endpoint", "worker")
-CHOSEN = ",".join(f'{name}=~"${name}"' for name in VARIABLES)
 OUTCOMES = {"taken": GREEN, "again": ORANGE, "lost": RED}
 BOTTLENECKS = [("idle", GREY), ("compute", GREEN), ("queue", ORANGE), ("kv_cache", RED)]
 QUANTILES = {"p50": GREEN, "p90": YELLOW, "p99": ORANGE}
-
-
-def rate(name: str, *by: str, **labels: str) -> str:
-    """Return how much a counter grows a second, by some of its labels."""
-    return f"sum{_by(by)} (rate({series(name, **labels)}[$__rate_interval]))"
-
-
-def series(name: str, **labels: str) -> str:
-    """Return the selector of a metric of the workers that are chosen."""
-    more = "".join(f',{label}="{value}"' for label, value in labels.items())
-    return f"{name}{{{CHOSEN}{more}}}"
-
-
-def quantiles(name: str, *names: str) -> Queries:
-    """Return quantiles ("p50") of a histogram."""
-    buckets = rate(f"{name}_bucket", "le")
-    return [(f"histogram_quantile(0.{quantile[1:]}, {buckets})", quantile) for quantile in names]
-
-
-def _by(labels: Sequence[str]) -> str:
-    return f" by ({', '.join(labels)})" if labels else ""
 
 
 def now() -> list[Panel]:

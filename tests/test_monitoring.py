@@ -14,7 +14,7 @@ import openai
 import pytest
 import yaml
 
-from monitoring import dashboard, picture, rows
+from monitoring import dashboard, picture, queries
 from monitoring.recorded import Prometheus, filled
 from tests.conftest import NAME, START_SECONDS, WORKER, worker_environment
 from tests.prometheus_server import (
@@ -137,7 +137,7 @@ def _ask(watched: Watched) -> None:
                 client.chat.completions.create(**asked | {"temperature": -1})
             wait_until(lambda turn=turn: watched.count(seen) == 2 * turn, "a scrape")
     wait_until(lambda: LABELS in watched.pushed(), "a push")
-    pushed = filled(f"sum({rows.series('llm_worker_tokens_total')})", "1m", **LABELS)
+    pushed = filled(f"sum({queries.series('llm_worker_tokens_total')})", "1m", **LABELS)
     wait_until(lambda: watched.count(pushed) > 0, "a scrape of the Pushgateway")
 
 
@@ -230,7 +230,7 @@ def test_every_panel_shows_something(watched, panel, expression, source):
 )
 def test_the_figures_are_those_of_the_requests(watched, metric, labels, value):
     """Two turns of a stream, a plain answer and a refusal; the answers go to their limit."""
-    expression = f"sum({rows.series(f'llm_worker_{metric}', **labels)})"
+    expression = f"sum({queries.series(f'llm_worker_{metric}', **labels)})"
     assert watched.count(filled(expression, "1m", **watched.scraped)) == value
 
 

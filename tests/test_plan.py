@@ -249,7 +249,8 @@ def test_a_number_that_is_none(hub, value):
     code, _, err = plan(hub, "org/fp8", "--context", value)
     assert (code, err.splitlines()[-1]) == (
         2,
-        f"python -m builder plan: error: argument --context: {value!r} is no number from 1 on",
+        f"python -m builder plan: error: argument --context: {value!r} should be a whole "
+        "number from 1 on",
     )
 
 

@@ -13,6 +13,7 @@ from builder.deploy.report import report
 from builder.deploy.screen import Screen
 from builder.deploy.session import KEY, connected, endpoint_named
 from builder.errors import BuildError
+from builder.told import number
 from handler.errors import StartError
 
 Arguments = Sequence[str] | None
@@ -59,7 +60,7 @@ def logs(
     parser.add_argument("--worker", help="of this one only")
     parser.add_argument("--follow", "-f", action="store_true", help="wait for more, until Ctrl-C")
     parser.add_argument(
-        "--tail", type=order.number(0), default=100, metavar="LINES", help="to begin with (100)"
+        "--tail", type=number(0), default=100, metavar="LINES", help="to begin with (100)"
     )
     parser.add_argument("--source", choices=("container", "system"), help="one of both (both)")
     options = parser.parse_args(argv)

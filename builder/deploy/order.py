@@ -1,7 +1,7 @@
 """The arguments of `deploy` → what is wanted."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from builder.deploy.api import Kind, Thing, kind_of
@@ -10,6 +10,7 @@ from builder.deploy.environment import OVER_HTTP, read
 from builder.deploy.errors import WrongOrder
 from builder.deploy.wanted import Wanted
 from builder.presets import Preset
+from builder.told import number
 
 KINDS: dict[str, Kind] = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
 WAIT_SECONDS = 900
@@ -147,14 +148,3 @@ def _check_word(option: str, text: str | None) -> None:
 
 def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
-
-
-def number(least: int) -> Callable[[str], int]:
-    """Return a type for an argument: a whole number that is not too small."""
-
-    def read_number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} should be a whole number from {least} on")
-        return int(text)
-
-    return read_number

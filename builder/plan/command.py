@@ -31,7 +31,7 @@ from builder.plan.estimate import Wanted, row
 from builder.plan.report import Plan, as_json, as_text
 from builder.plan.source import read
 from builder.plan.weights import weights
-from builder.told import parser, told
+from builder.told import number, parser, told
 from handler.errors import ModelUnavailable
 from handler.hub.reference import Reference
 from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
@@ -88,12 +88,6 @@ def _wanted(options: argparse.Namespace, model: Architecture, has_fp8_cache: boo
     return Wanted(context, request, options.concurrency, element_bytes, asks)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     made = parser("plan", str(__doc__))
     add = made.add_argument
@@ -101,20 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--revision", help="branch, tag or commit (main)")
     add(
         "--context",
-        type=_count,
+        type=number(1),
         metavar="N",
         help=f"tokens of the longest request (the model's own, {CONTEXT_TOKENS} at most)",
     )
     add(
         "--concurrency",
-        type=_count,
+        type=number(1),
         default=1,
         metavar="N",
         help="requests at once that have to fit (1)",
     )
     add(
         "--tokens-per-request",
-        type=_count,
+        type=number(1),
         metavar="N",
         help="of a usual request, prompt and "
         f"answer together (the context, {REQUEST_TOKENS} at most)",

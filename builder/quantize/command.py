@@ -21,7 +21,7 @@ llm-compressor is not there or does not get through the model.
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -31,7 +31,7 @@ from builder.quantize import base, source
 from builder.quantize.checkpoint import make
 from builder.quantize.recipe import GROUP_SIZES, Method, Recipe
 from builder.quantize.run import Work, look
-from builder.told import parser, told
+from builder.told import number, parser, told
 from handler.model.checkpoint import json_object
 
 SEQUENCE_TOKENS = 512
@@ -112,15 +112,6 @@ def _sequence_tokens(asked: int | None, model: base.Base) -> int:
     return asked or min(SEQUENCE_TOKENS, longest)
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} should be a number from {least} on")
-        return int(text)
-
-    return read
-
-
 def _parser() -> argparse.ArgumentParser:
     made = parser("quantize", str(__doc__))
     add = made.add_argument
@@ -149,20 +140,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--samples",
-        type=_at_least(1),
+        type=number(1),
         default=SAMPLES,
         metavar="N",
         help=f"how many windows of text calibrate ({SAMPLES})",
     )
     add(
         "--sequence-length",
-        type=_at_least(LEAST_TOKENS),
+        type=number(LEAST_TOKENS),
         metavar="TOKENS",
         help=f"of a sample, and of a window to compare on ({SEQUENCE_TOKENS}, or the model's)",
     )
     add(
         "--grid",
-        type=_at_least(4),
+        type=number(4),
         default=GRID,
         metavar="N",
         help=f"how many scales AWQ tries for each group of layers: fewer are faster ({GRID})",

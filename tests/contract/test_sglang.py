@@ -20,8 +20,8 @@ from fastapi import FastAPI
 
 from builder.flag_names import names
 from handler.engine import speculation
-from handler.engine.sglang import adapter
 from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
+from handler.engine.sglang.demand import demand
 from handler.engine.sglang.names import REFUSED, REMOVED
 from handler.engine.sglang.parser import engine_flags
 from handler.engine.shared import (
@@ -283,8 +283,8 @@ def test_the_flags_say_what_has_to_fit_a_gpu(flags, given, expected):
     from sglang.srt.server_args import ServerArgs
 
     args = ServerArgs.from_cli_args(flags.parse(["--model-path=/m", *given]))
-    demand = adapter._demand(args, Model(Path("/m"), "org/m", None, "a local folder"))
-    found = demand and (demand.gpus, demand.tensor, demand.parts, demand.share)
+    wanted = demand(args, Model(Path("/m"), "org/m", None, "a local folder"))
+    found = wanted and (wanted.gpus, wanted.tensor, wanted.parts, wanted.share)
     assert found == expected
 
 

@@ -27,12 +27,12 @@ from handler.engine.parallel import Split
 from handler.engine.processes import all_run
 from handler.engine.protocol import Capacity, Running
 from handler.engine.sglang.app import ADAPTER_ROUTES, models, ready_app, version
+from handler.engine.sglang.demand import demand
 from handler.engine.sglang.names import REMOVED
 from handler.engine.sglang.parser import engine_flags
 from handler.engine.sglang.process import own_logging, stop, temporary_files
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
 from handler.memory import fit
-from handler.memory.fit import Demand
 from handler.model.checkpoint import WEIGHTS
 from handler.model.locate import Model
 from handler.pacing import Pacer
@@ -106,8 +106,8 @@ class SglangAdapter:
             loading.check(args.load_format)
             if args.load_format == "auto" and not self._model.has_weights():
                 raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-            if demand := _demand(args, self._model):
-                fit.check(demand, gpus(self._environ))
+            if wanted := demand(args, self._model):
+                fit.check(wanted, gpus(self._environ))
             try:
                 args.resolve_once()
             except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:
@@ -275,25 +275,6 @@ async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:
 def gpus(environ: Mapping[str, str]) -> list[str]:
     """Return the GPUs that it runs on."""
     return [] if is_cpu_build() else parallel.visible_gpus(environ)
-
-
-def _demand(args: Any, model: Model) -> Demand | None:
-    """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files.
-
-    A context that is longer than the KV cache is none: SGLang refuses the requests that are.
-    """
-    is_smaller = args.quantization is not None and model.quantization is None
-    if is_smaller or args.cpu_offload_gb or (args.offload_group_size or 0) > 0:
-        return None
-    return Demand(
-        name=model.name,
-        folder=model.path,
-        gpus=args.tp_size * args.pp_size,
-        tensor=args.tp_size,
-        parts=args.pp_size,
-        share=args.mem_fraction_static or 1.0,
-        share_setting="MEM_FRACTION_STATIC" if args.mem_fraction_static else "",
-    )
 
 
 def _split(args: Any) -> Split:

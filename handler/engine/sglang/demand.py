@@ -1,0 +1,25 @@
+"""What has to fit a GPU, by SGLang's parsed flags."""
+
+from typing import Any
+
+from handler.memory.fit import Demand
+from handler.model.locate import Model
+
+
+def demand(args: Any, model: Model) -> Demand | None:
+    """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files.
+
+    A context that is longer than the KV cache is none: SGLang refuses the requests that are.
+    """
+    is_smaller = args.quantization is not None and model.quantization is None
+    if is_smaller or args.cpu_offload_gb or (args.offload_group_size or 0) > 0:
+        return None
+    return Demand(
+        name=model.name,
+        folder=model.path,
+        gpus=args.tp_size * args.pp_size,
+        tensor=args.tp_size,
+        parts=args.pp_size,
+        share=args.mem_fraction_static or 1.0,
+        share_setting="MEM_FRACTION_STATIC" if args.mem_fraction_static else "",
+    )
