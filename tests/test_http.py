@@ -21,9 +21,10 @@ from handler.batch import run
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
 from handler.environ import load
-from handler.errors import BadSetting, EngineDied
+from handler.errors import BadSetting, EngineDied, Unauthorized
 from handler.http import call, jobs, server
 from handler.http.door import HttpDoor
+from handler.http.keys import Keys
 from handler.http.metrics import MetricsDoor
 from handler.job import JobReader
 from handler.metrics.monitor import Monitor
@@ -249,6 +250,24 @@ def test_without_a_key_the_start_is_refused():
     ):
         with Door(API_KEY="", **meant) as door:
             assert door.open().call("GET", "/v1/models", key=None).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "passes"),
+    [
+        *(("localhost", True), ("LOCALHOST:80", True), ("127.0.0.1:8000", True)),
+        *(("[::1]", True), ("[::1]:8000", True), ("", False)),
+        *(("a.example", False), ("127.0.0.1.a.example", False), ("[::1", False)),
+    ],
+)
+def test_who_is_called_as_this_machine(host, passes):
+    """With a port or without."""
+    keys = Keys([])
+    if passes:
+        keys.check({b"host": host.encode()})
+    else:
+        with pytest.raises(Unauthorized):
+            keys.check({b"host": host.encode()})
 
 
 @pytest.mark.parametrize("origin", ["https://a.example", "null", "http://127.0.0.1:1"])

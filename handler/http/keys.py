@@ -3,6 +3,7 @@
 import hmac
 import ipaddress
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from handler.errors import BadSetting, Unauthorized
 from handler.settings import Settings
@@ -47,8 +48,7 @@ class Keys:
         if self._open:
             return
         origin, host = headers.get(b"origin", b""), headers.get(b"host", b"")
-        name = host.decode("latin-1").rpartition(":")[0] if b":" in host else host.decode("latin-1")
-        if not _is_loopback(name.strip("[]")):
+        if not _is_loopback(_name(host.decode("latin-1"))):
             raise Unauthorized("Call this worker as localhost or 127.0.0.1.")
         if origin and origin.partition(b"://")[2] != host:
             raise Unauthorized("This page may not call the worker: CORS_ORIGINS names who may.")
@@ -57,6 +57,14 @@ class Keys:
 def _key(sent: bytes) -> bytes:
     word, _, rest = sent.partition(b" ")
     return rest.strip() if word.lower() == b"bearer" else sent.strip()
+
+
+def _name(host: str) -> str:
+    """Return a Host header without its port; what is none is no name."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_loopback(host: str) -> bool:
