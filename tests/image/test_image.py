@@ -312,17 +312,27 @@ def test_the_compose_file_gives_the_worker_every_gpu(docker):
 
 def test_the_compose_file_of_the_monitoring_is_read(docker):
     """It wants a key and a model, and hands the key on to Prometheus."""
-    file = str(ROOT / "monitoring/compose.yaml")
-    command = ("compose", "--file", file, "config", "--format=json")
-    assert "choose one" in docker(*command, check=False).stderr
     given = {"API_KEY": "a-key", "MODEL_NAME": "org/name"}
-    done = subprocess.run(
-        ["docker", *command], env=docker.environment | given, capture_output=True, text=True
-    )
-    read = json.loads(done.stdout)
-    assert read["services"].keys() == {"worker", "prometheus", "pushgateway", "grafana"}
-    assert read["services"]["worker"]["environment"]["MODEL_NAME"] == "org/name"
-    assert read["secrets"]["api_key"]["environment"] == "API_KEY"
+
+    def read(environment):
+        file = str(ROOT / "monitoring/compose.yaml")
+        return subprocess.run(
+            ["docker", "compose", "--file", file, "config", "--format=json"],
+            env={name: docker.environment[name] for name in docker.environment.keys() - given}
+            | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    # Each by itself: compose names one that is missing, in no order.
+    for missing, hint in (("API_KEY", "is what callers"), ("MODEL_NAME", "is the model to serve")):
+        without = read({name: value for name, value in given.items() if name != missing})
+        assert without.returncode != 0
+        assert f"variable {missing} is missing a value: {hint}" in without.stderr
+    done = json.loads(read(given).stdout)
+    assert done["services"].keys() == {"worker", "prometheus", "pushgateway", "grafana"}
+    assert done["services"]["worker"]["environment"]["MODEL_NAME"] == "org/name"
+    assert done["secrets"]["api_key"]["environment"] == "API_KEY"
 
 
 def test_hadolint_has_nothing_to_say():
