@@ -1,6 +1,6 @@
 """Fetch a pre-quantized checkpoint: pinned to a commit, only what the engine loads, verified.
 
-    python -m builder.fetch Qwen/Qwen2.5-7B-Instruct-AWQ
+    python -m builder fetch Qwen/Qwen2.5-7B-Instruct-AWQ
 
 makes `models/qwen2.5-7b-instruct-awq` with a manifest.json and prints its path. The folder appears
 whole or not at all; at the same commit it is kept, at another it is replaced. A gated repository
@@ -194,7 +194,7 @@ def token_in(environ: Mapping[str, str]) -> SecretStr | None:
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    made = parser("fetch", str(__doc__), prog="python -m builder.fetch")
+    made = parser("fetch", str(__doc__))
     add = made.add_argument
     add("repository", help="org/name on the hub")
     add("--revision", default="main", help="branch, tag or commit (main)")

@@ -27,6 +27,7 @@ WRITTEN = frozenset({200, 201, 204})
 SHOWN_CHARACTERS = 100
 USER = re.compile(r"(?<=:)//[^/\\]*@")  # a name and a password
 COULD_NOT = {"fetched": "did not come", "written": "was not taken"}
+AZURE = ".blob.core.windows.net"  # its storage has to be told what to make
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # What holds another address, or is no longer in use.
 ODD = [ipaddress.ip_network(text) for text in ("2002::/16", "::/96", "64:ff9b:1::/48", "fec0::/10")]
@@ -130,10 +131,13 @@ class PublicWeb:
         url = self._allowed(address)
         async with self._named(address, "written"):
             _refuse_private_literal(url)
+            headers = {"content-length": str(size_bytes)}
+            if (url.host or "").endswith(AZURE):
+                headers["x-ms-blob-type"] = "BlockBlob"
             async with self._session.put(
                 url,
                 data=content,
-                headers={"content-length": str(size_bytes)},
+                headers=headers,
                 skip_auto_headers=("content-type",),
                 allow_redirects=False,
             ) as response:

@@ -189,20 +189,34 @@ def put(address, routes=None, seconds=5.0):
     asyncio.run(run())
 
 
-def test_what_is_put_arrives_whole_with_its_size_and_no_type(here_is_public):
-    """A presigned address takes no chunks, and a type that was not signed is refused."""
-    seen = {}
-
+def taking(seen):
     async def take(request):
         seen.update(request.headers, method=request.method, size=0)
         while piece := await request.content.readany():
             seen["size"] += len(piece)
         return web.Response(status=201)
 
-    put("http://127.0.0.1:PORT/x?a=%2Fb", {"/x": take})
+    return {"/x": take}
+
+
+def test_what_is_put_arrives_whole_with_its_size_and_no_type(here_is_public):
+    """A presigned address takes no chunks, and a type that was not signed is refused."""
+    seen = {}
+    put("http://127.0.0.1:PORT/x?a=%2Fb", taking(seen))
     assert (seen["method"], seen["size"], seen["Content-Length"]) == ("PUT", 300_000, "300000")
     assert "Transfer-Encoding" not in seen
     assert "Content-Type" not in seen
+
+
+@pytest.mark.parametrize(
+    ("host", "kind"),
+    [("me.blob.core.windows.net", "BlockBlob"), ("blob.core.windows.net.example", None)],
+)
+def test_azure_is_told_what_to_make(here_is_public, names, host, kind):
+    """It refuses a PUT without this header; nobody else is sent one that was not signed."""
+    names[0][host], seen = [["127.0.0.1"]], {}
+    put(f"http://{host}:PORT/x", taking(seen))
+    assert (seen["size"], seen.get("x-ms-blob-type")) == (300_000, kind)
 
 
 @pytest.mark.parametrize(
