@@ -7,6 +7,7 @@ small. Only tests of a worker's start and end have workers of their own.
 import json
 import os
 import re
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,10 @@ from handler.model.locate import locate
 from tests.checkpoints import lora
 from tests.http_worker import HttpWorker, running_http_worker
 from tests.platform import Job, Platform, running_platform, running_worker
+
+# A shell lets what it starts in the background ignore Ctrl-C, and that would be inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"

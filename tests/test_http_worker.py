@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import START_SECONDS, VARIANT, worker_command, worker_environment
 from tests.http_worker import free_port, running_http_worker
 from tests.platform import running_platform, running_worker
+from tests.processes import arguments
 
 CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
@@ -138,7 +139,7 @@ def test_a_dead_engine_ends_the_worker_with_code_5():
         worker_command("vllm"), environ, ready_within_seconds=START_SECONDS
     ) as worker:
         family = psutil.Process(worker.process.pid).children(recursive=True)
-        [core] = [process for process in family if "EngineCore" in " ".join(process.cmdline())]
+        [core] = [process for process in family if "EngineCore" in arguments(process)]
         answers = []
         asked = [STORY, STORY | {"stream": False}]
         threads = [

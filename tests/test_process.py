@@ -25,6 +25,7 @@ from tests.conftest import (
 )
 from tests.hub import Repository, running_hub
 from tests.platform import State, running_platform, running_worker
+from tests.processes import arguments
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
@@ -278,7 +279,7 @@ def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(engine):
         for job_id in streamed:
             platform.wait_until(job_id, lambda job: len(job.chunks) > 2, 60)
         family = psutil.Process(worker.pid).children(recursive=True)
-        [core] = [process for process in family if CORES[engine] in " ".join(process.cmdline())]
+        [core] = [process for process in family if CORES[engine] in arguments(process)]
         killed_at = time.monotonic()
         core.send_signal(signal.SIGKILL)
         assert worker.wait(60) == 5
