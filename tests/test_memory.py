@@ -139,6 +139,7 @@ def test_a_state_does_not_grow():
         ({"hybrid_override_pattern": "M-M*E-"}, "n-nf--"),
         ({"layer_types": ["indexed_attention"] * 2, "kv_lora_rank": 512}, "ff"),
         ({"layers_block_type": ["mamba", "moe", "attention", "mlp"]}, "n-f-"),
+        ({"layers_block_type": ["mamba", "hybrid"]}, "nb"),
         ({"attn_layer_indices": [2, 5]}, "nnfnnf"),
         ({"full_attn_idxs": [2, 5]}, "nnfnnf"),
         ({"attn_layer_period": 3, "attn_layer_offset": 1}, "nfnnfn"),
@@ -164,6 +165,14 @@ def test_which_layers_a_model_has(more, expected):
         (SMALL | {"block_configs": [{}]}, "config.json has block_configs, which is not counted"),
         (SMALL | {"attn_config": {"kv_n_heads": 8}}, "config.json has attn_config, which is not"),
         (SMALL | {"model_type": "minicpm3"}, "the cache of minicpm3 is not counted here"),
+        (
+            SMALL | {"sliding_window": 9, "sliding_window_pattern": "LLLG"},
+            "sliding_window_pattern is no number",
+        ),
+        (SMALL | {"num_attention_heads": 0}, "has a value that makes no model .*zero"),
+        (SMALL | {"layer_types": [["mamba"]]}, "has a value that makes no model .*unhashable"),
+        (SMALL | {"attn_layer_period": 0.5, "attn_layer_offset": 0}, "value that makes no model"),
+        (SMALL | {"linear_attn_config": {"full_attn_layers": ["x"]}}, "value that makes no model"),
         ({"hidden_size": 1}, "has no num_hidden_layers or n_layer or num_layers or n_layers"),
     ],
 )

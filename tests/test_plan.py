@@ -6,16 +6,19 @@ The models are headers without weights behind them, served by the small hub.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from math import prod
 
 import pytest
 
+from builder.errors import Refused
 from builder.plan.cards import COUNTS, Card, chosen, table
 from builder.plan.estimate import Wanted, row
 from builder.plan.source import Source
 from builder.plan.weights import Weights, weights
 from builder.presets import PRESETS
 from handler.memory.architecture import architecture
+from handler.memory.groups import Groups
 from handler.memory.tensors import Tensor
 from tests.conftest import MODELS, NAME, ROOT, clean_environment, worker_environment
 from tests.hub import TOKEN, Repository, running_hub
@@ -25,18 +28,18 @@ BYTES = {"BF16": 2, "I32": 4, "F8_E4M3": 1}
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
 
-def llama_70b(dtype="BF16", packed=1):
+def llama_70b(dtype="BF16", packed=1, width=28672):
     """Names and shapes of all its tensors; `packed` weights are in one number of a linear one."""
     shapes = {"model.embed_tokens.weight": (128256, 8192), "lm_head.weight": (128256, 8192)}
     for n in range(80):
         layer = f"model.layers.{n}"
-        for name, out, width in (
+        for name, out, inputs in (
             *(("self_attn.q_proj", 8192, 8192), ("self_attn.o_proj", 8192, 8192)),
             *(("self_attn.k_proj", 1024, 8192), ("self_attn.v_proj", 1024, 8192)),
-            *(("mlp.gate_proj", 28672, 8192), ("mlp.up_proj", 28672, 8192)),
-            ("mlp.down_proj", 8192, 28672),
+            *(("mlp.gate_proj", width, 8192), ("mlp.up_proj", width, 8192)),
+            ("mlp.down_proj", 8192, width),
         ):
-            shapes[f"{layer}.{name}.weight"] = (out, width // packed)
+            shapes[f"{layer}.{name}.weight"] = (out, inputs // packed)
         shapes[f"{layer}.input_layernorm.weight"] = (8192,)
     kept = ("embed", "lm_head", "norm")
     return {
@@ -81,11 +84,13 @@ def hub(tmp_path_factory):
     scheme = {"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
     cache = LLAMA_70B | {"quantization_config": scheme}
     eyes = LLAMA_70B | {"vision_config": {}}
+    wide = LLAMA_70B | {"intermediate_size": 29568}
     with running_hub(
         llama=a_repository(root / "llama", LLAMA_70B, llama_70b()),
         fp8=a_repository(root / "fp8", LLAMA_70B | fp8, llama_70b("F8_E4M3")),
         odd=a_repository(root / "odd", odd, {"a": ("BF16", (1,)), "b": ("BF16", (1,))}),
         cache=a_repository(root / "cache", cache, llama_70b("F8_E4M3")),
+        **{"odd-width": a_repository(root / "wide", wide, llama_70b(width=29568))},
         eyes=a_repository(root / "eyes", eyes, llama_70b()),
         pickle=Repository(pickle),
         gated=Repository(root / "llama", gated=True),
@@ -223,7 +228,8 @@ def test_nothing_fits(hub):
         (("org/pickle",), 2, "org/pickle has no safetensors weights, whose headers"),
         (("org/odd",), 3, "org/odd: its layers of type a_new_one are not known here."),
         (("org/fp8", "--quantization", "awq"), 2, "org/fp8 is quantized as 'fp8', not awq: plan"),
-        (("org/fp8", "--gpu", "Z9"), 2, "--gpu Z9: no such card. There are AMPERE_16 (A4000"),
+        (("org/fp8", "--gpu", "RTX"), 2, "--gpu 'RTX': no such card. There are AMPERE_16"),
+        (("org/fp8", "--gpu", "Z9"), 2, "--gpu 'Z9': no such card. There are AMPERE_16 (A4000"),
         (
             ("org/fp8", "--context", "100", "--tokens-per-request", "200"),
             2,
@@ -292,6 +298,49 @@ def test_a_row():
 def test_why_it_does_not_fit(model, wanted, gpus, why):
     """What the engine would refuse as well."""
     assert row(architecture(model), WEIGHTS, wanted, LARGE, gpus).why_not == why
+
+
+def test_a_quantized_layer_that_cannot_be_split():
+    """Nor is what only cards with FP8 could split, or keep."""
+    odd = architecture(LLAMA_70B | {"intermediate_size": 29568})
+    groups = replace(WEIGHTS, groups=Groups(128))
+    assert row(odd, groups, WANTED, LARGE, 1).why_not is None
+    why_not = row(odd, groups, WANTED, LARGE, 2).why_not
+    assert why_not == "groups of 128 do not divide 29568 / 2"
+    wanted, old = replace(WANTED, kv_element_bytes=1), replace(LARGE, has_fp8=False)
+    why_not = "no FP8: not for the KV cache of this attention"
+    for config in (DEEPSEEK_V3, LLAMA_70B | {"model_type": "gpt_oss"}):
+        model = architecture(config)
+        assert row(model, WEIGHTS, wanted, LARGE, 1).why_not is None
+        assert row(model, WEIGHTS, wanted, old, 1).why_not == why_not
+    assert row(MODEL, WEIGHTS, wanted, old, 1).why_not is None
+
+
+def test_groups_that_are_still_to_be_made():
+    """Those that `quantize` takes, what they add, and widths that have none."""
+    for width, size in ((256, 128), (96, 32)):
+        tensor = Tensor("model.layers.0.self_attn.q_proj.weight", "BF16", (64, width), 128 * width)
+        made = weights(Source("m", "", {}, (tensor,), None), "awq")
+        assert (made.groups, made.bytes) == (
+            Groups(size),
+            64 * width // 2 + 64 * width // size * 5 // 2,
+        )
+    narrow = Source("m", "", {}, (Tensor("a.q_proj.weight", "BF16", (64, 40), 5120),), None)
+    with pytest.raises(Refused) as raised:
+        weights(narrow, "awq")
+    assert str(raised.value) == (
+        "m cannot be quantized as awq: a.q_proj.weight has 40 inputs, which do not divide into "
+        "groups of 128 or 32. Choose --quantization fp8."
+    )
+
+
+def test_smaller_groups_are_advised_where_they_would_help(hub):
+    """Only for a checkpoint that is still to be made."""
+    advice = "AWQ's groups of 128 cannot be split over every number of GPUs. Smaller ones"
+    _, out, _ = plan(hub, "org/odd-width", "--quantization", "awq")
+    assert advice in out
+    assert "× 8" not in out
+    assert advice not in plan(hub, "org/llama", "--quantization", "awq")[1]
 
 
 def test_a_mixture_reads_the_experts_that_are_asked():

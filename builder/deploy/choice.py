@@ -61,6 +61,8 @@ def pools(text: str) -> list[str]:
             if word.upper() not in known:
                 raise WrongOrder(f"There is no pool {word}: {_pool_of(word, cards)}.")
             found.append(word.upper())
+    if not found:
+        raise WrongOrder(f"--gpu {text!r} names no pool: {_pool_of(text, cards)}.")
     return found
 
 

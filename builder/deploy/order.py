@@ -119,17 +119,19 @@ def wanted(options: argparse.Namespace, there: Thing | None, environ: Mapping[st
     environment = None
     if there is None or base or options.env:
         is_whole = bool(base)
-        base |= OVER_HTTP if kind == "LOAD_BALANCER" else {}
+        if kind == "LOAD_BALANCER" and (is_whole or there is None):
+            base |= OVER_HTTP
         environment = read(base, options.env, environ, is_whole)
     return Wanted(name, kind, _said(options, preset), environment, there)
 
 
 def _said(options: argparse.Namespace, preset: Preset | None) -> dict[str, Any]:
+    preset_pools = list(preset.gpu_pools) if preset else None
     milliseconds = options.execution_timeout and options.execution_timeout * 1000
     fields = {
         "image": options.image,
         "disk": options.disk,
-        "gpu.pools": pools(options.gpu or "") or (list(preset.gpu_pools) if preset else None),
+        "gpu.pools": pools(options.gpu) if options.gpu is not None else preset_pools,
         "gpu.count": options.gpu_count or (preset.gpu_count if preset else None),
         "workers.min": options.min,
         "workers.max": options.max,

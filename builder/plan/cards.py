@@ -64,9 +64,9 @@ def chosen(cards: tuple[Card, ...], wanted: str) -> tuple[Card, ...]:
     """
     words = set(wanted.lower().replace("rtx", "").split())
     found = tuple(card for card in cards if wanted.lower() == card.pool.lower()) or tuple(
-        card for card in cards if any(words <= set(name.split()) for name in card.names)
+        card for card in cards if words and any(words <= set(name.split()) for name in card.names)
     )
     if not found:
         names = "; ".join(f"{card.pool} ({card.name})" for card in cards)
-        raise Refused(f"--gpu {wanted}: no such card. There are {names}.")
+        raise Refused(f"--gpu {wanted!r}: no such card. There are {names}.")
     return found

@@ -11,12 +11,13 @@ from builder.plan.cards import Card
 from builder.plan.weights import Weights
 from handler.memory.architecture import ELEMENT_BYTES, Architecture
 from handler.memory.fit import largest_context
+from handler.memory.groups import obstacle
 
 SHARE = 0.92  # of the memory: vLLM's own GPU_MEMORY_UTILIZATION
 GIB = 1 << 30
 GRAPHS_BYTES = GIB  # CUDA's context and the graphs of a decode step
-LARGE_BYTES = 70 * GIB  # from here on vLLM batches more tokens, but on an A100
-BATCHED_TOKENS = (2048, 8192)
+# What vLLM batches from some memory on, in its server; an A100 has the least of them.
+BATCHED_TOKENS = ((160 * GIB, 16384), (70 * GIB, 8192), (0, 2048))
 MOST_SEQUENCES = 256
 STEP = 8
 STATES = 2  # of a recurrent layer, with prefixes cached
@@ -102,8 +103,13 @@ def _why_not(
     if not model.splits(gpus):
         of_keys = f", {model.kv_heads} for keys and values," if model.heads % gpus == 0 else ""
         return f"{model.heads} heads{of_keys} do not divide by {gpus}"
-    if wanted.kv_element_bytes == 1 and "fp8" in weights.method and not card.has_fp8:
-        return "no FP8: not for weights and KV cache both"
+    if why := obstacle(weights.groups, model, gpus, card.has_fp8):
+        return why
+    if wanted.kv_element_bytes == 1 and not card.has_fp8:
+        if "fp8" in weights.method:
+            return "no FP8: not for weights and KV cache both"
+        if model.needs_fp8_for_fp8_cache:
+            return "no FP8: not for the KV cache of this attention"
     if room <= 0:
         return "no room for the weights"
     if model.kv_bytes(wanted.context_tokens, wanted.kv_element_bytes, gpus) > room:
@@ -115,10 +121,11 @@ def _why_not(
 
 def _activations(model: Architecture, card: Card, gpus: int) -> int:
     """Return what one step needs besides weights and cache: its widest layer, and the logits."""
-    is_large = card.memory_bytes >= LARGE_BYTES and "A100" not in card.name
+    memory = 0 if "A100" in card.name else card.memory_bytes
+    batched = next(tokens for least, tokens in BATCHED_TOKENS if memory >= least)
     layer = 6 * model.hidden + 3 * model.intermediate // gpus
     logits = 2 * MOST_SEQUENCES * model.vocabulary * 4
-    return BATCHED_TOKENS[is_large] * layer * ELEMENT_BYTES + logits
+    return batched * layer * ELEMENT_BYTES + logits
 
 
 def _decoded(

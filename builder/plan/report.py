@@ -66,6 +66,12 @@ class Plan:
                 f"{self.source.name} --to {self.weights.method} --out FOLDER; MODEL_NAME is then "
                 "the repository that it is pushed to, or its folder on a volume."
             )
+        groups = self.weights.groups
+        if not self.weights.is_made and groups and any(_is_cut(row.why_not) for row in self.rows):
+            notes.append(
+                f"AWQ's groups of {groups.inputs} cannot be split over every number of GPUs. "
+                "Smaller ones (quantize --group-size) divide more, and take a little more memory."
+            )
         if self.needs_fp8 and any(not row.card.has_fp8 for row in self.rows):
             notes.append(
                 "no FP8: not every card of the row calculates in it. It keeps and reads the small "
@@ -188,6 +194,10 @@ def _worth_showing(rows: Iterable[Row]) -> list[Row]:
         divisible = [row for row in own if "divide" not in (row.why_not or "")]
         shown += fitting[:SHOWN] or (divisible or own)[-1:]
     return shown
+
+
+def _is_cut(why_not: str | None) -> bool:
+    return why_not is not None and why_not.startswith("groups of")
 
 
 def _cells(plan: Plan, row: Row) -> Sequence[str]:

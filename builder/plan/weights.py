@@ -10,14 +10,12 @@ from dataclasses import dataclass
 
 from builder.errors import Refused
 from builder.plan.source import Source
+from builder.quantize.recipe import TRIED_SIZES
+from handler.memory.groups import Groups, groups
 from handler.memory.tensors import Tensor
 from handler.model.checkpoint import is_of
 
-GROUP = 128
-# Of one weight: 4 bits, and for each group a scale in 16 bits and a zero point in 4.
-AWQ_BYTES = 0.5 + (2 + 0.5) / GROUP
-FP8_BYTES = 1.0
-BYTES = {"awq": AWQ_BYTES, "fp8": FP8_BYTES, "bf16": 2.0}
+BYTES = {"fp8": 1.0, "bf16": 2.0}
 KEPT = re.compile(
     r"embed|lm_head|norm|\.gate\.weight|router|visual|vision|audio|projector|conv1d|A_log|dt_bias"
 )
@@ -37,6 +35,7 @@ class Weights:
         embedding_bytes: those of the embedding, of which a token reads one row.
         method: in which they are, such as awq, fp8 or bf16.
         is_made: whether the checkpoint is so already.
+        groups: how they share scales, None where that is no obstacle to several GPUs.
     """
 
     bytes: int
@@ -44,6 +43,7 @@ class Weights:
     embedding_bytes: int
     method: str
     is_made: bool
+    groups: Groups | None = None
 
     def read_bytes(self, sequences: int, experts: int, used: int) -> float:
         """Return what one step reads, when each of some sequences needs experts of its own."""
@@ -55,23 +55,29 @@ def weights(source: Source, wanted: str) -> Weights:
     """Return what the weights take in a method; auto is the checkpoint's own.
 
     Raises:
-        Refused: the checkpoint is quantized in another.
+        Refused: the checkpoint is quantized in another, or cannot be quantized so.
     """
     found = source.quantization
     if found is None:
         method = "bf16" if wanted == "auto" else wanted
-        sizes = [_size(tensor, method) for tensor in source.tensors]
-        return _weights(source.tensors, sizes, method, method == "bf16")
+        shared = _groups_to_make(source) if method == "awq" else None
+        sizes = [_size(tensor, method, shared) for tensor in source.tensors]
+        return _weights(source.tensors, sizes, method, method == "bf16", shared)
     if wanted != "auto" and not is_of(wanted, found):
         raise Refused(
             f"{source.name} is quantized as {found!r}, not {wanted}: plan for it as it is, or for "
             "the unquantized model."
         )
-    return _weights(source.tensors, [tensor.bytes for tensor in source.tensors], found, True)
+    sizes = [tensor.bytes for tensor in source.tensors]
+    return _weights(source.tensors, sizes, found, True, groups(source.config))
 
 
 def _weights(
-    tensors: Iterable[Tensor], sizes: Iterable[float], method: str, is_made: bool
+    tensors: Iterable[Tensor],
+    sizes: Iterable[float],
+    method: str,
+    is_made: bool,
+    shared: Groups | None,
 ) -> Weights:
     total, experts, embedding, tied = 0.0, 0.0, 0.0, True
     for tensor, size in zip(tensors, sizes, strict=True):
@@ -82,12 +88,33 @@ def _weights(
             embedding += size
         tied = tied and "lm_head" not in tensor.name
     # A tied embedding is also the last layer, which every step reads.
-    return Weights(round(total), round(experts), 0 if tied else round(embedding), method, is_made)
+    read_by_row = 0 if tied else round(embedding)
+    return Weights(round(total), round(experts), read_by_row, method, is_made, shared)
 
 
-def _size(tensor: Tensor, method: str) -> float:
+def _groups_to_make(source: Source) -> Groups:
+    """Return the groups that `quantize` takes for AWQ."""
+    inputs = {each.name: each.shape[-1] for each in source.tensors if not _is_kept(each)}
+    for size in TRIED_SIZES:
+        if all(width % size == 0 for width in inputs.values()):
+            return Groups(size)
+    name, width = next((n, w) for n, w in inputs.items() if w % TRIED_SIZES[-1])
+    raise Refused(
+        f"{source.name} cannot be quantized as awq: {name} has {width} inputs, which do not divide "
+        f"into groups of {' or '.join(map(str, TRIED_SIZES))}. Choose --quantization fp8."
+    )
+
+
+def _size(tensor: Tensor, method: str, shared: Groups | None) -> float:
     """Return what an unquantized tensor takes in a method."""
     if tensor.dtype not in UNQUANTIZED:
         return float(tensor.bytes)
-    is_kept = len(tensor.shape) < 2 or KEPT.search(tensor.name)
-    return tensor.elements * (BYTES["bf16"] if is_kept else BYTES[method])
+    if _is_kept(tensor):
+        return tensor.elements * BYTES["bf16"]
+    if shared is not None:  # 4 bits, and for each group a scale in 16 bits and a zero point in 4
+        return tensor.elements * (0.5 + (2 + 0.5) / shared.inputs)
+    return tensor.elements * BYTES[method]
+
+
+def _is_kept(tensor: Tensor) -> bool:
+    return len(tensor.shape) < 2 or KEPT.search(tensor.name) is not None

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handler.errors import ModelUnavailable
 from handler.memory.layers import Config, Kind, kinds, number, text_config
 from handler.memory.states import state_bytes
+from handler.memory.widths import DENSE, EXPERTS, dense_widths, expert_width, experts_used
 
 CONTEXTS = (
     *("model_max_length", "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
@@ -22,8 +24,6 @@ KV_HEADS = (
     *("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
     "num_attention_groups",
 )
-USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts", "moe_k")
-EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
 GEMMA_4_GLOBAL_HEAD = 512  # transformers' default
 ELEMENT_BYTES = 2  # bf16 and fp16; the engines take one of them for a float32 checkpoint too
 
@@ -70,6 +70,10 @@ class Architecture:
         context_tokens: of the longest context that the model was made for; 0 where it is not said.
         usual_tokens: of the one that an engine takes unless it is told another.
         experts, experts_used: of a mixture, in all and by one token; 1 of a dense model.
+        expert_width: of one expert, 0 of a dense model.
+        dense_widths: of attention's output and a dense layer, which GPUs share; 0 where none is.
+        key_width: of the key in one KV head, 0 where heads have none of their own (MLA).
+        needs_fp8_for_fp8_cache: whether only GPUs that calculate in FP8 take a KV cache of 8 bits.
     """
 
     layers: tuple[Layers, ...]
@@ -82,6 +86,10 @@ class Architecture:
     usual_tokens: int
     experts: int = 1
     experts_used: int = 1
+    expert_width: int = 0
+    dense_widths: tuple[int, ...] = ()
+    key_width: int = 0
+    needs_fp8_for_fp8_cache: bool = False
 
     def kv_bytes(
         self, tokens: int, element_bytes: int = ELEMENT_BYTES, gpus: int = 1, states: int = 1
@@ -117,6 +125,13 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     Raises:
         ModelUnavailable: it does not say what is needed, or something that is not known here.
     """
+    try:
+        return _read(config)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ModelUnavailable(f"config.json has a value that makes no model ({error})") from error
+
+
+def _read(config: Mapping[str, Any]) -> Architecture:
     text = text_config(config)
     counted = Counter(kinds(text))
     both = counted.pop("both", 0)
@@ -126,8 +141,11 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     layers = tuple(_layers(text, kind, count) for kind, count in sorted(counted.items()))
     heads = number(text, "num_attention_heads", "n_head", "num_heads", "n_heads", default=1)
     hidden = number(text, "hidden_size", "n_embd", "d_model")
-    used = _used(text)
-    width = number(text, "intermediate_size", "ffn_hidden_size", "n_inner", default=4 * hidden)
+    used = experts_used(text)
+    width = number(text, *DENSE, default=4 * hidden)
+    head = _head(text, heads)
+    value = number(text, "v_head_dim", default=head) or head
+    latent = _is_latent(text)
     return Architecture(
         layers=layers,
         heads=heads,
@@ -139,13 +157,11 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
         usual_tokens=_usual_tokens(text),
         experts=number(text, *EXPERTS, default=1),
         experts_used=used,
+        expert_width=expert_width(text),
+        dense_widths=dense_widths(text, heads * value),
+        key_width=0 if latent else head,
+        needs_fp8_for_fp8_cache=latent or _has_odd_attention(config),
     )
-
-
-def _used(config: Config) -> int:
-    """Return how many experts a token asks; where layers differ, the most."""
-    lists = [value for name in USED if isinstance(value := config.get(name), list) and value]
-    return max(lists[0]) if lists else number(config, *USED, default=1)
 
 
 def _usual_tokens(config: Config) -> int:
@@ -213,6 +229,14 @@ def _is_latent(config: Config) -> bool:
     """Whether its attention is multi-head latent, as an engine runs it; MiniCPM's is unfolded."""
     return bool(config.get("kv_lora_rank")) and not str(config.get("model_type")).startswith(
         "minicpm"
+    )
+
+
+def _has_odd_attention(config: Config) -> bool:
+    """Whether it has sinks, or sees an image as a whole: vLLM's kernels for that are few."""
+    model_type = str(config.get("model_type"))
+    return model_type == "gpt_oss" or (
+        model_type.startswith("gemma3") and "vision_config" in config
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from handler.errors import EngineStartFailed, ModelUnavailable
 from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
 from handler.memory.gpus import memory_bytes
+from handler.memory.groups import groups, obstacle
 from handler.memory.layers import text_config
 from handler.memory.tensors import in_folder
 from handler.model.checkpoint import json_object
@@ -77,7 +78,7 @@ def check(demand: Demand, visible: list[str]) -> None:
     model = _understood(demand.folder)
     found = _found(demand, weights, total, allowed)
     if sure > allowed:
-        several = _several(model, weights * demand.gpus, allowed)
+        several = _several(demand, model, weights * demand.gpus, allowed)
         raise EngineStartFailed(
             f"{found}: take {several}a larger one, or a checkpoint of fewer bits (AWQ, FP8)."
         )
@@ -133,10 +134,13 @@ def _found(demand: Demand, weights: float, total: int, allowed: float) -> str:
     )
 
 
-def _several(model: Architecture | None, weights: float, allowed: float) -> str:
-    """Name a number of GPUs that would do, and that the heads can be split over."""
+def _several(demand: Demand, model: Architecture | None, weights: float, allowed: float) -> str:
+    """Name a number of GPUs that would do, and that the layers can be split over."""
+    shared = groups(json_object(demand.folder / "config.json")) if model else None
     for count in COUNTS:
-        if weights / count <= FULL * allowed and (model is None or model.splits(count)):
+        if weights / count > FULL * allowed:
+            continue
+        if model is None or (model.splits(count) and not obstacle(shared, model, count, True)):
             return f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), "
     return ""
 

@@ -17,7 +17,8 @@ Config = Mapping[str, Any]
 
 INDEXED = "indexed_attention"
 NAMES: dict[str, Kind] = {
-    **dict.fromkeys(("full_attention", "attention", "hybrid", INDEXED), "full"),
+    **dict.fromkeys(("full_attention", "attention", INDEXED), "full"),
+    "hybrid": "both",  # Zamba 2's
     **dict.fromkeys(("sliding_attention", "local_attention"), "sliding"),
     "chunked_attention": "chunked",
     **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent", "kda"), "state"),
@@ -154,6 +155,8 @@ def _windowed(config: Config, count: int) -> list[Kind]:
     on = config.get("use_sliding_window", model_type not in WITH_SWITCH)
     if not config.get("sliding_window") or not on:
         return ["full"] * count
+    if isinstance(config.get("sliding_window_pattern"), str):
+        raise ModelUnavailable("sliding_window_pattern is no number")
     pattern = number(config, "sliding_window_pattern", default=PATTERNS.get(model_type, 0))
     if pattern:
         return ["full" if (n + 1) % pattern == 0 else "sliding" for n in range(count)]
