@@ -1,10 +1,11 @@
 """What the builder's commands have in common: how they are asked, and how they say what happens."""
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from builder.errors import BuildError
@@ -24,11 +25,10 @@ def told(command: str, work: Callable[[], None]) -> int:
     logging.basicConfig(format=f"{command}: %(message)s", level=logging.INFO, stream=sys.stderr)
     for name in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
         logging.getLogger(name).setLevel(logging.WARNING)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     log = logging.getLogger(command)
     try:
-        work()
+        with ending_in_order():
+            work()
     except (BuildError, StartError) as error:
         log.error("%s", error)
         return error.exit_code
@@ -39,6 +39,22 @@ def told(command: str, work: Callable[[], None]) -> int:
         log.error("interrupted")
         return EXIT_INTERRUPTED
     return 0
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is inside like Ctrl-C; one that is ignored (nohup) stays so.
+
+    Raises:
+        KeyboardInterrupt: one of them came.
+    """
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parser(command: str, text: str, prog: str | None = None) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from builder.deploy.report import report
 from builder.deploy.screen import Screen
 from builder.deploy.session import KEY, connected, endpoint_named
 from builder.errors import BuildError
-from builder.told import number
+from builder.told import ending_in_order, number
 from handler.errors import StartError
 
 Arguments = Sequence[str] | None
@@ -49,7 +49,7 @@ def status(
             for line in report(api, endpoint_named(api, options.name)):
                 screen(line)
 
-    return told("status", work)
+    return told("status", work, ends_unread=True)
 
 
 def logs(
@@ -64,7 +64,9 @@ def logs(
     )
     parser.add_argument("--source", choices=("container", "system"), help="one of both (both)")
     options = parser.parse_args(argv)
-    wanted = worker_logs.Order(options.tail, options.source, options.follow)
+    wanted = worker_logs.Order(
+        options.tail, options.source, options.follow, is_named=options.worker is not None
+    )
 
     def work(screen: Screen) -> None:
         with connected(environ, pace, screen) as api:
@@ -75,7 +77,7 @@ def logs(
                 screen(f"{options.name} has no worker at the moment, and so no logs")
             worker_logs.show(api, endpoint, workers, wanted, screen)
 
-    return told("logs", work)
+    return told("logs", work, ends_unread=True)
 
 
 def delete(
@@ -94,16 +96,23 @@ def delete(
     return told("delete", work)
 
 
-def told(command: str, work: Callable[[Screen], None]) -> int:
-    """Do it; return the exit code, after one line on stderr for a failure."""
-    screen = Screen()
+def told(command: str, work: Callable[[Screen], None], ends_unread: bool = False) -> int:
+    """Do it; return the exit code, after one line on stderr for a failure.
+
+    Args:
+        command: its name, before that line.
+        work: what is to be done; SIGTERM and SIGHUP end it like Ctrl-C.
+        ends_unread: whether it is done when nobody reads on.
+    """
+    screen = Screen(ends_unread)
     try:
-        work(screen)
+        with ending_in_order():
+            work(screen)
     except (BuildError, StartError) as error:
         print(screen.hide(f"{command}: {error}"), file=sys.stderr, flush=True)
         return error.exit_code
-    except BrokenPipeError:  # `logs NAME | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        return 0
     except KeyboardInterrupt:
         print(f"{command}: interrupted", file=sys.stderr, flush=True)
         return 1

@@ -10,6 +10,7 @@ from builder.deploy.environment import doubted_folder, doubted_gpus, judged
 from builder.deploy.errors import DeployError
 from builder.deploy.names import is_secret
 from builder.deploy.plan import Step, endpoint_step, template_step
+from builder.deploy.privacy import hidden, hidden_before
 from builder.deploy.question import ask, snippet
 from builder.deploy.screen import Screen
 from builder.deploy.session import one
@@ -62,18 +63,20 @@ def planned(
 ) -> Sequence[Step]:
     """Compare with what is there, judge the environment, and show what is to be done."""
     variables = wanted.variables()
-    secret = wanted.environment.secret if wanted.environment else frozenset()
-    screen.keep(v for name, v in variables.items() if name in secret or is_secret(name, v))
+    said = wanted.environment.secret if wanted.environment else frozenset()
+    screen.keep(v for name, v in variables.items() if name in said or is_secret(name, v))
+    private = hidden(wanted, template), hidden_before(wanted, template)
     steps = [template_step(wanted, template), endpoint_step(wanted)]
     steps = [step for step in steps if step.changes or step.id is None]
-    engine: EngineName = "sglang" if _engine(variables, preset) == "sglang" else "vllm"
-    for line in (*judged(variables, engine), *_doubts(wanted, preset)):
+    engine = _engine(variables, preset, wanted.there)
+    judgement = judged(variables, engine) if wanted.environment else []
+    for line in (*judgement, *_doubts(wanted, preset)):
         screen(f"note: {line}")
-    if preset and wanted.there is None and engine != "vllm":
+    if preset and wanted.there is None and engine == "sglang":
         screen(f"note: this preset needs the image with {TITLES[engine]}")
     screen(f"plan for {wanted.name} ({TITLE[wanted.kind]})")
     for step in steps:
-        for line in step.lines(secret):
+        for line in step.lines(*private):
             screen(line)
     if not steps:
         screen("  nothing to change")
@@ -101,8 +104,14 @@ def telling(name: str, done: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def _engine(variables: Mapping[str, str], preset: Preset | None) -> str:
-    return variables.get("ENGINE") or (preset.engine if preset else "vllm")
+def _engine(
+    variables: Mapping[str, str], preset: Preset | None, there: Thing | None
+) -> EngineName | None:
+    """Return the image's engine, None where an endpoint's image may have either."""
+    if preset is None and there is not None and "ENGINE" not in variables:
+        return None
+    name = variables.get("ENGINE") or (preset.engine if preset else "vllm")
+    return "sglang" if name == "sglang" else "vllm"
 
 
 def _model(variables: Mapping[str, str]) -> str:
@@ -117,10 +126,10 @@ def _taken(
     """Take the steps; return the endpoint as it is then."""
     endpoint: Thing = wanted.there or {}
     for step in steps:
+        deed = "changed" if step.id else "created"
+        done.append(f"{step.noun} {step.name} may be {deed}")
         thing = step.take(api)
-        done.append(
-            f"{'changed' if step.id else 'created'} {step.noun} {step.name} ({thing['id']})"
-        )
+        done[-1] = f"{deed} {step.noun} {step.name} ({thing['id']})"
         screen(done[-1])
         if step.noun == "endpoint":
             endpoint = thing

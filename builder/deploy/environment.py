@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.deploy.errors import WrongOrder
-from builder.deploy.names import is_reference, is_secret, known
+from builder.deploy.names import is_reference, is_secret, known, known_names
 from handler.engine import shared
 from handler.engine.flags import unused
 from handler.engine.parallel import DATA, PIPELINE, TENSOR
@@ -25,6 +25,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HTTP_PORT = "8000"
 OVER_HTTP = {"SERVE_MODE": "http", "PORT": HTTP_PORT}
 REMOVED: dict[EngineName, Mapping[str, str]] = {"vllm": vllm.REMOVED, "sglang": sglang.REMOVED}
+MODEL_NAMES = frozenset(variables()["model_name"] + variables()["served_model_name"])
 # The platform's, which `load` wants beside SERVE_MODE=queue.
 OF_A_QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/"}
 # With these a model takes more GPUs than its tensors and its pipeline do.
@@ -90,7 +91,8 @@ def read(
             )
         if not has_value:
             value = environ.get(name, "").strip()
-            secret.add(name)
+            if name not in MODEL_NAMES:  # which callers have to know
+                secret.add(name)
             if not value:
                 raise WrongOrder(f"--env {name} takes its value from the environment: export it.")
         values[name] = value
@@ -103,17 +105,19 @@ def read(
     return Environment(values, shown, frozenset(dropped), is_whole)
 
 
-def judged(values: Mapping[str, str], engine: EngineName) -> list[str]:
+def judged(values: Mapping[str, str], engine: EngineName | None) -> list[str]:
     """Return a line for each variable that has no effect, as the start would write it.
 
     Args:
         values: all variables of a worker.
-        engine: of the image.
+        engine: of the image, None if it may be either.
 
     Raises:
         handler.errors.BadSetting: the start would refuse a variable, in the same words.
     """
     load(OF_A_QUEUE | {n: value for n, value in values.items() if not is_reference(value)})
+    if engine is None:
+        return unused(values, known_names(), {})
     names, removed = known(engine), REMOVED[engine]
     shared.refuse_foreign(engine, values, names | removed.keys())
     return unused(values, names, removed)

@@ -22,11 +22,13 @@ class Order:
         tail: how many that are there already; without `follow` no more than that.
         source: container, system, or both.
         follow: whether to wait for more.
+        is_named: whether one worker was named, which then has to be there.
     """
 
     tail: int
     source: str | None
     follow: bool
+    is_named: bool = False
 
     def query(self) -> dict[str, str]:
         """Return it as the API's parameters."""
@@ -75,9 +77,11 @@ async def _of_worker(
                     return
             wait_seconds: float | None = caller.pace.again_seconds[0]
         except NotFound:
-            if last:
-                return  # the worker has ended
-            raise
+            if order.is_named and not last:
+                raise
+            if not last:
+                say(f"{worker} has just ended, and its logs with it")
+            return
         except httpx.ReadTimeout:
             return  # what was there has been read
         except httpx.RequestError as error:

@@ -9,6 +9,7 @@ from handler.engine.shared import EngineName
 from handler.environ import variables
 
 SECRET = re.compile(r"(TOKEN|KEYS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)$")
+PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")  # in an address
 # Runpod puts the account's own secret there when a worker starts: the text itself is none.
 REFERENCE = re.compile(r"\{\{\s*RUNPOD_SECRET_\w+\s*\}\}")
 
@@ -18,6 +19,7 @@ def is_secret(name: str, value: str) -> bool:
     secret = name in _secrets() or (
         name not in known_names() and SECRET.search(name.upper()) is not None
     )
+    secret = secret or PASSWORD.search(value) is not None
     return secret and not is_reference(value)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.deploy.api import Api, Noun, Thing
-from builder.deploy.names import is_reference, is_secret, known_names
+from builder.deploy.names import is_secret, known_names
+from builder.deploy.privacy import shared
 from builder.deploy.screen import STARS
 from builder.deploy.wanted import BOUND, FIELDS, TEMPLATE_FIELDS, UNORDERED, Wanted, at, nested
 
@@ -60,19 +61,20 @@ class Step:
             return api.create(self.noun, self.body())
         return api.update(self.noun, self.id, self.body())
 
-    def lines(self, secret: frozenset[str]) -> Iterator[str]:
-        """Give the step as lines; values of secrets are stars."""
+    def lines(self, hidden: frozenset[str], hidden_before: frozenset[str]) -> Iterator[str]:
+        """Give the step as lines, with stars for the values of variables that are hidden."""
         yield f"  {'create' if self.id is None else 'change'} {self.noun} {self.name}" + (
             f" ({self.id})" if self.id else ""
         )
         width = max(len(change.field) for change in self.changes)
         for change in self.changes:
-            shown = _shown(change.field, change.after, secret)
+            shown = _shown(change.field, change.after, hidden)
             if self.id is not None:
                 # What was given for another name may have been somebody's secret.
                 name = change.field.removeprefix("env.")
-                hidden = secret if name in known_names() | self.variables.keys() else {name}
-                shown = f"{_shown(change.field, change.before, hidden)} → {shown}"
+                is_known = name in known_names() | self.variables.keys()
+                before = hidden_before if is_known else {name}
+                shown = f"{_shown(change.field, change.before, before)} → {shown}"
             yield f"    {change.field:{width}}  {shown}"
 
 
@@ -98,20 +100,10 @@ def template_step(wanted: Wanted, there: Thing | None) -> Step:
     if wanted.environment is None and there is not None:
         variables = dict(there.get("env") or {})  # nothing was said of it
     else:
-        variables = {n: v for n, v in wanted.variables().items() if _is_public(wanted, n, v)}
+        variables = shared(wanted, there)
     kept = {name: fields[name] for name in TEMPLATE_FIELDS if fields[name]}
     id = None if there is None else str(there["id"])
     return Step("template", wanted.name, id, _changes(kept, there, variables), variables, BOUND)
-
-
-def _is_public(wanted: Wanted, name: str, value: str) -> bool:
-    """Whether a value was said openly, is that of a setting, or refers to a secret."""
-    said = wanted.environment
-    if is_secret(name, value) or (said is not None and name in said.secret):
-        return False
-    if name in known_names() or is_reference(value):
-        return True
-    return said is not None and name in said.values
 
 
 def _changes(

@@ -1,5 +1,7 @@
 """What the user sees: lines in which no secret stands."""
 
+import os
+import sys
 from collections.abc import Iterable
 
 STARS = "***"
@@ -7,9 +9,14 @@ SHORTEST = 4  # a shorter text would be found in words that are none
 
 
 class Screen:
-    """Prints lines at once, with stars where a secret stands."""
+    """Prints lines at once, with stars where a secret stands.
 
-    def __init__(self) -> None:
+    Args:
+        ends_unread: whether there is nothing more to do when nobody reads on, as with `| head`.
+    """
+
+    def __init__(self, ends_unread: bool = False) -> None:
+        self._ends_unread = ends_unread
         self._secrets: set[str] = set()
 
     def keep(self, values: Iterable[str]) -> None:
@@ -23,5 +30,14 @@ class Screen:
         return text
 
     def __call__(self, line: str = "") -> None:
-        """Print a line."""
-        print(self.hide(line), flush=True)
+        """Print a line.
+
+        Raises:
+            BrokenPipeError: nobody reads, and that is the end.
+        """
+        try:
+            print(self.hide(line), flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if self._ends_unread:
+                raise

@@ -1,7 +1,7 @@
 """The connection to Runpod: the key from the environment, and what is there by its name."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -73,9 +73,9 @@ def endpoint_named(api: Api, name: str) -> Thing:
 
 def _address(environ: Mapping[str, str]) -> str:
     address = environ.get(ADDRESS, "").strip() or URL
-    parts = urlsplit(address)
-    if parts.scheme == "https" and parts.hostname:
-        return address
-    if parts.scheme == "http" and parts.hostname in THIS_MACHINE:
-        return address
+    with suppress(ValueError):  # which an address that is none raises
+        parts = urlsplit(address)
+        host = (parts.hostname or "").encode("idna").decode()
+        if host and (parts.scheme == "https" or (parts.scheme == "http" and host in THIS_MACHINE)):
+            return address
     raise WrongOrder(f"{ADDRESS}={address!r} should be https://…: the key goes there.")

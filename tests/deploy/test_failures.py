@@ -143,11 +143,12 @@ def test_an_address_where_nobody_is_and_one_that_is_not_safe(said):
         7,
         f"status: 127.0.0.1:{port} cannot be reached: check the network, and RUNPOD_API_URL.\n",
     )
-    assert said("status", "chat", RUNPOD_API_URL="http://api.example") == (
-        2,
-        "",
-        "status: RUNPOD_API_URL='http://api.example' should be https://…: the key goes there.\n",
-    )
+    for address in ("http://api.example", "https://", "https://[::1", "https://api..example"):
+        assert said("status", "chat", RUNPOD_API_URL=address) == (
+            2,
+            "",
+            f"status: RUNPOD_API_URL='{address}' should be https://…: the key goes there.\n",
+        )
 
 
 @pytest.mark.parametrize(

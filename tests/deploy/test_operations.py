@@ -2,14 +2,16 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT, clean_environment
 from tests.deploy.conftest import CHAT, eventually
-from tests.runpod_api import Fault
+from tests.runpod_api import KEY, Fault
 
 WORKER = {
     "id": "w-1",
@@ -105,6 +107,36 @@ def test_logs_of_all_workers(api, said):
         "w-2  2026-06-01T12:00:00Z  line 0\n",
         "",
     )
+
+
+def test_logs_of_workers_of_which_one_has_just_ended(api, said):
+    """It is named, and the others' lines are shown."""
+    said("deploy", *CHAT, "--wait", "0")
+    api.workers = [WORKER, WAITING]
+    api.logs = {"w-2": LINES[:1]}
+    assert said("logs", "chat") == (
+        0,
+        "w-1 has just ended, and its logs with it\nw-2  2026-06-01T12:00:00Z  line 0\n",
+        "",
+    )
+
+
+def test_nobody_reads_on(api):
+    """As with `| head -1`: what changes something is done to its end, what only prints is over."""
+    for command, more in (("deploy", [*CHAT, "--wait", "0"]), ("status", ["chat"])):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [sys.executable, "-m", "builder", command, *more],
+            cwd=ROOT,
+            env=clean_environment(RUNPOD_API_KEY=KEY, RUNPOD_API_URL=api.url),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert [each["name"] for each in api.endpoints.values()] == ["chat"]
 
 
 def test_logs_that_are_followed_go_on_where_a_stream_broke(api, said):

@@ -380,3 +380,78 @@ def test_help_has_the_exit_codes(name, said, capsys):
     assert "no credit (402)" in text
     words = [word for preset in PRESETS for word in slugs(preset)]
     assert all(word in text for word in words) == (name == "deploy")
+
+
+def test_a_setting_that_was_said_as_a_secret_stays_one(api, said):
+    """Whatever is said later: the template has what was said openly."""
+    private = ("-e", "PROMETHEUS_PUSHGATEWAY", "-e", "LOG_LEVEL=INFO", "--wait", "0")
+    address = "https://push.example/a-private-path"
+    said("deploy", *CHAT, *private, PROMETHEUS_PUSHGATEWAY=address)
+    printed = [
+        said("deploy", "--name", "chat", "-e", "LOG_LEVEL=DEBUG", "--wait", "0")[1],
+        said("deploy", *CHAT, "--dry-run")[1],
+        said("deploy", "--name=chat", "--dry-run", "-e", "PROMETHEUS_PUSHGATEWAY=http://open")[1],
+    ]
+    assert "private" not in "".join(printed)
+    assert "env.LOG_LEVEL  INFO → DEBUG\n" in printed[0]
+    assert "    env.PROMETHEUS_PUSHGATEWAY  *** → nothing\n" in printed[1]
+    assert "    env.PROMETHEUS_PUSHGATEWAY  *** → http://open\n" in printed[2]
+    assert api.templates["tpl-3"]["env"] == {"MODEL_NAME": "org/model", "LOG_LEVEL": "DEBUG"}
+    assert api.endpoints["ep-4"]["env"]["PROMETHEUS_PUSHGATEWAY"] == address
+
+
+def test_a_value_from_elsewhere_is_not_shown_and_the_template_keeps_its_own(api, said):
+    """Somebody has changed the endpoint in the console."""
+    said("deploy", *CHAT, "-e", "LOG_LEVEL=INFO", "--wait", "0")
+    api.endpoints["ep-4"]["env"]["LOG_LEVEL"] = "WARNING"
+    out = said("deploy", "--name", "chat", "-e", "LOG_FORMAT=json", "--wait", "0")[1]
+    assert "WARNING" not in out
+    assert api.templates["tpl-3"]["env"] == {
+        "MODEL_NAME": "org/model",
+        "LOG_LEVEL": "INFO",
+        "LOG_FORMAT": "json",
+    }
+
+
+def test_an_address_with_a_password_is_a_secret():
+    """Under any name."""
+    with pytest.raises(WrongOrder, match="--env PROMETHEUS_PUSHGATEWAY=… shows a secret"):
+        read({}, ["PROMETHEUS_PUSHGATEWAY=https://user:password@push.example"], {})
+    assert not is_secret("HF_ENDPOINT", "https://hub.example:8443/a@b")
+
+
+def test_a_models_name_is_never_a_secret(said):
+    """Callers need it, so it is in what they paste."""
+    code, out, _ = said("deploy", *CHAT[:2], *CHAT[4:], "-e", "MODEL_NAME", MODEL_NAME="org/mine")
+    assert code == 0
+    assert "org/mine\n" in out.partition("create endpoint")[0]
+
+
+def test_an_endpoint_with_the_other_engine_can_be_changed(api, said):
+    """Its image is not told here: only what neither engine knows is noted."""
+    only = ("-e", "ENABLE_HIERARCHICAL_CACHE=true")
+    assert said("deploy", *CHAT, "-e", "ENGINE=sglang", *only, "--wait", "0")[0] == 0
+    del api.endpoints["ep-4"]["env"]["ENGINE"]
+    assert said("deploy", "--name", "chat", "--max", "6", "--wait", "0")[0] == 0
+    code, out, err = said("deploy", "--name", "chat", "-e", "MAX_NUM_SEQ=8", "--wait", "0")
+    assert (code, err) == (0, "")
+    assert out.startswith(
+        "note: MAX_NUM_SEQ is not a setting and has no effect: did you mean MAX_NUM_SEQS?\nplan"
+    )
+
+
+def test_a_port_that_was_chosen_stays(api, said):
+    """Of a load balancer, when something else is said."""
+    balancer = (*CHAT, "--type", "lb", "-e", "PORT=9000", "--wait", "0")
+    said("deploy", *balancer)
+    assert api.endpoints["ep-4"]["ports"] == ["9000/http"]
+    out = said("deploy", "--name", "chat", "-e", "LOG_LEVEL=DEBUG", "--wait", "0")[1]
+    assert "PORT" not in out
+    assert api.endpoints["ep-4"]["ports"] == ["9000/http"]
+    assert api.endpoints["ep-4"]["env"]["PORT"] == "9000"
+
+
+def test_no_pool_is_not_the_presets_pools(said):
+    """What was said and means nothing is not passed over."""
+    code, _, err = said("deploy", "small-awq", "--image", "i", "--gpu", ",")
+    assert (code, err) == (2, f"deploy: --gpu ',' names no pool: {POOLS}.\n")

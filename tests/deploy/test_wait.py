@@ -130,13 +130,14 @@ def test_a_model_that_reasons_or_embeds(api, said):
     )
 
 
-def test_control_c_while_waiting_says_what_is_there_and_how_to_go_on(api, said):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_waiting_says_what_is_there_and_how_to_go_on(number, api, said):
     """The job that was to wake a worker is cancelled."""
     api.states = [{}, {"initializing": 1}]
 
     def interrupt():
         if eventually(lambda: ("GET", "/queue/ep-4/health", None) in api.asked):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
