@@ -16,16 +16,17 @@ from typing import Any
 from handler.errors import InvalidInput
 from handler.public import PublicWeb, allowed
 
-ADDRESS = re.compile(r"\s*(?:[A-Za-z][A-Za-z0-9+.-]*:)?[/\\]")  # a path is one as well
-BYTES = re.compile(r"data:|[A-Za-z0-9+/]{64,}={0,2}$")  # what brings its own, in base64
+BARE = re.compile(r"[A-Za-z0-9+/]{64,}={0,2}$")  # base64 without what it is of
 MOST_ADDRESSES = 64
 MOST_BYTES = 100_000_000  # of one request
 FETCH_SECONDS = 30.0
 KEYS = frozenset(
-    {"image_url", "video_url", "audio_url", "file_url", "url", "image", "video", "audio"}
-)
-# What says how to answer, and names nothing to be fetched.
-NO_MEDIA = frozenset({"tools", "response_format", "structured_outputs", "metadata"})
+    f"{what}{suffix}" for what in ("image", "video", "audio") for suffix in ("", "_url", "_data")
+) | {"file_url"}
+SOURCE = "source"  # of a picture, in /v1/messages
+# What says how to answer, or was said to a tool, and names nothing to be fetched.
+NO_MEDIA = frozenset({"tools", "response_format", "structured_outputs", "metadata", "arguments"})
+NO_MEDIA |= {"chat_template_kwargs"}
 WHAT = "Media"
 
 
@@ -85,6 +86,8 @@ def media(body: Any, domains: Collection[str]) -> Media | None:
     if not addresses:
         return None
     for address in addresses:
+        if BARE.match(address):
+            raise InvalidInput("Bytes of media go into a data URI: data:image/png;base64,….")
         allowed(address, domains, WHAT)
     if len(addresses) > MOST_ADDRESSES:
         raise InvalidInput(f"{len(addresses)} media are too many: {MOST_ADDRESSES} are the most.")
@@ -100,27 +103,33 @@ def _places(value: Any) -> Iterator[_Place]:
             left += each
         elif isinstance(each, dict):
             for name, inner in each.items():
-                if name in KEYS:
-                    yield from _texts(name, each, inner)
-                if name not in NO_MEDIA and isinstance(inner, list | dict):
+                if name in KEYS or (name == SOURCE and _is_of_a_picture(each)):
+                    yield from _texts(each, name)
+                if isinstance(inner, list | dict) and not _is_no_media(each, name):
                     left.append(inner)
 
 
-def _texts(name: str, holder: dict[str, Any], value: Any) -> Iterator[_Place]:
-    """Give what an engine would fetch, or open, under one of the names."""
-    if isinstance(value, dict):
-        holder, key, value = value, "url", value.get("url")
-    else:
-        key = name
-    if isinstance(value, list):
-        found = [(text, _setter(value, at)) for at, text in enumerate(value)]
-    else:
-        found = [(value, _setter(holder, key))]
-    for text, put in found:
-        if not isinstance(text, str) or BYTES.match(text):
-            continue
-        if name != "url" or ADDRESS.match(text):
-            yield _Place(text, put)
+def _is_of_a_picture(block: dict[str, Any]) -> bool:
+    return isinstance(block[SOURCE], dict) and block.get("type") != "search_result"
+
+
+def _is_no_media(block: dict[str, Any], name: str) -> bool:
+    """Whether an engine reads nothing of what stands under a name, such as a tool's input."""
+    return name in NO_MEDIA or (name == "input" and str(block.get("type")).endswith("tool_use"))
+
+
+def _texts(holder: Any, key: str | int) -> Iterator[_Place]:
+    """Give what an engine would fetch, or open, under a key: one text, or many however nested."""
+    left = [(holder, key)]
+    while left:
+        holder, key = left.pop()
+        value = holder[key]
+        if isinstance(value, list):
+            left += [(value, at) for at in range(len(value))]
+        elif isinstance(value, dict):
+            left += [(value, "url")] if "url" in value else []
+        elif isinstance(value, str) and not value.startswith("data:"):
+            yield _Place(value, _setter(holder, key))
 
 
 def _setter(holder: Any, key: str | int) -> Callable[[str], None]:

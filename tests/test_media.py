@@ -37,6 +37,12 @@ SHAPES = {
     "messages": lambda url: {"messages": [{"content": [{"source": {"type": "url", "url": url}}]}]},
     "rerank": lambda url: {"documents": [{"image": url}]},
     "list": lambda url: {"messages": [{"video": [url, url]}]},
+    "SGLang's classify": lambda url: {"text": "<image>", "image_data": [[url, {"url": url}]]},
+    "a tool's result": lambda url: {
+        "messages": [
+            {"content": [{"type": "tool_result", "content": [{"source": {"url": url}}]}]},
+        ]
+    },
 }
 
 
@@ -78,10 +84,19 @@ def test_one_that_cannot_be_had_fails_the_request(monkeypatch):
     "body",
     [
         picture("data:image/png;base64,AAAA"),
-        picture("A" * 100 + "="),
         {"documents": [{"url": "a name of its own", "text": "x"}]},
         {"messages": [{"content": "see https://a.example/x.png"}]},
-        {"tools": [{"function": {"parameters": {"url": "https://a.example"}}}]},
+        {"tools": [{"function": {"parameters": {"image": "https://a.example"}}}]},
+        {
+            "messages": [
+                {"content": [{"type": "tool_use", "input": {"image": "https://a.example"}}]}
+            ]
+        },
+        {"messages": [{"content": [{"type": "search_result", "source": {"url": "https://a/b"}}]}]},
+        {"messages": [{"tool_calls": [{"function": {"arguments": {"image": "a cat"}}}]}]},
+        {"documents": [{"title": "x", "text": "y", "url": "https://a.example/page"}]},
+        {"input": [{"annotations": [{"type": "url_citation", "url": "https://a.example"}]}]},
+        {"audio": {"voice": "alloy", "format": "wav"}},
         {"prompt": "https://a.example"},
     ],
 )
@@ -90,9 +105,25 @@ def test_what_is_no_address_of_media(body):
     assert media(body, ()) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A" * 100 + "=", r"Bytes of media go into a data URI: data:image/png;base64,…\."),
+        ("/" * 64 + "etc/passwd", r"Bytes of media go into a data URI"),
+        ("/etc/passwd", r"'/etc/passwd' is no address of the web: http or https\."),
+        (" DATA:image/png;base64,AAAA", "is no address of the web"),
+    ],
+)
+def test_what_an_engine_would_open_is_refused(text, said):
+    """SGLang takes what is no address for a path, and base64 may look like one."""
+    for body in (picture(text), {"image_data": text}, {"input": [{"image": text}]}):
+        with pytest.raises(InvalidInput, match=said):
+            media(body, ())
+
+
 def test_too_many_are_refused():
     """Before the first is fetched."""
-    body = {"images": [{"url": f"https://a.example/{n}"} for n in range(MOST_ADDRESSES + 1)]}
+    body = {"image_data": [{"url": f"https://a.example/{n}"} for n in range(MOST_ADDRESSES + 1)]}
     with pytest.raises(InvalidInput, match="65 media are too many: 64 are the most"):
         media(body, ())
 
