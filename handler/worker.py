@@ -103,6 +103,8 @@ class Worker:
         for job in jobs:
             with contextlib.suppress(Exception):  # which `handle` meets again, and answers
                 name = str(job.get("id", ""))
+                if self._is_stopped(name):  # the signal came before its job
+                    continue
                 if name not in self._expected and self.reader.batch(job) is None:
                     self._expected[name] = self._open(job)
                     self._expected[name].exchange.begin()
@@ -259,6 +261,9 @@ class Worker:
             if expected := self._expected.pop(name, None):
                 expected.exchange.close()
 
+    def _is_stopped(self, name: str) -> bool:
+        return self._stopped_early.get(name, 0.0) > time.monotonic()
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
         self.on_end()
@@ -269,7 +274,8 @@ class Worker:
             return
         self.tasks.add(task)
         task.add_done_callback(self._ended)
-        if self._stopped_early.pop(name, 0.0) > time.monotonic():
+        if self._is_stopped(name):
+            del self._stopped_early[name]
             log.info("stopped before it began")
             task.cancel()
             await asyncio.sleep(0)  # where the cancellation comes out, as for a running job

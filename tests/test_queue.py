@@ -357,17 +357,25 @@ class Scaler:
     def __init__(self):
         self.jobs_queue = asyncio.Queue()
         self.jobs_tasks = {}
-        self.alive = True
+        self.job_progress = self
+        self.alive, self.removed = True, []
         self.begun, self.go = [], asyncio.Event()
 
     def is_alive(self):
         return self.alive
 
     async def handle_job(self, session, job):
-        self.begun.append((session, job["id"]))
-        await self.go.wait()
-        if job["id"] == "broken":
-            raise RuntimeError("which the SDK has logged")
+        try:
+            self.begun.append((session, job["id"]))
+            await self.go.wait()
+            if job["id"] == "broken":
+                raise RuntimeError("which the SDK has logged")
+        finally:
+            self.jobs_queue.task_done()
+            del self.jobs_tasks[job["id"]]
+
+    def remove(self, job):
+        self.removed.append(job["id"])
 
 
 def test_jobs_begin_as_they_come_and_all_are_awaited():
@@ -375,7 +383,7 @@ def test_jobs_begin_as_they_come_and_all_are_awaited():
 
     async def run():
         scaler = Scaler()
-        running = asyncio.create_task(_run_jobs(scaler, "session"))
+        running = asyncio.create_task(_run_jobs(scaler, "session", pytest.fail))
         for number, name in enumerate(["broken", "a", "b"], 1):
             scaler.jobs_queue.put_nowait({"id": name})
             while len(scaler.begun) < number:
@@ -385,6 +393,25 @@ def test_jobs_begin_as_they_come_and_all_are_awaited():
         await asyncio.sleep(2 * LOOK_SECONDS)
         assert not running.done()
         scaler.go.set()
+        await running
+
+    asyncio.run(run())
+
+
+def test_a_job_that_is_stopped_before_its_first_step_frees_its_place():
+    """The SDK's own end of it never runs."""
+
+    async def run():
+        scaler, ended = Scaler(), []
+        running = asyncio.create_task(_run_jobs(scaler, "session", lambda: ended.append(True)))
+        scaler.jobs_queue.put_nowait({"id": "a"})
+        while not scaler.jobs_tasks:
+            await asyncio.sleep(0)
+        scaler.jobs_tasks["a"].cancel()
+        await scaler.jobs_queue.join()
+        assert (scaler.begun, scaler.jobs_tasks, scaler.removed) == ([], {}, ["a"])
+        assert ended == [True]
+        scaler.alive = False
         await running
 
     asyncio.run(run())

@@ -238,6 +238,25 @@ def test_a_job_that_is_expected_and_stopped_before_it_begins_is_aborted(started)
     assert adapter.ended.wait(2)
 
 
+def test_a_job_that_is_stopped_before_it_is_taken_is_not_asked_for(started):
+    """The platform's two polls answer when they like; a second run of that name is another."""
+    adapter, _, worker = started
+    worker.stop_early(["j"])
+    worker.expect([NATIVE])
+
+    async def run():
+        task = asyncio.ensure_future(anext(worker.handle(NATIVE)))
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert not worker.busy
+        assert not adapter.began.acquire(timeout=0.2)
+        generator = worker.handle(NATIVE)
+        assert "choices" in await anext(generator)
+        await generator.aclose()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("started", ["silent"], indirect=True)
 def test_a_request_that_hangs_times_out(started):
     """REQUEST_TIMEOUT bounds every wait for the engine, and the request is aborted."""

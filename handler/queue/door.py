@@ -7,6 +7,7 @@ for its open polls and forgets a job that such a poll still brings.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -123,7 +124,9 @@ class QueueDoor:
             return names
 
         rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
-        rp_scale.JobScaler.run_jobs = _run_jobs
+        rp_scale.JobScaler.run_jobs = lambda scaler, session: _run_jobs(
+            scaler, session, self._job_ended.set
+        )
         rp_http._transmit = Delivery(self._posted).transmit
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
         # The SDK reads its flags from sys.argv, which holds none of the worker's.
@@ -206,12 +209,25 @@ async def _post_progress(job: Mapping[str, Any], progress: Mapping[str, int]) ->
         await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
 
 
-async def _run_jobs(scaler: Any, session: Any) -> None:
+async def _run_jobs(scaler: Any, session: Any, ended: Callable[[], object]) -> None:
     """Begin each job when it is there, in place of `JobScaler.run_jobs`.
 
     That one looks for new jobs ten times a second, and at all running ones each time.
+
+    Args:
+        scaler, session: the SDK's.
+        ended: called where a job was stopped before its first step, and so without the SDK's end.
     """
     tasks: set[asyncio.Task[None]] = set()
+
+    def over(job: dict[str, Any], task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if scaler.jobs_tasks.get(job["id"]) is task:
+            del scaler.jobs_tasks[job["id"]]
+            scaler.job_progress.remove(job)
+            scaler.jobs_queue.task_done()
+            ended()
+
     while scaler.is_alive() or not scaler.jobs_queue.empty():
         try:
             job = await asyncio.wait_for(scaler.jobs_queue.get(), LOOK_SECONDS)
@@ -220,5 +236,5 @@ async def _run_jobs(scaler: Any, session: Any) -> None:
         task = asyncio.create_task(scaler.handle_job(session, job))
         scaler.jobs_tasks[job["id"]] = task
         tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        task.add_done_callback(functools.partial(over, job))
     await asyncio.gather(*tasks, return_exceptions=True)
