@@ -288,6 +288,20 @@ def test_without_a_key_no_page_of_elsewhere_may_use_the_model(origin):
         assert door.call(*asked, headers=own, content=body).status_code == 200
 
 
+def test_a_page_that_is_named_may_use_the_model_and_no_other():
+    """Nor one whose name has been made to lead here; `*` is any."""
+    named = {"Origin": "https://a.example"}
+    others = ({"Origin": "https://c.example"}, {"Host": "c.example:8000"})
+    for cors_origins, codes in (("https://a.example", [200, 401, 401]), ("*", [200, 200, 200])):
+        with Door(API_KEY="", HTTP_HOST="127.0.0.1", CORS_ORIGINS=cors_origins) as door:
+            door.open()
+            answers = [
+                door.call("POST", "/v1/completions", None, headers=headers, json=PROMPT)
+                for headers in (named, *others)
+            ]
+            assert [each.status_code for each in answers] == codes
+
+
 def test_a_port_that_is_taken_is_refused():
     """With its name."""
     with Door() as door, pytest.raises(BadSetting) as raised:

@@ -13,7 +13,7 @@ from handler.errors import EngineDied
 from handler.http.app import App, Service
 from handler.http.inference import Inference
 from handler.http.jobs import Jobs
-from handler.http.keys import keys
+from handler.http.keys import keys, origins
 from handler.http.server import HttpServer
 from handler.http.slots import Slots
 from handler.metrics.monitor import Monitor
@@ -101,9 +101,9 @@ class HttpDoor:
 
 
 def _with_cors(app: App, settings: Settings) -> AsgiApp:
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
-    if not origins:
+    allowed = origins(settings)
+    if not allowed:
         return app
     return CORSMiddleware(
-        app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+        app, allow_origins=allowed, allow_methods=["GET", "POST"], allow_headers=["*"]
     )

@@ -2,7 +2,7 @@
 
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from handler.errors import BadSetting, Unauthorized
@@ -14,11 +14,11 @@ class Keys:
 
     Args:
         keys: one or several.
-        pages_may_call: whether web pages of elsewhere may call without a key.
+        pages: origins of web pages that may call without a key, `*` for any.
     """
 
-    def __init__(self, keys: Sequence[str], pages_may_call: bool = False) -> None:
-        self._open = pages_may_call
+    def __init__(self, keys: Sequence[str], pages: Collection[str] = ()) -> None:
+        self._pages = pages
         self._keys = [key.encode() for key in keys]
 
     def check(self, headers: Mapping[bytes, bytes]) -> None:
@@ -45,12 +45,13 @@ class Keys:
 
         Also one whose own name has been made to lead to this machine: it sends that as the host.
         """
-        if self._open:
+        if "*" in self._pages:
             return
         origin, host = headers.get(b"origin", b""), headers.get(b"host", b"")
         if not _is_loopback(_name(host.decode("latin-1"))):
             raise Unauthorized("Call this worker as localhost or 127.0.0.1.")
-        if origin and origin.partition(b"://")[2] != host:
+        is_listed = origin.decode("latin-1") in self._pages
+        if origin and not is_listed and origin.partition(b"://")[2] != host:
             raise Unauthorized("This page may not call the worker: CORS_ORIGINS names who may.")
 
 
@@ -89,4 +90,9 @@ def keys(settings: Settings) -> Keys:
             "API_KEY to one or several keys (API_KEY=first,second), or ALLOW_UNAUTHENTICATED=1."
         )
     # Behind a gateway or a proxy the host that a page was loaded from is another one's name.
-    return Keys(given, pages_may_call=bool(settings.cors_origins) or not local)
+    return Keys(given, origins(settings) if local else "*")
+
+
+def origins(settings: Settings) -> list[str]:
+    """Return the web pages that may call."""
+    return [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
