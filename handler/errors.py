@@ -258,7 +258,7 @@ def render(error: BaseException) -> str:
     body = {
         "message": _harmless(message, code)[:MAX_MESSAGE_CHARACTERS],
         "type": kind,
-        "param": param and param[:MAX_PARAM_CHARACTERS],
+        "param": param and _harmless(str(param), code)[:MAX_PARAM_CHARACTERS],
         "code": code,
     }
     text = json.dumps({"error": body}, ensure_ascii=False)

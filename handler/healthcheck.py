@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 
 TIMEOUT_SECONDS = 4.0
+HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # what stands for every address
 HEALTHY = (200, 204)  # serving, starting
 
 
@@ -23,7 +24,7 @@ def is_healthy(environ: Mapping[str, str]) -> bool:
         return False
     connection = None
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=TIMEOUT_SECONDS)
+        connection = http.client.HTTPConnection(_host(environ), int(port), timeout=TIMEOUT_SECONDS)
         connection.request("GET", "/ping")
         return connection.getresponse().status in HEALTHY
     except (OSError, http.client.HTTPException):
@@ -38,6 +39,11 @@ def _serves_http(environ: Mapping[str, str]) -> bool:
     if mode != "auto":
         return mode == "http"
     return not environ.get("RUNPOD_WEBHOOK_GET_JOB") and bool(_port(environ))
+
+
+def _host(environ: Mapping[str, str]) -> str:
+    host = environ.get("HTTP_HOST", "")
+    return HERE.get(host, host)
 
 
 def _port(environ: Mapping[str, str]) -> str:

@@ -72,6 +72,8 @@ class Answer:
                 self._add_results(output)
             else:
                 self._add_object(output)
+        elif not isinstance(output, str):  # SGLang's rerank answers with a list
+            self.text += json.dumps(output, ensure_ascii=False, indent=2)
         elif self._events or is_event(output):
             self._events = self._events or EventCutter()
             for event in self._events.feed(output.encode()):

@@ -11,7 +11,9 @@ import orjson
 from handler.clock import Clock
 from handler.engine.asgi import Exchange
 from handler.engine.host import EngineHost
-from handler.errors import EngineRefused, EngineUnavailable, UnknownRoute
+from handler.errors import EngineRefused, EngineUnavailable, InvalidInput, UnknownRoute
+
+BYTES = "application/octet-stream"
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +34,18 @@ def value(exchange: Exchange, body: bytes, path: str, host: EngineHost) -> Any:
     """Return what a plain answer says: the JSON value, or the text.
 
     Raises:
-        RequestError: it is an error.
+        RequestError: it is an error, or neither of these.
     """
     text = body.decode("utf-8", "replace")
     payload: Any = text
-    if exchange.headers.get("content-type", "").startswith("application/json"):
+    content_type = exchange.headers.get("content-type", "")
+    if content_type.startswith("application/json"):
         payload = orjson.loads(text)
+    elif content_type.startswith(BYTES):
+        raise InvalidInput(
+            "A job's output is JSON, which has no bytes: ask for encoding_format base64 or float.",
+            "encoding_format",
+        )
     if exchange.status == 404 and payload == {"detail": "Not Found"}:
         raise UnknownRoute(f"This model does not serve {path}.", "route")
     if exchange.status >= 400:

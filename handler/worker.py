@@ -19,6 +19,7 @@ from typing import Any
 from handler.batch.ask import Asker
 from handler.batch.order import Order
 from handler.batch.run import Batch, Counts
+from handler.batch.upload import RESCUE_SECONDS
 from handler.clock import Clock
 from handler.concurrency import concurrency, lines_at_once
 from handler.engine.asgi import Exchange
@@ -38,9 +39,10 @@ from handler.task import until_task_ends
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]"
+LAST_SECONDS = 5.0  # after the engine's death or the drain, for errors to be delivered
 EARLY_STOP_SECONDS = 5.0  # from a stop signal to the SDK's start of that job
 
-Output = str | dict[str, Any]
+Output = str | dict[str, Any] | list[Any]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Worker:
         self.place_for_line: Callable[[], AbstractAsyncContextManager[None]]
         self.place_for_line = contextlib.nullcontext
         self.on_progress: Callable[[Mapping[str, Any], Counts], Awaitable[None]] = _told_nobody
+        self._batches: set[str] = set()
         self._running: set[str] = set()
         self._expected: dict[str, Expected] = {}
         self._stopped_early: dict[str, float] = {}
@@ -147,13 +150,18 @@ class Worker:
         if (order := self.reader.batch(job)) is not None:
             record.route = "batch"
             # REQUEST_TIMEOUT is for each line.
-            return self._batch(order, job).outputs(
-                Clock(timeout_seconds, "policy.executionTimeout")
-            )
+            clock = Clock(timeout_seconds, "policy.executionTimeout")
+            return self._saved(self._batch(order, job), clock, record.id)
         expected = self._expected.pop(record.id, None) or self._open(job)
         record.sent(expected.job.request.path, expected.job.request.body)
         clock = self._clock(timeout_seconds)
         return self._answer(expected.job, expected.exchange, clock, record)
+
+    async def _saved(self, batch: Batch, clock: Clock, name: str) -> AsyncIterator[Output]:
+        self._batches.add(name)
+        with until_task_ends(functools.partial(self._batches.discard, name)):
+            async for output in batch.outputs(clock):
+                yield output
 
     def _batch(self, order: Order, job: Mapping[str, Any]) -> Batch:
         if self.host.running is None:
@@ -250,6 +258,11 @@ class Worker:
     def busy(self) -> bool:
         """Whether a job is not over, or has been taken and is still to begin."""
         return bool(self.tasks or self._expected)
+
+    @property
+    def last_seconds(self) -> float:
+        """How long jobs may take to end when they have failed: a batch saves what it has."""
+        return RESCUE_SECONDS if self._batches else LAST_SECONDS
 
     def stop_early(self, names: list[str]) -> None:
         """Remember jobs that are to be stopped and have not begun: they end when they do."""

@@ -6,6 +6,7 @@ test_queue.py. The servers are real and on this machine, so 127.0.0.1 counts as 
 
 import asyncio
 import json
+import resource
 from contextlib import asynccontextmanager
 
 import pytest
@@ -16,13 +17,14 @@ from starlette.routing import Route
 
 from handler import public
 from handler.batch import inline, lines, run, source, upload
+from handler.batch.upload import RESCUE_SECONDS
 from handler.concurrency import lines_at_once
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
 from handler.job import JobReader
 from handler.logs import job_id
 from handler.public import is_public
-from handler.worker import Worker
+from handler.worker import LAST_SECONDS, Worker
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=8192, max_model_tokens=2048)
 
@@ -437,6 +439,39 @@ def test_a_file_that_is_no_batch(worker, monkeypatch, content, message):
     assert error(failed)["message"].endswith(message)
 
 
+def test_an_earlier_output_of_more_lines_than_a_batch_has_is_refused(worker, monkeypatch):
+    """It would be kept in memory."""
+    monkeypatch.setattr(source, "MOST_LINES", 2)
+    [failed], _ = stored(
+        worker, {"out": [1, 2, 3]}, requests=[line("a")], output_url="o", resume_url="out"
+    )
+    assert error(failed)["message"] == (
+        "The earlier output has more than 2 lines, the most of a batch."
+    )
+
+
+def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(worker, adapter):
+    """With the reason; a line is kept whole or not at all."""
+
+    async def more(job, store):
+        done = followed(worker)
+        running = asyncio.create_task(anext(worker.handle(job)))
+        await until(lambda: done == [1])
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+        try:
+            failed = error(await running)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert (failed["code"], failed["message"]) == (
+            *(500, "The worker's disk takes no more: File too large."),
+        )
+        assert [each["custom_id"] for each in store.lines("out")] == ["b"]
+
+    requests = [line("a", "slow"), line("b", "2")]
+    stored(worker, {}, more, requests=requests, output_url="out")
+
+
 def test_results_go_to_an_address(worker):
     """As lines in the order of the requests; the job's output is the counts."""
     requests = [line("a", "slow"), 7, line("b", "2")]
@@ -560,6 +595,21 @@ def test_an_engine_that_dies_fails_the_job_and_what_is_done_is_saved(worker, ada
     requests = [line("a", "wait"), line("b", "2"), *(line(str(n), "wait") for n in range(8))]
     stored(worker, {}, more, requests=requests, output_url="out")
     assert len(adapter.prompts) <= 6
+
+
+def test_while_there_is_a_batch_the_last_save_has_its_time(worker, adapter):
+    """A door waits so long for jobs that have failed."""
+
+    async def run():
+        batch = {"requests": [line("a", "wait")]}
+        running = asyncio.create_task(anext(worker.handle({"id": "j", "input": {"batch": batch}})))
+        await until(lambda: adapter.running_requests)
+        during = worker.last_seconds
+        running.cancel()
+        await asyncio.wait([running])
+        return during, worker.last_seconds
+
+    assert asyncio.run(run()) == (RESCUE_SECONDS, LAST_SECONDS)
 
 
 def test_a_worker_that_is_stopped_fails_the_job(engine):

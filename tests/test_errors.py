@@ -55,6 +55,13 @@ def test_the_engine_error_is_handed_on_in_any_of_its_shapes(payload, message):
     assert (error["message"], error["type"], error["code"]) == (message, "BadRequestError", 400)
 
 
+@pytest.mark.parametrize(("param", "shown"), [(None, None), (7, "7"), ({"a": 1}, "{'a': 1}")])
+def test_a_field_that_is_no_text_is_shown_as_one(param, shown):
+    """Whatever an engine says."""
+    refused = EngineRefused(400, {"error": {"message": "no", "param": param}})
+    assert error_of(refused)["param"] == shown
+
+
 def test_what_the_caller_sent_cannot_break_or_swell_the_error():
     """The SDK cannot send half a surrogate pair, and nobody reads megabytes."""
     text = render(InvalidInput("no \ud83e " + "x" * 1_000_000, "\ud83e" * 1_000_000))

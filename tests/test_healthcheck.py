@@ -83,7 +83,8 @@ def test_it_asks_the_port_that_the_settings_mean(environ, monkeypatch):
     """It says so without them, for the sake of its speed."""
     asked = []
 
-    def connection(_, port, **__):
+    def connection(host, port, **_):
+        assert host == "127.0.0.1"
         asked.append(port)
         raise OSError
 
@@ -91,3 +92,20 @@ def test_it_asks_the_port_that_the_settings_mean(environ, monkeypatch):
     settings = load(environ)
     assert is_healthy(environ) is (settings.mode != "http")
     assert asked == ([settings.http_port] if settings.mode == "http" else [])
+
+
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1"), ("10.0.0.5", "10.0.0.5")],
+)
+def test_it_asks_where_the_door_listens(host, asked, monkeypatch):
+    """An address of its own, or this machine."""
+    hosts = []
+
+    def connection(host, *_, **__):
+        hosts.append(host)
+        raise OSError
+
+    monkeypatch.setattr("http.client.HTTPConnection", connection)
+    assert not is_healthy({"PORT": "8001", "HTTP_HOST": host})
+    assert hosts == [asked]

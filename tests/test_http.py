@@ -37,6 +37,9 @@ PROMPT = {"prompt": "Hi"}
 STREAM = PROMPT | {"stream": True}
 
 
+VECTORS = (b"\0\xff", 200, {"metadata": "{}"}, "application/octet-stream")
+
+
 def chunk(text, **more):
     return b"data: " + json.dumps({"choices": [{"text": text}], **more}).encode() + b"\n\n"
 
@@ -62,6 +65,7 @@ class StandIn:
     async def running(self, pacer):
         routes = [
             Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/embeddings", lambda _: Response(*VECTORS), methods=["POST"]),
             Route("/v1/models", lambda _: JSONResponse({"data": []})),
             Route("/metrics", lambda _: Response("vllm:num_requests_running 3.0\n")),
         ]
@@ -734,6 +738,24 @@ def test_a_batch_is_one_job_whose_lines_are_requests(door, monkeypatch):
     assert value(metrics, ended % "batch") == 1
 
 
+def test_no_more_batches_than_some_and_a_job_keeps_its_room(door, monkeypatch):
+    """Each may be large: its body counts until it is over."""
+    monkeypatch.setattr(jobs, "MOST_BATCHES", 1)
+    order = {"input": {"batch": batch_of("wait", concurrency=1)}}
+    name = door.call("POST", "/run", json=order).json()["id"]
+    refused = door.call("POST", "/run", json=order)
+    assert (refused.status_code, message(refused)) == (
+        *(429, "1 batches are being answered: wait until one is over."),
+    )
+    room = door.door._app._room
+    assert room.taken_bytes == len(json.dumps(order, separators=(",", ":")))
+    assert door.complete().status_code == 200
+    door.adapter.may_answer.set()
+    finished(door, name)
+    wait_until(lambda: room.taken_bytes == 0)
+    assert door.call("POST", "/runsync", json=order).json()["status"] == "COMPLETED"
+
+
 def test_the_lines_of_a_batch_take_places_like_requests():
     """With one place, one is asked at a time, and a drain waits for all of them."""
     with Door(concurrency=1) as door:
@@ -785,6 +807,21 @@ def test_an_order_that_means_nothing(door, order, said):
         assert answer.status_code == 200
     else:
         assert (answer.status_code, message(answer)[: len(said)]) == (400, said)
+
+
+def test_an_answer_in_bytes(door):
+    """Over HTTP as it is, with what says how to read it; a job refuses it."""
+    answer = door.call("POST", "/v1/embeddings", json={"input": "Hi"})
+    content, status, headers, media_type = VECTORS
+    assert (answer.content, answer.status_code) == (content, status)
+    assert answer.headers["metadata"] == headers["metadata"]
+    assert answer.headers["content-type"] == media_type
+    order = {"input": {"route": "embeddings", "body": {"input": "Hi"}}}
+    failed = json.loads(door.call("POST", "/runsync", json=order).json()["error"])["error"]
+    assert (failed["code"], failed["param"], failed["message"]) == (
+        *(400, "encoding_format"),
+        "A job's output is JSON, which has no bytes: ask for encoding_format base64 or float.",
+    )
 
 
 # ---- the metrics

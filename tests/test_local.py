@@ -37,9 +37,10 @@ def test_a_stream_of_events_cut_anywhere():
         ({"choices": [{"message": {"content": "Paris"}}]}, "Paris"),
         ({"choices": [{"text": "Paris"}]}, "Paris"),
         ({"tokens": [1]}, '{\n  "tokens": [\n    1\n  ]\n}'),
+        ([{"score": 1}], '[\n  {\n    "score": 1\n  }\n]'),
         ("# HELP x\n", "# HELP x\n"),
     ],
-    ids=["chat", "completion", "other", "text"],
+    ids=["chat", "completion", "other", "list", "text"],
 )
 def test_a_plain_answer(output, text):
     """Shown as text where there is text, else as it is."""

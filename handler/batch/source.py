@@ -94,11 +94,16 @@ async def earlier(address: str, spool: Spool) -> dict[str, int]:
     Nothing at the address is what a first run finds there.
 
     Raises:
-        InvalidInput: it cannot be fetched.
+        InvalidInput: it cannot be fetched, or is of more lines than a batch may have.
     """
     found: dict[str, int] = {}
 
     def take(number: int, line: bytes) -> None:
+        if number > MOST_LINES:
+            raise InvalidInput(
+                f"The earlier output has more than {MOST_LINES} lines, the most of a batch.",
+                "resume_url",
+            )
         if (custom_id := succeeded(line)) is not None and custom_id not in found:
             spool.add(number, line)
             found[custom_id] = number

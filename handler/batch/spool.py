@@ -7,6 +7,8 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 
+from handler.errors import RequestError
+
 PIECE_BYTES = 1 << 18
 
 
@@ -42,10 +44,20 @@ class Spool:
             yield number, self.line(number)
 
     def add(self, number: int, line: bytes) -> None:
-        """Keep a line; each number once."""
-        self._file.write(line + b"\n")
+        """Keep a line; each number once.
+
+        Raises:
+            RequestError: the disk does not take it; what is here stays.
+        """
+        left, at = memoryview(line + b"\n"), self.bytes
+        try:
+            while left:
+                written = os.pwrite(self._file.fileno(), left, at)
+                left, at = left[written:], at + written
+        except OSError as error:
+            raise RequestError(f"The worker's disk takes no more: {error.strerror}.") from error
         self._spans[number] = (self.bytes, len(line))
-        self.bytes += len(line) + 1
+        self.bytes = at
 
     def line(self, number: int) -> bytes:
         """Return a line, without its line break."""

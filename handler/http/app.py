@@ -170,12 +170,14 @@ class App:
 
 
 async def _submit(call: Call, path: str, jobs: Jobs) -> None:
-    body = await call.body()
+    keep_seconds = KEEP_SECONDS if path == "/run" else KEEP_SYNC_SECONDS
+    job = jobs.submit(await call.body(), keep_seconds)
+    if job.task is not None:
+        call.keep_body_until(job.task)
     if path == "/run":
-        await call.answer_json(jobs.submit(body, KEEP_SECONDS).status())
+        await call.answer_json(job.status())
         return
     wait = re.search(r"(?:^|&)wait=(\d{1,6})(?:&|$)", call.query)
-    job = jobs.submit(body, KEEP_SYNC_SECONDS)
     await job.finished(int(wait[1]) / 1000 if wait else SYNC_WAIT_SECONDS)
     await call.answer_json(job.status())
 

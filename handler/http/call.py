@@ -33,6 +33,10 @@ class Room:
             raise Busy("Too many large requests are being answered: try again soon.")
         self.taken_bytes += size
 
+    def give(self, size: int) -> None:
+        """Give some back."""
+        self.taken_bytes -= size
+
 
 class Call:
     """One request, which is to be closed.
@@ -106,8 +110,13 @@ class Call:
 
     def close(self) -> None:
         """Give back what its body took."""
-        self._room.taken_bytes -= self._body_bytes
+        self._room.give(self._body_bytes)
         self._body_bytes = 0
+
+    def keep_body_until(self, task: asyncio.Task[None]) -> None:
+        """Keep what its body took until a task is over, which outlives the call."""
+        size, self._body_bytes = self._body_bytes, 0
+        task.add_done_callback(lambda _: self._room.give(size))
 
     @contextlib.contextmanager
     def until_gone(self) -> Iterator[None]:

@@ -23,7 +23,6 @@ from handler.worker import Worker
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05
-LAST_ANSWERS_SECONDS = 5.0  # after the engine's death or the drain, for errors to leave
 NOTICE_SECONDS = 0.2  # for a request that has just been accepted to be seen
 
 
@@ -74,7 +73,7 @@ class HttpDoor:
             self._over.wait()
         if host.dead and self._signal is None:
             self._app.state = "dead"
-            self._wait(LAST_ANSWERS_SECONDS)
+            self._wait(worker.last_seconds)
             raise EngineDied("The engine died. The platform has to replace this worker.")
         self._app.state = "draining"
         log.info("%s: %d requests to finish", self._signal, self._app.busy)
@@ -86,7 +85,7 @@ class HttpDoor:
             )
             slots.closed = True
             host.fail_requests("The worker was stopped before the answer was complete.")
-            self._wait(LAST_ANSWERS_SECONDS)
+            self._wait(worker.last_seconds)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         self._signal = signal.Signals(number).name

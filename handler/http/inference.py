@@ -17,6 +17,7 @@ from handler.routes import POST, route_name
 from handler.stream import EventCutter, error_in
 from handler.worker import Worker
 
+METADATA = "metadata"  # vLLM's, of an embedding in bytes: where each vector is
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -75,6 +76,8 @@ class Inference:
                 value(exchange, body, request.path, self._host)  # raises what is an error
             record.status = exchange.status
             headers = {"x-request-id": record.id}
+            if METADATA in exchange.headers:
+                headers[METADATA] = exchange.headers[METADATA]
             await call.answer(exchange.status, body, content_type, headers)
 
     async def _stream(

@@ -16,13 +16,14 @@ from typing import Any
 
 import orjson
 
-from handler.errors import InvalidInput, RequestError, UnknownJob, render
+from handler.errors import Busy, InvalidInput, RequestError, UnknownJob, render
 from handler.http.slots import Place, Slots
 from handler.logs import job_id
 from handler.worker import Output, Worker
 
 KEEP_SECONDS = 1800.0
 KEEP_SYNC_SECONDS = 60.0
+MOST_BATCHES = 8  # that are not over: each may have a gigabyte on the disk
 MOST_KEPT = 10_000
 MOST_KEPT_BYTES = 256_000_000  # of all results together
 SYNC_WAIT_SECONDS = 90.0
@@ -70,6 +71,11 @@ class HttpJob:
     def is_batch(self) -> bool:
         """Whether it is many requests."""
         return isinstance(self.input, dict) and "batch" in self.input
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is done for it."""
+        return self.task is not None and self.task.done()
 
     async def become(self, state: State) -> None:
         """Change the state, unless it is the last, and tell who waits."""
@@ -154,6 +160,8 @@ class Jobs:
         """
         try:
             job = _read(body)
+            if job.is_batch and self._batches >= MOST_BATCHES:
+                raise Busy(f"{self._batches} batches are being answered: wait until one is over.")
             place = self._slots.reserve()
         except RequestError as error:
             with self._worker.recorded(str(uuid.uuid4())):
@@ -192,8 +200,12 @@ class Jobs:
 
     @property
     def unfinished(self) -> int:
-        """How many jobs are not over; from any thread."""
-        return sum(job.state not in FINISHED for job in list(self._jobs.values()))
+        """How many jobs are not over, cancelled ones that tidy up included; from any thread."""
+        return sum(not job.is_over for job in list(self._jobs.values()))
+
+    @property
+    def _batches(self) -> int:
+        return sum(job.is_batch and not job.is_over for job in self._jobs.values())
 
     async def _note_progress(self, job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
         self._jobs[job["id"]].progress = progress

@@ -4,6 +4,7 @@ No text of a prompt or an answer is in it, unless LOG_CONTENT says so.
 """
 
 import logging
+import re
 import time
 from typing import Literal
 
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 
 Outcome = Literal["ok", "refused", "failed", "timeout", "cancelled", "rejected"]
 """refused: the caller's error. failed: ours or the engine's. rejected: too many wait."""
+EVENT = re.compile(rb"^event: ?(\S+)", re.MULTILINE)
+HEAD = frozenset({b"response.created", b"response.queued", b"response.in_progress"})
 CANCELLED = 499  # nobody reads on; a status that only the log has
 LONGEST_CONTENT_CHARACTERS = 20_000
 
@@ -60,7 +63,7 @@ class Record:
         """The engine has answered this."""
         if not data:
             return
-        if self.first_at is None:
+        if self.first_at is None and not _is_head(data):
             self.first_at = time.monotonic()
         self._counter.add(data)
         if self._log_content:
@@ -153,6 +156,12 @@ class Observer:
 
     def ended(self, record: Record) -> None:
         """A request is over."""
+
+
+def _is_head(data: bytes) -> bool:
+    """Whether these are only the events with which /v1/responses begins before it is computed."""
+    names = EVENT.findall(data)
+    return bool(names) and all(name in HEAD for name in names)
 
 
 def _text(data: bytes) -> str:

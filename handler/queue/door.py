@@ -19,11 +19,10 @@ import uvloop
 from handler.errors import EngineDied
 from handler.queue.delivery import Delivery, Posted
 from handler.settings import Settings
-from handler.worker import Worker
+from handler.worker import LAST_SECONDS, Worker
 
 log = logging.getLogger(__name__)
 
-LAST_POSTS_SECONDS = 5.0  # after the engine's death or the drain, for the SDK to deliver errors
 CANCEL_AGAIN_SECONDS = 0.1
 LOOK_SECONDS = 0.1
 BEGIN_SECONDS = 0.3  # the SDK begins a job up to 0.1 s after it has taken it
@@ -165,7 +164,7 @@ class QueueDoor:
         self._failure = EngineDied("The engine died. The platform has to replace this worker.")
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the SDK's loop has ended already
-                self._loop.call_soon_threadsafe(self._leave_after, LAST_POSTS_SECONDS)
+                self._loop.call_soon_threadsafe(self._leave_after, LAST_SECONDS)
 
     def _leave_after(self, seconds: float) -> None:
         if self._end is None:
@@ -177,7 +176,7 @@ class QueueDoor:
         if self._worker.tasks:
             log.warning("%d jobs did not finish in %g s", len(self._worker.tasks), seconds)
             self._host.fail_requests("The worker was stopped before the answer was complete.")
-            await self._jobs_over(LAST_POSTS_SECONDS)
+            await self._jobs_over(self._worker.last_seconds)
         while self._poll is not None and not self._poll.done():
             # Again and again: Python 3.11's wait_for, in which the SDK polls, forgets a
             # cancellation that comes together with the poll's answer.
