@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from handler.batch.ask import Asker
@@ -25,6 +24,7 @@ from handler.concurrency import concurrency, lines_at_once
 from handler.engine.asgi import Exchange
 from handler.engine.host import EngineHost
 from handler.errors import EngineUnavailable, render
+from handler.expected import ExpectedJobs, Opened
 from handler.job import Job, JobReader
 from handler.logs import job_id
 from handler.merge import decode, merge
@@ -40,17 +40,8 @@ log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]"
 LAST_SECONDS = 5.0  # after the engine's death or the drain, for errors to be delivered
-EARLY_STOP_SECONDS = 5.0  # from a stop signal to the SDK's start of that job
 
 Output = str | dict[str, Any] | list[Any]
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A job, understood, and its exchange with the engine, which may have begun."""
-
-    job: Job
-    exchange: Exchange
 
 
 class Worker:
@@ -95,22 +86,15 @@ class Worker:
         self.on_progress: Callable[[Mapping[str, Any], Counts], Awaitable[None]] = _told_nobody
         self._batches: set[str] = set()
         self._running: set[str] = set()
-        self._expected: dict[str, Expected] = {}
-        self._stopped_early: dict[str, float] = {}
+        self._expected = ExpectedJobs()
 
     def expect(self, jobs: Iterable[Mapping[str, Any]]) -> None:
-        """Send the requests of jobs whose `handle` is going to be called.
-
-        The SDK calls that up to a tenth of a second after it has taken a job.
-        """
+        """Send the requests of jobs whose `handle` is going to be called."""
         for job in jobs:
             with contextlib.suppress(Exception):  # which `handle` meets again, and answers
-                name = str(job.get("id", ""))
-                if self._is_stopped(name):  # the signal came before its job
-                    continue
-                if name not in self._expected and self.reader.batch(job) is None:
-                    self._expected[name] = self._open(job)
-                    self._expected[name].exchange.begin()
+                if self.reader.batch(job) is None:
+                    name = str(job.get("id", ""))
+                    self._expected.begin(name, functools.partial(self._open, job))
 
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
         """Answer one job; the SDK calls this once a job, on its own loop."""
@@ -151,13 +135,12 @@ class Worker:
             record.route = "batch"
             # REQUEST_TIMEOUT is for each line.
             clock = Clock(timeout_seconds, "policy.executionTimeout")
-            return self._saved(self._batch(order, job), clock, record.id)
-        expected = self._expected.pop(record.id, None) or self._open(job)
-        record.sent(expected.job.request.path, expected.job.request.body)
-        clock = self._clock(timeout_seconds)
-        return self._answer(expected.job, expected.exchange, clock, record)
+            return self._batch_outputs(self._batch(order, job), clock, record.id)
+        opened = self._expected.take(record.id) or self._open(job)
+        record.sent(opened.job.request.path, opened.job.request.body)
+        return self._answer(opened.job, opened.exchange, self._clock(timeout_seconds), record)
 
-    async def _saved(self, batch: Batch, clock: Clock, name: str) -> AsyncIterator[Output]:
+    async def _batch_outputs(self, batch: Batch, clock: Clock, name: str) -> AsyncIterator[Output]:
         self._batches.add(name)
         with until_task_ends(functools.partial(self._batches.discard, name)):
             async for output in batch.outputs(clock):
@@ -192,9 +175,9 @@ class Worker:
                 record.failed(error)
                 raise
 
-    def _open(self, job: Mapping[str, Any]) -> "Expected":
+    def _open(self, job: Mapping[str, Any]) -> Opened:
         understood = self.reader.read(job)
-        return Expected(understood, self.host.open(understood.request))
+        return Opened(understood, self.host.open(understood.request))
 
     def _clock(self, own_seconds: float | None) -> Clock:
         general_seconds = self.timeout_seconds
@@ -266,16 +249,7 @@ class Worker:
 
     def stop_early(self, names: list[str]) -> None:
         """Remember jobs that are to be stopped and have not begun: they end when they do."""
-        now = time.monotonic()
-        kept = {name: end for name, end in self._stopped_early.items() if end > now}
-        new = {name: now + EARLY_STOP_SECONDS for name in names if name not in self._running}
-        self._stopped_early = kept | new
-        for name in new:
-            if expected := self._expected.pop(name, None):
-                expected.exchange.close()
-
-    def _is_stopped(self, name: str) -> bool:
-        return self._stopped_early.get(name, 0.0) > time.monotonic()
+        self._expected.stop(name for name in names if name not in self._running)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
@@ -287,8 +261,7 @@ class Worker:
             return
         self.tasks.add(task)
         task.add_done_callback(self._ended)
-        if self._is_stopped(name):
-            del self._stopped_early[name]
+        if self._expected.was_stopped(name):
             log.info("stopped before it began")
             task.cancel()
             await asyncio.sleep(0)  # where the cancellation comes out, as for a running job
