@@ -52,7 +52,7 @@ class ExpectedJobs:
                 opened.exchange.close()
 
     def was_stopped(self, name: str) -> bool:
-        """Return whether a job that begins now was stopped; its name may come again."""
+        """Return whether a job that begins or ends now was stopped; its name may come again."""
         is_stopped = self._is_stopped(name)
         self._stopped.pop(name, None)
         return is_stopped

@@ -25,8 +25,8 @@ KEYS = frozenset(
 ) | {"file_url"}
 SOURCE = "source"  # of a picture, in /v1/messages
 # What says how to answer, or was said to a tool, and names nothing to be fetched.
-NO_MEDIA = frozenset({"tools", "response_format", "structured_outputs", "metadata", "arguments"})
-NO_MEDIA |= {"chat_template_kwargs"}
+NO_MEDIA = frozenset({"tools", "arguments", "response_format", "structured_outputs", "schema"})
+NO_MEDIA |= {"metadata", "chat_template_kwargs", "mm_processor_kwargs", "vllm_xargs"}
 WHAT = "Media"
 
 

@@ -251,6 +251,11 @@ class Worker:
         """Remember jobs that are to be stopped and have not begun: they end when they do."""
         self._expected.stop(name for name in names if name not in self._running)
 
+    def never_began(self, name: str) -> None:
+        """A job was stopped before the first step of its task."""
+        self._expected.was_stopped(name)
+        self.on_end()
+
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
         self.on_end()

@@ -5,6 +5,7 @@ test_queue.py. The servers are real and on this machine, so 127.0.0.1 counts as 
 """
 
 import asyncio
+import errno
 import json
 import resource
 from contextlib import asynccontextmanager
@@ -16,11 +17,13 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from handler import public
-from handler.batch import inline, lines, run, source, upload
+from handler.batch import inline, lines, run, source, spool, upload
+from handler.batch.spool import Spool
 from handler.batch.upload import RESCUE_SECONDS
 from handler.concurrency import lines_at_once
 from handler.engine.host import EngineHost
 from handler.engine.protocol import Capacity, Running
+from handler.errors import RequestError
 from handler.job import JobReader
 from handler.logs import job_id
 from handler.public import is_public
@@ -450,21 +453,36 @@ def test_an_earlier_output_of_more_lines_than_a_batch_has_is_refused(worker, mon
     )
 
 
-def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(worker, adapter):
-    """With the reason; a line is kept whole or not at all."""
+def test_a_line_is_kept_whole_or_not_at_all():
+    """The disk may take a part of it; here a limit does."""
+    with Spool() as kept:
+        kept.add(1, b"a" * 50)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            with pytest.raises(RequestError, match=r"^The worker's disk takes no more: File too"):
+                kept.add(2, b"b" * 80)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        kept.add(3, b"c")
+        assert list(kept) == [(1, b"a" * 50), (3, b"c")]
+        assert kept.bytes == 53
+
+
+def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(worker, monkeypatch):
+    """With the reason."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     async def more(job, store):
         done = followed(worker)
         running = asyncio.create_task(anext(worker.handle(job)))
         await until(lambda: done == [1])
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
-        try:
-            failed = error(await running)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        monkeypatch.setattr(spool.os, "pwrite", full)
+        failed = error(await running)
         assert (failed["code"], failed["message"]) == (
-            *(500, "The worker's disk takes no more: File too large."),
+            *(500, "The worker's disk takes no more: No space left on device."),
         )
         assert [each["custom_id"] for each in store.lines("out")] == ["b"]
 

@@ -42,6 +42,17 @@ def in_groups(size, **more):
     }
 
 
+def in_blocks(side):
+    return in_groups(None, strategy="block", block_structure=[side, side], type="float", num_bits=8)
+
+
+NARROW = QWEN_72B | {"intermediate_size": 28672, "head_dim": 64}
+GLM_AIR = {"intermediate_size": 10944, "moe_intermediate_size": 1408, "first_k_dense_replace": 1}
+EXCEPT = {"modules_to_not_convert": ["model.layers.0.", "lm_head"]}
+CUT_10944 = "groups of 128 do not divide 10944 / 2"
+MOONLIGHT = {"moe_intermediate_size": 1408, "n_shared_experts": 2}
+
+
 @pytest.mark.parametrize(
     ("config", "quantization", "gpus", "has_fp8", "said"),
     [
@@ -70,11 +81,26 @@ def in_groups(size, **more):
             MIXTURE | {"first_k_dense_replace": 1, "intermediate_size": 10944},
             *(FP8, 4, True, "blocks of 128 do not divide 10944 / 4"),
         ),
-        (QWEN_72B | {"intermediate_size": 28672, "head_dim": 64}, FP8, 4, True, None),
+        (NARROW, FP8, 8, True, None),
+        (NARROW, in_blocks(128), 4, True, None),
         (
-            QWEN_72B | {"intermediate_size": 28672, "head_dim": 64},
-            *(FP8, 8, True, "blocks of 128 do not divide the 64 keys of each GPU"),
+            *(NARROW, in_blocks(128), 8, True),
+            "blocks of 128 do not divide the 64 keys of each GPU",
         ),
+        (
+            *(MIXTURE, in_blocks(128), 8, True),
+            "blocks of 128 do not divide the experts' 1536 / 8",
+        ),
+        (MIXTURE | GLM_AIR, AWQ, 4, True, "groups of 128 do not divide 10944 / 4"),
+        (MIXTURE | GLM_AIR, AWQ | EXCEPT, 4, True, None),
+        (MIXTURE | GLM_AIR, in_groups(32) | {"ignore": [r"re:.*layers\.0\..*"]}, 4, True, None),
+        (MIXTURE | GLM_AIR, AWQ | {"modules_to_not_convert": ["layers.01"]}, 2, True, CUT_10944),
+        (MIXTURE | MOONLIGHT, AWQ, 4, True, "groups of 128 do not divide 2816 / 4"),
+        (
+            *(MIXTURE | MOONLIGHT, AWQ | {"modules_to_not_convert": ["mlp.shared_experts"]}),
+            *(4, True, None),
+        ),
+        (QWEN_72B, {"quant_method": "fp8", "weight_block_size": [0, 0]}, 2, True, None),
         (DEEPSEEK_V3 | {"v_head_dim": 128}, FP8, 8, False, None),
     ],
 )

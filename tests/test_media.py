@@ -97,6 +97,8 @@ def test_one_that_cannot_be_had_fails_the_request(monkeypatch):
         {"documents": [{"title": "x", "text": "y", "url": "https://a.example/page"}]},
         {"input": [{"annotations": [{"type": "url_citation", "url": "https://a.example"}]}]},
         {"audio": {"voice": "alloy", "format": "wav"}},
+        {"text": {"format": {"schema": {"default": {"image": "none"}}}}},
+        {"mm_processor_kwargs": {"video": "fast"}},
         {"prompt": "https://a.example"},
     ],
 )

@@ -172,6 +172,7 @@ def test_which_layers_a_model_has(more, expected):
         (SMALL | {"num_attention_heads": 0}, "has a value that makes no model .*zero"),
         (SMALL | {"layer_types": [["mamba"]]}, "has a value that makes no model .*unhashable"),
         (SMALL | {"attn_layer_period": 0.5, "attn_layer_offset": 0}, "value that makes no model"),
+        (SMALL | {"per_layer_config": {"0": 3}}, "value that makes no model .*no attribute"),
         (SMALL | {"linear_attn_config": {"full_attn_layers": ["x"]}}, "value that makes no model"),
         ({"hidden_size": 1}, "has no num_hidden_layers or n_layer or num_layers or n_layers"),
     ],

@@ -84,6 +84,7 @@ def hub(tmp_path_factory):
     scheme = {"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
     cache = LLAMA_70B | {"quantization_config": scheme}
     eyes = LLAMA_70B | {"vision_config": {}}
+    odder = LLAMA_70B | {"intermediate_size": 10976}
     wide = LLAMA_70B | {"intermediate_size": 29568}
     with running_hub(
         llama=a_repository(root / "llama", LLAMA_70B, llama_70b()),
@@ -91,6 +92,7 @@ def hub(tmp_path_factory):
         odd=a_repository(root / "odd", odd, {"a": ("BF16", (1,)), "b": ("BF16", (1,))}),
         cache=a_repository(root / "cache", cache, llama_70b("F8_E4M3")),
         **{"odd-width": a_repository(root / "wide", wide, llama_70b(width=29568))},
+        **{"odder-width": a_repository(root / "odder", odder, llama_70b(width=10976))},
         eyes=a_repository(root / "eyes", eyes, llama_70b()),
         pickle=Repository(pickle),
         gated=Repository(root / "llama", gated=True),
@@ -309,7 +311,7 @@ def test_a_quantized_layer_that_cannot_be_split():
     assert why_not == "groups of 128 do not divide 29568 / 2"
     wanted, old = replace(WANTED, kv_element_bytes=1), replace(LARGE, has_fp8=False)
     why_not = "no FP8: not for the KV cache of this attention"
-    for config in (DEEPSEEK_V3, LLAMA_70B | {"model_type": "gpt_oss"}):
+    for config in (DEEPSEEK_V3, *(LLAMA_70B | {"model_type": m} for m in ("gpt_oss", "gemma3"))):
         model = architecture(config)
         assert row(model, WEIGHTS, wanted, LARGE, 1).why_not is None
         assert row(model, WEIGHTS, wanted, old, 1).why_not == why_not
@@ -325,6 +327,8 @@ def test_groups_that_are_still_to_be_made():
             Groups(size),
             64 * width // 2 + 64 * width // size * 5 // 2,
         )
+    conv = Tensor("model.layers.0.conv.conv.weight", "BF16", (64, 1, 3), 384)
+    assert weights(Source("m", "", {}, (conv,), None), "awq").bytes == 384
     narrow = Source("m", "", {}, (Tensor("a.q_proj.weight", "BF16", (64, 40), 5120),), None)
     with pytest.raises(Refused) as raised:
         weights(narrow, "awq")
@@ -341,6 +345,9 @@ def test_smaller_groups_are_advised_where_they_would_help(hub):
     assert advice in out
     assert "× 8" not in out
     assert advice not in plan(hub, "org/llama", "--quantization", "awq")[1]
+    out = plan(hub, "org/odder-width", "--quantization", "awq")[1]
+    assert "Smaller ones" not in out
+    assert "× 8" not in out
 
 
 def test_a_mixture_reads_the_experts_that_are_asked():

@@ -127,7 +127,7 @@ def _taken(
     endpoint: Thing = wanted.there or {}
     for step in steps:
         deed = "changed" if step.id else "created"
-        done.append(f"{step.noun} {step.name} may be {deed}")
+        done.append(f"{step.noun} {step.name} may have been {deed}")
         thing = step.take(api)
         done[-1] = f"{deed} {step.noun} {step.name} ({thing['id']})"
         screen(done[-1])

@@ -9,7 +9,9 @@ from builder.plan.cards import Table
 from builder.plan.estimate import Row, Wanted
 from builder.plan.source import Source
 from builder.plan.weights import Weights
+from builder.quantize.recipe import GROUP_SIZES
 from handler.memory.architecture import Architecture
+from handler.memory.groups import obstacle
 
 GB = 1e9
 LATE = 1 << 24  # tokens: beyond every window
@@ -67,7 +69,8 @@ class Plan:
                 "the repository that it is pushed to, or its folder on a volume."
             )
         groups = self.weights.groups
-        if not self.weights.is_made and groups and any(_is_cut(row.why_not) for row in self.rows):
+        can_be_smaller = not self.weights.is_made and groups and groups.inputs > min(GROUP_SIZES)
+        if groups and can_be_smaller and any(self._is_cut(row) for row in self.rows):
             notes.append(
                 f"AWQ's groups of {groups.inputs} cannot be split over every number of GPUs. "
                 "Smaller ones (quantize --group-size) divide more, and take a little more memory."
@@ -82,6 +85,9 @@ class Plan:
             f"are those of a flex worker that is always full, as of {self.table.date}."
         )
         return notes
+
+    def _is_cut(self, row: Row) -> bool:
+        return obstacle(self.weights.groups, self.model, row.gpus, row.card.has_fp8) is not None
 
     @property
     def made_name(self) -> str:
@@ -194,10 +200,6 @@ def _worth_showing(rows: Iterable[Row]) -> list[Row]:
         divisible = [row for row in own if "divide" not in (row.why_not or "")]
         shown += fitting[:SHOWN] or (divisible or own)[-1:]
     return shown
-
-
-def _is_cut(why_not: str | None) -> bool:
-    return why_not is not None and why_not.startswith("groups of")
 
 
 def _cells(plan: Plan, row: Row) -> Sequence[str]:

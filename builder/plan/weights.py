@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from builder.errors import Refused
 from builder.plan.source import Source
-from builder.quantize.recipe import TRIED_SIZES
+from builder.quantize.recipe import TRIED_SIZES, fitting
 from handler.memory.groups import Groups, groups
 from handler.memory.tensors import Tensor
 from handler.model.checkpoint import is_of
@@ -95,9 +95,8 @@ def _weights(
 def _groups_to_make(source: Source) -> Groups:
     """Return the groups that `quantize` takes for AWQ."""
     inputs = {each.name: each.shape[-1] for each in source.tensors if not _is_kept(each)}
-    for size in TRIED_SIZES:
-        if all(width % size == 0 for width in inputs.values()):
-            return Groups(size)
+    if size := fitting(inputs.values()):
+        return Groups(size)
     name, width = next((n, w) for n, w in inputs.items() if w % TRIED_SIZES[-1])
     raise Refused(
         f"{source.name} cannot be quantized as awq: {name} has {width} inputs, which do not divide "
@@ -117,4 +116,5 @@ def _size(tensor: Tensor, method: str, shared: Groups | None) -> float:
 
 
 def _is_kept(tensor: Tensor) -> bool:
-    return len(tensor.shape) < 2 or KEPT.search(tensor.name) is not None
+    is_convolution = len(tensor.shape) == 3 and tensor.shape[1] == 1  # of each channel by itself
+    return len(tensor.shape) < 2 or is_convolution or KEPT.search(tensor.name) is not None

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -64,6 +64,12 @@ class Recipe:
         return None
 
 
+def fitting(widths: Iterable[int], sizes: Sequence[int] = TRIED_SIZES) -> int | None:
+    """Return the first size of a group that divides every width, None if none does."""
+    every = tuple(widths)
+    return next((size for size in sizes if all(width % size == 0 for width in every)), None)
+
+
 def group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
     """Return the size of a group that divides the input width of every layer.
 
@@ -75,9 +81,8 @@ def group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
         Refused: no size does, with the first layer that is at fault.
     """
     sizes = (asked,) if asked else TRIED_SIZES
-    for size in sizes:
-        if all(width % size == 0 for width in widths.values()):
-            return size
+    if size := fitting(widths.values(), sizes):
+        return size
     name, width = next((n, w) for n, w in widths.items() if w % sizes[-1])
     advice = "choose a smaller --group-size, or --to fp8" if asked else "choose --to fp8"
     raise Refused(

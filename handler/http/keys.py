@@ -90,7 +90,7 @@ def keys(settings: Settings) -> Keys:
             "API_KEY to one or several keys (API_KEY=first,second), or ALLOW_UNAUTHENTICATED=1."
         )
     # Behind a gateway or a proxy the host that a page was loaded from is another one's name.
-    return Keys(given, origins(settings) if local else "*")
+    return Keys(given, origins(settings) if local else ("*",))
 
 
 def origins(settings: Settings) -> list[str]:

@@ -14,7 +14,14 @@ from typing import Any
 from handler.errors import ModelUnavailable
 from handler.memory.layers import Config, Kind, kinds, number, text_config
 from handler.memory.states import state_bytes
-from handler.memory.widths import DENSE, EXPERTS, dense_widths, expert_width, experts_used
+from handler.memory.widths import (
+    DENSE,
+    EXPERTS,
+    dense_width,
+    expert_width,
+    experts_used,
+    shared_width,
+)
 
 CONTEXTS = (
     *("model_max_length", "max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
@@ -24,6 +31,8 @@ KV_HEADS = (
     *("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
     "num_attention_groups",
 )
+# It has sinks, or sees an image as a whole: vLLM's kernels for that are few.
+ODD_ATTENTION = ("gpt_oss", "gemma3", "paligemma", "molmo2")
 GEMMA_4_GLOBAL_HEAD = 512  # transformers' default
 ELEMENT_BYTES = 2  # bf16 and fp16; the engines take one of them for a float32 checkpoint too
 
@@ -70,9 +79,10 @@ class Architecture:
         context_tokens: of the longest context that the model was made for; 0 where it is not said.
         usual_tokens: of the one that an engine takes unless it is told another.
         experts, experts_used: of a mixture, in all and by one token; 1 of a dense model.
-        expert_width: of one expert, 0 of a dense model.
-        dense_widths: of attention's output and a dense layer, which GPUs share; 0 where none is.
+        attention_width: of attention's output, all heads together.
         key_width: of the key in one KV head, 0 where heads have none of their own (MLA).
+        dense_width, shared_width, expert_width: of a layer without experts, of the experts that
+            every token asks, and of one of the others; 0 where there is none.
         needs_fp8_for_fp8_cache: whether only GPUs that calculate in FP8 take a KV cache of 8 bits.
     """
 
@@ -86,9 +96,11 @@ class Architecture:
     usual_tokens: int
     experts: int = 1
     experts_used: int = 1
-    expert_width: int = 0
-    dense_widths: tuple[int, ...] = ()
+    attention_width: int = 0
     key_width: int = 0
+    dense_width: int = 0
+    shared_width: int = 0
+    expert_width: int = 0
     needs_fp8_for_fp8_cache: bool = False
 
     def kv_bytes(
@@ -127,7 +139,7 @@ def architecture(config: Mapping[str, Any]) -> Architecture:
     """
     try:
         return _read(config)
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (AttributeError, TypeError, ValueError, ArithmeticError) as error:
         raise ModelUnavailable(f"config.json has a value that makes no model ({error})") from error
 
 
@@ -157,10 +169,12 @@ def _read(config: Mapping[str, Any]) -> Architecture:
         usual_tokens=_usual_tokens(text),
         experts=number(text, *EXPERTS, default=1),
         experts_used=used,
-        expert_width=expert_width(text),
-        dense_widths=dense_widths(text, heads * value),
+        attention_width=heads * value,
         key_width=0 if latent else head,
-        needs_fp8_for_fp8_cache=latent or _has_odd_attention(config),
+        dense_width=dense_width(text),
+        shared_width=shared_width(text),
+        expert_width=expert_width(text),
+        needs_fp8_for_fp8_cache=latent or config.get("model_type") in ODD_ATTENTION,
     )
 
 
@@ -229,14 +243,6 @@ def _is_latent(config: Config) -> bool:
     """Whether its attention is multi-head latent, as an engine runs it; MiniCPM's is unfolded."""
     return bool(config.get("kv_lora_rank")) and not str(config.get("model_type")).startswith(
         "minicpm"
-    )
-
-
-def _has_odd_attention(config: Config) -> bool:
-    """Whether it has sinks, or sees an image as a whole: vLLM's kernels for that are few."""
-    model_type = str(config.get("model_type"))
-    return model_type == "gpt_oss" or (
-        model_type.startswith("gemma3") and "vision_config" in config
     )
 
 

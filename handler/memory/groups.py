@@ -7,15 +7,18 @@ against vLLM's own checks: `verify_group_size_divides_partition` (`vllm/distribu
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from handler.memory.architecture import Architecture
-from handler.memory.layers import number, text_config
+from handler.memory.layers import Config, number, text_config
 
-SMALLEST = 32  # of the pieces into which vLLM cuts groups and blocks of experts
-CUT_BY_ENGINES = ("awq", "gptq")  # formats whose groups within experts are cut where need be
+SMALLEST = 32  # of the pieces into which vLLM cuts groups and blocks
+FIRST_LAYER = re.compile(r"\blayers\W{1,2}0(?!\d)")  # in a name, or in an expression for names
+SHARED = "shared_expert"
+EXCEPTIONS = ("modules_to_not_convert", "ignored_layers", "ignore")
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,16 @@ class Groups:
     Attributes:
         inputs: of a layer that share one.
         outputs: that share one; 1 where there are groups and no blocks.
-        cuts_experts: whether an engine cuts those of experts where need be.
+        are_cut: whether vLLM cuts those of experts and of keys where need be, in this format.
+        but_dense, but_shared: whether a mixture's dense layers, or its shared experts, are not
+            quantized.
     """
 
     inputs: int
     outputs: int = 1
-    cuts_experts: bool = False
+    are_cut: bool = False
+    but_dense: bool = False
+    but_shared: bool = False
 
 
 def groups(config: Mapping[str, Any]) -> Groups | None:
@@ -40,21 +47,16 @@ def groups(config: Mapping[str, Any]) -> Groups | None:
     found = found or config.get("compression_config")
     if not isinstance(found, dict):
         return None
-    method = str(found.get("quant_method")).lower()
-    block = found.get("weight_block_size")
-    if method == "fp8" and block:
-        return _block(block)
-    size = number(found, "group_size", "q_group_size", default=0)
-    if method in CUT_BY_ENGINES and size > 0:
-        return Groups(size, cuts_experts=True)
-    schemes = found.get("config_groups")
-    weights = [
-        each["weights"]
-        for each in (schemes.values() if isinstance(schemes, dict) else ())
-        if isinstance(each, dict) and isinstance(each.get("weights"), dict)
-    ]
-    every = [_of_scheme(each) for each in weights]
-    return max((each for each in every if each), key=lambda each: each.inputs, default=None)
+    largest = max(_groups(found), key=lambda each: each.inputs, default=None)
+    if largest is None:
+        return None
+    lists = [names for key in EXCEPTIONS if isinstance(names := found.get(key), list)]
+    names = [str(name) for each in lists for name in each]
+    return replace(
+        largest,
+        but_dense=any(FIRST_LAYER.search(name) for name in names),
+        but_shared=any(SHARED in name for name in names),
+    )
 
 
 def obstacle(shared: Groups | None, model: Architecture, gpus: int, has_fp8: bool) -> str | None:
@@ -69,33 +71,56 @@ def obstacle(shared: Groups | None, model: Architecture, gpus: int, has_fp8: boo
     if shared is None or gpus == 1:
         return None
     what = "groups" if shared.outputs == 1 else "blocks"
-    for width in model.dense_widths:
+    for width in _whole(shared, model):
         if width % (gpus * shared.inputs):
             return f"{what} of {shared.inputs} do not divide {width} / {gpus}"
     keys = max(1, model.kv_heads // gpus) * model.key_width
-    if keys % shared.outputs:
+    if keys % shared.outputs and not shared.are_cut:
         return f"blocks of {shared.outputs} do not divide the {keys} keys of each GPU"
     expert = model.expert_width
     if expert % (gpus * shared.inputs) == 0:
         return None
-    is_cut = (
-        expert % gpus == 0 and math.gcd(shared.inputs, expert // gpus, model.hidden) >= SMALLEST
-    )
-    if is_cut and (shared.cuts_experts or (shared.outputs > 1 and has_fp8)):
+    piece = math.gcd(shared.inputs, expert // gpus, model.hidden)
+    can_be_cut = shared.are_cut and expert % gpus == 0 and piece >= SMALLEST
+    if can_be_cut and (shared.outputs == 1 or has_fp8):
         return None
-    why = "no FP8, and " if is_cut and shared.outputs > 1 else ""
+    why = "no FP8, and " if can_be_cut else ""
     return f"{why}{what} of {shared.inputs} do not divide the experts' {expert} / {gpus}"
 
 
-def _block(sides: Any) -> Groups | None:
-    if isinstance(sides, list) and len(sides) == 2 and all(isinstance(n, int) for n in sides):
-        return Groups(sides[1], sides[0])
-    return None
+def _whole(shared: Groups, model: Architecture) -> Iterator[int]:
+    """Give the widths that are quantized, but for the experts'."""
+    yield model.attention_width
+    if not (model.experts > 1 and shared.but_dense):
+        yield model.dense_width
+    if not shared.but_shared:
+        yield model.shared_width
 
 
-def _of_scheme(weights: Mapping[str, Any]) -> Groups | None:
-    """Read how compressed-tensors quantizes weights."""
+def _groups(quantization: Config) -> Iterator[Groups]:
+    method = str(quantization.get("quant_method")).lower()
+    if method == "fp8":
+        yield from _block(quantization.get("weight_block_size"), are_cut=True)
+    size = number(quantization, "group_size", "q_group_size", default=0)
+    if method in ("awq", "gptq") and size > 0:
+        yield Groups(size, are_cut=True)
+    schemes = quantization.get("config_groups")  # compressed-tensors'
+    for scheme in schemes.values() if isinstance(schemes, dict) else ():
+        weights = scheme.get("weights") if isinstance(scheme, dict) else None
+        if isinstance(weights, dict):
+            yield from _of_scheme(weights)
+
+
+def _of_scheme(weights: Config) -> Iterator[Groups]:
     if weights.get("strategy") == "block":
-        return _block(weights.get("block_structure"))
+        yield from _block(weights.get("block_structure"), are_cut=False)
     size = number(weights, "group_size", default=0)
-    return Groups(size) if weights.get("strategy") == "group" and size > 0 else None
+    if weights.get("strategy") == "group" and size > 0:
+        yield Groups(size)
+
+
+def _block(sides: Any, are_cut: bool) -> Iterator[Groups]:
+    if isinstance(sides, list) and len(sides) == 2 and all(isinstance(n, int) for n in sides):
+        outputs, inputs = sides
+        if outputs > 0 and inputs > 0:
+            yield Groups(inputs, outputs, are_cut)

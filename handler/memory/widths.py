@@ -1,4 +1,4 @@
-"""How wide the layers are that GPUs share, from a model's config.json."""
+"""How wide the layers are that GPUs share, from a model's config.json; 0 where there is none."""
 
 from handler.memory.layers import Config, number
 
@@ -14,24 +14,24 @@ def experts_used(config: Config) -> int:
 
 
 def expert_width(config: Config) -> int:
-    """Return that of an expert, 0 of a dense model."""
+    """Return that of one expert."""
     if number(config, *EXPERTS, default=1) == 1:
         return 0
     return number(config, "moe_intermediate_size", "intermediate_size", default=0)
 
 
-def dense_widths(config: Config, attention: int) -> tuple[int, ...]:
-    """Return those of attention's output, and of whatever is no expert: 0 where there is none.
+def shared_width(config: Config) -> int:
+    """Return that of the experts which every token asks, all together."""
+    several = number(config, "n_shared_experts", default=0) * expert_width(config)
+    return number(config, "shared_expert_intermediate_size", default=several)
 
-    Args:
-        config: of the language model.
-        attention: the width of its output, all heads together.
-    """
-    shared = number(config, "shared_expert_intermediate_size", default=0)
+
+def dense_width(config: Config) -> int:
+    """Return that of layers without experts."""
     dense = number(config, *DENSE, default=0)
-    if expert_width(config):
-        if not config.get("moe_intermediate_size"):  # that of experts goes by the usual name
-            dense = number(config, "intermediate_size_mlp", default=0)
-        elif not (config.get("first_k_dense_replace") or config.get("mlp_only_layers")):
-            dense = 0
-    return attention, shared, dense
+    if not expert_width(config):
+        return dense
+    if not config.get("moe_intermediate_size"):  # that of experts goes by the usual name
+        return number(config, "intermediate_size_mlp", default=0)
+    has_some = config.get("first_k_dense_replace") or config.get("mlp_only_layers")
+    return dense if has_some else 0

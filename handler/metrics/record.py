@@ -159,7 +159,10 @@ class Observer:
 
 
 def _is_head(data: bytes) -> bool:
-    """Whether these are only the events with which /v1/responses begins before it is computed."""
+    """Whether these are only the events with which /v1/responses begins before it is computed.
+
+    An engine sends each of them whole.
+    """
     names = EVENT.findall(data)
     return bool(names) and all(name in HEAD for name in names)
 

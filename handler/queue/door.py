@@ -124,7 +124,7 @@ class QueueDoor:
 
         rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
         rp_scale.JobScaler.run_jobs = lambda scaler, session: _run_jobs(
-            scaler, session, self._job_ended.set
+            scaler, session, self._worker.never_began
         )
         rp_http._transmit = Delivery(self._posted).transmit
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -208,14 +208,15 @@ async def _post_progress(job: Mapping[str, Any], progress: Mapping[str, int]) ->
         await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
 
 
-async def _run_jobs(scaler: Any, session: Any, ended: Callable[[], object]) -> None:
+async def _run_jobs(scaler: Any, session: Any, never_began: Callable[[str], object]) -> None:
     """Begin each job when it is there, in place of `JobScaler.run_jobs`.
 
     That one looks for new jobs ten times a second, and at all running ones each time.
 
     Args:
         scaler, session: the SDK's.
-        ended: called where a job was stopped before its first step, and so without the SDK's end.
+        never_began: called with a job that was stopped before its first step, and so without the
+            SDK's end.
     """
     tasks: set[asyncio.Task[None]] = set()
 
@@ -225,7 +226,7 @@ async def _run_jobs(scaler: Any, session: Any, ended: Callable[[], object]) -> N
             del scaler.jobs_tasks[job["id"]]
             scaler.job_progress.remove(job)
             scaler.jobs_queue.task_done()
-            ended()
+            never_began(job["id"])
 
     while scaler.is_alive() or not scaler.jobs_queue.empty():
         try:
