@@ -36,6 +36,8 @@ def told(command: str, work: Callable[[], None]) -> int:
         log.error("%s: %s", error.filename or "writing", error.strerror or error)
         return EXIT_FILES
     except KeyboardInterrupt:
+        # What was cut off while it was made, such as a progress bar, complains when it goes.
+        sys.unraisablehook = lambda _: None
         log.error("interrupted")
         return EXIT_INTERRUPTED
     return 0

@@ -47,3 +47,19 @@ def test_each_command_has_help(command):
     code, out, _ = builder(command, "--help")
     assert (code, out.split("[-h]")[0].strip()) == (0, f"usage: python -m builder {command}")
     assert "Exit codes" in out
+
+
+def test_an_interruption_while_something_is_made_is_one_line():
+    """A progress bar that is not whole complains when it goes, and nobody wants to know."""
+    code = """
+from tqdm import tqdm
+from builder.told import told
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+tqdm._get_free_pos = interrupt
+raise SystemExit(told("fetch", lambda: list(tqdm([1]))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "fetch: interrupted\n")
