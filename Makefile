@@ -35,18 +35,19 @@ OMP_NUM_THREADS ?= 1
 run serve endpoint: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 
 run: $(RUN_ENVIRONMENT) $(MODEL)  ## answer test_input.json, or INPUT='{"input": {…}}'
-	@$(RUN_BIN)/python -m handler $(if $(TEST_INPUT),--test_input "$$TEST_INPUT")
+	@exec $(RUN_BIN)/python -m handler $(if $(TEST_INPUT),--test_input "$$TEST_INPUT")
 
 # With ALLOW_UNAUTHENTICATED=1 HTTP_HOST=0.0.0.0, or an API_KEY, others reach it as well.
 PORT ?= 8000
 HTTP_HOST ?= 127.0.0.1
 serve: export PORT := $(PORT)
 serve: export HTTP_HOST := $(HTTP_HOST)
+serve: export SERVE_MODE := http
 serve: $(RUN_ENVIRONMENT) $(MODEL)  ## HTTP and a page to chat at on http://127.0.0.1:8000
-	@SERVE_MODE=http $(RUN_BIN)/python -m handler
+	@exec $(RUN_BIN)/python -m handler
 
 endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## the Runpod platform in small, with one worker
-	@$(BIN)/python -m tests.platform -- $(RUN_BIN)/python -m handler
+	@exec $(BIN)/python -m tests.platform -- $(RUN_BIN)/python -m handler
 
 # ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
 # handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.

@@ -169,6 +169,8 @@ class RequestTimedOut(RequestError):
 
     status = 408
     type = "RequestTimeoutError"
+    # A client that asked again by itself would have the same computed three times.
+    headers: Mapping[str, str] = {"x-should-retry": "false"}
 
 
 class InputTooLarge(RequestError):
@@ -211,9 +213,18 @@ class EngineRefused(RequestError):
         message = error.get("message") or error.get("detail") or NO_REASON
         super().__init__(str(message), error.get("param"))
         self.status = status
-        self.type = str(error.get("type") or ("BadRequestError" if status < 500 else self.type))
+        kind = str(error.get("type") or ("BadRequestError" if status < 500 else self.type))
+        self.type = {"Bad Request": "BadRequestError"}.get(kind, kind)  # vLLM writes both
 
 
+ANTHROPIC = {
+    401: "authentication_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
 NO_REASON = "The engine failed on this request and gave no reason."
 _secrets: set[str] = set()
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
@@ -236,8 +247,13 @@ def one_line(text: str) -> str:
     return " ".join(text.split("For further information visit")[0].split())
 
 
-def render(error: BaseException) -> str:
+def render(error: BaseException, for_anthropic: bool = False) -> str:
     """Turn any error into a job's `error`: a JSON string of an OpenAI error object.
+
+    Args:
+        error: of any kind.
+        for_anthropic: whether its reader is a client of Anthropic's, whose object is another one:
+            `{"type": "error", "error": {"type", "message"}}`.
 
     An error that nobody foresaw goes to the log with its traceback and to the caller without
     any of it.
@@ -261,6 +277,11 @@ def render(error: BaseException) -> str:
         "param": param and _harmless(str(param), code)[:MAX_PARAM_CHARACTERS],
         "code": code,
     }
-    text = json.dumps({"error": body}, ensure_ascii=False)
+    shown: dict[str, Any] = {"error": body}
+    if for_anthropic:
+        usual = "api_error" if code >= 500 else "invalid_request_error"
+        named = {"type": ANTHROPIC.get(code, usual), "message": body["message"]}
+        shown = {"type": "error", "error": named}
+    text = json.dumps(shown, ensure_ascii=False)
     # The SDK cannot send a lone surrogate, and would leave the job without an end.
     return text.encode("utf-8", "replace").decode()

@@ -10,9 +10,11 @@ import orjson
 
 from handler.clock import Clock
 from handler.engine.asgi import Exchange
+from handler.engine.flags import with_variables
 from handler.engine.host import EngineHost
 from handler.errors import EngineRefused, EngineUnavailable, InvalidInput, UnknownRoute
 
+WORDS = ("error", "message", "detail")
 BYTES = "application/octet-stream"
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,17 @@ def refusal(status: int, payload: Any, host: EngineHost) -> EngineRefused | Engi
     if status >= 500:
         # Its words may quote the input: they are the caller's.
         log.error("the engine answered %d (%s)", status, EngineRefused(status, payload).type)
-    return EngineRefused(status, payload)
+    return EngineRefused(status, _with_variables(payload))
+
+
+def _with_variables(payload: Any) -> Any:
+    """Name the settings by which a worker gets flags, where an engine asks for these."""
+    if isinstance(payload, dict):
+        return {
+            name: _with_variables(value) if name in WORDS else value
+            for name, value in payload.items()
+        }
+    return with_variables(payload) if isinstance(payload, str) else payload
 
 
 def code_in(failure: Any) -> int:

@@ -31,3 +31,19 @@ def route_name(path: str) -> str:
 def route_names() -> str:
     """Return all names, for a person."""
     return ", ".join([*POST, *GET])
+
+
+def is_anthropics(path: str) -> bool:
+    """Whether a path is of Anthropic's interface."""
+    return route_name(path).partition("/")[0] == "messages"
+
+
+def path_of(data: object) -> str | None:
+    """Return the path that a job's input is for, None where that cannot be told."""
+    if not isinstance(data, dict):
+        return None
+    route = data.get("openai_route") or data.get("route")
+    if route is None and not data.keys().isdisjoint(("messages", "prompt")):
+        route = "chat/completions" if "messages" in data else "completions"
+    name = route_name(str(route).partition("?")[0])
+    return POST.get(name) or GET.get(name)

@@ -5,7 +5,6 @@ engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) reaches the engine through
 `handler/engine/flags.py`, which asks the engine's own parser; this module knows none of them.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +24,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from handler.addresses import domains, origins
 from handler.engine.speculation import Method, method_named
 from handler.hub.reference import one_word
 from handler.pacing import POSTS_PER_SECOND
@@ -36,6 +36,16 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 def _unless_linked(value: object) -> object:
     """Leave out what Docker and Kubernetes say of a service named so: `tcp://10.0.0.1:80`."""
     return None if isinstance(value, str) and value.startswith("tcp://") else value
+
+
+def _origins(text: str) -> str:
+    origins(text)
+    return text
+
+
+def _domains(text: str) -> str:
+    domains(text)
+    return text
 
 
 Lower = Annotated[str, AfterValidator(str.lower)]
@@ -179,7 +189,7 @@ class Settings(BaseSettings):
         validation_alias="PREFETCH_WEIGHTS",
         description="Whether the weights are read into the page cache while the engine is imported",
     )
-    allowed_media_domains: str = Field(
+    allowed_media_domains: Annotated[str, AfterValidator(_domains)] = Field(
         "",
         validation_alias="ALLOWED_MEDIA_DOMAINS",
         description="Where media may be fetched from (a.example,b.example); anywhere public "
@@ -216,7 +226,7 @@ class Settings(BaseSettings):
         validation_alias="MAX_QUEUE",
         description="HTTP requests that may wait for the engine; more are answered with 429",
     )
-    cors_origins: str = Field(
+    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
         "",
         validation_alias="CORS_ORIGINS",
         description="Web pages that may call HTTP (https://a.example,https://b.example), or *",
@@ -272,7 +282,7 @@ class Settings(BaseSettings):
     @property
     def media_domains(self) -> frozenset[str]:
         """The domains in ALLOWED_MEDIA_DOMAINS, which may be a JSON list as well."""
-        return frozenset(re.findall(r"[^\s,\[\]\"']+", self.allowed_media_domains.lower()))
+        return domains(self.allowed_media_domains)
 
     @property
     def mode(self) -> Literal["queue", "http", "local"]:

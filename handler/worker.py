@@ -32,7 +32,7 @@ from handler.metrics.monitor import Monitor
 from handler.metrics.record import Observer, Record
 from handler.metrics.usage import is_count
 from handler.refusal import code_in, refusal, value, whole_body
-from handler.routes import GET
+from handler.routes import GET, path_of
 from handler.stream import EventCutter, chunks_of, error_in
 from handler.task import until_task_ends
 
@@ -136,6 +136,7 @@ class Worker:
             # REQUEST_TIMEOUT is for each line.
             clock = Clock(timeout_seconds, "policy.executionTimeout")
             return self._batch_outputs(self._batch(order, job), clock, record.id)
+        record.route = path_of(job.get("input")) or record.route
         opened = self._expected.take(record.id) or self._open(job)
         record.sent(opened.job.request.path, opened.job.request.body)
         return self._answer(opened.job, opened.exchange, self._clock(timeout_seconds), record)

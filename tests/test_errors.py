@@ -62,6 +62,27 @@ def test_a_field_that_is_no_text_is_shown_as_one(param, shown):
     assert error_of(refused)["param"] == shown
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidInput("no", "messages"), "invalid_request_error"),
+        (UnknownRoute("no"), "not_found_error"),
+        (EngineRefused(422, {"message": "no"}), "invalid_request_error"),
+        (EngineRefused(502, {"message": "no"}), "api_error"),
+        (EngineUnavailable("no"), "overloaded_error"),
+    ],
+)
+def test_anthropics_clients_get_their_own_object(error, kind):
+    """Its type is by the status."""
+    shown = json.loads(render(error, for_anthropic=True))
+    assert shown == {"type": "error", "error": {"type": kind, "message": "no"}}
+
+
+def test_one_kind_of_error_has_one_name():
+    """vLLM has two for it."""
+    assert error_of(EngineRefused(400, {"type": "Bad Request"}))["type"] == "BadRequestError"
+
+
 def test_what_the_caller_sent_cannot_break_or_swell_the_error():
     """The SDK cannot send half a surrogate pair, and nobody reads megabytes."""
     text = render(InvalidInput("no \ud83e " + "x" * 1_000_000, "\ud83e" * 1_000_000))

@@ -9,10 +9,11 @@ import os
 import pytest
 
 from handler.engine import shared
-from handler.engine.flags import EngineFlags
+from handler.engine.flags import EngineFlags, with_variables
 from handler.engine.vllm.names import REFUSED, REMOVED
 from handler.engine.vllm.parser import engine_flags
 from handler.errors import BadSetting
+from handler.refusal import refusal
 from tests.conftest import check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -145,7 +146,7 @@ def test_the_token_is_no_flag(model):
             {"CUSTOM_CHAT_TEMPLATE": "/nope/x.jinja"},
             "CUSTOM_CHAT_TEMPLATE='/nope/x.jinja' is neither a file nor a template.",
         ),
-        ({"ENABLE_AUTO_TOOL_CHOICE": "1"}, "--enable-auto-tool-choice requires --tool-call-parser"),
+        ({"ENABLE_AUTO_TOOL_CHOICE": "1"}, "ENABLE_AUTO_TOOL_CHOICE requires TOOL_CALL_PARSER"),
     ],
     ids=[
         "choice",
@@ -286,3 +287,28 @@ def test_a_measured_memory_is_remembered_for_one_share_of_it(model, monkeypatch,
     monkeypatch.setattr("handler.engine.vllm.build.place_on_cpu", see)
     check(model(), **environ)
     assert seen == {"plan": plan}
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            '"auto" requires --enable-auto-tool-choice and --tool-call-parser to be set',
+            '"auto" requires ENABLE_AUTO_TOOL_CHOICE and TOOL_CALL_PARSER to be set',
+        ),
+        ("Please add `--is-embedding` when launching", "Please add RUNNER=pooling when launching"),
+        ("one -- two --x and-then--this-one", "one -- two --x and-then--this-one"),
+    ],
+)
+def test_an_engine_that_asks_for_a_flag_names_the_variable(said, shown):
+    """At the start, and to a caller."""
+    assert with_variables(said) == shown
+    payload = {"error": {"message": said, "param": "--tool-call-parser"}}
+    refused = refusal(400, payload, None)
+    assert (str(refused), refused.param) == (shown, "--tool-call-parser")
+
+
+def test_the_start_names_variables_where_the_engine_names_flags(model):
+    """A setting that needs another one."""
+    with pytest.raises(BadSetting, match=r"^ENABLE_AUTO_TOOL_CHOICE requires TOOL_CALL_PARSER"):
+        check(model(), ENABLE_AUTO_TOOL_CHOICE="true")

@@ -12,6 +12,7 @@ import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import httpx
+import openai
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -120,13 +121,15 @@ class Door:
         self.door = HttpDoor(self.settings).__enter__()
         return self
 
-    def open(self):
+    def open(self, timeout_seconds=None):
         """Have the engine come up, and serve."""
         self._host.__enter__()
         self._host.wait_until_up()
         self.monitor = Monitor(self._host, Stages(time.time()), 2).__enter__()
         reader = JobReader(("stand-in",), "org/name", {})
-        worker = Worker(self._host, reader, None, self.monitor, self.settings.log_content)
+        worker = Worker(
+            self._host, reader, timeout_seconds, self.monitor, self.settings.log_content
+        )
         self._thread = threading.Thread(target=self._serve, args=(worker,))
         self._thread.start()
         wait_until(lambda: self.ping() == 200)
@@ -304,6 +307,36 @@ def test_a_page_that_is_named_may_use_the_model_and_no_other():
                 for headers in (named, *others)
             ]
             assert [each.status_code for each in answers] == codes
+
+
+def test_a_request_that_times_out_is_not_asked_again():
+    """OpenAI's client would ask three times, and have the same computed as often."""
+    with Door() as door:
+        door.open(timeout_seconds=0.2)
+        client = openai.OpenAI(base_url=f"{door.url}/v1", api_key="one")
+        with pytest.raises(openai.APIStatusError) as raised:
+            client.completions.create(model="stand-in", prompt="wait")
+        assert raised.value.status_code == 408
+        ended = 'llm_worker_requests_total{outcome="timeout",route="/v1/completions"}'
+        assert value(door.call("GET", "/metrics").text, ended) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v2/x/openai/v1/messages/count_tokens"])
+def test_errors_have_the_form_of_the_routes_clients(door, path):
+    """Anthropic's differ."""
+    answer = door.call("POST", path, json={"model": "another", "messages": []})
+    assert (answer.status_code, answer.json()) == (
+        404,
+        {
+            "type": "error",
+            "error": {
+                "type": "not_found_error",
+                "message": "The model `another` does not exist. Models: stand-in.",
+            },
+        },
+    )
+    unknown = door.call("POST", path, None, json={})
+    assert (unknown.status_code, unknown.json()["error"]["type"]) == (401, "authentication_error")
 
 
 def test_a_port_that_is_taken_is_refused():

@@ -7,7 +7,7 @@ import pytest
 
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
 from handler.job import MAX_BODY_BYTES, JobReader
-from handler.routes import GET, POST
+from handler.routes import GET, POST, path_of
 
 FIELDS = {
     "/v1/chat/completions": frozenset(
@@ -279,3 +279,21 @@ def test_half_a_surrogate_pair_is_refused(data):
     """JSON can spell it, UTF-8 cannot: it would crash whatever sends it on."""
     with pytest.raises(InvalidInput, match="half a surrogate pair"):
         read(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        ({"openai_route": "/v1/chat/completions"}, "/v1/chat/completions"),
+        ({"route": "messages?beta=true"}, "/v1/messages"),
+        ({"route": "metrics"}, "/metrics"),
+        ({"messages": []}, "/v1/chat/completions"),
+        ({"prompt": "Hi"}, "/v1/completions"),
+        ({"route": 7}, None),
+        ({}, None),
+        ("Hi", None),
+    ],
+)
+def test_a_refused_job_counts_for_the_route_that_it_named(data, path):
+    """As far as it names one."""
+    assert path_of(data) == path

@@ -1,8 +1,11 @@
 """What a request's record says of its times and its end."""
 
+import json
+
 import pytest
 
 from handler.metrics.record import Record
+from handler.metrics.usage import Counter, Usage
 
 CREATED = b'event: response.created\ndata: {"type":"response.created"}\n\n'
 WAITING = b'event: response.in_progress\ndata: {"type":"response.in_progress"}\n\n'
@@ -30,3 +33,16 @@ def test_what_counts_as_the_first_token(pieces, first):
         if record.first_at is not None and seen is None:
             seen = number
     assert seen == first
+
+
+def test_anthropics_count_of_the_input_leaves_out_what_the_cache_had():
+    """The prompt is all of it; a stream says at its end what its begin did not know."""
+    started = b'event: message_start\ndata: {"message":{"usage":{"input_tokens":204}}}\n\n'
+    counts = {"input_tokens": 76, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 28}
+    counts |= {"output_tokens": 5}
+    ended = b'event: message_delta\ndata: {"usage":' + json.dumps(counts).encode() + b"}\n\n"
+    counter = Counter()
+    counter.add(started)
+    assert counter.usage == Usage(204, 0, 0)
+    counter.add(ended)
+    assert counter.usage == Usage(204, 5, 28)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from handler.addresses import domains, origins
 from handler.environ import load, variables
 from handler.errors import BadSetting
 from handler.settings import Settings
@@ -85,3 +86,33 @@ def test_every_setting_has_a_variable_and_a_description():
     assert [name for name in variables() if not Settings.model_fields[name].description] == []
     names = [name for names in variables().values() for name in names]
     assert len(names) == len(set(names))
+
+
+PAGES = "pages as https://name or http://name:port, or *, not"
+NAMES = "names as a.example, without https:// and a path, not"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("CORS_ORIGINS", "a.example", f"{PAGES} 'a.example'"),
+        ("CORS_ORIGINS", "*, https://a.example/app", f"{PAGES} 'https://a.example/app'"),
+        ("CORS_ORIGINS", "ftp://a.example", f"{PAGES} 'ftp://a.example'"),
+        ("ALLOWED_MEDIA_DOMAINS", "https://a.example", f"{NAMES} 'https://a.example'"),
+        ("ALLOWED_MEDIA_DOMAINS", "b.example,a.example/x", f"{NAMES} 'a.example/x'"),
+    ],
+)
+def test_a_place_on_the_web_that_could_never_match_is_refused(name, value, right):
+    """Browsers send an origin without a path, and a host has no scheme."""
+    with pytest.raises(BadSetting) as caught:
+        load({name: value})
+    assert str(caught.value) == f"{name}={value!r} should be {right}."
+
+
+def test_places_on_the_web():
+    """With a slash at the end, as a JSON list, in any case."""
+    assert origins("http://localhost:3000/, https://a.example,*") == [
+        *("http://localhost:3000", "https://a.example", "*")
+    ]
+    assert domains('["A.example", "b.example"]') == {"a.example", "b.example"}
+    assert (origins(""), domains("")) == ([], frozenset())

@@ -19,6 +19,7 @@ from handler.http.jobs import (
 )
 from handler.http.keys import Keys
 from handler.http.slots import Slots
+from handler.routes import is_anthropics
 
 State = Literal["starting", "ready", "draining", "dead"]
 PING = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}
@@ -103,13 +104,13 @@ class App:
         except Exception as error:
             if call.started:
                 raise
-            await call.answer_error(error)
+            await call.answer_error(error, is_anthropics(_path(call)))
         finally:
             call.close()
             self._open_calls -= 1
 
     async def _answer(self, call: Call) -> None:
-        path = ENDPOINT.sub("", call.path, count=1) if call.path.startswith("/v2/") else call.path
+        path = _path(call)
         if path == "/ping":
             _only(call, "GET", "HEAD")
             await call.answer(PING[self.state])
@@ -180,6 +181,11 @@ async def _submit(call: Call, path: str, jobs: Jobs) -> None:
     wait = re.search(r"(?:^|&)wait=(\d{1,6})(?:&|$)", call.query)
     await job.finished(int(wait[1]) / 1000 if wait else SYNC_WAIT_SECONDS)
     await call.answer_json(job.status())
+
+
+def _path(call: Call) -> str:
+    """Return what is asked for, without the prefix that it has on the platform."""
+    return ENDPOINT.sub("", call.path, count=1) if call.path.startswith("/v2/") else call.path
 
 
 def _only(call: Call, *methods: str) -> None:

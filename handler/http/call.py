@@ -174,13 +174,13 @@ class Call:
         """Send a value as JSON."""
         await self.answer(status, orjson.dumps(value), JSON)
 
-    async def answer_error(self, error: BaseException) -> None:
-        """Send an OpenAI error object."""
+    async def answer_error(self, error: BaseException, for_anthropic: bool = False) -> None:
+        """Send an OpenAI error object, or Anthropic's."""
         status = error.status if isinstance(error, RequestError) else RequestError.status
         headers = dict(error.headers) if isinstance(error, RequestError) else {}
         if self._has_body:  # it is not read, and no next request
             headers["connection"] = "close"
-        await self.answer(status, render(error).encode(), JSON, headers)
+        await self.answer(status, render(error, for_anthropic).encode(), JSON, headers)
 
 
 def _too_large(size: int) -> InputTooLarge:

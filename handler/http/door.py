@@ -8,12 +8,13 @@ from types import FrameType
 
 from starlette.middleware.cors import CORSMiddleware
 
+from handler.addresses import origins
 from handler.engine.protocol import AsgiApp
 from handler.errors import EngineDied
 from handler.http.app import App, Service
 from handler.http.inference import Inference
 from handler.http.jobs import Jobs
-from handler.http.keys import keys, origins
+from handler.http.keys import keys
 from handler.http.server import HttpServer
 from handler.http.slots import Slots
 from handler.metrics.monitor import Monitor
@@ -100,9 +101,13 @@ class HttpDoor:
 
 
 def _with_cors(app: App, settings: Settings) -> AsgiApp:
-    allowed = origins(settings)
+    allowed = origins(settings.cors_origins)
     if not allowed:
         return app
     return CORSMiddleware(
-        app, allow_origins=allowed, allow_methods=["GET", "POST"], allow_headers=["*"]
+        app,
+        allow_origins=allowed,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "retry-after"],
     )

@@ -13,7 +13,7 @@ from handler.logs import job_id
 from handler.metrics.record import Record
 from handler.metrics.usage import is_count
 from handler.refusal import code_in, refusal, value, whole_body
-from handler.routes import POST, route_name
+from handler.routes import POST, is_anthropics, route_name
 from handler.stream import EventCutter, error_in
 from handler.worker import Worker
 
@@ -116,5 +116,6 @@ class Inference:
 
 def _event(path: str, error: Exception) -> bytes:
     """Return an error as the last event of a stream, as the route's clients read it."""
-    name = b"event: error\n" if path.startswith("/v1/messages") else b""
-    return name + b"data: " + render(error).encode() + b"\n\n"
+    for_anthropic = is_anthropics(path)
+    name = b"event: error\n" if for_anthropic else b""
+    return name + b"data: " + render(error, for_anthropic).encode() + b"\n\n"

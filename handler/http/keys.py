@@ -5,6 +5,7 @@ import ipaddress
 from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlsplit
 
+from handler.addresses import origins
 from handler.errors import BadSetting, Unauthorized
 from handler.settings import Settings
 
@@ -90,9 +91,4 @@ def keys(settings: Settings) -> Keys:
             "API_KEY to one or several keys (API_KEY=first,second), or ALLOW_UNAUTHENTICATED=1."
         )
     # Behind a gateway or a proxy the host that a page was loaded from is another one's name.
-    return Keys(given, origins(settings) if local else ("*",))
-
-
-def origins(settings: Settings) -> list[str]:
-    """Return the web pages that may call."""
-    return [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    return Keys(given, origins(settings.cors_origins) if local else ("*",))

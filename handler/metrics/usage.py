@@ -81,8 +81,10 @@ class Counter:
         """What was found."""
         found = self._usage
         details = found.get("prompt_tokens_details") or found.get("input_tokens_details") or {}
+        # Anthropic's tokens of the input are those that no cache has had to do with.
+        beside = sum(_count(found, f"cache_{what}_input_tokens") for what in ("read", "creation"))
         return Usage(
-            _count(found, "prompt_tokens", "input_tokens"),
+            _count(found, "prompt_tokens", "input_tokens") + beside,
             _count(found, "completion_tokens", "output_tokens"),
             _count(details, "cached_tokens") or _count(found, "cache_read_input_tokens"),
         )

@@ -22,7 +22,7 @@ import psutil
 
 from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
-from handler.engine.flags import EngineFlags
+from handler.engine.flags import EngineFlags, with_variables
 from handler.engine.parallel import Split
 from handler.engine.processes import all_run
 from handler.engine.protocol import Capacity, Running
@@ -111,7 +111,7 @@ class SglangAdapter:
             try:
                 args.resolve_once()
             except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:
-                reason = one_line(str(error)) or repr(error)
+                reason = with_variables(one_line(str(error))) or repr(error)
                 raise BadSetting(f"The engine refuses its settings: {reason}") from error
         if is_cpu_build():
             _share_cores(args.dp_size * args.tp_size * args.pp_size)

@@ -18,7 +18,7 @@ from typing import Any
 
 from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
-from handler.engine.flags import EngineFlags
+from handler.engine.flags import EngineFlags, with_variables
 from handler.engine.parallel import Split
 from handler.engine.processes import all_run, descendants_named
 from handler.engine.protocol import Capacity, Running
@@ -99,7 +99,8 @@ class VllmAdapter:
         try:
             cli_args().validate_parsed_serve_args(args)
         except (VLLMError, TypeError, ValueError) as error:
-            raise BadSetting(str(error).removeprefix("Error: ")) from error
+            reason = with_variables(str(error).removeprefix("Error: "))
+            raise BadSetting(reason) from error
         import_plugins(args)
         check_names(args)
         parallel.check(_split(args), self._environ, self._model.path)

@@ -1,0 +1,34 @@
+"""Settings that name places on the web, as lists in one text."""
+
+import re
+from urllib.parse import urlsplit
+
+SEPARATORS = re.compile(r"[\s,\[\]\"']+")
+
+
+def origins(text: str) -> list[str]:
+    """Return the origins of web pages, as a browser sends them; `*` stands for any.
+
+    Raises:
+        ValueError: what they should be.
+    """
+    found = [each.strip().removesuffix("/") for each in text.split(",") if each.strip()]
+    for each in found:
+        parts = urlsplit(each)
+        is_origin = parts.scheme in ("http", "https") and parts.netloc
+        if each != "*" and not (is_origin and each == f"{parts.scheme}://{parts.netloc}"):
+            raise ValueError(f"pages as https://name or http://name:port, or *, not {each!r}")
+    return found
+
+
+def domains(text: str) -> frozenset[str]:
+    """Return names of hosts, in lower case.
+
+    Raises:
+        ValueError: what they should be.
+    """
+    found = frozenset(name for name in SEPARATORS.split(text.lower()) if name)
+    for each in found:
+        if "/" in each or ":" in each:
+            raise ValueError(f"names as a.example, without https:// and a path, not {each!r}")
+    return found
