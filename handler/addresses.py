@@ -1,5 +1,6 @@
 """Settings that name places on the web, as lists in one text."""
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
@@ -7,7 +8,7 @@ SEPARATORS = re.compile(r"[\s,\[\]\"']+")
 
 
 def origins(text: str) -> list[str]:
-    """Return the origins of web pages, as a browser sends them; `*` stands for any.
+    """Return origins of web pages, as a browser sends them; `*` is any, and `null` a file's.
 
     Raises:
         ValueError: what they should be.
@@ -15,8 +16,8 @@ def origins(text: str) -> list[str]:
     found = [each.strip().removesuffix("/") for each in text.split(",") if each.strip()]
     for each in found:
         parts = urlsplit(each)
-        is_origin = parts.scheme in ("http", "https") and parts.netloc
-        if each != "*" and not (is_origin and each == f"{parts.scheme}://{parts.netloc}"):
+        is_origin = parts.netloc and each == f"{parts.scheme}://{parts.netloc}"
+        if each not in ("*", "null") and not is_origin:
             raise ValueError(f"pages as https://name or http://name:port, or *, not {each!r}")
     return found
 
@@ -29,6 +30,14 @@ def domains(text: str) -> frozenset[str]:
     """
     found = frozenset(name for name in SEPARATORS.split(text.lower()) if name)
     for each in found:
-        if "/" in each or ":" in each:
+        if ("/" in each or ":" in each) and not _is_ip(each):
             raise ValueError(f"names as a.example, without https:// and a path, not {each!r}")
     return found
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -35,6 +35,9 @@ class Clock:
             async with asyncio.timeout_at(self._deadline):
                 return await awaitable
         except TimeoutError as error:
-            raise RequestTimedOut(
+            late = RequestTimedOut(
                 f"The job took longer than {self._name}={self._timeout_seconds:g} seconds."
-            ) from error
+            )
+            # A client that asked again by itself would have the same computed three times.
+            late.headers = {"x-should-retry": "false"}
+            raise late from error

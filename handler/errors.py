@@ -169,8 +169,6 @@ class RequestTimedOut(RequestError):
 
     status = 408
     type = "RequestTimeoutError"
-    # A client that asked again by itself would have the same computed three times.
-    headers: Mapping[str, str] = {"x-should-retry": "false"}
 
 
 class InputTooLarge(RequestError):

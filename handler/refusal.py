@@ -10,8 +10,8 @@ import orjson
 
 from handler.clock import Clock
 from handler.engine.asgi import Exchange
-from handler.engine.flags import with_variables
 from handler.engine.host import EngineHost
+from handler.engine.shared import with_variables
 from handler.errors import EngineRefused, EngineUnavailable, InvalidInput, UnknownRoute
 
 WORDS = ("error", "message", "detail")

@@ -45,5 +45,5 @@ def path_of(data: object) -> str | None:
     route = data.get("openai_route") or data.get("route")
     if route is None and not data.keys().isdisjoint(("messages", "prompt")):
         route = "chat/completions" if "messages" in data else "completions"
-    name = route_name(str(route).partition("?")[0])
+    name = route_name(route.partition("?")[0]) if isinstance(route, str) else ""
     return POST.get(name) or GET.get(name)

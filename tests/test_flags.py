@@ -9,7 +9,8 @@ import os
 import pytest
 
 from handler.engine import shared
-from handler.engine.flags import EngineFlags, with_variables
+from handler.engine.flags import EngineFlags
+from handler.engine.shared import with_variables
 from handler.engine.vllm.names import REFUSED, REMOVED
 from handler.engine.vllm.parser import engine_flags
 from handler.errors import BadSetting
@@ -297,7 +298,17 @@ def test_a_measured_memory_is_remembered_for_one_share_of_it(model, monkeypatch,
             '"auto" requires ENABLE_AUTO_TOOL_CHOICE and TOOL_CALL_PARSER to be set',
         ),
         ("Please add `--is-embedding` when launching", "Please add RUNNER=pooling when launching"),
-        ("one -- two --x and-then--this-one", "one -- two --x and-then--this-one"),
+        *(
+            (text, text)
+            for text in (
+                "one -- two --x and-then--max-model-len",
+                "git commit --no-edit",
+                "--pooler-config.task",
+                "--max-model-length",
+            )
+        ),
+        ("--max-model-len, `--max-num-seqs`.", "MAX_MODEL_LEN, MAX_NUM_SEQS."),
+        ("`--max-model-len 7` is too small", "`MAX_MODEL_LEN 7` is too small"),
     ],
 )
 def test_an_engine_that_asks_for_a_flag_names_the_variable(said, shown):

@@ -50,6 +50,7 @@ NARROW = QWEN_72B | {"intermediate_size": 28672, "head_dim": 64}
 GLM_AIR = {"intermediate_size": 10944, "moe_intermediate_size": 1408, "first_k_dense_replace": 1}
 EXCEPT = {"modules_to_not_convert": ["model.layers.0.", "lm_head"]}
 CUT_10944 = "groups of 128 do not divide 10944 / 2"
+QWEN_NEXT = MIXTURE | {"moe_intermediate_size": 512, "shared_expert_intermediate_size": 512}
 MOONLIGHT = {"moe_intermediate_size": 1408, "n_shared_experts": 2}
 
 
@@ -94,7 +95,24 @@ MOONLIGHT = {"moe_intermediate_size": 1408, "n_shared_experts": 2}
         (MIXTURE | GLM_AIR, AWQ, 4, True, "groups of 128 do not divide 10944 / 4"),
         (MIXTURE | GLM_AIR, AWQ | EXCEPT, 4, True, None),
         (MIXTURE | GLM_AIR, in_groups(32) | {"ignore": [r"re:.*layers\.0\..*"]}, 4, True, None),
-        (MIXTURE | GLM_AIR, AWQ | {"modules_to_not_convert": ["layers.01"]}, 2, True, CUT_10944),
+        *(
+            (MIXTURE | GLM_AIR, AWQ | {"modules_to_not_convert": [f"model.{name}"]}, 2, True, said)
+            for name, said in {
+                "layers.01": CUT_10944,
+                "layers.0.self_attn.q_proj": CUT_10944,
+                "layers.0.mlp.gate": CUT_10944,
+                "layers.0": None,
+                "layers.0.mlp": None,
+                "layers.0.mlp.down_proj": None,
+            }.items()
+        ),
+        (
+            *(
+                QWEN_NEXT,
+                FP8 | {"modules_to_not_convert": ["model.layers.0.mlp.shared_expert_gate"]},
+            ),
+            *(8, True, "blocks of 128 do not divide 512 / 8"),
+        ),
         (MIXTURE | MOONLIGHT, AWQ, 4, True, "groups of 128 do not divide 2816 / 4"),
         (
             *(MIXTURE | MOONLIGHT, AWQ | {"modules_to_not_convert": ["mlp.shared_experts"]}),

@@ -290,6 +290,7 @@ def test_half_a_surrogate_pair_is_refused(data):
         ({"messages": []}, "/v1/chat/completions"),
         ({"prompt": "Hi"}, "/v1/completions"),
         ({"route": 7}, None),
+        ({"route": ["chat/completions"]}, None),
         ({}, None),
         ("Hi", None),
     ],

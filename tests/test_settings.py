@@ -97,7 +97,7 @@ NAMES = "names as a.example, without https:// and a path, not"
     [
         ("CORS_ORIGINS", "a.example", f"{PAGES} 'a.example'"),
         ("CORS_ORIGINS", "*, https://a.example/app", f"{PAGES} 'https://a.example/app'"),
-        ("CORS_ORIGINS", "ftp://a.example", f"{PAGES} 'ftp://a.example'"),
+        ("CORS_ORIGINS", "https://a.example?x", f"{PAGES} 'https://a.example?x'"),
         ("ALLOWED_MEDIA_DOMAINS", "https://a.example", f"{NAMES} 'https://a.example'"),
         ("ALLOWED_MEDIA_DOMAINS", "b.example,a.example/x", f"{NAMES} 'a.example/x'"),
     ],
@@ -114,5 +114,8 @@ def test_places_on_the_web():
     assert origins("http://localhost:3000/, https://a.example,*") == [
         *("http://localhost:3000", "https://a.example", "*")
     ]
+    odd = "null,chrome-extension://abc,http://[::1]:3000"
+    assert origins(odd) == odd.split(",")
     assert domains('["A.example", "b.example"]') == {"a.example", "b.example"}
+    assert domains("[2606:4700::1111]") == {"2606:4700::1111"}
     assert (origins(""), domains("")) == ([], frozenset())

@@ -8,7 +8,6 @@ parser does not know, this module does not know either.
 import argparse
 import difflib
 import json
-import re
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -19,20 +18,6 @@ YES = frozenset({"1", "true", "yes", "on"})
 NO = frozenset({"0", "false", "no", "off"})
 NEAR = 0.85  # MAX_MODEL_LENGTH is 0.90 from MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 from its flag
 FOREIGN = ("RUNPOD_", "NVIDIA_", "CUDA_", "NCCL_", "PYTHON", "HF_", "VLLM_", "SGLANG_", "PIP_")
-
-
-OPTION = re.compile(r"`?(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)+)`?")
-BETTER = {"IS_EMBEDDING": "RUNNER=pooling"}
-
-
-def with_variables(text: str) -> str:
-    """Return what an engine says, with variables for the flags in it: `--max-model-len` is one."""
-
-    def variable(found: re.Match[str]) -> str:
-        name = found[1].replace("-", "_").upper()
-        return BETTER.get(name, name)
-
-    return OPTION.sub(variable, text)
 
 
 class FlagError(Exception):

@@ -6,8 +6,10 @@ only the other engine has stops the start, for it cannot be honoured.
 """
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,8 @@ OTHER: dict[EngineName, EngineName] = {"vllm": "sglang", "sglang": "vllm"}
 AMBIENT = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
 # The flags of both engines, written by `python -m builder.flag_names`: the other engine is not
 # installed where one runs.
+OPTION = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")
+BETTER = {"IS_EMBEDDING": "RUNNER=pooling"}
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
 
 
@@ -216,3 +220,19 @@ def refuse_foreign(engine: EngineName, environ: Mapping[str, str], known: Collec
                 f"{name}={value!r} is a setting of {TITLES[other]}, and {TITLES[engine]} has none "
                 f"like it: leave it out, or take the image with {TITLES[other]}."
             )
+
+
+def with_variables(text: str) -> str:
+    """Return what an engine says, with variables for the flags of engines in it."""
+
+    def variable(found: re.Match[str]) -> str:
+        name = found[2].replace("-", "_").upper()
+        return BETTER.get(name, name) if name in _flag_names() else found[0]
+
+    return OPTION.sub(variable, text)
+
+
+@cache
+def _flag_names() -> frozenset[str]:
+    engines = json.loads(FLAG_NAMES.read_text(encoding="utf-8")).values()
+    return frozenset(name for names in engines for kind in names.values() for name in kind)

@@ -109,5 +109,5 @@ def _with_cors(app: App, settings: Settings) -> AsgiApp:
         allow_origins=allowed,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
-        expose_headers=["x-request-id", "retry-after"],
+        expose_headers=["x-request-id", "retry-after", "x-should-retry"],
     )

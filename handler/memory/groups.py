@@ -16,8 +16,12 @@ from handler.memory.architecture import Architecture
 from handler.memory.layers import Config, number, text_config
 
 SMALLEST = 32  # of the pieces into which vLLM cuts groups and blocks
-FIRST_LAYER = re.compile(r"\blayers\W{1,2}0(?!\d)")  # in a name, or in an expression for names
-SHARED = "shared_expert"
+# In lists of what is not quantized: names of modules, or of all that they are in, or expressions
+# for such. `\W{1,2}` is a dot, escaped or not.
+DENSE = re.compile(
+    r"\blayers\W{1,2}0(\W*|\W{1,2}mlp\W*|\W{1,2}mlp\W{1,2}(gate|up|gate_up|down)_proj)$"
+)
+SHARED = re.compile(r"shared_experts?(?!_gate)")
 EXCEPTIONS = ("modules_to_not_convert", "ignored_layers", "ignore")
 
 
@@ -54,8 +58,8 @@ def groups(config: Mapping[str, Any]) -> Groups | None:
     names = [str(name) for each in lists for name in each]
     return replace(
         largest,
-        but_dense=any(FIRST_LAYER.search(name) for name in names),
-        but_shared=any(SHARED in name for name in names),
+        but_dense=any(DENSE.search(name) for name in names),
+        but_shared=any(SHARED.search(name) for name in names),
     )
 
 

@@ -22,7 +22,7 @@ import psutil
 
 from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
-from handler.engine.flags import EngineFlags, with_variables
+from handler.engine.flags import EngineFlags
 from handler.engine.parallel import Split
 from handler.engine.processes import all_run
 from handler.engine.protocol import Capacity, Running
@@ -31,6 +31,7 @@ from handler.engine.sglang.demand import demand
 from handler.engine.sglang.names import REMOVED
 from handler.engine.sglang.parser import engine_flags
 from handler.engine.sglang.process import own_logging, stop, temporary_files
+from handler.engine.shared import with_variables
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
 from handler.memory import fit
 from handler.model.checkpoint import WEIGHTS

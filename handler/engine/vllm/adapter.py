@@ -18,10 +18,11 @@ from typing import Any
 
 from handler.engine import command_line, loading, parallel, speculation
 from handler.engine.fields import request_fields
-from handler.engine.flags import EngineFlags, with_variables
+from handler.engine.flags import EngineFlags
 from handler.engine.parallel import Split
 from handler.engine.processes import all_run, descendants_named
 from handler.engine.protocol import Capacity, Running
+from handler.engine.shared import with_variables
 from handler.engine.vllm import build
 from handler.engine.vllm.demand import demand
 from handler.engine.vllm.names import REMOVED
