@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import psutil
@@ -56,7 +57,14 @@ class StandIn:
 
     @asynccontextmanager
     async def running(self, pacer):
+        if self.fault == "late":
+            self.began.release()
+            time.sleep(0.3)
         self.child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        if self.fault == "late":
+            self.child.wait(5)
+            self.ended.set()
+            raise RuntimeError("its process died")
         if self.fault == "start":
             try:
                 raise ValueError("CUDA out of memory: 80 GiB wanted")
@@ -308,6 +316,28 @@ def test_stopping_leaves_no_process_of_the_engine_and_no_other_is_touched():
     finally:
         other.kill()
         other.wait()
+
+
+def test_stopping_in_the_middle_of_a_launch_leaves_no_process_either():
+    """The engine has none yet when it is stopped, and would start one a moment later."""
+    adapter = StandIn("late")
+    host = EngineHost(adapter).__enter__()
+    threading.Thread(target=host.launch).start()
+    assert adapter.began.acquire(timeout=5)
+    host.stop()
+    assert adapter.ended.wait(2)
+    with pytest.raises(EngineStartFailed, match="its process died"):
+        host.wait_until_up()
+
+
+def test_what_is_stopped_before_its_launch_is_never_launched():
+    """Its imports take seconds, and nobody waits for them."""
+    adapter = StandIn("late")
+    host = EngineHost(adapter).__enter__()
+    host.stop()
+    with pytest.raises(EngineStartFailed, match=r"^The engine was stopped before it started\.$"):
+        host.wait_until_up()
+    assert adapter.child is None
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 STOP_SECONDS = 10.0
+LOOK_SECONDS = 0.1
 DEATH_NOTICE_SECONDS = 1.0
 
 
@@ -68,6 +69,7 @@ class EngineHost:
         self.running: Running | None = None
         self.dead = False
         self._ending = False
+        self._launching = self._stopped = False
 
     def __enter__(self) -> "EngineHost":
         self._own_children = {child.pid for child in psutil.Process().children()}
@@ -137,8 +139,14 @@ class EngineHost:
         if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
+        self._stopped = True
+        until = time.monotonic() + STOP_SECONDS
         if self.running is not None:
             self._thread.join(STOP_SECONDS)
+        # One that is being launched may start further processes while others are killed.
+        while self._launching and self._thread.is_alive() and time.monotonic() < until:
+            self._kill_children()
+            self._thread.join(LOOK_SECONDS)
         self._kill_children()
 
     # ---- the engine's thread ----
@@ -164,7 +172,11 @@ class EngineHost:
             if not self._adapter.forks:
                 self._launched.set()
             began = time.time()
+            self._launching = True
+            if self._stopped:  # `stop` sets this before it looks at the other
+                raise EngineStartFailed("The engine was stopped before it started.")
             async with self._adapter.running(self.pacer) as running:
+                self._launching = False
                 self._stages.since(began, "engine")
                 self._stages.add(*running.stages)
                 self.running = running
