@@ -796,8 +796,8 @@ def test_the_lines_of_a_batch_take_places_like_requests():
         order = {"input": {"batch": batch_of("wait", "b", "c", concurrency=3)}}
         name = door.call("POST", "/run", json=order).json()["id"]
         slots = door.door._app.service.slots
-        wait_until(lambda: slots.taken == 1)
-        assert (door.adapter.running_requests, slots.waiting) == (1, 0)
+        wait_until(lambda: door.adapter.running_requests == 1)
+        assert (slots.taken, slots.waiting) == (1, 0)
         door.terminate()
         wait_until(lambda: door.ping() == 503)
         door.adapter.may_answer.set()

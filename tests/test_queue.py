@@ -136,7 +136,7 @@ ENGINES_WORDS = {
         "pooling": (
             400,
             "This model does not appear to be an embedding model by default. Please add "
-            "`--is-embedding` when launching the server or try another model.",
+            "RUNNER=pooling when launching the server or try another model.",
         ),
         "length": (
             400,
