@@ -22,10 +22,11 @@ TITLES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang"}
 OTHER: dict[EngineName, EngineName] = {"vllm": "sglang", "sglang": "vllm"}
 # Names of the surroundings as well, such as those of a cluster of machines.
 AMBIENT = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
-# The flags of both engines, written by `python -m builder.flag_names`: the other engine is not
-# installed where one runs.
+# A flag in what an engine says, and the ones that go by another setting here.
 OPTION = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")
 BETTER = {"IS_EMBEDDING": "RUNNER=pooling"}
+# The flags of both engines, written by `python -m builder.flag_names`: the other engine is not
+# installed where one runs.
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
 
 
