@@ -13,18 +13,18 @@ from benchmarks.devices import command_line
 from benchmarks.direct import DirectRun, ResultFile, measure_loads
 from benchmarks.load import Body, Response
 from benchmarks.vllm_names import vllm_object
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Capacity, Running
-from handler.job import JobReader
-from handler.pacing import Pacer
-from handler.stages import Stages
-from handler.worker import Worker
+from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.pacing import Pacer
+from handler.engine.runtime import EngineRuntime
+from handler.request.parse import RequestParser
+from handler.serve.worker import Worker
+from handler.startup.timings import StartupTimings
 
 MODEL = "model"
 
 
 class AnyVllmAdapter:
-    """The worker's adapter for any release of vLLM; see `handler.engine.protocol.Adapter`.
+    """The worker's adapter for any release of vLLM; see `handler.engine.interface`.
 
     The worker's own adapter knows vLLM from 0.30 on. This one builds the app in the same steps
     from wherever the installed release has them.
@@ -47,18 +47,18 @@ class AnyVllmAdapter:
         vllm_object("validate_parsed_serve_args")(self._parsed)
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[Running]:
-        from handler.engine.vllm import pacing
+    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
+        from handler.engine.vllm import patches
 
         parsed = self._parsed
-        pacing.install(pacer)
+        patches.install(pacer)
         async with vllm_object("build_async_engine_client")(parsed) as engine:
             tasks = await engine.get_supported_tasks()
             app = vllm_object("build_app")(parsed, tasks, engine.model_config)
             await vllm_object("init_app_state")(engine, app.state, parsed, tasks)
             app.state.server = SimpleNamespace(should_exit=False)
             async with app.router.lifespan_context(app):
-                yield Running(
+                yield RunningEngine(
                     app=app,
                     capacity=Capacity(parsed.max_num_seqs, kv_cache_tokens=0, max_model_tokens=0),
                     alive=lambda: not engine.errored,
@@ -70,13 +70,13 @@ def run_worker(run: DirectRun, result: ResultFile) -> None:
     """Start the engine on its own thread and measure from this one, as on the platform."""
     own_imports = time.time() - run.started_at
     arguments = command_line({"model": run.model, "served_model_name": MODEL, **run.vllm_args})
-    stages = Stages(run.started_at)
-    with EngineHost(AnyVllmAdapter(arguments), Pacer(), stages) as host:
-        running = host.wait_until_up()
-        seconds = {stage.name: stage.seconds for stage in stages}
+    timings = StartupTimings(run.started_at)
+    with EngineRuntime(AnyVllmAdapter(arguments), Pacer(), timings) as runtime:
+        running = runtime.wait_until_up()
+        seconds = {stage.name: stage.seconds for stage in timings}
         result.add("stages.imports", own_imports + seconds["imports"])
         result.add("stages.engine", seconds["engine"])
-        worker = Worker(host, JobReader(running.models, MODEL, {}), None)
+        worker = Worker(runtime, RequestParser(running.models, MODEL, {}), None)
         numbers = itertools.count()
 
         async def send(body: Body) -> Response:
