@@ -19,8 +19,6 @@ from benchmarks.cases import CASES
 from benchmarks.cases.direct import VARIANTS
 from benchmarks.devices import DEVICES
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the cases one after the other; one that fails does not stop the others."""
@@ -30,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.name == "gpu" and "gpu" not in here:
         print("No CUDA device is visible; --device cpu runs without one.", file=sys.stderr)
         return 2
-    out = options.out or (RESULTS if device.name == "cpu" else RESULTS / device.name)
-    names = [name for name in CASES if name in options.cases or "all" in options.cases]
+    out = options.out or report.RESULTS / ("" if device.name == "cpu" else device.name)
+    cases = options.cases or ["main"]
+    names = [name for name in CASES if name in cases or "all" in cases]
     failed = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         for name in names:
@@ -57,7 +56,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("cases", nargs="*", default=["main"], choices=[*CASES, "all"], metavar="CASE")
+    add("cases", nargs="*", type=_case, metavar="CASE", help="main unless given")
     add("--device", choices=list(DEVICES), default="cpu", help="where the engine computes (cpu)")
     add("--executor", help="vLLM executor class that simulates the GPU, with --device simulated")
     add("--env", type=_variable, action="append", default=[], help="NAME=VALUE for the engine")
@@ -79,6 +78,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if tokens > limit:
         parser.error(f"prompt and output have {tokens} tokens; the most is {limit}")
     return options
+
+
+def _case(text: str) -> str:
+    if text not in (*CASES, "all"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(CASES)}, all")
+    return text
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -24,10 +24,14 @@ STYLE: dict[Any, Any] = {
 
 def write(result: Path, path: Path) -> None:
     """Draw a result's file as PNG."""
+    draw(json.loads(result.read_text())["measured"]).savefig(path, dpi=100)
+
+
+def draw(measured: Any) -> Any:
+    """Draw what the case measured as a matplotlib figure."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    measured = json.loads(result.read_text())["measured"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 6.8), layout="constrained")
         top, bottom = figure.subfigures(2, 1, squeeze=False).flat
@@ -36,7 +40,7 @@ def write(result: Path, path: Path) -> None:
         throughput.legend()
         _draw_load(ttft, measured, "ttft_p50_seconds", "time to first token, median (s)")
         _draw_starts(bottom.subplots(), measured)
-        figure.savefig(path, dpi=100)
+        return figure
 
 
 def _draw_load(axes: Any, measured: Any, figure: str, label: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.load import FIGURES, Figures
 from benchmarks.machine import one_line
 
+RESULTS = Path(__file__).parent / "results"
 COMPARED = (
     "output_tokens_per_second",
     "ttft_p50_seconds",
