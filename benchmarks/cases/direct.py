@@ -225,10 +225,9 @@ def first_error(lines: Sequence[str]) -> str:
 
 def tables(measured: Any) -> Sequence[Table]:
     """Each variant against another, the starts of each, and what was not measured."""
-    errors = [
-        f"{name}: {v['error'].splitlines()[0]}" for name, v in measured.items() if "error" in v
-    ]
-    return [*_comparisons(measured), *_starts(measured), Table("", "", [], "\n\n".join(errors))]
+    errors = [f"{name}: {each['error']}" for name, each in measured.items() if "error" in each]
+    missing = [Table("", "", [], "\n\n".join(errors))] if errors else []
+    return [*_comparisons(measured), *_starts(measured), *missing]
 
 
 def _comparisons(measured: Any) -> Iterator[Table]:

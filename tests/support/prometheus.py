@@ -1,29 +1,65 @@
 """A real Prometheus and a real Pushgateway, of Debian's packages, with our configuration."""
 
+from __future__ import annotations
+
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from monitoring.recorded import Prometheus
 from tests.conftest import ROOT, clean_environment
 from tests.http_worker import free_port
 
 MONITORING = ROOT / "monitoring"
+PANELS = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+RULES = [
+    rule
+    for group in yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
 PACKAGES = ("prometheus", "prometheus-pushgateway")  # their programs have the same names
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
+class Prometheus:
+    """The HTTP API of a Prometheus."""
+
+    url: str
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """Return the data of any call."""
+        body = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
+        assert body["status"] == "success", f"{parameters.get('query', path)}: {body['error']}"
+        return body["data"]
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Return the labels and the value of each series now."""
+        result = self.get("query", query=expression)["result"]
+        return [(series["metric"], float(series["value"][1])) for series in result]
+
+
+def fill_variables(expression: str, **labels: str) -> str:
+    """Fill in Grafana's variables; those that are not given stand for all."""
+    for name in ("job", "endpoint", "worker"):
+        expression = expression.replace(f"${name}", labels.get(name, ".*"))
+    return expression.replace("$__rate_interval", "1m")
+
+
 def install() -> None:
-    """Install what is missing; fail where that cannot be, as nothing here can be told without."""
+    """Install the packages that are missing; fail where that is not possible."""
     missing = [name for name in PACKAGES if shutil.which(name) is None]
     if not missing:
         return
