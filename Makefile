@@ -75,7 +75,7 @@ test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them.
 CASES ?= all
-bench: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and plots into benchmarks/results
+bench: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and a plot into benchmarks/results
 	@$(BIN)/python -m benchmarks $(CASES)
 
 check: .venv/dev

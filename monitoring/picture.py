@@ -12,24 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from matplotlib import rc_context, ticker
+from matplotlib import style, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 PANELS = json.loads(Path(__file__).with_name("dashboard.json").read_text())["panels"]
 PALETTE = ("#73BF69", "#F2CC0C", "#5794F2", "#FF9830", "#F2495C", "#B877D9")
-STYLE: Any = {
-    "axes.facecolor": "#181b1f",
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 8,
-    "font.size": 7,
-    "grid.color": "#2a2e34",
-    "legend.frameon": False,
-    "legend.fontsize": 6,
-    "savefig.facecolor": "#111217",
-}
+STYLE: Any = {"axes.facecolor": "#181b1f", "axes.grid": True, "axes.titlelocation": "left"}
+STYLE |= {"axes.titlesize": 8, "font.size": 7, "grid.color": "#2a2e34", "legend.frameon": False}
+STYLE |= {"legend.fontsize": 6, "savefig.facecolor": "#111217"}
 Lines = list[tuple[str, list[float], list[float]]]  # name, seconds since the start, values
 
 
@@ -110,10 +102,10 @@ def draw(url: str, start: float, end: float, interval: str) -> Figure:
             continue
         axes.set_title(panel["title"])
         lines = query(url, panel, start, end, interval)
-        if not lines:
-            axes.text(0.5, 0.5, "No data", ha="center", transform=axes.transAxes)
-        else:
+        if lines:
             draw_panel(axes, panel, lines)
+        else:
+            axes.text(0.5, 0.5, "No data", ha="center", transform=axes.transAxes)
         if panel["type"] in ("timeseries", "state-timeline"):
             axes.set_xlim(0, end - start)
             axes.xaxis.set_major_formatter(lambda s, _: f"{s // 60:.0f}:{s % 60:02.0f}")
@@ -124,18 +116,14 @@ def draw(url: str, start: float, end: float, interval: str) -> Figure:
     return figure
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Picture of the dashboard from a Prometheus.")
     parser.add_argument("url", help="of a Prometheus")
-    parser.add_argument("out", type=Path, help="the PNG")
+    parser.add_argument("out", help="the PNG")
     parser.add_argument("--minutes", type=float, default=30.0, help="how far back (30)")
     parser.add_argument("--rate-interval", default="1m", help="four scrapes or more (1m)")
     options = parser.parse_args()
-    end = time.time()
-    with rc_context(STYLE, fname=None):
-        figure = draw(options.url, end - options.minutes * 60, end, options.rate_interval)
+    now = time.time()
+    with style.context(["dark_background", STYLE]):
+        figure = draw(options.url, now - options.minutes * 60, now, options.rate_interval)
         figure.savefig(options.out, dpi=100)
-
-
-if __name__ == "__main__":
-    main()

@@ -31,8 +31,8 @@ KEY = "a-key-of-the-tests"
 LABELS = {"job": "llm-worker", "endpoint": "an-endpoint", "worker": "a-worker"}
 WAIT_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 60.0
-ON_A_QUEUE_ONLY = {"POSTs of results", "POSTs not taken, in total"}
-WITHOUT_EVENTS = {"POST to its answer"}  # its buckets are there, and nothing is in them
+ON_A_QUEUE_ONLY = {"POSTs of results", "POSTs sent again or lost"}
+WITHOUT_EVENTS = {"POST latency"}  # its buckets are there, and nothing is in them
 TOKENS = 24  # of a completion, which does not end before
 QUESTION = {"role": "user", "content": "Repeat this: one two three one two three one two three."}
 CHOSEN = 'job=~"$job",endpoint=~"$endpoint",worker=~"$worker"'
