@@ -1,7 +1,4 @@
-"""Picture of the dashboard, from what a Prometheus has recorded, without a Grafana.
-
-python monitoring/picture.py http://127.0.0.1:9090 docs/monitoring.png --minutes 5
-"""
+"""Draws the dashboard from what a Prometheus has recorded, without a Grafana."""
 
 import argparse
 import json
@@ -19,22 +16,23 @@ from matplotlib.patches import Patch
 
 PANELS = json.loads(Path(__file__).with_name("dashboard.json").read_text())["panels"]
 PALETTE = ("#73BF69", "#F2CC0C", "#5794F2", "#FF9830", "#F2495C", "#B877D9")
-STYLE: Any = {"axes.facecolor": "#181b1f", "axes.grid": True, "axes.titlelocation": "left"}
-STYLE |= {"axes.titlesize": 8, "font.size": 7, "grid.color": "#2a2e34", "legend.frameon": False}
-STYLE |= {"legend.fontsize": 6, "savefig.facecolor": "#111217"}
+COLUMN_INCHES, ROW_INCHES = 0.52, 0.32
+MARGIN_INCHES = {"timeseries": (0.6, 0.3), "stat": (0.1, 0.05)}  # left of a plot and below it
+STYLE: Any = {"axes.facecolor": "#181b1f", "axes.edgecolor": "#2a2e34", "axes.grid": True}
+STYLE |= {"grid.color": "#2a2e34", "savefig.facecolor": "#111217", "axes.axisbelow": True}
+STYLE |= {"font.size": 8, "legend.fontsize": 7, "legend.frameon": False}
 Lines = list[tuple[str, list[float], list[float]]]  # name, seconds since the start, values
 
 
-def query(url: str, panel: dict[str, Any], start: float, end: float, interval: str) -> Lines:
+def query(url: str, panel: Any, start: float, end: float) -> Lines:
     """Ask for a panel's expressions; series without a finite value are left out."""
     lines: Lines = []
     for target in panel["targets"]:
-        expression = target["expr"].replace("$__rate_interval", interval)
+        expression = target["expr"].replace("$__rate_interval", "1m")
         for variable in ("job", "endpoint", "worker"):
             expression = expression.replace(f"${variable}", ".*")
-        step = max(1, (end - start) / 150)
-        parameters = {"query": expression, "start": start, "end": end, "step": step}
-        response = httpx.get(f"{url}/api/v1/query_range", params=parameters).raise_for_status()
+        asked = {"query": expression, "start": start, "end": end, "step": (end - start) / 150}
+        response = httpx.get(f"{url}/api/v1/query_range", params=asked).raise_for_status()
         for series in response.json()["data"]["result"]:
             name = target["legendFormat"]
             for label, value in series["metric"].items():
@@ -46,15 +44,14 @@ def query(url: str, panel: dict[str, Any], start: float, end: float, interval: s
 
 
 def with_unit(value: float, unit: str) -> str:
-    if unit == "percentunit":
-        return f"{value * 100:.3g} %"
     if unit == "s" and 0 < value < 1:
         return f"{value * 1000:.3g} ms"
+    value = value * 100 if unit == "percentunit" else value
     number = f"{value / 1000:.3g} K" if value >= 1000 else f"{value:.3g}"
-    return number + {"s": " s", "reqps": " req/s"}.get(unit, "")
+    return number + {"percentunit": " %", "s": " s", "reqps": " /s"}.get(unit, "")
 
 
-def draw_panel(axes: Axes, panel: dict[str, Any], lines: Lines) -> None:
+def draw_panel(axes: Axes, panel: Any, lines: Lines) -> None:
     """Draw the lines as the panel's type has them."""
     defaults = panel["fieldConfig"]["defaults"]
     unit, steps = defaults.get("unit", ""), defaults.get("thresholds", {}).get("steps", [])
@@ -62,17 +59,19 @@ def draw_panel(axes: Axes, panel: dict[str, Any], lines: Lines) -> None:
         value = lines[0][2][-1]
         colour = [s["color"] for s in steps if s["value"] is None or value >= s["value"]][-1]
         axes.text(0.5, 0.5, with_unit(value, unit), color=colour, size=16, ha="center", va="center")
+        axes.set(xticks=[], yticks=[])
     elif panel["type"] == "bargauge":
         last = sorted((values[-1], name) for name, _, values in lines)
         bars = axes.barh([name for _, name in last], [value for value, _ in last], color=PALETTE[2])
         axes.bar_label(bars, [f" {with_unit(value, unit)}" for value, _ in last])
+        axes.set_xticks([])
     elif panel["type"] == "state-timeline":
         states = defaults["mappings"][0]["options"]
         for name, times, values in lines:
             for begin, end, value in zip(times, times[1:], values, strict=False):
                 axes.barh(name, end - begin, left=begin, color=states[f"{value:.0f}"]["color"])
         legend = [Patch(color=state["color"], label=state["text"]) for state in states.values()]
-        axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(0, -0.15), ncols=len(states))
+        axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(0, -0.3), ncols=len(states))
     else:
         overrides = panel["fieldConfig"]["overrides"]
         fixed = {o["matcher"]["options"]: o["properties"][0]["value"] for o in overrides}
@@ -88,42 +87,40 @@ def draw_panel(axes: Axes, panel: dict[str, Any], lines: Lines) -> None:
         axes.legend(loc="upper left", ncols=2 if len(lines) > 3 else 3, handlelength=1)
 
 
-def draw(url: str, start: float, end: float, interval: str) -> Figure:
+def draw(url: str, start: float, end: float) -> Figure:
     """Each panel in its place of Grafana's grid of 24 columns."""
-    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in PANELS)
-    figure = Figure(figsize=(13, rows * 0.34), layout="constrained")
-    grid = figure.add_gridspec(rows, 24)
+    width = 24 * COLUMN_INCHES
+    height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in PANELS) * ROW_INCHES
+    figure = Figure(figsize=(width, height))
     for panel in PANELS:
-        x, y, width, height = (panel["gridPos"][name] for name in "xywh")
-        axes = figure.add_subplot(grid[y : y + height, x : x + width])
+        x, y, columns, rows = (panel["gridPos"][name] for name in "xywh")
+        x, y = x * COLUMN_INCHES, height - (y + rows) * ROW_INCHES
         if panel["type"] == "row":
-            axes.set_axis_off()
-            axes.text(0, 0, panel["title"], size=11, weight="bold")
+            figure.text(0.1 / width, (y + 0.05) / height, panel["title"], size=12, weight="bold")
             continue
-        axes.set_title(panel["title"])
-        lines = query(url, panel, start, end, interval)
-        if lines:
-            draw_panel(axes, panel, lines)
-        else:
+        left, below = MARGIN_INCHES.get(panel["type"], (1.4, 0.45))
+        size = (columns * COLUMN_INCHES - left - 0.1, rows * ROW_INCHES - below - 0.32)
+        corner = ((x + left) / width, (y + below) / height)
+        axes = figure.add_axes((*corner, size[0] / width, size[1] / height))
+        axes.set_title(panel["title"], loc="left", size=9)
+        lines = query(url, panel, start, end)
+        if not lines:
             axes.text(0.5, 0.5, "No data", ha="center", transform=axes.transAxes)
+            axes.set(xticks=[], yticks=[])
+            continue
+        draw_panel(axes, panel, lines)
         if panel["type"] in ("timeseries", "state-timeline"):
             axes.set_xlim(0, end - start)
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1.5, 3, 6, 10]))
             axes.xaxis.set_major_formatter(lambda s, _: f"{s // 60:.0f}:{s % 60:02.0f}")
-        else:
-            axes.set_xticks([])
-        if not lines or panel["type"] == "stat":
-            axes.set_yticks([])
     return figure
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Picture of the dashboard from a Prometheus.")
-    parser.add_argument("url", help="of a Prometheus")
-    parser.add_argument("out", help="the PNG")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="of the Prometheus: http://127.0.0.1:9090")
+    parser.add_argument("out", help="the PNG: docs/monitoring.png")
     parser.add_argument("--minutes", type=float, default=30.0, help="how far back (30)")
-    parser.add_argument("--rate-interval", default="1m", help="four scrapes or more (1m)")
-    options = parser.parse_args()
-    now = time.time()
+    options, now = parser.parse_args(), time.time()
     with style.context(["dark_background", STYLE]):
-        figure = draw(options.url, now - options.minutes * 60, now, options.rate_interval)
-        figure.savefig(options.out, dpi=100)
+        draw(options.url, now - options.minutes * 60, now).savefig(options.out, dpi=90)

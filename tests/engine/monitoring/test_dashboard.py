@@ -212,7 +212,7 @@ def test_the_rules_load_and_only_the_drafts_alert_is_pending(monitored):
 
 
 def test_the_picture_has_every_panel(monitored):
-    figure = picture.draw(monitored.prometheus.url, monitored.began, time.time(), "1m")
+    figure = picture.draw(monitored.prometheus.url, monitored.began, time.time())
     titles = {panel["title"] for panel in PANELS if panel["type"] != "row"}
     assert {axes.get_title("left") for axes in figure.axes} - {""} == titles
     empty = {
