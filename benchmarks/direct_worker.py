@@ -13,18 +13,19 @@ from benchmarks.devices import command_line
 from benchmarks.direct import DirectRun, ResultFile, measure_loads
 from benchmarks.load import Body, Response
 from benchmarks.vllm_names import vllm_object
-from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.capacity import Capacity
+from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.runtime import EngineRuntime
 from handler.request.parse import RequestParser
-from handler.serve.worker import Worker
+from handler.serve.worker import NoFrontEnd, Worker
 from handler.startup.timings import StartupTimings
 
 MODEL = "model"
 
 
 class AnyVllmAdapter:
-    """The worker's adapter for any release of vLLM; see `handler.engine.interface`.
+    """The worker's adapter for any release of vLLM; see `EngineAdapter`.
 
     The worker's own adapter knows vLLM from 0.30 on. This one builds the app in the same steps
     from wherever the installed release has them.
@@ -76,7 +77,12 @@ def run_worker(run: DirectRun, result: ResultFile) -> None:
         seconds = {stage.name: stage.seconds for stage in timings}
         result.add("stages.imports", own_imports + seconds["imports"])
         result.add("stages.engine", seconds["engine"])
-        worker = Worker(runtime, RequestParser(running.models, MODEL, {}), None)
+        worker = Worker(
+            runtime,
+            RequestParser(running.models, MODEL, {}),
+            max_jobs=running.capacity.max_sequences,
+            front_end=NoFrontEnd(),
+        )
         numbers = itertools.count()
 
         async def send(body: Body) -> Response:
