@@ -20,7 +20,12 @@ COLUMN_INCHES, ROW_INCHES = 0.52, 0.32
 MARGIN_INCHES = {"timeseries": (0.6, 0.3), "stat": (0.1, 0.05)}  # left of a plot and below it
 STYLE: Any = {"axes.facecolor": "#181b1f", "axes.edgecolor": "#2a2e34", "axes.grid": True}
 STYLE |= {"grid.color": "#2a2e34", "savefig.facecolor": "#111217", "axes.axisbelow": True}
-STYLE |= {"font.size": 8, "legend.fontsize": 7, "legend.frameon": False}
+STYLE |= {
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.7,
+}
 Lines = list[tuple[str, list[float], list[float]]]  # name, seconds since the start, values
 
 
@@ -98,7 +103,7 @@ def draw(url: str, start: float, end: float) -> Figure:
         if panel["type"] == "row":
             figure.text(0.1 / width, (y + 0.05) / height, panel["title"], size=12, weight="bold")
             continue
-        left, below = MARGIN_INCHES.get(panel["type"], (1.4, 0.45))
+        left, below = MARGIN_INCHES.get(panel["type"], (1.9, 0.45))
         size = (columns * COLUMN_INCHES - left - 0.1, rows * ROW_INCHES - below - 0.32)
         corner = ((x + left) / width, (y + below) / height)
         axes = figure.add_axes((*corner, size[0] / width, size[1] / height))
