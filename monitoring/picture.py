@@ -3,29 +3,22 @@
 import argparse
 import json
 import math
+import re
 import time
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import httpx
 from matplotlib import style, ticker
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 PANELS = json.loads(Path(__file__).with_name("dashboard.json").read_text())["panels"]
 PALETTE = ("#73BF69", "#F2CC0C", "#5794F2", "#FF9830", "#F2495C", "#B877D9")
 COLUMN_INCHES, ROW_INCHES = 0.52, 0.32
 MARGIN_INCHES = {"timeseries": (0.6, 0.3), "stat": (0.1, 0.05)}  # left of a plot and below it
 STYLE: Any = {"axes.facecolor": "#181b1f", "axes.edgecolor": "#2a2e34", "axes.grid": True}
-STYLE |= {"grid.color": "#2a2e34", "savefig.facecolor": "#111217", "axes.axisbelow": True}
-STYLE |= {
-    "font.size": 8,
-    "legend.fontsize": 7,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 0.7,
-}
+STYLE |= {"axes.axisbelow": True, "font.size": 8, "grid.color": "#2a2e34", "legend.fontsize": 7}
+STYLE |= {"legend.edgecolor": "none", "savefig.facecolor": "#111217"}
 Lines = list[tuple[str, list[float], list[float]]]  # name, seconds since the start, values
 
 
@@ -33,10 +26,9 @@ def query(url: str, panel: Any, start: float, end: float) -> Lines:
     """Ask for a panel's expressions; series without a finite value are left out."""
     lines: Lines = []
     for target in panel["targets"]:
-        expression = target["expr"].replace("$__rate_interval", "1m")
-        for variable in ("job", "endpoint", "worker"):
-            expression = expression.replace(f"${variable}", ".*")
-        asked = {"query": expression, "start": start, "end": end, "step": (end - start) / 150}
+        expression = re.sub(r"\$(job|endpoint|worker)", ".*", target["expr"])
+        expression = expression.replace("$__rate_interval", "1m")
+        asked: Any = {"query": expression, "start": start, "end": end, "step": (end - start) / 150}
         response = httpx.get(f"{url}/api/v1/query_range", params=asked).raise_for_status()
         for series in response.json()["data"]["result"]:
             name = target["legendFormat"]
@@ -56,31 +48,34 @@ def with_unit(value: float, unit: str) -> str:
     return number + {"percentunit": " %", "s": " s", "reqps": " /s"}.get(unit, "")
 
 
-def draw_panel(axes: Axes, panel: Any, lines: Lines) -> None:
+def draw_panel(axes: Any, panel: Any, lines: Lines) -> None:
     """Draw the lines as the panel's type has them."""
-    defaults = panel["fieldConfig"]["defaults"]
+    defaults, overrides = (panel["fieldConfig"][name] for name in ("defaults", "overrides"))
     unit, steps = defaults.get("unit", ""), defaults.get("thresholds", {}).get("steps", [])
-    if panel["type"] == "stat":
+    if not lines:
+        axes.set(xticks=[], yticks=[], xlim=(0, 1))
+        axes.text(0.5, 0.5, "No data", ha="center", va="center")
+    elif panel["type"] == "stat":
         value = lines[0][2][-1]
         colour = [s["color"] for s in steps if s["value"] is None or value >= s["value"]][-1]
+        axes.set(xticks=[], yticks=[], xlim=(0, 1))
         axes.text(0.5, 0.5, with_unit(value, unit), color=colour, size=16, ha="center", va="center")
-        axes.set(xticks=[], yticks=[])
     elif panel["type"] == "bargauge":
         last = sorted((values[-1], name) for name, _, values in lines)
         bars = axes.barh([name for _, name in last], [value for value, _ in last], color=PALETTE[2])
         axes.bar_label(bars, [f" {with_unit(value, unit)}" for value, _ in last])
-        axes.set_xticks([])
+        axes.set(xticks=[], xlim=(0, 1.08 * last[-1][0]))
     elif panel["type"] == "state-timeline":
         states = defaults["mappings"][0]["options"]
         for name, times, values in lines:
             for begin, end, value in zip(times, times[1:], values, strict=False):
                 axes.barh(name, end - begin, left=begin, color=states[f"{value:.0f}"]["color"])
-        legend = [Patch(color=state["color"], label=state["text"]) for state in states.values()]
-        axes.legend(handles=legend, loc="upper left", bbox_to_anchor=(0, -0.3), ncols=len(states))
+        for state in states.values():
+            axes.barh(lines[0][0], 0, color=state["color"], label=state["text"])
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.3), ncols=len(states))
     else:
-        overrides = panel["fieldConfig"]["overrides"]
         fixed = {o["matcher"]["options"]: o["properties"][0]["value"] for o in overrides}
-        for (name, times, values), colour in zip(lines, cycle(PALETTE), strict=False):
+        for (name, times, values), colour in zip(lines, PALETTE * 5, strict=False):
             colour = fixed.get(name, {}).get("fixedColor", colour)
             axes.plot(times, values, color=colour, linewidth=1.1, label=name)
             axes.fill_between(times, values, color=colour, alpha=0.12, linewidth=0)
@@ -94,8 +89,8 @@ def draw_panel(axes: Axes, panel: Any, lines: Lines) -> None:
 
 def draw(url: str, start: float, end: float) -> Figure:
     """Each panel in its place of Grafana's grid of 24 columns."""
-    width = 24 * COLUMN_INCHES
-    height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in PANELS) * ROW_INCHES
+    rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in PANELS)
+    width, height = 24 * COLUMN_INCHES, rows * ROW_INCHES
     figure = Figure(figsize=(width, height))
     for panel in PANELS:
         x, y, columns, rows = (panel["gridPos"][name] for name in "xywh")
@@ -108,16 +103,10 @@ def draw(url: str, start: float, end: float) -> Figure:
         corner = ((x + left) / width, (y + below) / height)
         axes = figure.add_axes((*corner, size[0] / width, size[1] / height))
         axes.set_title(panel["title"], loc="left", size=9)
-        lines = query(url, panel, start, end)
-        if not lines:
-            axes.text(0.5, 0.5, "No data", ha="center", transform=axes.transAxes)
-            axes.set(xticks=[], yticks=[])
-            continue
-        draw_panel(axes, panel, lines)
-        if panel["type"] in ("timeseries", "state-timeline"):
-            axes.set_xlim(0, end - start)
-            axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1.5, 3, 6, 10]))
-            axes.xaxis.set_major_formatter(lambda s, _: f"{s // 60:.0f}:{s % 60:02.0f}")
+        axes.set_xlim(0, end - start)
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1.5, 3, 6, 10]))
+        axes.xaxis.set_major_formatter(lambda s, _: f"{s // 60:.0f}:{s % 60:02.0f}")
+        draw_panel(axes, panel, query(url, panel, start, end))
     return figure
 
 
