@@ -1,7 +1,7 @@
 """Load generator: a number of concurrent streams, and the figures of their responses.
 
-It knows nothing of how a request is sent: a `LoadTarget` is a worker
-behind the platform or an HTTP server, and `direct.py` calls the engine in its own process.
+It knows nothing of how a request is sent: a `LoadTarget` is a worker behind the platform or an HTTP
+server, and `direct.py` calls the engine in its own process.
 """
 
 import asyncio
