@@ -17,8 +17,7 @@ from builder.errors import CheckpointRefused
 from builder.fetch import fetch
 from builder.order import Order
 from handler.errors import ModelUnavailable
-from handler.hub import choice
-from handler.model import manifest
+from handler.model import hub_files, manifest
 from handler.model.checkpoint import is_complete, json_object, quantization_of
 
 log = logging.getLogger("quantize")
@@ -107,7 +106,7 @@ def check(folder: Path, name: str) -> None:
         )
     names = [path.name for path in folder.iterdir()]
     if not any(file.endswith(".safetensors") for file in names):
-        raise CheckpointRefused(f"{choice.lack_of_weights(name, names)}.")
+        raise CheckpointRefused(f"{hub_files.lack_of_weights(name, names)}.")
     if not is_whole:
         raise CheckpointRefused(f"{name} lacks weights that its index names: fetch it again.")
 
