@@ -9,7 +9,7 @@ import pytest
 from handler.caches import FOLDERS, CompileCaches
 from handler.environ import load
 from handler.errors import BadSetting
-from tests.conftest import ROOT
+from tests.support.environment import ROOT
 
 
 @pytest.fixture(autouse=True)

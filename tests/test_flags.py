@@ -15,7 +15,7 @@ from handler.engine.vllm.names import REFUSED, REMOVED
 from handler.engine.vllm.parser import engine_flags
 from handler.errors import BadSetting
 from handler.refusal import refusal
-from tests.conftest import check
+from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 

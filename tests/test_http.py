@@ -31,7 +31,7 @@ from handler.job import JobReader
 from handler.metrics.monitor import Monitor
 from handler.stages import Stages
 from handler.worker import Worker
-from tests.http_worker import free_port
+from tests.support.http_worker import free_port
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=4096, max_model_tokens=2048)
 PROMPT = {"prompt": "Hi"}

@@ -11,8 +11,8 @@ from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.lora import Wanted, read
 from handler.model.lora import locate
 from tests.checkpoints import lora
-from tests.conftest import ROOT, clean_environment
 from tests.hub import Repository, running_hub
+from tests.support.environment import ROOT, clean_environment
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -10,7 +10,7 @@ import pytest
 from handler.metrics.readings import Reading, Window, read, window
 
 ROOT = Path(__file__).parent.parent
-EXPOSITIONS = ROOT / "tests/expositions"
+EXPOSITIONS = ROOT / "tests/support/expositions"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http_worker import free_port
+from tests.support.http_worker import free_port
 
 PACKAGES = ("chromium", "chromium-driver")
 FLAGS = [
