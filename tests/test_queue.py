@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from handler.queue.door import LOOK_SECONDS, _run_jobs
+from handler.serve.queue.loop import LOOK_SECONDS, _run_jobs
 from runpod_local import JobState
 from tests.engine.conftest import ANSWERS
 from tests.support.processes import arguments

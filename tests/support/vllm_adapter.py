@@ -5,7 +5,7 @@ from pathlib import Path
 
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
-from handler.model.locate import locate
+from handler.model.resolve import locate
 
 
 def checked_vllm_adapter(folder: Path, **environ: str) -> VllmAdapter:
