@@ -89,20 +89,19 @@ async def wait_for_end(
     exited = asyncio.create_task(worker.wait())
     stopped = asyncio.create_task(stop.wait())
     introduced = asyncio.create_task(introduce(state, base_url, ready_within_seconds))
-    tasks = {exited, stopped, introduced}
-    pending = tasks
     try:
-        while not exited.done() and not stopped.done():
-            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if introduced.done() and not introduced.result():
+        await asyncio.wait({exited, stopped, introduced}, return_when=asyncio.FIRST_COMPLETED)
+        if introduced.done():
+            if not introduced.result():
                 return 1
+            await asyncio.wait({exited, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
             return 0
         code = exited.result()
         log(f"the worker ended by itself, exit code {code}")
         return code if code >= 0 else 128 - code
     finally:
-        for task in tasks:
+        for task in (exited, stopped, introduced):
             task.cancel()
 
 

@@ -104,8 +104,6 @@ class WorkerApi:
             job_ids=tuple(filter(None, query.get("job_id", "").split(","))),
             runpod_version=query.get("runpod_version"),
             status=query.get("status"),
-            check=query.get("check"),
-            reason=query.get("reason"),
         )
         self._state.add_ping(request.match_info["worker"], ping)
         return web.Response()

@@ -9,14 +9,12 @@ from runpod_local.jobs import Notifier
 
 @dataclass(frozen=True)
 class Ping:
-    """A heartbeat. Only the report of a failed fitness check has a status, check and reason."""
+    """A heartbeat. Only the report of a failed fitness check has a status: "unhealthy"."""
 
     arrived_at: float
     job_ids: tuple[str, ...]
     runpod_version: str | None
     status: str | None = None
-    check: str | None = None
-    reason: str | None = None
 
 
 @dataclass

@@ -56,7 +56,7 @@ GAUGES = {
 
 @dataclass
 class Endpoint:
-    """A worker that is ready, and the platform it serves, or its own HTTP door."""
+    """A ready worker, and the platform that it polls or its own HTTP server."""
 
     platform: Platform | HttpWorker
     process: psutil.Process
@@ -66,24 +66,24 @@ class Endpoint:
 
     @property
     def model(self):
-        """The name that callers use."""
+        """The model's name in requests."""
         return f"{NAME}-{VARIANT[self.engine]}"
 
     def constrained(self, *texts):
-        """Return the engine's own field that makes it write one of the texts."""
+        """Return the engine's own request field that constrains the output to one of the texts."""
         if self.engine == "vllm":
             return {"structured_outputs": {"choice": list(texts)}}
         return {"regex": "|".join(f"({re.escape(text)})" for text in texts)}
 
     def run(self, job_input, timeout_seconds=120):
-        """Submit a job and return it when it is over."""
+        """Submit a job and return it when it is finished."""
         return self.platform.wait(self.platform.submit(job_input), timeout_seconds)
 
     def engine_load(self):
-        """Return how many requests run and how much of the KV cache they hold.
+        """Return the number of running requests and the share of the KV cache in use.
 
-        The engine refreshes its gauges only when it steps, so a token is asked for first. SGLang
-        shows no cache that nobody uses as held, and rounds to a hundredth.
+        The engine updates its gauges only when it steps, so a token is requested first. SGLang's
+        usage leaves out cached blocks that no request uses, and is rounded to a hundredth.
         """
         self.run({"prompt": "Hi", "max_tokens": 1})
         text = self.run({"route": "metrics"}).output[0]
@@ -97,9 +97,9 @@ class Endpoint:
 
 @pytest.fixture(scope="session", params=PYTHON)
 def endpoint(request, tmp_path_factory):
-    """The one worker of the session with each engine, with the demo model and hermes tool calls.
+    """One worker for each engine, with the demo model, tool calls, a prefix and a LoRA adapter.
 
-    A module that asks for `http` as well has vLLM once more, behind the HTTP door.
+    A module with the parameter `http` has one more with vLLM that serves HTTP.
     """
     engine = "vllm" if request.param == "http" else request.param
     folder = tmp_path_factory.mktemp("worker")
@@ -140,13 +140,13 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture
 def paris(endpoint):
-    """Return what the demo model says of France's capital: its variants differ in a word."""
+    """The demo model's answer about France's capital: its variants differ in a word."""
     return ANSWERS[endpoint.engine][0]
 
 
 @pytest.fixture(scope="session")
 def client(endpoint):
-    """The official client on the endpoint's OpenAI route."""
+    """OpenAI's client on the endpoint's OpenAI route."""
     with openai.OpenAI(
         base_url=endpoint.platform.openai_base_url,
         api_key=endpoint.platform.api_key,
