@@ -16,8 +16,7 @@ from prometheus_client.samples import Sample
 from benchmarks import load
 from benchmarks.devices import PYTHON
 from benchmarks.load import Body, LoadTarget, Response, Send
-from tests.platform import Job, Platform, State, running_platform, running_worker
-from tests.platform.store import Store
+from runpod_local import Job, JobState, Platform, running_platform, running_worker
 
 T = TypeVar("T")
 
@@ -78,16 +77,15 @@ class QueueWorker(LoadTarget):
     def drive(self, use: Callable[[Send], Coroutine[Any, Any, T]]) -> T:
         """Run load on the platform's event loop, where a job costs no HTTP request of ours."""
 
-        async def users(store: Store) -> T:
-            async def send(body: Body) -> Response:
-                job = store.submit(_job_input(body))
-                await job.news.wait_for(lambda: job.finished, JOB_TIMEOUT_SECONDS)
-                del store.jobs[job.id]
-                return _response(job)
+        state = self.platform.state
 
-            return await use(send)
+        async def send(body: Body) -> Response:
+            job = state.submit(_job_input(body))
+            await job.changed.wait_for(lambda: job.finished, JOB_TIMEOUT_SECONDS)
+            del state.jobs[job.id]
+            return _response(job)
 
-        return self.platform.drive(users)
+        return self.platform.run_in_loop(use(send))
 
 
 @contextmanager
@@ -190,7 +188,7 @@ def _job_input(body: Body) -> dict[str, Any]:
 
 
 def _response(job: Job) -> Response:
-    if job.state is not State.COMPLETED:
+    if job.state is not JobState.COMPLETED:
         raise RuntimeError(f"a job is {job.state}: {job.error or job.chunks[-1:]}")
     response = Response(
         [chunk.arrived_at - job.queued_at for chunk in job.chunks],

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.order import Order, check
 from handler.model.hub_files import small, wanted
 from handler.model.manifest import Manifest
-from tests.conftest import ROOT, clean_environment
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
+from tests.support.environment import ROOT, clean_environment
 
 AWQ = {"quantization_config": {"quant_method": "awq"}}
 PIECE_BYTES = 10 * 1024 * 1024  # what huggingface-hub writes at once
@@ -509,5 +509,5 @@ def test_what_a_quantization_takes(asked, found, taken):
     if taken:
         check(order, found)
         return
-    with pytest.raises(Refused, match="org/name"):
+    with pytest.raises(CheckpointRefused, match="org/name"):
         check(order, found)

@@ -18,8 +18,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import ROOT, clean_environment
-from tests.http_worker import free_port
+from tests.support.environment import ROOT, clean_environment
+from tests.support.http_worker import free_port
 
 MONITORING = ROOT / "monitoring"
 PANELS = json.loads((MONITORING / "dashboard.json").read_text())["panels"]

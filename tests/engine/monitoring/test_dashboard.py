@@ -14,8 +14,8 @@ import openai
 import pytest
 
 from monitoring import picture
-from tests.conftest import NAME, START_SECONDS, WORKER, worker_environment
-from tests.http_worker import free_port
+from tests.support.environment import NAME, START_SECONDS, WORKER, worker_environment
+from tests.support.http_worker import free_port
 from tests.support.prometheus import (
     PANELS,
     RULES,
