@@ -14,10 +14,11 @@ from handler.engine.shared import TABLE
 from handler.environ import variables
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (".runpod", "benchmarks", "builder", "docs", "handler", "monitoring", "tests")
+FOLDERS = ".runpod benchmarks builder docs handler monitoring runpod_local tests".split()
 PAGES = sorted(
     {*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))}
 )
+TOP = tuple(f"{name}/" for name in (*FOLDERS, "requirements"))
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 WEB = ("http:", "https:", "mailto:")
 
@@ -35,6 +36,10 @@ def links(path: Path) -> list[str]:
     inline = [child for token in MARKDOWN.parse(page(path)) for child in token.children or []]
     targets = [each.attrs.get("href", each.attrs.get("src")) for each in inline]
     return [str(target) for target in targets if target and not str(target).startswith(WEB)]
+
+
+def packages(folder: str) -> set[str]:
+    return {each.parent.name for each in (ROOT / folder).glob("*/__init__.py")}
 
 
 @cache
@@ -66,6 +71,24 @@ def test_a_broken_link_is_found(tmp_path):
     path.write_text("# One `two`\n\n[a](#one-two) ![b](gone.svg) `[c](code)` <https://x.example>\n")
     assert links(path) == ["#one-two", "gone.svg"]
     assert anchors(path) == {"one-two"}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_every_path_that_a_page_names_exists(path):
+    inline = [child for token in MARKDOWN.parse(page(path)) for child in token.children or []]
+    spans = [each.content for each in inline if each.type == "code_inline"]
+    named = [span for span in spans if span.startswith(TOP) and re.fullmatch(r"[\w./-]+", span)]
+    assert [each for each in named if not (ROOT / each).exists()] == []
+
+
+def test_the_folder_map_is_the_tree():
+    block = page("README.md").split("## Folders")[1].split("## ")[0]
+    top = re.findall(r"^([\w.]+)/", block, re.MULTILINE)
+    assert [name for name in top if not (ROOT / name).is_dir()] == []
+    inside_handler = re.findall(r"^  (\w+)/", block, re.MULTILINE)
+    assert set(inside_handler) == packages("handler")
+    inside_builder = re.findall(r"(\w+)/", block.split("\nbuilder/")[1].split("\n")[0])
+    assert set(inside_builder) == packages("builder")
 
 
 def test_every_page_of_docs_is_linked_from_the_readme():
