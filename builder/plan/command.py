@@ -33,8 +33,8 @@ from builder.plan.source import read
 from builder.plan.weights import weights
 from builder.told import number, parser, told
 from handler.errors import ModelUnavailable
-from handler.hub.reference import Reference
 from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
+from handler.model.reference import HubReference
 
 CONTEXT_TOKENS = 8192
 REQUEST_TOKENS = 2048
@@ -63,7 +63,7 @@ def plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     """
     cards = table()
     shown = cards.cards if options.gpu is None else chosen(cards.cards, options.gpu)
-    source = read(Reference(options.model, options.revision, "MODEL", token_in(environ)))
+    source = read(HubReference(options.model, options.revision, "MODEL", token_in(environ)))
     try:
         model = architecture(source.config)
     except ModelUnavailable as error:
