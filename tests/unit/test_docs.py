@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from builder.listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
-from handler.engine.shared import TABLE
+from handler.engine.aliases import TABLE
 from handler.environ import variables
 
 ROOT = Path(__file__).parents[2]
