@@ -85,6 +85,7 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest --noconftest -q tests/unit/test_docs.py
 
