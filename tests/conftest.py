@@ -19,9 +19,9 @@ import pytest
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
 from handler.model.locate import locate
-from tests.checkpoints import lora
 from tests.http_worker import HttpWorker, running_http_worker
 from tests.platform import Job, Platform, running_platform, running_worker
+from tests.support.checkpoints import lora
 
 # A shell lets what it starts in the background ignore Ctrl-C, and that would be inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)

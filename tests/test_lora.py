@@ -10,9 +10,9 @@ from handler.environ import load
 from handler.errors import BadSetting, ModelUnavailable
 from handler.hub.lora import Wanted, read
 from handler.model.lora import locate
-from tests.checkpoints import lora
 from tests.conftest import ROOT, clean_environment
-from tests.hub import Repository, running_hub
+from tests.support.checkpoints import lora
+from tests.support.hub import Repository, running_hub
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -20,7 +20,7 @@ from handler.model.locate import locate
 from handler.model.manifest import File, Manifest
 from handler.model.places import BAKED
 from tests.conftest import ROOT, clean_environment
-from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
+from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
 
 def checkpoint(folder: Path, quantization=None, **files: str) -> Path:

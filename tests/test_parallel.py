@@ -13,7 +13,6 @@ import pytest
 from handler.engine import parallel
 from handler.engine.parallel import Split, visible_gpus, with_counted_gpus
 from handler.errors import BadSetting
-from tests.checkpoints import tiny_llama
 from tests.conftest import (
     START_SECONDS,
     check,
@@ -23,6 +22,7 @@ from tests.conftest import (
 )
 from tests.platform import State, running_platform, running_worker
 from tests.ray_cluster import PLUGIN, running_ray
+from tests.support.checkpoints import tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # engines and torch warn while they are imported
 

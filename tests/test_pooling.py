@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.checkpoints import tiny_bert, tiny_llama
 from tests.conftest import START_SECONDS, worker_command, worker_environment
 from tests.platform import State, running_platform, running_worker
+from tests.support.checkpoints import tiny_bert, tiny_llama
 
 TEXTS = ["Paris is a city.", "Bread is baked.", "Paris is a city."]
 

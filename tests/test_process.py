@@ -23,9 +23,9 @@ from tests.conftest import (
     worker_command,
     worker_environment,
 )
-from tests.hub import Repository, running_hub
 from tests.platform import State, running_platform, running_worker
 from tests.processes import arguments
+from tests.support.hub import Repository, running_hub
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}

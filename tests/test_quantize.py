@@ -19,7 +19,6 @@ from builder.quantize.source import Source
 from builder.quantize.windows import shuffled, windows
 from handler.model.checkpoint import quantization_of
 from handler.model.manifest import Manifest, read
-from tests.checkpoints import tiny_llama
 from tests.conftest import (
     MODELS,
     NAME,
@@ -28,7 +27,8 @@ from tests.conftest import (
     worker_command,
     worker_environment,
 )
-from tests.hub import COMMIT, Repository, running_hub
+from tests.support.checkpoints import tiny_llama
+from tests.support.hub import COMMIT, Repository, running_hub
 
 PYTHON = ROOT / ".venv-quantize/bin/python"
 DEMO = MODELS / f"{NAME}-bf16"

@@ -10,9 +10,9 @@ from handler.engine import speculation
 from handler.environ import load
 from handler.errors import BadSetting
 from handler.model.locate import locate
-from tests.checkpoints import eagle_head, tiny_llama
 from tests.conftest import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 from tests.platform import running_platform, running_worker
+from tests.support.checkpoints import eagle_head, tiny_llama
 
 DRAFT = Path("/draft")
 

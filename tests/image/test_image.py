@@ -13,9 +13,9 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.http_worker import KEY, free_port
-from tests.hub import COMMIT
 from tests.image.conftest import REPOSITORY, SHARD_BYTES, TOKEN
 from tests.platform import State, running_platform, running_worker
+from tests.support.hub import COMMIT
 
 START_SECONDS = 240
 CODE_BYTES = 1_500_000  # sources, bytecode, manifests

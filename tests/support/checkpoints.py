@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-TOKENIZER = Path(__file__).parent.parent / "models/smollm2-135m-instruct-bf16"
+TOKENIZER = Path(__file__).parents[2] / "models/smollm2-135m-instruct-bf16"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
