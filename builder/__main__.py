@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "plan": ("builder.plan.command", "main"),
-    "fetch": ("builder.fetch", "main"),
+    "fetch": ("builder.fetch.command", "main"),
     "quantize": ("builder.quantize.command", "main"),
     "deploy": ("builder.deploy.command", "deploy"),
     "status": ("builder.deploy.command", "status"),

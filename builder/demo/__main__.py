@@ -19,7 +19,8 @@ from builder.demo import wheel
 from builder.demo.model_card import model_card
 from builder.demo.recipe import Recipe, Variant
 from builder.errors import BuildError
-from builder.folder import alone, whole
+from builder.fetch.output_folder import atomic_folder as whole
+from builder.fetch.output_folder import exclusive_lock as alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from builder.errors import Refused
-from builder.fetch import token_in
+from builder.fetch.request import hub_token
 from builder.plan.cards import COUNTS, chosen, table
 from builder.plan.estimate import Wanted, row
 from builder.plan.report import Plan, as_json, as_text
@@ -63,7 +63,7 @@ def plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     """
     cards = table()
     shown = cards.cards if options.gpu is None else chosen(cards.cards, options.gpu)
-    source = read(Reference(options.model, options.revision, "MODEL", token_in(environ)))
+    source = read(Reference(options.model, options.revision, "MODEL", hub_token(environ)))
     try:
         model = architecture(source.config)
     except ModelUnavailable as error:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from builder.checksums import checksums
 from builder.errors import Refused
-from builder.fetch import fetch
-from builder.order import Order
+from builder.fetch.output_folder import file_checksums as checksums
+from builder.fetch.request import FetchRequest as Order
+from builder.fetch.verified_download import fetch_repository as fetch
 from handler.errors import ModelUnavailable
 from handler.hub import choice
 from handler.model import manifest

@@ -6,9 +6,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder.checksums import checksums
 from builder.errors import NotQuantized, Refused
-from builder.folder import alone, level_dates, strangers, whole
+from builder.fetch.output_folder import atomic_folder as whole
+from builder.fetch.output_folder import exclusive_lock as alone
+from builder.fetch.output_folder import existing_manifest
+from builder.fetch.output_folder import file_checksums as checksums
+from builder.fetch.output_folder import set_fixed_mtime as level_dates
 from builder.quantize import recipe
 from builder.quantize.card import card
 from builder.quantize.run import Work, run
@@ -52,8 +55,7 @@ def _is_made(work: Work, folder: Path) -> bool:
         raise Refused(_taken(folder, "is something else"))
     if difference := work.recipe.difference(made_by.read_text(encoding="utf-8")):
         raise Refused(_taken(folder, difference))
-    if others := strangers(folder, {manifest.NAME, *(file.path for file in there.files)}):
-        raise Refused(_taken(folder, f"has files that were not made, such as {others[0]}"))
+    existing_manifest(folder)
     try:
         there.check(folder)
     except StartError as error:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import get_args
 
 from builder.errors import Refused
-from builder.fetch import token_in
+from builder.fetch.request import hub_token
 from builder.quantize import base, source
 from builder.quantize.checkpoint import make
 from builder.quantize.recipe import GROUP_SIZES, Method, Recipe
@@ -76,7 +76,7 @@ def _folder(options: argparse.Namespace) -> Path:
 
 
 def _work(options: argparse.Namespace, environ: Mapping[str, str], place: Path) -> Work:
-    token = token_in(environ)
+    token = hub_token(environ)
     model = base.find(options.model, options.revision, token, place)
     dataset = None
     if options.dataset:

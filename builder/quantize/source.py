@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import SecretStr
 
-from builder.checksums import checksums
 from builder.errors import Damaged, Refused
+from builder.fetch.output_folder import file_checksums as checksums
 from builder.quantize.base import LOCAL, REPOSITORY
 from builder.quantize.data import SUFFIXES
 from handler.hub.failures import explained, patiently

@@ -1,9 +1,8 @@
-"""A model hub in small, for the real huggingface-hub client.
+"""A local model hub for the real huggingface-hub client.
 
-It speaks what the client asks when it fetches: model info, the tree, and resolve with redirects to
-another path for large files, ranges and ETags. Repositories may be gated or private; requests can
-be made to fail, and answers to be cut or changed on the way. The real hub's chunk storage (xet) is
-not imitated.
+It has the routes that a download uses: model info, the tree, and resolve with redirects to another
+path for large files, ranges and ETags. Repositories may be gated or private; requests can be made
+to fail, and responses to be cut or changed. It has no chunk storage (xet).
 """
 
 import hashlib
@@ -26,13 +25,13 @@ LARGE_BYTES = 100_000  # from here on a file lies outside of git, as on the real
 
 @dataclass(frozen=True)
 class Repository:
-    """A folder that is served.
+    """A folder that is served as a repository.
 
     Attributes:
         folder: its content.
-        gated: a licence has to be accepted, which the holder of TOKEN has done.
-        private: without TOKEN it does not exist.
-        licence: on its card.
+        gated: only TOKEN's holder has accepted the licence.
+        private: 404 without TOKEN.
+        licence: on its model card.
     """
 
     folder: Path
@@ -65,14 +64,15 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What is to go wrong with the next `times` GETs whose path ends in `name`.
+    """What goes wrong with the next `times` GETs whose path ends in `name`.
 
     Attributes:
-        status: answered instead.
-        after_bytes: the connection ends after so many bytes of the body ...
-        reset: ... with a reset instead of an orderly end ...
-        pause_seconds: ... or not until then.
-        damage: the content's first byte is changed.
+        status: the response instead.
+        after_bytes: the connection is closed after that many bytes of the body,
+        reset: with a reset instead of an orderly close,
+        pause_seconds: or only after that time.
+        damage: the first byte of the content is changed.
+        began: set when the body was cut.
     """
 
     name: str
@@ -82,6 +82,7 @@ class Fault:
     reset: bool = False
     pause_seconds: float = 0.0
     damage: bool = False
+    began: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -192,6 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.begin(status, {**headers, "Content-Length": str(len(body))})
             self.wfile.write(body[: fault.after_bytes])
             self.wfile.flush()
+            fault.began.set()
             time.sleep(fault.pause_seconds)
             self.close_connection = True
             if fault.reset:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.layer import Owned, differences, locked_names, missing, not_installed, overwritten
+from builder.install import locked_names, missing_entries
 from tests.conftest import ROOT, clean_environment
 
 REQUIREMENTS = ROOT / "requirements"
@@ -17,7 +17,7 @@ UV = Path(sys.executable).parent / "uv"
 
 def blocks(*names: str) -> str:
     """The lock's entries of these packages."""
-    return missing(LOCK, dict.fromkeys(locked_names(LOCK) - set(names), ""))
+    return missing_entries(LOCK, dict.fromkeys(locked_names(LOCK) - set(names), ""))
 
 
 def uv(*arguments, check=True):
@@ -41,7 +41,7 @@ def add(python, tmp_path, lock, overrides="# none\n", least="", path=f"{UV.paren
     """Run the command in the image's Python; return its code, output and errors."""
     for name, text in (("lock", lock), ("overrides", overrides), ("least", least)):
         (tmp_path / f"{name}.txt").write_text(text)
-    command = [python, "-m", "builder.layer", tmp_path / "lock.txt"]
+    command = [python, "-m", "builder.install", tmp_path / "lock.txt"]
     command += ["--least", tmp_path / "least.txt", "--overrides", tmp_path / "overrides.txt"]
     done = subprocess.run(
         command,
@@ -60,7 +60,7 @@ def test_the_engines_version_stays_and_what_lacks_is_installed(tmp_path, image):
     assert code == 0, error
     assert out.splitlines() == [
         f"python {sys.version.split()[0]}, no engine",
-        "1 packages added; 1 that the worker needs were there",
+        "1 packages installed; 1 were in the image",
     ]
     frozen = uv("pip", "freeze", "--python", image).stdout.split()
     assert frozen == ["packaging==26.0", "tomli==2.4.1", f"tomlkit=={version}"]
@@ -110,31 +110,7 @@ def test_a_file_that_is_not_the_locked_one_fails_the_build(tmp_path, image):
 def test_without_uv_the_build_says_so(tmp_path, image):
     """Instead of a traceback."""
     code, _, error = add(image, tmp_path, blocks("tomlkit"), path="/nowhere")
-    assert (code, error) == (1, "uv is not on the PATH; the worker's packages need it.\n")
-
-
-def test_a_changed_and_a_lost_package_are_named():
-    """What the build fails with if an install touches the engine's packages."""
-    assert differences({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "2.1", "d": "4"}) == [
-        "b was 2 in the engine's image and is 2.1 now.",
-        "c was 3 in the engine's image and is gone now.",
-    ]
-
-
-def test_a_changed_file_is_named():
-    """Two packages may bring the same file, but not another one under its name."""
-    before = {"/a/x.py": Owned("a", "1"), "/a/y.py": Owned("a", "2")}
-    added = {"/a/x.py": Owned("b", "1"), "/a/y.py": Owned("b", "3"), "/b.py": Owned("b", "4")}
-    assert overwritten(before, added) == ["b brings /a/y.py, which is a's in the engine's image."]
-
-
-def test_a_package_of_the_lock_that_is_not_there_is_named():
-    """Unless it does not belong on this machine."""
-    lock = (
-        "Foo_x==1 ; sys_platform == 'linux' \\\n    --hash=sha256:0\nbar==2 ; sys_platform == 'x'\n"
-    )
-    assert not_installed(lock, {}) == ["Foo_x is in the lock and not in the image."]
-    assert not_installed(lock, {"foo-x": "1"}) == []
+    assert (code, error) == (1, "uv is not on the PATH: it installs the worker's packages.\n")
 
 
 def recipe(name: str) -> str:
