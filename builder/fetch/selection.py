@@ -4,7 +4,7 @@ import fnmatch
 from collections.abc import Collection
 from pathlib import Path
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.fetch.request import FetchRequest
 from handler.hub import choice
 from handler.model.checkpoint import INDEX, is_of
@@ -23,16 +23,18 @@ def select_files(
         indexed: the weight files in the repository's index, None if it has no index.
 
     Raises:
-        Refused: the configuration or the weights are missing, or only pickle files exist.
+        CheckpointRefused: the configuration or the weights are missing, or only pickle files exist.
     """
     if request.kind == "lora":
         if missing := [name for name in choice.ADAPTER if name not in names]:
-            raise Refused(f"{request.repository} has no {missing[0]}: it is not a LoRA adapter.")
+            raise CheckpointRefused(
+                f"{request.repository} has no {missing[0]}: it is not a LoRA adapter."
+            )
         return choice.adapter(names)
     if request.kind == "tokenizer":
         selected = _matching(request, names) if request.patterns else choice.small(names)
         if not choice.has_tokenizer(selected):
-            raise Refused(f"{request.repository} has no tokenizer.")
+            raise CheckpointRefused(f"{request.repository} has no tokenizer.")
         return selected
     selected = _matching(request, names) if request.patterns else choice.wanted(names, indexed)
     _check_completeness(request, names, set(selected), set(indexed or ()))
@@ -44,16 +46,18 @@ def _check_completeness(
 ) -> None:
     matching = " that matches ALLOW_PATTERNS" if request.patterns else ""
     if "config.json" not in selected:
-        raise Refused(f"{request.repository} has no config.json{matching}: every engine needs it.")
+        raise CheckpointRefused(
+            f"{request.repository} has no config.json{matching}: every engine needs it."
+        )
     pickles = choice.pickles(selected)
     if not pickles and not any(name.endswith(".safetensors") for name in selected):
-        raise Refused(_no_weights(request, names))
+        raise CheckpointRefused(_no_weights(request, names))
     if pickles and INDEX not in selected:
         needed = indexed if PICKLE_INDEX in selected else set()
     else:
         needed = {name for name in indexed if name.endswith(".safetensors")}
     if missing := sorted(needed - selected):
-        raise Refused(
+        raise CheckpointRefused(
             f"{request.repository} has no {missing[0]}{matching}, but its index lists that file."
         )
 
@@ -90,33 +94,33 @@ def require_quantization(request: FetchRequest, found: str | None) -> None:
         found: the method that the checkpoint names, None for an unquantized one.
 
     Raises:
-        Refused: they differ; the message says which value of QUANTIZATION accepts it.
+        CheckpointRefused: they differ; the message says which value of QUANTIZATION accepts it.
     """
     asked, name = request.quantization, request.repository
     if found is None:
         if asked == "auto":
-            raise Refused(
+            raise CheckpointRefused(
                 f"{name} is not quantized: choose a quantized repository (its name often ends in "
                 "-AWQ or -FP8; on the hub, open the model's page and look under Quantizations), "
                 "make one (python -m builder quantize), or set QUANTIZATION=none to use it "
                 "unquantized."
             )
         if asked != "none":
-            raise Refused(
+            raise CheckpointRefused(
                 f"QUANTIZATION={asked} contradicts the checkpoint: {name} is not quantized. "
                 "QUANTIZATION=none accepts it."
             )
         return
     if asked == "none":
-        raise Refused(
+        raise CheckpointRefused(
             f"QUANTIZATION=none contradicts the checkpoint: {name} is quantized as {found!r}."
         )
     if asked == "auto" and not (is_of("awq", found) or is_of("fp8", found)):
-        raise Refused(
+        raise CheckpointRefused(
             f"{name} is quantized as {found!r}, which is neither AWQ nor FP8. "
             f"QUANTIZATION={found} accepts it."
         )
     if asked != "auto" and not is_of(asked, found):
-        raise Refused(
+        raise CheckpointRefused(
             f"QUANTIZATION={asked} contradicts the checkpoint: {name} is quantized as {found!r}."
         )

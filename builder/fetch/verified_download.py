@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder.errors import Damaged, Refused
+from builder.errors import CheckpointRefused, DamagedFile
 from builder.fetch.output_folder import (
     atomic_folder,
     exclusive_lock,
@@ -35,8 +35,8 @@ def fetch_repository(request: FetchRequest, folder: Path) -> Path:
     """Return the folder with the repository's files, downloaded unless it is there at the commit.
 
     Raises:
-        Refused: the checkpoint is not what was requested, or the folder holds something else.
-        Damaged: a file does not match the hub's checksum.
+        CheckpointRefused: it is not what was requested, or the folder holds something else.
+        DamagedFile: a file does not match the hub's checksum.
         ModelUnavailable, BadSetting: the hub refuses, or the disk is too small.
     """
     target = folder.resolve()
@@ -109,7 +109,7 @@ def _read_config(part: Path, request: FetchRequest) -> tuple[set[str] | None, st
         has_config = (part / "config.json").is_file()
         return indexed, quantization_of(part) if has_config else None
     except ModelUnavailable as error:
-        raise Refused(f"{request.repository}: {error}.") from error
+        raise CheckpointRefused(f"{request.repository}: {error}.") from error
 
 
 def _download(
@@ -130,7 +130,7 @@ def _verified(part: Path, request: FetchRequest, commit: str, file: client.Remot
         if attempt + 1 < MAX_DOWNLOADS:
             path.unlink()
             _download(part, request, commit, [file])
-    raise Damaged(
+    raise DamagedFile(
         f"{request.repository}/{file.path} is damaged: the hub has {file.bytes} bytes with "
         f"checksum {file.sha256 or file.git_oid}, got {size} bytes with "
         f"{sha256 if file.sha256 else git_oid}."

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder.errors import NotQuantized, Refused
+from builder.errors import CheckpointRefused, QuantizationFailed
 from builder.fetch.output_folder import atomic_folder as whole
 from builder.fetch.output_folder import exclusive_lock as alone
 from builder.fetch.output_folder import existing_manifest
@@ -31,8 +31,8 @@ def make(work: Work, folder: Path) -> Path:
     """Return the finished folder, made now unless it is there by the same recipe.
 
     Raises:
-        Refused: the folder is something else, or the model or a text is not as it should be.
-        NotQuantized: llm-compressor does not get through it.
+        CheckpointRefused: the folder is something else, or the model cannot be quantized so.
+        QuantizationFailed: llm-compressor does not get through it.
     """
     target = folder.resolve()
     with alone(target.with_name(f".{target.name}.lock")):
@@ -52,9 +52,9 @@ def _is_made(work: Work, folder: Path) -> bool:
     with suppress(StartError):
         there = manifest.read(folder)
     if there is None or not made_by.is_file():
-        raise Refused(_taken(folder, "is something else"))
+        raise CheckpointRefused(_taken(folder, "is something else"))
     if difference := work.recipe.difference(made_by.read_text(encoding="utf-8")):
-        raise Refused(_taken(folder, difference))
+        raise CheckpointRefused(_taken(folder, difference))
     existing_manifest(folder)
     try:
         there.check(folder)
@@ -96,7 +96,9 @@ def _seal(part: Path, work: Work, title: str) -> None:
     """Write the manifest, as a model's that was fetched."""
     found = quantization_of(part)
     if found is None or not is_of(work.recipe.method, found):
-        raise NotQuantized(f"what was written is quantized as {found!r}, not {work.recipe.method}.")
+        raise QuantizationFailed(
+            f"what was written is quantized as {found!r}, not {work.recipe.method}."
+        )
     files = []
     for path in sorted(path for path in part.rglob("*") if path.is_file()):
         path.chmod(READABLE)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.fetch.request import FetchRequest
 from builder.fetch.selection import require_quantization, select_files
 
@@ -35,7 +35,7 @@ def test_auto_accepts_awq_and_fp8_in_any_container(asked, found, accepted):
     if accepted:
         require_quantization(request, found)
         return
-    with pytest.raises(Refused, match="org/name"):
+    with pytest.raises(CheckpointRefused, match="org/name"):
         require_quantization(request, found)
 
 
@@ -94,6 +94,6 @@ def test_each_kind_has_its_files(request_, names, indexed, selected):
     ids=["lora", "tokenizer", "pickle index", "index"],
 )
 def test_an_incomplete_repository_is_refused(request_, names, indexed, message):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CheckpointRefused) as refused:
         select_files(request_, names, indexed)
     assert str(refused.value) == message
