@@ -18,8 +18,8 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI
 
-from builder.flag_names import names
 from handler.engine import speculation
+from handler.engine.flag_names import flag_names
 from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
 from handler.engine.sglang.demand import demand
 from handler.engine.sglang.names import REFUSED, REMOVED
@@ -136,8 +136,8 @@ def test_sglang_reads_the_environment_that_we_set():
 
 
 def test_the_list_of_flags_is_the_parsers():
-    """`python -m builder.flag_names sglang` writes it."""
-    assert json.loads(FLAG_NAMES.read_text())["sglang"] == names("sglang")
+    """`python -m handler.engine.flag_names sglang` writes it."""
+    assert json.loads(FLAG_NAMES.read_text())["sglang"] == flag_names("sglang")
 
 
 def test_refused_and_removed_names_are_what_they_are_called(flags):

@@ -18,8 +18,8 @@ from typing import get_args
 
 import pytest
 
-from builder.flag_names import names
 from handler.engine import speculation
+from handler.engine.flag_names import flag_names
 from handler.engine.shared import (
     FLAG_NAMES,
     REASONING_PARSERS,
@@ -216,8 +216,8 @@ def test_each_step_that_is_timed_is_one_of_the_ranks_own(device):
 
 
 def test_the_list_of_flags_is_the_parsers():
-    """`python -m builder.flag_names vllm` writes it."""
-    assert json.loads(FLAG_NAMES.read_text())["vllm"] == names("vllm")
+    """`python -m handler.engine.flag_names vllm` writes it."""
+    assert json.loads(FLAG_NAMES.read_text())["vllm"] == flag_names("vllm")
 
 
 def test_refused_and_removed_names_are_what_they_are_called(flags):
