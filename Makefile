@@ -84,7 +84,7 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
-$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.py) builder/fetch/output_folder.py builder/errors.py
+$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/output_folder.py
 	@$(BIN)/python -m builder.demo --variant $(patsubst bf16,none,$*) --out models >/dev/null
 	@touch $@
 

