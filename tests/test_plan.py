@@ -19,7 +19,7 @@ from builder.plan.weights import Weights, weights
 from builder.presets import PRESETS
 from handler.memory.architecture import architecture
 from handler.memory.groups import Groups
-from handler.memory.tensors import Tensor
+from handler.model.safetensors import Tensor
 from tests.conftest import MODELS, NAME, ROOT, clean_environment, worker_environment
 from tests.support.hub import TOKEN, Repository, running_hub
 from tests.test_memory import DEEPSEEK_V3, LLAMA_70B

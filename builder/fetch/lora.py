@@ -16,7 +16,7 @@ from pathlib import Path
 from builder.cli import Console, command_parser, run_command
 from builder.fetch.request import FetchRequest, hub_token
 from builder.fetch.verified_download import fetch_repository
-from handler.hub.lora import SETTING, read
+from handler.model.lora import SETTING, read
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:

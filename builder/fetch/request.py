@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from builder.errors import InvalidArgument
-from handler.hub.reference import Reference, one_word
+from handler.model.reference import HubReference, one_word
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
 # The setting or build argument that names a repository of each kind, for error messages.
@@ -41,9 +41,9 @@ class FetchRequest:
     patterns: tuple[str, ...] = ()
     token: SecretStr | None = None
 
-    def reference(self) -> Reference:
+    def reference(self) -> HubReference:
         """Return the repository with the setting that names it."""
-        return Reference(self.repository, self.revision, NAME_SETTINGS[self.kind], self.token)
+        return HubReference(self.repository, self.revision, NAME_SETTINGS[self.kind], self.token)
 
 
 def hub_token(environ: Mapping[str, str]) -> SecretStr | None:

@@ -19,10 +19,9 @@ from builder.fetch.output_folder import (
 from builder.fetch.request import FetchRequest
 from builder.fetch.selection import PICKLE_INDEX, require_quantization, select_files
 from handler.errors import ModelUnavailable
-from handler.hub import client
-from handler.model import manifest
+from handler.model import hub, manifest
 from handler.model.checkpoint import INDEX, quantization_of, shards
-from handler.model.manifest import File, Manifest
+from handler.model.manifest import Manifest, ManifestFile
 
 log = logging.getLogger("fetch")
 
@@ -37,10 +36,10 @@ def fetch_repository(request: FetchRequest, folder: Path) -> Path:
     Raises:
         CheckpointRefused: it is not what was requested, or the folder holds something else.
         DamagedFile: a file does not match the hub's checksum.
-        ModelUnavailable, BadSetting: the hub refuses, or the disk is too small.
+        ModelUnavailable, InvalidSetting: the hub refuses, or the disk is too small.
     """
     target = folder.resolve()
-    listing = client.listing(request.reference())
+    listing = hub.listing(request.reference())
     with exclusive_lock(target.with_name(f".{target.name}.lock")):
         if _is_fetched(request, listing.commit, target):
             log.info("%s is at commit %s, nothing to do", folder, listing.commit)
@@ -66,7 +65,7 @@ def _is_fetched(request: FetchRequest, commit: str, folder: Path) -> bool:
     return True
 
 
-def _fill(part: Path, request: FetchRequest, listing: client.Listing) -> None:
+def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
     by_path = {file.path: file for file in listing.files}
     config_files = [name for name in CONFIG_FILES if name in by_path]
     _download(part, request, listing.commit, [by_path[name] for name in config_files])
@@ -113,19 +112,19 @@ def _read_config(part: Path, request: FetchRequest) -> tuple[set[str] | None, st
 
 
 def _download(
-    part: Path, request: FetchRequest, commit: str, files: Sequence[client.RemoteFile]
+    part: Path, request: FetchRequest, commit: str, files: Sequence[hub.RemoteFile]
 ) -> None:
     if files:
-        client.download(request.reference(), commit, files, folder=part)
+        hub.download(request.reference(), commit, files, folder=part)
 
 
-def _verified(part: Path, request: FetchRequest, commit: str, file: client.RemoteFile) -> File:
+def _verified(part: Path, request: FetchRequest, commit: str, file: hub.RemoteFile) -> ManifestFile:
     """Compare a file with the hub's size and checksum, downloading it once more if they differ."""
     path = part / file.path
     for attempt in range(MAX_DOWNLOADS):
         size, sha256, git_oid = file_checksums(path, with_git=file.git_oid is not None)
         if size == file.bytes and file.sha256 in (None, sha256) and file.git_oid in (None, git_oid):
-            return File(path=file.path, bytes=size, sha256=sha256)
+            return ManifestFile(path=file.path, bytes=size, sha256=sha256)
         log.warning("%s does not match the hub's checksum", file.path)
         if attempt + 1 < MAX_DOWNLOADS:
             path.unlink()

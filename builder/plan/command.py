@@ -33,8 +33,8 @@ from builder.plan.report import Plan, as_json, as_text
 from builder.plan.source import read
 from builder.plan.weights import weights
 from handler.errors import ModelUnavailable
-from handler.hub.reference import Reference
 from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
+from handler.model.reference import HubReference
 
 CONTEXT_TOKENS = 8192
 REQUEST_TOKENS = 2048
@@ -59,11 +59,11 @@ def plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
 
     Raises:
         InvalidArgument: an argument, or the checkpoint, means nothing here.
-        ModelUnavailable, BadSetting: the hub's refusal, or a model that is not understood.
+        ModelUnavailable, InvalidSetting: the hub's refusal, or a model that is not understood.
     """
     cards = table()
     shown = cards.cards if options.gpu is None else chosen(cards.cards, options.gpu)
-    source = read(Reference(options.model, options.revision, "MODEL", hub_token(environ)))
+    source = read(HubReference(options.model, options.revision, "MODEL", hub_token(environ)))
     try:
         model = architecture(source.config)
     except ModelUnavailable as error:

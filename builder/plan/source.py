@@ -13,11 +13,11 @@ from typing import Any
 
 from builder.errors import CheckpointRefused
 from handler.errors import ModelUnavailable
-from handler.hub import client
-from handler.hub.failures import explained, patiently
-from handler.hub.reference import Reference
-from handler.memory.tensors import Tensor, in_folder
+from handler.model import hub
 from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
+from handler.model.hub_errors import explained, patiently
+from handler.model.reference import HubReference
+from handler.model.safetensors import Tensor, in_folder
 
 AT_ONCE = 8
 CONFIGURATION = ("config.json", "hf_quant_config.json", INDEX)
@@ -46,12 +46,12 @@ class Source:
     is_local: bool = False
 
 
-def read(reference: Reference) -> Source:
+def read(reference: HubReference) -> Source:
     """Read a model's description.
 
     Raises:
         CheckpointRefused: it has no safetensors weights.
-        ModelUnavailable, BadSetting: the hub's refusal, or what is broken, in one sentence.
+        ModelUnavailable, InvalidSetting: the hub's refusal, or what is broken, in one sentence.
     """
     folder = Path(reference.name)
     if reference.name.count("/") != 1 and not folder.is_dir():
@@ -74,15 +74,15 @@ def _local(folder: Path) -> Source:
     return Source(str(folder), "a local folder", config, tensors, *found, is_local=True)
 
 
-def _remote(reference: Reference) -> Source:
-    listing = client.listing(reference)
+def _remote(reference: HubReference) -> Source:
+    listing = hub.listing(reference)
     there = {file.path: file for file in listing.files}
     wanted = [there[name] for name in CONFIGURATION if name in there]
     if "config.json" not in there:
         raise ModelUnavailable(f"{reference.name} has no config.json.")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        client.download(reference, listing.commit, wanted, folder=folder)
+        hub.download(reference, listing.commit, wanted, folder=folder)
         named = shards(folder) or {
             path for path in there if path.endswith(".safetensors") and "/" not in path
         }
@@ -93,7 +93,7 @@ def _remote(reference: Reference) -> Source:
     return Source(reference.name, f"commit {listing.commit[:12]}", config, tensors, *found)
 
 
-def _headers(reference: Reference, commit: str, files: Iterable[str]) -> tuple[Tensor, ...]:
+def _headers(reference: HubReference, commit: str, files: Iterable[str]) -> tuple[Tensor, ...]:
     from huggingface_hub import HfApi
 
     api = HfApi(token=reference.plain_token())

@@ -12,8 +12,8 @@ from builder.errors import CheckpointRefused
 from builder.plan.source import Source
 from builder.quantize.recipe import TRIED_SIZES, fitting
 from handler.memory.groups import Groups, groups
-from handler.memory.tensors import Tensor
 from handler.model.checkpoint import is_of
+from handler.model.safetensors import Tensor
 
 BYTES = {"fp8": 1.0, "bf16": 2.0}
 KEPT = re.compile(

@@ -17,8 +17,7 @@ from builder.fetch.output_folder import file_checksums as checksums
 from builder.fetch.request import FetchRequest as Order
 from builder.fetch.verified_download import fetch_repository as fetch
 from handler.errors import ModelUnavailable
-from handler.hub import choice
-from handler.model import manifest
+from handler.model import hub_files, manifest
 from handler.model.checkpoint import is_complete, json_object, quantization_of
 
 log = logging.getLogger("quantize")
@@ -63,7 +62,7 @@ def find(model: str, revision: str | None, token: SecretStr | None, place: Path)
 
     Raises:
         CheckpointRefused: it is neither, or no unquantized language model with safetensors.
-        ModelUnavailable, BadSetting: the hub's refusal, in one sentence.
+        ModelUnavailable, InvalidSetting: the hub's refusal, in one sentence.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -107,7 +106,7 @@ def check(folder: Path, name: str) -> None:
         )
     names = [path.name for path in folder.iterdir()]
     if not any(file.endswith(".safetensors") for file in names):
-        raise CheckpointRefused(f"{choice.lack_of_weights(name, names)}.")
+        raise CheckpointRefused(f"{hub_files.lack_of_weights(name, names)}.")
     if not is_whole:
         raise CheckpointRefused(f"{name} lacks weights that its index names: fetch it again.")
 

@@ -14,8 +14,8 @@ from builder.errors import DamagedFile, InvalidArgument
 from builder.fetch.output_folder import file_checksums as checksums
 from builder.quantize.base import LOCAL, REPOSITORY
 from builder.quantize.data import SUFFIXES
-from handler.hub.failures import explained, patiently
-from handler.hub.reference import Reference
+from handler.model.hub_errors import explained, patiently
+from handler.model.reference import HubReference
 
 log = logging.getLogger("quantize")
 
@@ -68,7 +68,7 @@ def find(name: str, revision: str, file: str | None, token: SecretStr | None) ->
     Raises:
         InvalidArgument: there is no such file.
         DamagedFile: it is not what the hub says it is.
-        ModelUnavailable, BadSetting: the hub's refusal, in one sentence.
+        ModelUnavailable, InvalidSetting: the hub's refusal, in one sentence.
     """
     path = Path(name).expanduser()
     if path.is_file() or path.suffix in SUFFIXES or name.startswith(LOCAL):
@@ -77,7 +77,7 @@ def find(name: str, revision: str, file: str | None, token: SecretStr | None) ->
         raise InvalidArgument(
             f"--dataset {name} is neither a file nor a data set on the hub (org/name)."
         )
-    return _fetched(Reference(name, revision, "DATASET_NAME", token), file)
+    return _fetched(HubReference(name, revision, "DATASET_NAME", token), file)
 
 
 def choose(name: str, names: list[str], wanted: str | None = None) -> str:
@@ -101,7 +101,7 @@ def _is_no_data(name: str) -> bool:
     return NO_DATA.match(PurePosixPath(name).name) is not None
 
 
-def _fetched(reference: Reference, wanted: str | None) -> Source:
+def _fetched(reference: HubReference, wanted: str | None) -> Source:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 

@@ -5,7 +5,7 @@ The engines find out in a child process, whose trace alone would say so.
 
 from importlib.util import find_spec
 
-from handler.errors import BadSetting
+from handler.errors import InvalidSetting
 
 PACKAGES = {  # LOAD_FORMAT → what has to be installed for it
     "runai_streamer": "runai-model-streamer",
@@ -17,10 +17,10 @@ PACKAGES = {  # LOAD_FORMAT → what has to be installed for it
 
 
 def check(load_format: str) -> None:
-    """Raise BadSetting if LOAD_FORMAT needs a package that is not here."""
+    """Raise InvalidSetting if LOAD_FORMAT needs a package that is not here."""
     package = PACKAGES.get(load_format)
     if package is not None and find_spec(package.replace("-", "_")) is None:
-        raise BadSetting(
+        raise InvalidSetting(
             f"LOAD_FORMAT={load_format!r} needs the package {package}, which is not installed "
             "here: add it to the image, or leave LOAD_FORMAT out."
         )

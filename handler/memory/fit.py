@@ -15,8 +15,8 @@ from handler.memory.architecture import ELEMENT_BYTES, Architecture, architectur
 from handler.memory.gpus import memory_bytes
 from handler.memory.groups import groups, obstacle
 from handler.memory.layers import text_config
-from handler.memory.tensors import in_folder
 from handler.model.checkpoint import json_object
+from handler.model.safetensors import in_folder
 
 GB = 1e9
 PLAIN = 0.95  # of the weights are loaded at least: an engine may leave out drafting layers

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.hub.choice import small, wanted
+from handler.model.hub_files import small, wanted
 
 
 @pytest.mark.parametrize(
