@@ -6,14 +6,16 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from builder.errors import CheckpointRefused
 from handler.errors import StartError
 from handler.model import manifest
-from handler.model.manifest import Manifest
+from handler.model.manifest import Manifest, ManifestFile
 
 log = logging.getLogger("builder")
 
@@ -99,7 +101,21 @@ def file_checksums(path: Path, with_git: bool = False) -> tuple[int, str, str]:
     return size, sha256.hexdigest(), git.hexdigest()
 
 
-def set_fixed_mtime(folder: Path) -> None:
-    """Give everything in the folder the same modification time."""
+def write_manifest(folder: Path, files: Sequence[ManifestFile], **fields: Any) -> Manifest:
+    """Write the manifest of a finished folder and give its files a fixed modification time.
+
+    Args:
+        folder: the folder.
+        files: all of its files.
+        fields: the other fields of `Manifest`.
+    """
     for path in folder.rglob("*"):
         os.utime(path, (FIXED_MTIME_SECONDS, FIXED_MTIME_SECONDS))
+    made = Manifest(
+        files=tuple(files),
+        total_bytes=sum(file.bytes for file in files),
+        fetched=datetime.now(UTC).isoformat(timespec="seconds"),
+        **fields,
+    )
+    made.write(folder)
+    return made

@@ -3,7 +3,6 @@
 import logging
 import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from builder.errors import CheckpointRefused, DamagedFile
@@ -14,14 +13,14 @@ from builder.fetch.output_folder import (
     file_checksums,
     folder_in_use,
     is_intact,
-    set_fixed_mtime,
+    write_manifest,
 )
 from builder.fetch.request import FetchRequest
 from builder.fetch.selection import PICKLE_INDEX, require_quantization, select_files
 from handler.errors import ModelUnavailable
 from handler.model import hub, manifest
 from handler.model.checkpoint import INDEX, quantization_of, shards
-from handler.model.manifest import Manifest, ManifestFile
+from handler.model.manifest import ManifestFile
 
 log = logging.getLogger("fetch")
 
@@ -78,8 +77,9 @@ def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
     _download(part, request, listing.commit, [by_path[name] for name in names])
     files = [_verified(part, request, listing.commit, by_path[name]) for name in names]
     shutil.rmtree(part / ".cache", ignore_errors=True)  # huggingface-hub's bookkeeping
-    set_fixed_mtime(part)
-    made = Manifest(
+    made = write_manifest(
+        part,
+        files,
         repository=request.repository,
         revision=request.revision,
         commit=listing.commit,
@@ -87,11 +87,7 @@ def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
         patterns=request.patterns,
         quantization=quantization if request.kind in ("model", "draft") else None,
         licence=listing.licence,
-        files=tuple(files),
-        total_bytes=sum(file.bytes for file in files),
-        fetched=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    made.write(part)
     log.info(
         "%d files, %.1f MB, all checksums match; quantization %s, licence %s",
         len(files),
