@@ -45,8 +45,6 @@ from handler.model.checkpoint import json_object
 
 DEFAULT_SEQUENCE_TOKENS = 512
 MIN_SEQUENCE_TOKENS = 16
-DEFAULT_SAMPLES = 128
-DEFAULT_GRID = 20
 MIN_GRID = 4
 
 
@@ -142,9 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--samples",
         type=whole_number(1),
-        default=DEFAULT_SAMPLES,
+        default=128,
         metavar="N",
-        help=f"windows of text to calibrate on (default: {DEFAULT_SAMPLES})",
+        help="windows of text to calibrate on (default: %(default)s)",
     )
     add(
         "--sequence-length",
@@ -156,10 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--grid",
         type=whole_number(MIN_GRID),
-        default=DEFAULT_GRID,
+        default=20,
         metavar="N",
-        help="scales that AWQ tries for each group of layers: fewer are faster "
-        f"(default: {DEFAULT_GRID})",
+        help="scales that AWQ tries for each group of layers (default: %(default)s)",
     )
     add(
         "--group-size",

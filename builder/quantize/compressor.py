@@ -10,27 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.quantization import (  # type: ignore[import-untyped]
-    QuantizationArgs,
-    QuantizationScheme,
-)
-from compressed_tensors.utils import (  # type: ignore[import-untyped]
-    match_named_modules,
-    patch_attr,
-)
-from llmcompressor import oneshot  # type: ignore[import-not-found]
-from llmcompressor.modeling.moe.linearize import (  # type: ignore[import-not-found]
-    linearize_moe,
-)
-from llmcompressor.modifiers.quantization import (  # type: ignore[import-not-found]
-    QuantizationModifier,
-)
-from llmcompressor.modifiers.transform.awq import (  # type: ignore[import-not-found]
-    AWQModifier,
-)
-from llmcompressor.pipelines.cache import (  # type: ignore[import-not-found]
-    IntermediatesCache,
-)
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.utils import match_named_modules, patch_attr
+from llmcompressor import oneshot
+from llmcompressor.modeling.moe.linearize import linearize_moe
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
 from pydantic import PrivateAttr
 from transformers import AutoModelForCausalLM
 

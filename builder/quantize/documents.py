@@ -148,7 +148,7 @@ def _paragraphs(path: Path) -> Iterable[Document]:
 
 
 def _parquet_rows(path: Path) -> Iterable[Document]:
-    import pyarrow  # type: ignore[import-not-found]
+    import pyarrow
     from pyarrow import parquet
 
     try:

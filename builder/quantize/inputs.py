@@ -158,11 +158,7 @@ def _licence(folder: Path) -> str | None:
 
 
 def local_text(path: Path) -> TextFile:
-    """Return a file on disk.
-
-    Raises:
-        InvalidArgument: there is none.
-    """
+    """Return a text file on disk."""
     path = path.expanduser()
     if not path.is_file():
         raise InvalidArgument(f"{path} is not a file: give a .jsonl, .txt or .parquet file.")
@@ -177,11 +173,6 @@ def find_text(dataset: str, revision: str, file: str | None, token: SecretStr | 
         revision: a branch, tag or commit of a data set.
         file: the data set's file, None for the first that looks like training data.
         token: for gated and private data sets.
-
-    Raises:
-        InvalidArgument: there is no such file.
-        DamagedFile: it does not match the hub's checksum.
-        ModelUnavailable, InvalidSetting: the hub refuses.
     """
     path = Path(dataset).expanduser()
     if path.is_file() or path.suffix in TEXT_SUFFIXES or dataset.startswith(PATH_PREFIXES):
@@ -194,11 +185,7 @@ def find_text(dataset: str, revision: str, file: str | None, token: SecretStr | 
 
 
 def select_data_file(dataset: str, names: list[str], asked: str | None = None) -> str:
-    """Return the data set's file to use: `asked`, else the first with `train` in its path.
-
-    Raises:
-        InvalidArgument: there is none.
-    """
+    """Return the data set's file to use: `asked`, else the first with `train` in its path."""
     files = sorted(
         name
         for name in names

@@ -1,10 +1,12 @@
 """The result of quantizing, and the README.md beside the weights that reports it."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from builder.quantize.inputs import BaseCheckpoint, TextFile
 from builder.quantize.recipe import QuantizationRecipe
 
+TEMPLATE = Path(__file__).with_name("model_card.md")
 MIN_COMPARED_TOKENS = 5000  # with fewer, chance moves the perplexity by percents
 
 _METHODS = {
@@ -18,30 +20,6 @@ _METHODS = {
         "calibrated on {calibrated_tokens} tokens."
     ),
 }
-_CARD = """\
----
-{front}
----
-# {title}
-
-{base}, quantized by llm-compressor {version} in the format compressed-tensors. {method} The output
-layer, the embeddings, the norms and the routers of experts are unchanged.
-
-## Perplexity
-On {tokens} tokens of {held_out} that were not used for calibration, measured with transformers:
-
-| model | perplexity |
-| --- | --- |
-| before | {before:.3f} |
-| after | {after:.3f} ({change:+.1f} %) |
-{caution}
-## How it was made
-| | |
-| --- | --- |
-{rows}
-
-`manifest.json` lists the files with their checksums.
-"""
 _CAUTION = """
 So few tokens show whether the model still works, not a change of a few percent.
 `--held-out` takes more.
@@ -97,7 +75,7 @@ def model_card(
         front += [f"base_model: {base.repository}", "base_model_relation: quantized"]
     front += ["tags:", f"- {recipe.method}", "- compressed-tensors"]
     rows = asdict(recipe) | {"layers": layers.count, "group_size": layers.group_size}
-    return _CARD.format(
+    return TEMPLATE.read_text(encoding="utf-8").format(
         front="\n".join(front),
         title=title,
         base=base.repository,
