@@ -414,7 +414,7 @@ def test_too_little_space_is_said_before_the_weights_are_fetched(tmp_path, hub, 
         "import shutil, sys\n"
         "from collections import namedtuple\n"
         "shutil.disk_usage = lambda _: namedtuple('usage', 'free')(100_000)\n"
-        "from builder.fetch.command import main\n"
+        "from builder.fetch.__main__ import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     done = subprocess.run(

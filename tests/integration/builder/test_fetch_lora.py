@@ -1,4 +1,4 @@
-"""`python -m builder.fetch.lora` fetches the adapters that LORA_MODULES names."""
+"""`python -m builder.fetch --kind lora` fetches the adapters in LORA_MODULES."""
 
 import subprocess
 import sys
@@ -17,13 +17,8 @@ def test_a_build_fetches_adapters_that_a_worker_serves_without_a_setting(tmp_pat
         environ = clean_environment(
             LORA_MODULES=modules, HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1", PYTHONPATH=str(ROOT)
         )
-        command = [
-            sys.executable,
-            "-m",
-            "builder.fetch.lora",
-            "--out",
-            str(tmp_path / "baked/lora"),
-        ]
+        command = [sys.executable, "-m", "builder.fetch", "--kind", "lora"]
+        command += ["--out", str(tmp_path / "baked/lora")]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     baked = tmp_path / "baked/lora"
@@ -35,3 +30,14 @@ def test_a_build_fetches_adapters_that_a_worker_serves_without_a_setting(tmp_pat
     ]
     [named] = locate(load({"LORA_MODULES": "other=org/adapter"}), tmp_path / "baked")
     assert (named.name, named.path) == ("other", baked / "org--sql")
+
+
+def test_without_a_repository_and_lora_modules_nothing_is_fetched():
+    done = subprocess.run(
+        [sys.executable, "-m", "builder.fetch", "--kind", "lora"],
+        env=clean_environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: give a repository, or --kind lora and LORA_MODULES\n")

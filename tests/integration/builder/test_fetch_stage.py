@@ -54,9 +54,9 @@ def stage(tmp_path):
     ("command", "made"),
     [
         (("builder.fetch", "org/adapter", "--kind", "lora", "--out", "models/a"), "models/a"),
-        (("builder.fetch.lora", "--out", "models/lora"), "models/lora/x"),
+        (("builder.fetch", "--kind", "lora"), "models/lora/x"),
     ],
-    ids=["fetch", "lora"],
+    ids=["one repository", "LORA_MODULES"],
 )
 def test_the_stage_fetches_with_what_it_copies(stage, tmp_path, command, made):
     with running_hub(adapter=Repository(lora(tmp_path / "adapter"))) as hub:
