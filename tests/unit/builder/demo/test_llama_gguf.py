@@ -8,7 +8,6 @@ from builder.errors import GgufError
 
 
 def test_rope_halves_undoes_llama_cpp():
-    """The rows of Q and K return to where Hugging Face has them."""
     rows = np.arange(2 * 8, dtype=np.float32).reshape(16, 1)
     interleaved = rows.reshape(2, 2, 4, 1).swapaxes(1, 2).reshape(16, 1)
     assert interleaved[:8, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]

@@ -43,18 +43,15 @@ def weight():
     return values
 
 
-def test_pack_order():
-    """Eight columns go into one int32 in AWQ's order, lowest nibble first."""
+def test_eight_columns_are_one_int32_in_awqs_order():
     assert pack_codes(torch.arange(8).reshape(1, 8)).tolist() == [[0x75316420]]
 
 
-def test_pack_sets_the_highest_bit():
-    """Fifteens in all columns are the int32 whose bits are all set."""
+def test_packing_sets_the_highest_bit():
     assert pack_codes(torch.full((1, 8), 15)).tolist() == [[-1]]
 
 
-def test_packed_layer_unpacks_to_its_codes(weight):
-    """What is stored of a layer gives back exactly the quantized integers and scales."""
+def test_a_packed_layer_unpacks_to_its_codes_and_scales(weight):
     quantized = quantize_awq(weight, GROUP_SIZE, torch.float16)
     stored = dict(awq_tensors("layer", quantized))
     assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()} == {
@@ -67,8 +64,7 @@ def test_packed_layer_unpacks_to_its_codes(weight):
     assert torch.equal(stored["layer.scales"].T, quantized.scales)
 
 
-def test_search_is_never_worse_than_plain_rounding(weight):
-    """No group's squared error grows by the search, and the sum shrinks."""
+def test_the_search_is_never_worse_than_plain_rounding(weight):
 
     def errors(quantized):
         difference = dequantized(quantized).double() - weight.double()
@@ -81,21 +77,18 @@ def test_search_is_never_worse_than_plain_rounding(weight):
 
 
 def test_plain_rounding_is_within_one_step(weight):
-    """Half a step for the code and half a step for the zero point is the most that is lost."""
     layer = plain(weight)
     lost = (dequantized(layer) - weight).abs().reshape(64, -1, GROUP_SIZE)
     # The float16 scale may itself be too small by 2**-11 for each of the 15 steps.
     assert (lost <= layer.scales.float().unsqueeze(-1) * (1 + 15 * 2**-11)).all()
 
 
-def test_layer_that_does_not_divide_is_refused():
-    """A layer whose inputs are no whole number of groups is named with its shape."""
+def test_a_layer_that_does_not_divide_into_groups_is_refused():
     with pytest.raises(ValueError, match=r"^a \(8, 40\) layer does not divide into groups of 32"):
         quantize_awq(torch.zeros(8, 40), GROUP_SIZE, torch.float16)
 
 
-def test_fp8_keeps_a_sixteenth(weight):
-    """Float8_e4m3 has three bits after the point: at most 1/16 of a value is lost."""
+def test_fp8_loses_at_most_a_sixteenth_of_a_weight(weight):
     stored = dict(fp8_tensors("layer", weight))
     scale = stored["layer.weight_scale"]
     assert stored["layer.weight"].dtype == torch.float8_e4m3fn
