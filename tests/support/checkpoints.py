@@ -1,4 +1,4 @@
-"""Checkpoints that a test makes: small enough to start in no time, with weights at random."""
+"""Checkpoints of a few layers with random weights, which load in no time."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-TOKENIZER = Path(__file__).parents[2] / "models/smollm2-135m-instruct-bf16"
+DEMO = Path(__file__).parents[2] / "models/smollm2-135m-instruct-bf16"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -31,42 +31,27 @@ LLAMA = {
 
 
 def tiny_llama(folder: Path, **config: object) -> Path:
-    """Write a Llama of a few layers with the demo model's tokenizer; the same for the same config.
+    """Write a Llama with the demo model's tokenizer; the same for the same config.
 
     Args:
-        folder: where to, made if need be.
+        folder: made if it is missing.
         config: fields of config.json, over those of `LLAMA`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     merged = LLAMA | config
-    (folder / "config.json").write_text(json.dumps(merged))
-    for name in TOKENIZER_FILES:
-        if (TOKENIZER / name).is_file():
-            shutil.copyfile(TOKENIZER / name, folder / name)
-    save_file(_llama_weights(merged), folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
-def _llama_weights(config: dict) -> dict[str, torch.Tensor]:
+    hidden, inner, head = merged["hidden_size"], merged["intermediate_size"], merged["head_dim"]
+    queries, keys = merged["num_attention_heads"] * head, merged["num_key_value_heads"] * head
     generator = torch.Generator().manual_seed(0)
-    hidden, inner = config["hidden_size"], config["intermediate_size"]
-    queries = config["num_attention_heads"] * config["head_dim"]
-    keys = config["num_key_value_heads"] * config["head_dim"]
 
     def matrix(rows, columns):
         # Large enough that the likeliest token stands out: sums over ranks round differently.
-        values = torch.randn(rows, columns, generator=generator) * (2 / columns**0.5)
-        return values.to(torch.bfloat16)
-
-    def ones():
-        return torch.ones(hidden, dtype=torch.bfloat16)
+        return torch.randn(rows, columns, generator=generator) * (2 / columns**0.5)
 
     weights = {
-        "model.embed_tokens.weight": matrix(config["vocab_size"], hidden),
-        "lm_head.weight": matrix(config["vocab_size"], hidden),
-        "model.norm.weight": ones(),
+        "model.embed_tokens.weight": matrix(merged["vocab_size"], hidden),
+        "lm_head.weight": matrix(merged["vocab_size"], hidden),
+        "model.norm.weight": torch.ones(hidden),
     }
-    for index in range(config["num_hidden_layers"]):
+    for index in range(merged["num_hidden_layers"]):
         layer = f"model.layers.{index}"
         weights |= {
             f"{layer}.self_attn.q_proj.weight": matrix(queries, hidden),
@@ -76,27 +61,16 @@ def _llama_weights(config: dict) -> dict[str, torch.Tensor]:
             f"{layer}.mlp.gate_proj.weight": matrix(inner, hidden),
             f"{layer}.mlp.up_proj.weight": matrix(inner, hidden),
             f"{layer}.mlp.down_proj.weight": matrix(hidden, inner),
-            f"{layer}.input_layernorm.weight": ones(),
-            f"{layer}.post_attention_layernorm.weight": ones(),
+            f"{layer}.input_layernorm.weight": torch.ones(hidden),
+            f"{layer}.post_attention_layernorm.weight": torch.ones(hidden),
         }
-    return weights
+    _save(folder, merged, weights)
+    return _with_tokenizer(folder)
 
 
 def lora(folder: Path, rank: int = 4) -> Path:
     """Write a LoRA adapter of the demo model that changes what it says."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": ["q_proj", "v_proj"],
-        "base_model_name_or_path": "org/smollm2",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    demo = json.loads((TOKENIZER / "config.json").read_text())
+    demo = json.loads((DEMO / "config.json").read_text())
     hidden, heads = demo["hidden_size"], demo["num_attention_heads"]
     rows = {"q_proj": hidden, "v_proj": hidden // heads * demo["num_key_value_heads"]}
     generator = torch.Generator().manual_seed(0)
@@ -106,19 +80,25 @@ def lora(folder: Path, rank: int = 4) -> Path:
             module = f"base_model.model.model.layers.{layer}.self_attn.{name}"
             weights[f"{module}.lora_A.weight"] = torch.randn(rank, hidden, generator=generator) / 8
             weights[f"{module}.lora_B.weight"] = torch.randn(out, rank, generator=generator) / 8
-    weights = {name: matrix.to(torch.bfloat16) for name, matrix in weights.items()}
-    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
-    return folder
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": list(rows),
+        "base_model_name_or_path": "org/smollm2",
+    }
+    return _save(folder, config, weights, prefix="adapter_")
 
 
 def eagle_head(folder: Path) -> Path:
     """Write an EAGLE head of one layer for the demo model: it expects the last token once more.
 
-    It hands the model's own hidden state on, and its layer adds nothing to it.
+    It passes the model's own hidden state on, and its layer adds nothing to it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = json.loads((TOKENIZER / "config.json").read_text()) | {"num_hidden_layers": 1}
-    (folder / "config.json").write_text(json.dumps(config))
+    config = json.loads((DEMO / "config.json").read_text()) | {"num_hidden_layers": 1}
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     shapes = {
@@ -133,14 +113,11 @@ def eagle_head(folder: Path) -> Path:
     weights = {f"layers.0.{name}.weight": torch.zeros(shape) for name, shape in shapes.items()}
     weights["layers.0.post_attention_layernorm.weight"] = torch.ones(hidden)
     weights["fc.weight"] = torch.cat((torch.zeros(hidden, hidden), torch.eye(hidden)), dim=1)
-    weights = {name: matrix.to(torch.bfloat16) for name, matrix in weights.items()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
+    return _save(folder, config, weights)
 
 
 def tiny_bert(folder: Path) -> Path:
     """Write a cross-encoder of two layers, which scores a pair of texts with one number."""
-    folder.mkdir(parents=True, exist_ok=True)
     hidden, inner, layers, vocabulary = 64, 128, 2, 49152
     config = {
         "architectures": ["BertForSequenceClassification"],
@@ -160,10 +137,6 @@ def tiny_bert(folder: Path) -> Path:
         "id2label": {"0": "LABEL_0"},
         "label2id": {"LABEL_0": 0},
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    for name in TOKENIZER_FILES:
-        if (TOKENIZER / name).is_file():
-            shutil.copyfile(TOKENIZER / name, folder / name)
     shapes = {
         "bert.embeddings.word_embeddings": (vocabulary, hidden),
         "bert.embeddings.position_embeddings": (512, hidden),
@@ -189,5 +162,26 @@ def tiny_bert(folder: Path) -> Path:
             weights[f"{name}.bias"] = torch.zeros(shape[0])
     for name in norms:
         weights |= {f"{name}.weight": torch.ones(hidden), f"{name}.bias": torch.zeros(hidden)}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    _save(folder, config, weights, dtype=torch.float32)
+    return _with_tokenizer(folder)
+
+
+def _save(
+    folder: Path,
+    config: dict,
+    weights: dict[str, torch.Tensor],
+    dtype: torch.dtype = torch.bfloat16,
+    prefix: str = "",
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{prefix}config.json").write_text(json.dumps(config))
+    weights = {name: weight.to(dtype) for name, weight in weights.items()}
+    save_file(weights, folder / f"{prefix}model.safetensors", {"format": "pt"})
+    return folder
+
+
+def _with_tokenizer(folder: Path) -> Path:
+    for name in TOKENIZER_FILES:
+        if (DEMO / name).is_file():
+            shutil.copyfile(DEMO / name, folder / name)
     return folder
