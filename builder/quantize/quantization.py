@@ -227,13 +227,11 @@ def _copy_small_files(base: Path, part: Path) -> None:
     """
     names = (path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
     for name in hub_files.small(names):
-        if (
-            name not in NOT_COPIED
-            and not name.endswith("index.json")
-            and not (part / name).exists()
-        ):
-            (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(base / name, part / name)
+        target = part / name
+        if name in NOT_COPIED or name.endswith("index.json") or target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / name, target)
 
 
 def _finish(part: Path, task: QuantizationTask, title: str) -> None:
