@@ -9,8 +9,8 @@ import pytest
 from handler.environ import load
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.lora import LoraSpec, locate, read
-from tests.conftest import ROOT, clean_environment
 from tests.support.checkpoints import lora
+from tests.support.environment import ROOT, clean_environment
 from tests.support.hub import Repository, running_hub
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]

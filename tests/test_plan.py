@@ -20,7 +20,7 @@ from builder.presets import PRESETS
 from handler.memory.architecture import architecture
 from handler.memory.groups import Groups
 from handler.model.safetensors import Tensor
-from tests.conftest import MODELS, NAME, ROOT, clean_environment, worker_environment
+from tests.support.environment import MODELS, NAME, ROOT, clean_environment, worker_environment
 from tests.support.hub import TOKEN, Repository, running_hub
 from tests.test_memory import DEEPSEEK_V3, LLAMA_70B
 

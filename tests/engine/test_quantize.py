@@ -8,7 +8,7 @@ import pytest
 
 from handler.model.checkpoint import quantization_of
 from handler.model.manifest import read
-from tests.conftest import ROOT, worker_command, worker_environment
+from tests.support.environment import ROOT, worker_command, worker_environment
 from tests.support.quantize import DEMO, SMALL, quantize, write_chats
 
 PARIS = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}

@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.conftest import MODELS, NAME, ROOT, clean_environment
+from tests.support.environment import MODELS, NAME, ROOT, clean_environment
 
 PYTHON = ROOT / ".venv-quantize/bin/python"
 DEMO = MODELS / f"{NAME}-bf16"

@@ -12,7 +12,7 @@ from builder.demo import __main__ as demo
 from builder.demo import wheel
 from builder.demo.variants import DemoVariant
 from builder.errors import WheelError
-from tests.conftest import MODELS, ROOT
+from tests.support.environment import MODELS, ROOT
 
 GROUP_SIZE = 32
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from handler.model.manifest import Manifest
-from tests.conftest import ROOT, clean_environment
+from tests.support.environment import ROOT, clean_environment
 from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
 AWQ = {"quantization_config": {"quant_method": "awq"}}

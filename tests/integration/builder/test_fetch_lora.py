@@ -5,8 +5,8 @@ import sys
 
 from handler.environ import load
 from handler.model.lora import locate
-from tests.conftest import ROOT, clean_environment
 from tests.support.checkpoints import lora
+from tests.support.environment import ROOT, clean_environment
 from tests.support.hub import Repository, running_hub
 
 

@@ -9,8 +9,8 @@ from importlib.metadata import packages_distributions
 import pytest
 
 from builder.install import locked_names
-from tests.conftest import ROOT, clean_environment
 from tests.support.checkpoints import lora
+from tests.support.environment import ROOT, clean_environment
 from tests.support.hub import Repository, running_hub
 
 # Python imports this before anything else, in the download's own process as well.

@@ -4,7 +4,7 @@ import pytest
 
 from builder.hub_listing import ENGINE_FLAGS
 from builder.presets import PRESETS
-from tests.conftest import check
+from tests.support.vllm_adapter import checked_vllm_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
@@ -13,7 +13,7 @@ VLLM = [preset for preset in PRESETS if preset.engine == "vllm"]
 
 @pytest.mark.parametrize("preset", VLLM, ids=lambda preset: preset.name)
 def test_vllm_accepts_the_settings_of_a_preset(model, preset):
-    adapter = check(model(), **preset.environment)
+    adapter = checked_vllm_adapter(model(), **preset.environment)
     for name, value in preset.environment.items():
         if name != "SPECULATIVE_METHOD":
             assert str(getattr(adapter._args, name.lower())).lower() == value
@@ -31,5 +31,5 @@ def test_vllm_accepts_every_flag_of_the_form(model):
         "TENSOR_PARALLEL_SIZE": "1",
     }
     sent = {name: given.get(name) or values[kind] for name, (kind, _) in ENGINE_FLAGS.items()}
-    parsed = vars(check(model(), **sent)._args)
+    parsed = vars(checked_vllm_adapter(model(), **sent)._args)
     assert parsed.keys() >= {name.lower() for name in sent}

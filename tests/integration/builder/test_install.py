@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.install import locked_names, missing_entries
-from tests.conftest import ROOT, clean_environment
+from tests.support.environment import ROOT, clean_environment
 
 REQUIREMENTS = ROOT / "requirements"
 LOCK = (REQUIREMENTS / "worker.txt").read_text()

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from builder.errors import InvalidArgument
 from builder.quantize.documents import read_documents, token_windows
 from handler.model.manifest import read
-from tests.conftest import MODELS, NAME
 from tests.support.checkpoints import tiny_llama
+from tests.support.environment import MODELS, NAME
 from tests.support.hub import COMMIT, Repository, running_hub
 from tests.support.quantize import (
     CHATS,

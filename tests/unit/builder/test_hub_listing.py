@@ -8,7 +8,7 @@ import pytest
 from builder import hub_listing
 from builder.presets import PRESETS
 from handler.environ import load, variables
-from tests.conftest import ROOT
+from tests.support.environment import ROOT
 
 
 @pytest.mark.parametrize("engine", hub_listing.FOLDERS)

@@ -10,7 +10,7 @@ import pytest
 from handler.metrics.engine_stats import EngineStats, StatsWindow, read, window
 
 ROOT = Path(__file__).parents[4]
-EXPOSITIONS = ROOT / "tests/expositions"
+EXPOSITIONS = ROOT / "tests/support/expositions"
 
 
 @pytest.mark.parametrize(
