@@ -95,9 +95,11 @@ def names(folder: Path) -> set[str]:
 
 def test_the_manifest_describes_every_fetched_and_verified_file(tmp_path, hub):
     out = tmp_path / "model"
-    code, printed, said = fetch(hub.url, "org/awq", "--out", out)
+    code, printed, last_line = fetch(hub.url, "org/awq", "--out", out)
     assert (code, printed) == (0, str(out))
-    assert said == ("4 files, 24.0 MB, all checksums match; quantization awq, licence apache-2.0")
+    assert last_line == (
+        "4 files, 24.0 MB, all checksums match; quantization awq, licence apache-2.0"
+    )
     manifest = Manifest.model_validate_json((out / "manifest.json").read_bytes())
     assert manifest.model_dump(exclude={"files", "fetched"}) == {
         "repository": "org/awq",
@@ -123,12 +125,12 @@ def test_a_finished_folder_is_kept_at_the_same_commit_unless_a_file_is_missing(t
     out = tmp_path / "model"
     fetch(hub.url, "org/awq", "--out", out)
     asked = len(hub.asked)
-    code, _, said = fetch(hub.url, "org/awq", "--out", out)
-    assert (code, said) == (0, f"{out} is at commit {COMMIT}, nothing to do")
+    code, _, last_line = fetch(hub.url, "org/awq", "--out", out)
+    assert (code, last_line) == (0, f"{out} is at commit {COMMIT}, nothing to do")
     [(_, path, _)] = [request for request in hub.asked[asked:] if "org" in request[1]]
     assert path == "/api/models/org/awq/revision/main"  # which commit the branch is
     (out / "tokenizer.json").unlink()
-    code, _, said = fetch(hub.url, "org/awq", "--out", out)
+    code, _, last_line = fetch(hub.url, "org/awq", "--out", out)
     assert (code, names(out) >= {"tokenizer.json"}) == (0, True)
 
 
@@ -139,14 +141,14 @@ def test_other_patterns_are_fetched_again_and_another_quantization_is_refused(tm
     assert fetch(hub.url, "org/awq", "--out", out, ALLOW_PATTERNS="*.json,*.saf*")[0] == 0
     assert any(path.endswith(".safetensors") for _, path, _ in hub.asked[asked:])
     fetch(hub.url, "org/awq", "--out", out)
-    code, _, said = fetch(hub.url, "org/awq", "--out", out, QUANTIZATION="fp8")
-    assert (code, said[:41]) == (2, "QUANTIZATION=fp8 contradicts the checkpoint:"[:41])
+    code, _, last_line = fetch(hub.url, "org/awq", "--out", out, QUANTIZATION="fp8")
+    assert (code, last_line[:41]) == (2, "QUANTIZATION=fp8 contradicts the checkpoint:"[:41])
 
 
 def test_a_folder_with_other_content_is_not_replaced(tmp_path, hub):
     (tmp_path / "precious.txt").write_text("words")
-    code, _, said = fetch(hub.url, "org/awq", "--out", tmp_path)
-    assert (code, said) == (
+    code, _, last_line = fetch(hub.url, "org/awq", "--out", tmp_path)
+    assert (code, last_line) == (
         2,
         f"{tmp_path} was not made by this command: choose another --out, or remove it.",
     )
@@ -155,12 +157,12 @@ def test_a_folder_with_other_content_is_not_replaced(tmp_path, hub):
     fetch(hub.url, "org/plain", "--kind", "draft", "--out", tmp_path / "m")
     advice = "choose another --out, or remove it."
     for arguments in (["org/awq"], ["org/plain", "--kind", "tokenizer"]):
-        code, _, said = fetch(hub.url, *arguments, "--out", tmp_path / "m")
-        assert (code, said) == (2, f"{tmp_path}/m holds org/plain as a draft: {advice}")
+        code, _, last_line = fetch(hub.url, *arguments, "--out", tmp_path / "m")
+        assert (code, last_line) == (2, f"{tmp_path}/m holds org/plain as a draft: {advice}")
     (tmp_path / "m/mine.txt").write_text("words")
-    code, _, said = fetch(hub.url, "org/plain", "--kind", "draft", "--out", tmp_path / "m")
+    code, _, last_line = fetch(hub.url, "org/plain", "--kind", "draft", "--out", tmp_path / "m")
     what = "has files that are not in its manifest, such as mine.txt"
-    assert (code, said) == (2, f"{tmp_path}/m {what}: {advice}")
+    assert (code, last_line) == (2, f"{tmp_path}/m {what}: {advice}")
 
 
 def test_only_files_that_an_engine_loads_are_fetched(tmp_path, hub):
@@ -184,8 +186,8 @@ def test_a_tokenizer_has_no_weights_and_a_draft_may_be_unquantized(tmp_path, hub
 
 
 def test_the_token_opens_a_gated_repository(tmp_path, hub):
-    code, _, said = fetch(hub.url, "org/gated", "--out", tmp_path / "m", HF_TOKEN=TOKEN)
-    assert (code, said.rpartition("; ")[2]) == (0, "quantization awq, licence unknown")
+    code, _, last_line = fetch(hub.url, "org/gated", "--out", tmp_path / "m", HF_TOKEN=TOKEN)
+    assert (code, last_line.rpartition("; ")[2]) == (0, "quantization awq, licence unknown")
 
 
 @pytest.mark.parametrize("token", ["hf_secret\nhf_other", "hf_secret hf_other", "hf_sécret"])
@@ -356,7 +358,7 @@ def test_a_hub_that_keeps_failing_is_one_line_and_leaves_nothing(tmp_path, hub):
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_a_file_with_a_wrong_checksum_is_downloaded_once_more(tmp_path, hub, name, times):
     hub.faults[:] = [Fault(name, times=times, damage=True)]
-    code, _, said = fetch(hub.url, "org/awq", "--out", tmp_path / "m")
+    code, _, last_line = fetch(hub.url, "org/awq", "--out", tmp_path / "m")
     hub.faults.clear()
     source = hub.repositories["org/awq"]
     checksum = source.checksum(name)
@@ -365,8 +367,8 @@ def test_a_file_with_a_wrong_checksum_is_downloaded_once_more(tmp_path, hub, nam
         assert (tmp_path / "m" / name).read_bytes() == (source.folder / name).read_bytes()
         return
     assert code == 4
-    assert said.startswith(f"org/awq/{name} is damaged: the hub has ")
-    assert f" bytes with checksum {checksum}, got " in said
+    assert last_line.startswith(f"org/awq/{name} is damaged: the hub has ")
+    assert f" bytes with checksum {checksum}, got " in last_line
     assert names(tmp_path) == {".m.lock"}
 
 
@@ -401,8 +403,8 @@ def test_too_little_space_is_reported_before_the_weights_are_fetched(tmp_path, h
 
 
 def test_a_folder_that_cannot_be_written_is_named(hub):
-    code, _, said = fetch(hub.url, "org/awq", "--out", "/proc/models/m")
-    assert (code, said) == (4, "/proc/models: No such file or directory")
+    code, _, last_line = fetch(hub.url, "org/awq", "--out", "/proc/models/m")
+    assert (code, last_line) == (4, "/proc/models: No such file or directory")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

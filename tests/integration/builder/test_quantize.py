@@ -81,7 +81,7 @@ def test_an_unknown_architecture_is_one_line_and_leaves_no_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "python", "code", "said"),
+    ("arguments", "python", "code", "message"),
     [
         (
             (DEMO, "--to", "awq"),
@@ -141,11 +141,11 @@ def test_an_unknown_architecture_is_one_line_and_leaves_no_folder(tmp_path):
     ],
 )
 def test_invalid_arguments_are_refused_before_anything_is_loaded(
-    tmp_path, arguments, python, code, said
+    tmp_path, arguments, python, code, message
 ):
     out = tmp_path / "out"
     found, printed, log = quantize(*arguments, "--out", out, python=python)
-    assert (found, printed, log[-1]) == (code, "", said)
+    assert (found, printed, log[-1]) == (code, "", message)
     assert not out.exists()
 
 

@@ -24,7 +24,7 @@ def test_json_lines_have_texts_and_chats_and_plain_text_has_paragraphs(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         (
             "a.jsonl",
@@ -40,12 +40,12 @@ def test_json_lines_have_texts_and_chats_and_plain_text_has_paragraphs(tmp_path)
     ],
     ids=["no JSON", "no text", "no chat", "no object", "empty", "no UTF-8", "another kind"],
 )
-def test_an_invalid_file_is_refused_with_the_line_number(tmp_path, name, content, said):
+def test_an_invalid_file_is_refused_with_the_line_number(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InvalidArgument) as refused:
         read_documents(path)
-    assert str(refused.value).endswith(said)
+    assert str(refused.value).endswith(message)
 
 
 def test_the_last_tenth_is_held_out():

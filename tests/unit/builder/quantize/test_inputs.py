@@ -9,7 +9,7 @@ from builder.quantize.inputs import check_base, select_data_file
 
 
 @pytest.mark.parametrize(
-    ("config", "files", "said"),
+    ("config", "files", "message"),
     [
         ({}, ["pytorch_model.bin"], "m has its weights only as pickle (pytorch_model.bin)"),
         ({}, [], "m has no weights."),
@@ -23,14 +23,14 @@ from builder.quantize.inputs import check_base, select_data_file
     ],
     ids=["pickle", "no weights", "multimodal", "quantized", "no model"],
 )
-def test_a_checkpoint_that_cannot_be_quantized_is_refused(tmp_path, config, files, said):
+def test_a_checkpoint_that_cannot_be_quantized_is_refused(tmp_path, config, files, message):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     for name in files:
         (tmp_path / name).touch()
     with pytest.raises(CheckpointRefused) as refused:
         check_base(tmp_path, "m")
-    assert str(refused.value)[: len(said)] == said
+    assert str(refused.value)[: len(message)] == message
 
 
 @pytest.mark.parametrize(
