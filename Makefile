@@ -91,9 +91,9 @@ check: .venv/dev
 
 docs: .venv/dev  ## the generated parts of docs/ and .runpod/
 	$(BIN)/python -m builder.settings_page
-	$(BIN)/python -m builder.listing
+	$(BIN)/python -m builder.hub_listing
 
-$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.py) builder/folder.py builder/errors.py
+$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/output_folder.py
 	@$(BIN)/python -m builder.demo --variant $(patsubst bf16,none,$*) --out models >/dev/null
 	@touch $@
 

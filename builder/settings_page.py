@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from builder.listing import ENGINE_FLAGS
+from builder.hub_listing import ENGINE_FLAGS
 from handler.environ import variables
 from handler.settings import Settings
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from builder.listing import ENGINE_FLAGS
+from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
 from handler.engine.aliases import TABLE
 from handler.environ import variables
