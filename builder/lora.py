@@ -13,7 +13,7 @@ from pathlib import Path
 from builder.fetch import fetch, token_in
 from builder.order import Order
 from builder.told import parser, told
-from handler.model.lora import SETTING, read
+from handler.model.lora import SETTING, parse_lora_modules
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     out: Path = made.parse_args(argv).out
 
     def work() -> None:
-        for one in read(environ.get(SETTING, "")):
+        for one in parse_lora_modules(environ.get(SETTING, "")):
             order = Order(
                 repository=one.source,
                 revision=one.revision or "main",

@@ -28,7 +28,7 @@ from handler.engine.runtime import EngineRuntime
 from handler.environ import load
 from handler.errors import EXIT_FAILED, StartError, keep_secret
 from handler.metrics.monitor import Monitor, PushTarget, push_target
-from handler.model.resolve import locate
+from handler.model.resolve import resolve_model
 from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
@@ -37,21 +37,21 @@ from handler.serve.queue.loop import QueueFrontEnd, prepare_sdk
 from handler.serve.worker import Worker
 from handler.settings import Settings
 from handler.startup.compile_cache import CompileCache
-from handler.startup.prefetch import prefetch
-from handler.startup.timings import StartupTimings, process_began
+from handler.startup.prefetch import prefetch_weights
+from handler.startup.timings import StartupTimings, process_start_time
 
 log = logging.getLogger("handler")
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Start the worker and serve; return the process's exit code."""
-    stages = StartupTimings(process_began())
+    stages = StartupTimings(process_start_time())
     stages.since(stages.began, "interpreter")
     options = _options(arguments)
     signal.signal(signal.SIGTERM, _leave)
     try:
         chosen = load(environ)
-        logs.configure(chosen)
+        logs.configure_logging(chosen.log_level, chosen.log_format)
         keep_secret(chosen.secrets())
         is_local = chosen.mode == "local" or options.test_input is not None
         job = local.read_job(options.test_input) if is_local else None
@@ -61,6 +61,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return error.exit_code
     except SystemExit as left:
         return int(left.code or 0)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except Exception:
         traceback.print_exc()
         return EXIT_FAILED
@@ -79,18 +81,26 @@ def _serve(
         http = stack.enter_context(HttpFrontEnd(chosen)) if mode == "http" else None
         scraped = _metrics_door(chosen, stack) if mode == "queue" else None
         with stages.stage("model"):
-            checkpoint = locate(chosen)
+            checkpoint = resolve_model(chosen)
         method = checkpoint.quantization or "unquantized"
         log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
         adapter = adapter_for(chosen, checkpoint, environ)
         if chosen.prefetch_weights:
-            prefetch(checkpoint.path)
-        caches = stack.enter_context(CompileCache(chosen, environ))
+            prefetch_weights(checkpoint.path)
+        caches = stack.enter_context(
+            CompileCache(
+                chosen.cache_root,
+                root_is_required="cache_root" in chosen.model_fields_set,
+                volume=chosen.base_path if chosen.volume_cache else None,
+                environ=environ,
+            )
+        )
+        os.environ.update(caches.environ)
         flushes = chosen.max_posts_per_second if mode == "queue" else FLUSHES_PER_SECOND
         host = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), stages))
         if caches.on_volume:
             with stages.stage("caches"):
-                caches.restored()
+                caches.wait_until_restored()
         host.launch()
         if mode == "queue":
             with stages.stage("SDK"):
@@ -98,7 +108,7 @@ def _serve(
         running = host.wait_until_up()
         with stages.stage("warm-up"):
             warmup.run(host, prefixes)
-        caches.begin_save()
+        caches.start_save()
         reader = RequestParser(
             running.models,
             checkpoint.name,
@@ -110,10 +120,10 @@ def _serve(
             worker = Worker(host, reader, chosen.request_timeout_seconds)
             _started(stages)
             code = 0 if local.run(worker, job) else EXIT_FAILED
-            caches.finish()
+            caches.finish_save()
             return code
         _serve_jobs(chosen, host, reader, stages, push, (http, scraped))
-        caches.finish()
+        caches.finish_save()
     return 0
 
 

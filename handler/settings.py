@@ -1,8 +1,7 @@
-"""One frozen settings object; environ.py reads it, once.
+"""The worker's own settings, one frozen object that `environ.py` reads once.
 
-Here stand the worker's own settings. Every other variable that is named like a flag of the
-engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) reaches the engine through
-`handler/engine/flags.py`, which asks the engine's own parser; this module knows none of them.
+Variables that are named like a flag of the engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) are
+not here: `handler/engine/flags.py` takes them from the engine's own parser.
 """
 
 from pathlib import Path
@@ -24,39 +23,41 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from handler.engine.pacing import POSTS_PER_SECOND
-from handler.engine.speculative import Method, method_named
-from handler.model.reference import one_word
-from handler.setting_types import domains, origins
+from handler.setting_types import (
+    SpeculativeMethod,
+    check_token,
+    parse_domains,
+    parse_origins,
+    parse_speculative_method,
+)
 
-Token = Annotated[SecretStr, AfterValidator(one_word)]
+# A POST costs a quarter of a millisecond of CPU; 200 streams get 4 a second each.
+POSTS_PER_SECOND = 800.0
+Token = Annotated[SecretStr, AfterValidator(check_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-def _unless_linked(value: object) -> object:
-    """Leave out what Docker and Kubernetes say of a service named so: `tcp://10.0.0.1:80`."""
+def _without_service_link(value: object) -> object:
+    """Ignore `PORT=tcp://10.0.0.1:80`, which Docker and Kubernetes set for a linked service."""
     return None if isinstance(value, str) and value.startswith("tcp://") else value
 
 
-def _origins(text: str) -> str:
-    origins(text)
+def _check_origins(text: str) -> str:
+    parse_origins(text)
     return text
 
 
-def _domains(text: str) -> str:
-    domains(text)
+def _check_domains(text: str) -> str:
+    parse_domains(text)
     return text
 
 
 Lower = Annotated[str, AfterValidator(str.lower)]
+Method = Annotated[SpeculativeMethod, BeforeValidator(parse_speculative_method)]
 
 
 class Settings(BaseSettings):
-    """The worker's settings; each field's alias is the variable's name.
-
-    Raises:
-        pydantic.ValidationError: through `environ.load`, which turns it into `BadSetting`.
-    """
+    """The worker's settings; the aliases of a field are its variables."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -93,7 +94,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CUSTOM_CHAT_TEMPLATE", "CHAT_TEMPLATE"),
         description="Jinja chat template: a path or the text itself",
     )
-    speculative_method: Annotated[Method, BeforeValidator(method_named)] = Field(
+    speculative_method: Method = Field(
         "none",
         validation_alias=AliasChoices("SPECULATIVE_METHOD", "SPECULATIVE_ALGORITHM", "SPEC_METHOD"),
         description="How tokens are drafted ahead: ngram needs no model, mtp is in the model's own",
@@ -189,7 +190,7 @@ class Settings(BaseSettings):
         validation_alias="PREFETCH_WEIGHTS",
         description="Whether the weights are read into the page cache while the engine is imported",
     )
-    allowed_media_domains: Annotated[str, AfterValidator(_domains)] = Field(
+    allowed_media_domains: Annotated[str, AfterValidator(_check_domains)] = Field(
         "",
         validation_alias="ALLOWED_MEDIA_DOMAINS",
         description="Where media may be fetched from (a.example,b.example); anywhere public "
@@ -200,7 +201,7 @@ class Settings(BaseSettings):
         validation_alias="SERVE_MODE",
         description="auto is queue on a queue endpoint, http where PORT is set, else local",
     )
-    port: Annotated[Port | None, BeforeValidator(_unless_linked)] = Field(
+    port: Annotated[Port | None, BeforeValidator(_without_service_link)] = Field(
         None,
         validation_alias="PORT",
         description="Of HTTP; 80 on an endpoint and 8000 elsewhere unless set",
@@ -226,7 +227,7 @@ class Settings(BaseSettings):
         validation_alias="MAX_QUEUE",
         description="HTTP requests that may wait for the engine; more are answered with 429",
     )
-    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
+    cors_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
         "",
         validation_alias="CORS_ORIGINS",
         description="Web pages that may call HTTP (https://a.example,https://b.example), or *",
@@ -275,18 +276,18 @@ class Settings(BaseSettings):
     )
 
     def secrets(self) -> list[str]:
-        """Return the texts that nobody may read: tokens and keys."""
+        """Return the tokens and keys that must not appear in any output."""
         texts = [each.get_secret_value() for each in (self.hf_token, self.api_key) if each]
         return [word.strip() for text in texts for word in text.split(",") if word.strip()]
 
     @property
     def media_domains(self) -> frozenset[str]:
-        """The domains in ALLOWED_MEDIA_DOMAINS, which may be a JSON list as well."""
-        return domains(self.allowed_media_domains)
+        """The domains in ALLOWED_MEDIA_DOMAINS, which may also be a JSON list."""
+        return parse_domains(self.allowed_media_domains)
 
     @property
     def mode(self) -> Literal["queue", "http", "local"]:
-        """Which front door is open."""
+        """The front end that is served."""
         if self.serve_mode != "auto":
             return self.serve_mode
         if self.job_url is not None:
@@ -295,7 +296,7 @@ class Settings(BaseSettings):
 
     @property
     def http_port(self) -> int:
-        """The port of HTTP; the platform's gateway asks 80 unless PORT says otherwise."""
+        """The port of HTTP; the platform's gateway connects to 80 unless PORT is set."""
         return self.port or (80 if self.endpoint_id else 8000)
 
     @classmethod
@@ -307,5 +308,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read nothing by itself: `load` passes what it read from the environ it was given."""
+        """Read no environment here: `environ.load` passes the values."""
         return (init_settings,)

@@ -18,7 +18,7 @@ import pytest
 
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
-from handler.model.resolve import locate
+from handler.model.resolve import resolve_model
 from tests.checkpoints import lora
 from tests.http_worker import HttpWorker, running_http_worker
 from tests.platform import Job, Platform, running_platform, running_worker
@@ -86,7 +86,7 @@ def check(folder: Path, **environ: str) -> VllmAdapter:
     """Return the adapter of a model after its check, its parsed flags included."""
     environ["MODEL_NAME"] = str(folder)
     settings = load(environ)
-    adapter = VllmAdapter(settings, locate(settings), environ)
+    adapter = VllmAdapter(settings, resolve_model(settings), environ)
     before = dict(os.environ)
     try:
         adapter.check()

@@ -11,7 +11,8 @@ this module does not know.
 
 import asyncio
 
-POSTS_PER_SECOND = 800.0  # of a quarter of a millisecond of CPU each; 200 streams get 4 a second
+from handler.settings import POSTS_PER_SECOND
+
 # Over HTTP a flush is a write to a socket: the engine's tokens leave one by one up to about a
 # hundred streams, and from there on in twos and threes, as fast as one core can write them.
 FLUSHES_PER_SECOND = 4000.0

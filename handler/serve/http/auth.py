@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from handler.errors import InvalidSetting, Unauthorized
-from handler.setting_types import origins
+from handler.setting_types import parse_origins
 from handler.settings import Settings
 
 
@@ -91,4 +91,4 @@ def keys(settings: Settings) -> ApiKeys:
             "API_KEY to one or several keys (API_KEY=first,second), or ALLOW_UNAUTHENTICATED=1."
         )
     # Behind a gateway or a proxy the host that a page was loaded from is another one's name.
-    return ApiKeys(given, origins(settings.cors_origins) if local else ("*",))
+    return ApiKeys(given, parse_origins(settings.cors_origins) if local else ("*",))

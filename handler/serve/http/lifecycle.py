@@ -18,7 +18,7 @@ from handler.serve.http.inference import Inference
 from handler.serve.http.jobs import Jobs
 from handler.serve.http.server import HttpServer
 from handler.serve.worker import Worker
-from handler.setting_types import origins
+from handler.setting_types import parse_origins
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class HttpFrontEnd:
 
 
 def _with_cors(app: App, settings: Settings) -> AsgiApp:
-    allowed = origins(settings.cors_origins)
+    allowed = parse_origins(settings.cors_origins)
     if not allowed:
         return app
     return CORSMiddleware(
