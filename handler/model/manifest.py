@@ -53,7 +53,6 @@ class Manifest(BaseModel):
     fetched: str
 
     def write(self, folder: Path) -> None:
-        """Write manifest.json into the folder that it describes."""
         (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def check(self, folder: Path) -> None:
