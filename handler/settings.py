@@ -72,12 +72,12 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(
         None,
         validation_alias=AliasChoices("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"),
-        description="The name that callers use; the repository's name unless set",
+        description="The model's name in requests; by default the repository's name",
     )
     quantization: Lower = Field(
         "auto",
         validation_alias="QUANTIZATION",
-        description="auto takes what the checkpoint says; awq, fp8, none … are checked against it",
+        description="auto uses the checkpoint's method; awq, fp8, none … are checked against it",
     )
     tokenizer_name: str | None = Field(
         None,
@@ -97,7 +97,8 @@ class Settings(BaseSettings):
     speculative_method: Method = Field(
         "none",
         validation_alias=AliasChoices("SPECULATIVE_METHOD", "SPECULATIVE_ALGORITHM", "SPEC_METHOD"),
-        description="How tokens are drafted ahead: ngram needs no model, mtp is in the model's own",
+        description="How tokens are drafted: ngram needs no draft model, mtp uses the model's own "
+        "layers",
     )
     speculative_model: str | None = Field(
         None,
@@ -119,13 +120,13 @@ class Settings(BaseSettings):
     num_speculative_tokens: PositiveInt | None = Field(
         None,
         validation_alias=AliasChoices("NUM_SPECULATIVE_TOKENS", "SPEC_TOKENS"),
-        description="Tokens drafted in a step; 4, with eagle 3, with mtp 1 unless set",
+        description="Tokens drafted per step; by default 4, with eagle 3, with mtp 1",
     )
     speculative_config: str | None = Field(
         None,
         validation_alias="SPECULATIVE_CONFIG",
-        description="Speculative decoding as the engine's own JSON, which wins; a model in it is "
-        "found like MODEL_NAME",
+        description="Speculative decoding as the engine's own JSON, which overrides the other "
+        "settings; its draft model is found like MODEL_NAME",
     )
     lora_modules: str | None = Field(
         None,
@@ -136,8 +137,8 @@ class Settings(BaseSettings):
     prefix_warmup: str | None = Field(
         None,
         validation_alias="PREFIX_WARMUP",
-        description="Chat prefixes that are prefilled before the first job: a JSON list, or a file "
-        "with one",
+        description="Chat prefixes to prefill before the first job: a JSON list, or a file with "
+        "one",
     )
     engine: Literal["vllm", "sglang"] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"
@@ -145,17 +146,18 @@ class Settings(BaseSettings):
     engine_args: str = Field(
         "",
         validation_alias=AliasChoices("ENGINE_ARGS", "VLLM_EXTRA_ARGS"),
-        description="More flags for the engine as on its command line; they win over variables",
+        description="More flags for the engine, as on its command line; they override variables",
     )
     max_concurrency: Literal["auto"] | PositiveInt = Field(
         "auto",
         validation_alias="MAX_CONCURRENCY",
-        description="Jobs at once; auto is what the engine can batch and its KV cache holds",
+        description="Jobs at once; auto is what fits into the engine's batch and KV cache",
     )
     max_posts_per_second: PositiveFloat = Field(
         POSTS_PER_SECOND,
         validation_alias="MAX_POSTS_PER_SECOND",
-        description="Flushes of all streams together; with more streams each waits longer",
+        description="Flushes per second of all streams together; the more streams, the fewer for "
+        "each",
     )
     request_timeout_seconds: PositiveFloat | None = Field(
         None, validation_alias="REQUEST_TIMEOUT", description="Seconds until a job fails with 408"
@@ -173,12 +175,12 @@ class Settings(BaseSettings):
     base_path: Path = Field(
         Path("/runpod-volume"),
         validation_alias="BASE_PATH",
-        description="Network volume; models are cached below it when it is there",
+        description="Mount of the network volume; models are cached there if it exists",
     )
     cache_root: Path = Field(
         Path("~/.cache/llm-worker"),
         validation_alias="CACHE_ROOT",
-        description="Folder of what the engine compiles, kept from one start to the next",
+        description="Folder for the engine's compiled code, kept from one start to the next",
     )
     volume_cache: bool = Field(
         True,
@@ -193,8 +195,8 @@ class Settings(BaseSettings):
     allowed_media_domains: Annotated[str, AfterValidator(_check_domains)] = Field(
         "",
         validation_alias="ALLOWED_MEDIA_DOMAINS",
-        description="Where media may be fetched from (a.example,b.example); anywhere public "
-        "unless set",
+        description="Domains that media may be fetched from (a.example,b.example); by default "
+        "every public one",
     )
     serve_mode: Literal["auto", "queue", "http", "local"] = Field(
         "auto",
@@ -204,43 +206,44 @@ class Settings(BaseSettings):
     port: Annotated[Port | None, BeforeValidator(_without_service_link)] = Field(
         None,
         validation_alias="PORT",
-        description="Of HTTP; 80 on an endpoint and 8000 elsewhere unless set",
+        description="Port of HTTP; by default 80 on an endpoint and 8000 elsewhere",
     )
     port_health: Port | None = Field(
-        None, validation_alias="PORT_HEALTH", description="Of /ping, if that is another one"
+        None, validation_alias="PORT_HEALTH", description="Port of /ping, if it is not PORT"
     )
     http_host: str = Field(
-        "0.0.0.0", validation_alias="HTTP_HOST", description="Address that HTTP is served on"
+        "0.0.0.0", validation_alias="HTTP_HOST", description="Address to serve HTTP on"
     )
     api_key: SecretStr | None = Field(
         None,
         validation_alias="API_KEY",
-        description="One or several keys (first,second); HTTP wants one of them",
+        description="One or several keys (first,second); HTTP requests need one of them",
     )
     allow_unauthenticated: bool = Field(
         False,
         validation_alias="ALLOW_UNAUTHENTICATED",
-        description="Whether HTTP may be served to anybody, without API_KEY",
+        description="Whether HTTP may be served to everybody, without API_KEY",
     )
     max_queue: NonNegativeInt = Field(
         256,
         validation_alias="MAX_QUEUE",
-        description="HTTP requests that may wait for the engine; more are answered with 429",
+        description="HTTP requests that may wait for the engine; more get 429",
     )
     cors_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
         "",
         validation_alias="CORS_ORIGINS",
-        description="Web pages that may call HTTP (https://a.example,https://b.example), or *",
+        description="Origins of web pages that may call HTTP "
+        "(https://a.example,https://b.example), or *",
     )
     metrics_port: Port | None = Field(
         None,
         validation_alias="METRICS_PORT",
-        description="Of /metrics on a queue endpoint, where nothing else is served",
+        description="Port of /metrics on a queue endpoint, which serves no other HTTP",
     )
     pushgateway: str | None = Field(
         None,
         validation_alias="PROMETHEUS_PUSHGATEWAY",
-        description="URL of a Pushgateway that gets the metrics, and forgets them at the end",
+        description="URL of a Pushgateway for the metrics, which are deleted there at the end",
     )
     push_job: str = Field(
         "llm-worker",
@@ -248,15 +251,15 @@ class Settings(BaseSettings):
         description="The metrics' label `job` in the Pushgateway",
     )
     playground: bool = Field(
-        True, validation_alias="PLAYGROUND", description="Whether HTTP has a page to chat at /"
+        True, validation_alias="PLAYGROUND", description="Whether HTTP serves a chat page at /"
     )
     log_content: bool = Field(
         False,
         validation_alias="LOG_CONTENT",
-        description="Whether prompts and answers go to the log",
+        description="Whether prompts and answers are logged",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias="LOG_LEVEL", description="Of the worker and the engine"
+        "INFO", validation_alias="LOG_LEVEL", description="Log level of the worker and the engine"
     )
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias="LOG_FORMAT", description="One line of text or of JSON per event"
@@ -264,12 +267,12 @@ class Settings(BaseSettings):
     job_url: str | None = Field(
         None,
         validation_alias="RUNPOD_WEBHOOK_GET_JOB",
-        description="Set by the platform: where jobs come from; without it test_input.json runs",
+        description="Set by the platform: the URL of the queue; without it test_input.json is run",
     )
     endpoint_id: str | None = Field(
         None,
         validation_alias="RUNPOD_ENDPOINT_ID",
-        description="Set by the platform: its gateway is in front, and checks keys",
+        description="Set by the platform: the endpoint, whose gateway checks keys",
     )
     worker_id: str | None = Field(
         None, validation_alias="RUNPOD_POD_ID", description="Set by the platform: this worker"
