@@ -23,7 +23,7 @@ from handler.model.reference import HubReference
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_SECONDS = 10.0
-CANCEL_TIMEOUT_SECONDS = 1.0  # a thread notices the end of a download with the next chunk it gets
+CANCEL_TIMEOUT_SECONDS = 1.0  # then a connection hangs: threads end with the next chunk they get
 MAX_PARTIAL_FILE_AGE_SECONDS = 3 * 3600.0  # an older one belongs to a worker that was killed
 PARTIAL_SUFFIX = ".incomplete"  # huggingface-hub's, until a file is complete
 MIN_LOGGED_MEGABYTES = 1
@@ -182,13 +182,14 @@ def _snapshot(
             result.set_exception(error)
 
     thread = threading.Thread(target=download, name="download", daemon=True)
-    thread.start()
     try:
+        thread.start()
         return Path(result.result())
     finally:
         cancelled.set()
         try:
-            thread.join(CANCEL_TIMEOUT_SECONDS)
+            if thread.is_alive():
+                thread.join(CANCEL_TIMEOUT_SECONDS)
         finally:
             if thread.is_alive():
                 _remove_open_partial_files()

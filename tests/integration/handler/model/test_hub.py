@@ -17,7 +17,7 @@ from tests.support.model_folders import INDEX, cached_snapshot, model_folder
 NO_HUB = "http://127.0.0.1:9"
 
 
-def resolve(tmp_path, hub_url, **environ):
+def run_resolve(tmp_path, hub_url, **environ):
     """Resolve a model in a process of its own: huggingface-hub reads HF_ENDPOINT at import."""
     code = (
         "import os\n"
@@ -43,7 +43,12 @@ def resolve(tmp_path, hub_url, **environ):
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done
+
+
+def resolve(tmp_path, hub_url, **environ):
+    """Return the model's name and folder, or the error."""
+    return run_resolve(tmp_path, hub_url, **environ).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +104,17 @@ def test_a_signal_during_a_download_ends_the_worker_without_partial_files(tmp_pa
         worker.send_signal(number)
         assert worker.wait(20) == 128 + number
     assert list(volume.rglob("*.incomplete")) == []
+
+
+def test_a_broken_connection_is_resumed_without_a_signed_url_in_the_log(tmp_path):
+    folder = model_folder(tmp_path / "repository", model__safetensors="weights" * 3_000_000)
+    with running_hub(public=Repository(folder)) as hub:
+        hub.faults.append(Fault("model.safetensors", after_bytes=15_000_000))
+        done = run_resolve(tmp_path, hub.url, MODEL_NAME="org/public")
+        assert hub.ranges("model.safetensors")[-1].startswith("bytes=")
+    path = Path(done.stdout.strip().partition(" ")[2]) / "model.safetensors"
+    assert path.read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert done.stderr == ""
 
 
 def test_the_partial_files_of_a_killed_worker_are_removed_after_hours(tmp_path, hub):
