@@ -8,9 +8,9 @@ import pytest
 
 from handler.engine import speculative
 from handler.errors import InvalidSetting
+from runpod_local import running_platform, running_worker
 from tests.checkpoints import eagle_head
-from tests.conftest import MODELS, NAME, START_SECONDS, WORKER, worker_environment
-from tests.platform import running_platform, running_worker
+from tests.support.environment import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 
 DRAFT = Path("/draft")
 

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from tests.checkpoints import lora
-from tests.conftest import ROOT, clean_environment
 from tests.hub import Repository, running_hub
+from tests.support.environment import ROOT, clean_environment
 
 RESOLVE = """
 import os

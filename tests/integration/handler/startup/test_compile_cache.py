@@ -6,7 +6,7 @@ import time
 import pytest
 
 from handler.startup.compile_cache import CompileCache
-from tests.conftest import ROOT
+from tests.support.environment import ROOT
 
 
 @pytest.fixture
