@@ -85,6 +85,7 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/hadolint Dockerfile
 
 $(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.py) builder/folder.py builder/errors.py
