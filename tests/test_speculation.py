@@ -9,7 +9,7 @@ import pytest
 from handler.engine import speculative
 from handler.errors import InvalidSetting
 from runpod_local import running_platform, running_worker
-from tests.checkpoints import eagle_head
+from tests.support.checkpoints import eagle_head
 from tests.support.environment import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 
 DRAFT = Path("/draft")
