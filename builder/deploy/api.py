@@ -83,7 +83,7 @@ class Api:
                 f"There are {len(found)} {kind.noun}s named {name} ({ids}): delete or rename all "
                 "but one in Runpod's console."
             )
-        return _parse(kind, *self._call("GET", found[0])) if found else None
+        return self._call("GET", found[0], kind) if found else None
 
     def create(self, kind: type[R], body: Mapping[str, Any]) -> R:
         """Create one, and never a second one because an answer was lost."""
@@ -100,11 +100,11 @@ class Api:
 
     def update(self, resource: R, body: Mapping[str, Any]) -> R:
         """Change the fields that are in the body."""
-        return _parse(type(resource), *self._call("PATCH", resource, body=body))
+        return self._call("PATCH", resource, type(resource), body=body)
 
     def delete(self, resource: Resource) -> None:
         with suppress(NotFound):
-            self._call("DELETE", resource)
+            self.request("DELETE", self._url_of(resource), f"{resource.noun} {resource.id}")
 
     def check_volume(self, id: str) -> None:
         """Raise NotFound unless there is such a network volume."""
@@ -112,7 +112,7 @@ class Api:
         self.request("GET", url, f"network volume {id}")
 
     def workers(self, endpoint: Endpoint) -> Workers:
-        return _parse(Workers, *self._call("GET", endpoint, "/workers"))
+        return self._call("GET", endpoint, Workers, "/workers")
 
     def jobs(self, endpoint: Endpoint) -> JobCounts:
         """Return the jobs of a queue."""
@@ -139,10 +139,15 @@ class Api:
                 self._wait(error, next(waits, None))
 
     def _call(
-        self, method: str, resource: Resource, path: str = "", body: Mapping[str, Any] | None = None
-    ) -> tuple[dict[str, Any], str]:
+        self,
+        method: str,
+        resource: Resource,
+        model: type[M],
+        path: str = "",
+        body: Mapping[str, Any] | None = None,
+    ) -> M:
         what = f"{resource.noun} {resource.id}"
-        return self.request(method, self._url_of(resource) + path, what, body), what
+        return _parse(model, self.request(method, self._url_of(resource) + path, what, body), what)
 
     def _send(
         self, method: str, url: str, what: str, body: Mapping[str, Any] | None

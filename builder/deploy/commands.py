@@ -3,18 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from builder.cli import Console, command_parser, run_command, whole_number
 from builder.deploy import deployment
 from builder.deploy.api import Api, Timeouts, connect
-from builder.deploy.endpoint_config import (
-    TYPES,
-    desired_endpoint,
-    model_slug,
-    preset_slug,
-    preset_words,
-)
+from builder.deploy.endpoint_config import TYPES, model_slug, preset_slug, preset_words
 from builder.deploy.logs import print_logs
 from builder.deploy.models import Endpoint, Template
 from builder.errors import NotDeleted, NotFound
@@ -52,15 +46,10 @@ def deploy(
 
     def work(console: Console) -> None:
         if options.dry_run and not environ.get("RUNPOD_API_KEY"):
-            console.print(
-                "RUNPOD_API_KEY is not set: nothing was compared, and this is a new endpoint's plan"
-            )
-            desired = desired_endpoint(options, environ, None, None)
-            deployment.show_plan(options, desired, None, None, console)
-            console.print(deployment.DRY_RUN)
-            return
-        with connect(environ, timeouts, console) as api:
-            deployment.deploy(options, environ, api, console)
+            deployment.deploy(options, environ, None, console)
+        else:
+            with connect(environ, timeouts, console) as api:
+                deployment.deploy(options, environ, api, console)
 
     return run_command("deploy", work, exit_os_error=EXIT_OS_ERROR)
 
@@ -71,12 +60,11 @@ def status(
     """Print an endpoint's address, workers and jobs; return the exit code."""
     options = _parser("status", "Print an endpoint's address, workers and jobs.").parse_args(argv)
 
-    def work(console: Console) -> None:
-        with connect(environ, timeouts, console) as api:
-            for line in _status_lines(api, _existing(api, options.name)):
-                console.print(line)
+    def work(api: Api, console: Console) -> None:
+        for line in _status_lines(api, _existing(api, options.name)):
+            console.print(line)
 
-    return run_command("status", work, stop_when_closed=True, exit_os_error=EXIT_OS_ERROR)
+    return _run("status", work, environ, timeouts, stop_when_closed=True)
 
 
 def logs(
@@ -91,16 +79,15 @@ def logs(
     add("--source", choices=("container", "system"), help="only this source's (both)")
     options = parser.parse_args(argv)
 
-    def work(console: Console) -> None:
-        with connect(environ, timeouts, console) as api:
-            endpoint = _existing(api, options.name)
-            workers = [each.id for each in api.workers(endpoint).workers]
-            workers = [options.worker] if options.worker else workers
-            if not workers:
-                console.print(f"{options.name} has no worker at the moment, and so no logs")
-            print_logs(api, {id: api.logs_url(endpoint, id) for id in workers}, options, console)
+    def work(api: Api, console: Console) -> None:
+        endpoint = _existing(api, options.name)
+        workers = [each.id for each in api.workers(endpoint).workers]
+        workers = [options.worker] if options.worker else workers
+        if not workers:
+            console.print(f"{options.name} has no worker at the moment, and so no logs")
+        print_logs(api, {id: api.logs_url(endpoint, id) for id in workers}, options, console)
 
-    return run_command("logs", work, stop_when_closed=True, exit_os_error=EXIT_OS_ERROR)
+    return _run("logs", work, environ, timeouts, stop_when_closed=True)
 
 
 def delete(
@@ -111,12 +98,23 @@ def delete(
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
     parser.add_argument("--force", action="store_true", help="also while jobs are in progress")
     options = parser.parse_args(argv)
+    return _run("delete", lambda api, console: _delete(api, options, console), environ, timeouts)
 
-    def work(console: Console) -> None:
+
+def _run(
+    command: str,
+    work: Callable[[Api, Console], None],
+    environ: Mapping[str, str],
+    timeouts: Timeouts,
+    stop_when_closed: bool = False,
+) -> int:
+    def connected(console: Console) -> None:
         with connect(environ, timeouts, console) as api:
-            _delete(api, options, console)
+            work(api, console)
 
-    return run_command("delete", work, exit_os_error=EXIT_OS_ERROR)
+    return run_command(
+        command, connected, stop_when_closed=stop_when_closed, exit_os_error=EXIT_OS_ERROR
+    )
 
 
 def _deploy_parser() -> argparse.ArgumentParser:

@@ -19,7 +19,6 @@ from builder.deploy.models import Endpoint, Template
 from builder.deploy.wait import CLIENT_EXAMPLE, QUESTION, send_test_request, wait_for_worker
 from builder.errors import DeployError
 
-DRY_RUN = "nothing was changed (--dry-run)"
 TYPE_TITLES = {"QUEUE": "queue", "LOAD_BALANCER": "load balancer"}
 
 
@@ -28,25 +27,38 @@ class Interrupted(DeployError):
 
 
 def deploy(
-    options: argparse.Namespace, environ: Mapping[str, str], api: Api, console: Console
+    options: argparse.Namespace, environ: Mapping[str, str], api: Api | None, console: Console
 ) -> None:
-    """Create or change the endpoint, and show that it answers.
+    """Create or change the endpoint, and show that it answers; without an API, show the plan.
 
     Raises:
         BuilderError, handler.errors.StartError: what is wrong, in one sentence.
     """
     name = endpoint_name(options)
-    current, template = api.find(Endpoint, name), api.find(Template, name)
+    if api is None:
+        console.print(
+            "RUNPOD_API_KEY is not set: nothing was compared, and this is a new endpoint's plan"
+        )
+    current = api.find(Endpoint, name) if api else None
+    template = api.find(Template, name) if api else None
     desired = desired_endpoint(options, environ, current, template)
-    steps = show_plan(options, desired, current, template, console)
+    _print_notes(options, desired, console)
+    steps = steps_to(desired)
+    console.print(f"plan for {name} ({TYPE_TITLES[desired.type]})")
+    for step in steps:
+        console.print("\n".join(step.lines()))
+    if not steps:
+        console.print("  nothing to change")
     for volume in options.volume or ():
-        api.check_volume(volume)
-    if options.dry_run:
-        console.print(DRY_RUN)
+        if api:
+            api.check_volume(volume)
+    if api is None or options.dry_run:
+        console.print("nothing was changed (--dry-run)")
         return
+
     done: list[str] = []
     with _interruption_explained(name, done):
-        endpoint = _apply(steps, current, api, done, console)
+        endpoint = _apply(steps, desired, api, done, console)
         model = _model_name(desired.env)
         if options.wait:
             model = _try_out(options.wait, endpoint, desired.env, api, console) or model
@@ -60,33 +72,18 @@ def deploy(
     console.print(f"\n{endpoint.openai_url}\n\n{example}")
 
 
-def show_plan(
-    options: argparse.Namespace,
-    desired: Desired,
-    current: Endpoint | None,
-    template: Template | None,
-    console: Console,
-) -> list[Step]:
-    """Check the environment, print notes and the plan; return its steps."""
+def _print_notes(options: argparse.Namespace, desired: Desired, console: Console) -> None:
+    """Check the environment and print what may not be meant; hide secrets from now on."""
     preset, env, given = preset_of(options), desired.env, desired.arguments
-    secrets = {name for name, value in env.items() if is_secret(name, value)} | given.secret
-    console.hide(env[name] for name in secrets & env.keys())
+    console.hide(env[name] for name in env if name in given.secret or is_secret(name, env[name]))
     notes = [] if given.is_empty else [*check_environment(env)]
     if not preset or given.values["MODEL_NAME"] != preset.model:  # a repository, not a path
         notes += check_model_folder(given.values)
     notes += check_gpu_count(env, desired.endpoint.get("gpu.count", 1))
-    if preset and current is None and env.get("ENGINE", preset.engine) == "sglang":
+    if preset and desired.current is None and env.get("ENGINE", preset.engine) == "sglang":
         notes.append("this preset needs the image with SGLang")
-    steps = steps_to(desired, current, template)
     for note in notes:
         console.print(f"note: {note}")
-    console.print(f"plan for {desired.name} ({TYPE_TITLES[desired.type]})")
-    for step in steps:
-        for line in step.lines():
-            console.print(line)
-    if not steps:
-        console.print("  nothing to change")
-    return steps
 
 
 @contextmanager
@@ -102,16 +99,12 @@ def _interruption_explained(name: str, done: Sequence[str]) -> Iterator[None]:
 
 
 def _apply(
-    steps: Sequence[Step],
-    current: Endpoint | None,
-    api: Api,
-    done: list[str],
-    console: Console,
+    steps: Sequence[Step], desired: Desired, api: Api, done: list[str], console: Console
 ) -> Endpoint:
     """Carry out the steps; return the endpoint as it is then."""
-    endpoint = current
+    endpoint = desired.current
     for step in steps:
-        what = f"{step.kind.noun} {step.desired.name}"
+        what = f"{step.kind.noun} {desired.name}"
         verb = "changed" if step.current else "created"
         done.append(f"{what} may have been {verb}")
         resource = step.apply(api)

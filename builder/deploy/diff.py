@@ -75,21 +75,24 @@ class Step:
             yield f"    {field:{width}}  {text}"
 
 
-def steps_to(desired: Desired, endpoint: Endpoint | None, template: Template | None) -> list[Step]:
+def steps_to(desired: Desired) -> list[Step]:
     """Return the steps that are needed, the template's first."""
     steps = (
-        Step(Template, template, _changes(template, desired.template), desired.template, desired),
-        Step(Endpoint, endpoint, _changes(endpoint, desired.endpoint), desired.endpoint, desired),
+        _step(Template, desired.current_template, desired.template, desired),
+        _step(Endpoint, desired.current, desired.endpoint, desired),
     )
     return [step for step in steps if step.changes or step.current is None]
 
 
-def _changes(current: Resource | None, config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _step(
+    kind: type[Resource], current: Resource | None, config: Mapping[str, Any], desired: Desired
+) -> Step:
     before = current.config() if current else {}
     variables = sorted(name for name in before.keys() | config.keys() if name.startswith("env."))
     fields = [name for name in FIELDS if name in config] + variables
     pairs = {name: (before.get(name), config.get(name)) for name in fields}
-    return {name: pair for name, pair in pairs.items() if _sorted(pair[0]) != _sorted(pair[1])}
+    changes = {name: pair for name, pair in pairs.items() if _sorted(pair[0]) != _sorted(pair[1])}
+    return Step(kind, current, changes, config, desired)
 
 
 def _sorted(value: Any) -> Any:

@@ -37,8 +37,8 @@ DEFAULTS = {
     "networkVolumes": [],
 }
 REQUIRED = {
-    "image": "give the worker's image, --image REGISTRY/NAME:TAG (see README, The image).",
-    "gpu.pools": "give GPU pools that fit the model, such as --gpu ADA_24,AMPERE_24, or a preset.",
+    "image": "--image REGISTRY/NAME:TAG, the worker's image",
+    "gpu.pools": "--gpu, GPU pools that fit the model, such as ADA_24,AMPERE_24, or a preset",
 }
 
 
@@ -47,6 +47,7 @@ class Desired:
     """An endpoint and its template as they should be.
 
     Attributes:
+        current: the existing endpoint, and current_template its template.
         arguments: what was given of the environment.
         env: the workers' whole environment.
         endpoint: the endpoint's configuration.
@@ -57,6 +58,8 @@ class Desired:
 
     name: str
     type: str
+    current: Endpoint | None
+    current_template: Template | None
     arguments: EnvArguments
     env: Mapping[str, str]
     endpoint: Mapping[str, Any]
@@ -112,6 +115,8 @@ def desired_endpoint(
     return Desired(
         name=name,
         type=endpoint_type,
+        current=endpoint,
+        current_template=template,
         arguments=arguments,
         env=env,
         endpoint=_with_env(fields, env),
@@ -148,9 +153,8 @@ def _defaults(endpoint_type: str, env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check(fields: Mapping[str, Any], options: argparse.Namespace, name: str) -> None:
-    for field, advice in REQUIRED.items():
-        if field not in fields:
-            raise InvalidArgument(f"There is no endpoint {name} yet: {advice}")
+    if missing := [option for field, option in REQUIRED.items() if field not in fields]:
+        raise InvalidArgument(f"There is no endpoint {name} yet, and a new one needs {missing[0]}.")
     low, high = fields.get("workers.min"), fields.get("workers.max")
     is_given = options.min is not None or options.max is not None
     if is_given and low is not None and high is not None and low > high:

@@ -128,14 +128,14 @@ def test_a_reference_to_a_secret_of_the_account_is_shown_and_stays(reference, ap
         ),
         pytest.param(
             ["small-awq"],
-            "There is no endpoint qwen2.5-7b-instruct-awq yet: give the worker's image, --image "
-            "REGISTRY/NAME:TAG (see README, The image).",
+            "There is no endpoint qwen2.5-7b-instruct-awq yet, and a new one needs --image "
+            "REGISTRY/NAME:TAG, the worker's image.",
             id="image",
         ),
         pytest.param(
             ["--model", "org/model", "--image", "i"],
-            "There is no endpoint model yet: give GPU pools that fit the model, such as --gpu "
-            "ADA_24,AMPERE_24, or a preset.",
+            "There is no endpoint model yet, and a new one needs --gpu, GPU pools that fit the "
+            "model, such as ADA_24,AMPERE_24, or a preset.",
             id="gpu",
         ),
         pytest.param(
