@@ -14,7 +14,8 @@ from builder.deploy.models import Endpoint, Template
 from builder.errors import NotDeleted, NotFound
 from builder.presets import PRESETS
 
-Arguments = Sequence[str] | None
+Argv = Sequence[str] | None
+Environ = Mapping[str, str]
 DEFAULT = Timeouts()
 EXIT_OS_ERROR = 1  # 4 is an account without credit
 DEPLOY = """Create a Runpod endpoint with this worker, or change the one of that name.
@@ -38,9 +39,7 @@ reached, fails (5xx) or stays busy (429); 8 no worker became healthy in time; 9 
 test request; 10 nothing was deleted."""
 
 
-def deploy(
-    argv: Arguments = None, environ: Mapping[str, str] = os.environ, timeouts: Timeouts = DEFAULT
-) -> int:
+def deploy(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
     """Create an endpoint or change the existing one; return the exit code."""
     options = _deploy_parser().parse_args(argv)
 
@@ -54,9 +53,7 @@ def deploy(
     return run_command("deploy", work, exit_os_error=EXIT_OS_ERROR)
 
 
-def status(
-    argv: Arguments = None, environ: Mapping[str, str] = os.environ, timeouts: Timeouts = DEFAULT
-) -> int:
+def status(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
     """Print an endpoint's address, workers and jobs; return the exit code."""
     options = _parser("status", "Print an endpoint's address, workers and jobs.").parse_args(argv)
 
@@ -67,9 +64,7 @@ def status(
     return _run("status", work, environ, timeouts, stop_when_closed=True)
 
 
-def logs(
-    argv: Arguments = None, environ: Mapping[str, str] = os.environ, timeouts: Timeouts = DEFAULT
-) -> int:
+def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
     """Print the logs of an endpoint's workers; return the exit code."""
     parser = _parser("logs", "Print the logs of an endpoint's current workers.")
     add = parser.add_argument
@@ -90,9 +85,7 @@ def logs(
     return _run("logs", work, environ, timeouts, stop_when_closed=True)
 
 
-def delete(
-    argv: Arguments = None, environ: Mapping[str, str] = os.environ, timeouts: Timeouts = DEFAULT
-) -> int:
+def delete(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
     """Delete an endpoint and its template; return the exit code."""
     parser = _parser("delete", "Delete an endpoint and its template.")
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
