@@ -10,9 +10,9 @@ from handler.engine import speculative
 from handler.environ import load
 from handler.errors import InvalidSetting
 from handler.model.resolve import locate
+from runpod_local import running_platform, running_worker
 from tests.checkpoints import eagle_head, tiny_llama
-from tests.conftest import MODELS, NAME, START_SECONDS, WORKER, worker_environment
-from tests.platform import running_platform, running_worker
+from tests.support.environment import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 
 DRAFT = Path("/draft")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.http_worker import free_port
 from tests.integration.builder.deploy.conftest import CHAT
+from tests.support.http_worker import free_port
 from tests.support.runpod_api import Fault
 
 

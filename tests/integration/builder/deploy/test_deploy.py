@@ -1,14 +1,6 @@
-"""`deploy` makes an endpoint what is asked for, and shows that it answers.
+"""`deploy` makes an endpoint what is asked for, and shows that it answers."""
 
-One test has the platform in small behind the endpoint, with a real worker.
-"""
-
-import pytest
-
-from builder.deploy import commands
-from tests.conftest import ANSWERS
-from tests.integration.builder.deploy.conftest import CHAT, TIMEOUTS, snippet
-from tests.support.runpod_api import running_runpod_api
+from tests.integration.builder.deploy.conftest import CHAT, snippet
 from tests.support.runpod_endpoint import ANSWER
 
 NEW = """\
@@ -235,18 +227,3 @@ def test_a_name_with_the_old_mark_of_flashboot_is_the_same_endpoint(api, said):
     code, out, _ = said("deploy", *CHAT, "--wait", "0", "--dry-run")
     assert code == 0
     assert "endpoint" not in out
-
-
-@pytest.mark.parametrize("endpoint", ["vllm"], indirect=True)
-def test_an_endpoint_with_a_real_worker_behind_the_platform_in_small(endpoint, capsys):
-    """The job that wakes it, its health, the chat: the worker's own answers."""
-    platform = endpoint.platform
-    with running_runpod_api(key=platform.api_key, root=platform.base_url) as api:
-        environ = {"RUNPOD_API_KEY": platform.api_key, "RUNPOD_API_URL": api.url}
-        code = commands.deploy(CHAT, environ, TIMEOUTS)
-    out, err = capsys.readouterr()
-    assert (code, err) == (0, "")
-    assert out.endswith(
-        f"a worker answers\n{ANSWERS['vllm'][0]}\n"
-        + snippet(platform.openai_base_url, endpoint.model)
-    )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, clean_environment
 from tests.integration.builder.deploy.conftest import CHAT, eventually
+from tests.support.environment import ROOT, clean_environment
 from tests.support.runpod_api import KEY, Fault
 
 WORKER = {
