@@ -43,13 +43,10 @@ class FirstJob:
         Raises:
             NoHealthyWorker: a worker failed on the job.
         """
-        try:
-            if self._id is None:  # sent a second time after a lost answer, which does no harm
-                run = self._api.request("POST", f"{self._url}/run", "the endpoint", WAKE_UP_JOB)
-                self._id = str(run.get("id"))
-            job = self._api.request("GET", f"{self._url}/status/{self._id}", "the first job")
-        except NotFound:  # a new endpoint is not at its address yet
-            return None
+        if self._id is None:  # sent a second time after a lost answer, which does no harm
+            run = self._api.request("POST", f"{self._url}/run", "the endpoint", WAKE_UP_JOB)
+            self._id = str(run.get("id"))
+        job = self._api.request("GET", f"{self._url}/status/{self._id}", "the first job")
         status = job.get("status")
         if status in ("FAILED", "TIMED_OUT", "CANCELLED"):
             self._id = None
@@ -99,8 +96,12 @@ def wait_for_worker(
     started, before = time.monotonic(), ""
     try:
         while True:
-            counts = api.workers(endpoint).summary
-            models = job.models() if endpoint.is_queue else ping(api, endpoint.url)
+            counts, models = WorkerCounts(), None
+            with suppress(NotFound):  # a new endpoint is not at its addresses yet
+                counts = api.workers(endpoint).summary
+                models = job.models() if endpoint.is_queue else None
+            if not endpoint.is_queue:
+                models = ping(api, endpoint.url)
             passed = time.monotonic() - started
             state = str(counts) if models is None else "a worker answers"
             if state != before:

@@ -74,10 +74,10 @@ def test_a_worker_that_fails_on_the_first_job(api, said):
 
 def test_an_endpoint_that_is_not_at_its_address_yet(api, said):
     """A 404 there is waited for."""
-    api.faults = [Fault("POST", "/run", 404, times=2)]
+    api.faults = [Fault("GET", "/workers", 404), Fault("POST", "/run", 404)]
     code, out, err = said("deploy", *CHAT)
     assert (code, err) == (0, "")
-    assert "900 s\nN s  1 ready\nN s  a worker answers\n" in out
+    assert "900 s\nN s  no worker\nN s  1 ready\nN s  a worker answers\n" in out
 
 
 def test_an_endpoint_that_may_have_no_worker_is_not_waited_for(said):
