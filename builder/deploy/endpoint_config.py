@@ -15,7 +15,7 @@ from typing import Any
 from builder.deploy.environment import EnvArguments, hidden_variables, parse_env_arguments
 from builder.deploy.models import Endpoint, Template
 from builder.errors import InvalidArgument
-from builder.listing import CUDA_VERSIONS, DISK_GB
+from builder.hub_listing import CUDA_VERSIONS, DISK_GB
 from builder.plan.cards import table
 from builder.presets import PRESETS, Preset
 
