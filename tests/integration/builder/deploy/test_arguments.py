@@ -156,7 +156,7 @@ def test_a_reference_to_a_secret_of_the_account_is_shown_and_stays(reference, ap
         ),
         pytest.param(
             ["small-awq", "--image", "i", "-e", "LOG_FORMAT=xml"],
-            "LOG_FORMAT='xml' should be 'text' or 'json'.",
+            "LOG_FORMAT='xml' must be 'text' or 'json'.",
             id="a-setting",
         ),
         *(
