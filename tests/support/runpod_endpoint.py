@@ -13,7 +13,7 @@ MODEL = "org/served"
 MODELS = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
 
 
-class Refusal(Exception):
+class ApiProblem(Exception):
     """A request that is answered with an error."""
 
     def __init__(self, status, detail, errors=()):
@@ -38,7 +38,7 @@ class EndpointRoutes:
             return 200, {"id": "job-1", "status": "CANCELLED"}
         if rest == "/openai/v1/chat/completions":
             return self.chat()
-        raise Refusal(404, "resource not found")
+        raise ApiProblem(404, "resource not found")
 
     def job(self):
         if self.api.job_error:
@@ -54,7 +54,7 @@ class EndpointRoutes:
             return 200, MODELS
         if rest == "/v1/chat/completions":
             return self.chat()
-        raise Refusal(404, "resource not found")
+        raise ApiProblem(404, "resource not found")
 
     def is_up(self):
         """Whether the last look has shown, or the one state shows, a worker that answers."""
@@ -68,7 +68,7 @@ class EndpointRoutes:
 
     def stream_logs(self, worker):
         if worker not in self.api.logs:
-            raise Refusal(404, "resource not found")
+            raise ApiProblem(404, "resource not found")
         query = dict(parse_qsl(urlsplit(self.path).query))
         lines = self.api.logs[worker]
         last = self.headers.get("last-event-id")

@@ -1,6 +1,6 @@
 """The commands as a user runs them, against Runpod's API as it is documented.
 
-The live platform cannot be reached here: tests/runpod_api.py stands in for it.
+The live platform cannot be reached here: tests/support/runpod_api.py stands in for it.
 """
 
 import re
@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from builder.deploy import command
-from builder.deploy.caller import Pace
-from tests.runpod_api import KEY, running_runpod_api
+from builder.deploy import commands
+from builder.deploy.api import Timeouts
+from tests.support.runpod_api import KEY, running_runpod_api
 
-PACE = Pace((0.01, 0.02), request_seconds=20.0, poll_seconds=0.01, quiet_seconds=0.2)
+TIMEOUTS = Timeouts((0.01, 0.02), request=20.0, poll=0.01, log_idle=0.2)
 CHAT = ("--name", "chat", "--model", "org/model", "--image", "me/worker:1", "--gpu", "ADA_24")
 
 
@@ -29,7 +29,7 @@ def said(api, capsys):
 
     def run(name, *arguments, **environ):
         environ = {"RUNPOD_API_KEY": KEY, "RUNPOD_API_URL": api.url} | environ
-        code = getattr(command, name)(arguments, environ, PACE)
+        code = getattr(commands, name)(arguments, environ, TIMEOUTS)
         out, err = (text.replace(api.url, "API") for text in capsys.readouterr())
         return code, re.sub(r"(?m)^ +\d+ s ", "N s ", out), err
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tests.deploy.conftest import CHAT, eventually
-from tests.runpod_api import Fault
+from tests.integration.builder.deploy.conftest import CHAT, eventually
+from tests.support.runpod_api import Fault
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_a_worker_that_fails_on_the_first_job(api, said):
 
 def test_an_endpoint_that_is_not_at_its_address_yet(api, said):
     """A 404 there is waited for."""
-    api.faults = [Fault("POST", "/run", 404, times=2)]
+    api.faults = [Fault("GET", "/workers", 404), Fault("POST", "/run", 404)]
     code, out, err = said("deploy", *CHAT)
     assert (code, err) == (0, "")
-    assert "900 s\nN s  no worker\nN s  a worker answers\n" in out
+    assert "900 s\nN s  no worker\nN s  1 ready\nN s  a worker answers\n" in out
 
 
 def test_an_endpoint_that_may_have_no_worker_is_not_waited_for(said):
@@ -92,7 +92,7 @@ def test_a_load_balancer_whose_workers_want_a_key_of_their_own(api, said):
     keyed = (*CHAT, "--type", "lb", "-e", "API_KEY={{ RUNPOD_SECRET_mine }}")
     code, out, _ = said("deploy", *keyed)
     assert code == 0
-    told = "the workers want API_KEY beside Runpod's key: nothing is waited for or asked\n"
+    told = "the workers want API_KEY beside Runpod's key: nothing is waited for or sent\n"
     assert f"(ep-4)\n{told}\nAPI/balancer/ep-4/v1\n" in out
 
 
@@ -106,7 +106,7 @@ def test_a_load_balancer_whose_workers_want_a_key_of_their_own(api, said):
         ),
         pytest.param(
             (200, {"hello": "world"}),
-            "The answer to the test request is no chat completion: check "
+            "The answer to the test request is not a chat completion: check "
             "API/queue/ep-4/openai/v1/chat/completions.",
             id="something-else",
         ),
@@ -136,7 +136,7 @@ def test_a_signal_while_waiting_says_what_is_there_and_how_to_go_on(number, api,
     api.states = [{}, {"initializing": 1}]
 
     def interrupt():
-        if eventually(lambda: ("GET", "/queue/ep-4/health", None) in api.asked):
+        if eventually(lambda: ("GET", "/queue/ep-4/status/job-1", None) in api.asked):
             os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)

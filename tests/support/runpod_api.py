@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.runpod_endpoint import EndpointRoutes, Refusal
+from tests.support.runpod_endpoint import ApiProblem, EndpointRoutes
 
 KEY = "rpa_right"
 CONTAINER = {"image", "args", "disk", "env", "ports", "registry"}
@@ -132,20 +132,20 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
         try:
             self.check_key()
             status, made = self.route(path, body)
-        except Refusal as refusal:
-            return self.problem(refusal.status, refusal.detail, refusal.errors)
+        except ApiProblem as problem:
+            return self.problem(problem.status, problem.detail, problem.errors)
         if fault:
             return self.fail(fault)
         return None if status is None else self.send(status, made)
 
     def check_key(self):
         if "Mozilla" in self.headers["user-agent"] or "python" in self.headers["user-agent"]:
-            raise Refusal(403, "browser signature")  # the platform's edge
+            raise ApiProblem(403, "browser signature")  # the platform's edge
         bearer = self.headers.get("authorization") or ""
         if not bearer:
-            raise Refusal(401, "missing bearer token")
+            raise ApiProblem(401, "missing bearer token")
         if bearer != f"Bearer {self.api.key}":
-            raise Refusal(401, "invalid bearer token")
+            raise ApiProblem(401, "invalid bearer token")
 
     def route(self, path, body):
         match = re.fullmatch(r"/v2/(serverless|templates)(?:/([^/]+)(/.+)?)?", path)
@@ -154,14 +154,14 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
             return self.resource(noun, id, rest, body)
         if match := re.fullmatch(r"/v2/network-volumes/(.+)", path):
             if match[1] not in self.api.volumes:
-                raise Refusal(404, "resource not found")
+                raise ApiProblem(404, "resource not found")
             return 200, {"id": match[1], "name": "weights", "size": 100, "dataCenter": "US-KS-2"}
         if match := re.fullmatch(r"/(queue|balancer)/([^/]+)(/.+)", path):
             kind, id, rest = match.groups()
             if id not in self.api.endpoints:
-                raise Refusal(404, "resource not found")
+                raise ApiProblem(404, "resource not found")
             return self.queue(rest) if kind == "queue" else self.balancer(rest)
-        raise Refusal(404, "resource not found")
+        raise ApiProblem(404, "resource not found")
 
     def resource(self, noun, id, rest, body):
         things = self.api.endpoints if noun == "serverless" else self.api.templates
@@ -170,7 +170,7 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
         if id is None:
             return 201, self.create(noun, things, body)
         if id not in things:
-            raise Refusal(404, "resource not found")
+            raise ApiProblem(404, "resource not found")
         if rest == "/workers":
             return 200, self.workers()
         if rest:
@@ -187,7 +187,7 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
         missing = [name for name in REQUIRED[noun] if name not in body]
         if missing:
             errors = tuple(f"missing property '{name}'" for name in missing)
-            raise Refusal(422, "Request validation failed.", errors)
+            raise ApiProblem(422, "Request validation failed.", errors)
         self.check(noun, body)
         id = f"{'ep' if noun == 'serverless' else 'tpl'}-{len(self.api.asked)}"
         made = {"id": id, "env": {}, "registry": None, "args": "", **body}
@@ -216,9 +216,9 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
         if not all(isinstance(value, str) for value in body.get("env", {}).values()):
             errors.append("env has a value that is no string")
         if errors:
-            raise Refusal(422, "Request validation failed.", tuple(errors))
+            raise ApiProblem(422, "Request validation failed.", tuple(errors))
         if body.get("type") == "LOAD_BALANCER" and body["scaling"]["type"] != "REQUEST_COUNT":
-            raise Refusal(400, "load-balancing endpoints scale on REQUEST_COUNT")
+            raise ApiProblem(400, "load-balancing endpoints scale on REQUEST_COUNT")
 
     def workers(self):
         counts = self.api.look()

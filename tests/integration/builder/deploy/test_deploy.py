@@ -1,16 +1,7 @@
-"""`deploy` makes an endpoint what is asked for, and shows that it answers.
+"""`deploy` makes an endpoint what is asked for, and shows that it answers."""
 
-One test has the platform in small behind the endpoint, with a real worker.
-"""
-
-import pytest
-
-from builder.deploy import command
-from builder.deploy.api import openai_of
-from tests.deploy.conftest import CHAT, PACE, snippet
-from tests.engine.conftest import ANSWERS
-from tests.runpod_api import running_runpod_api
-from tests.runpod_endpoint import ANSWER
+from tests.integration.builder.deploy.conftest import CHAT, snippet
+from tests.support.runpod_endpoint import ANSWER
 
 NEW = """\
 plan for chat (queue)
@@ -236,30 +227,3 @@ def test_a_name_with_the_old_mark_of_flashboot_is_the_same_endpoint(api, said):
     code, out, _ = said("deploy", *CHAT, "--wait", "0", "--dry-run")
     assert code == 0
     assert "endpoint" not in out
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "address"),
-    [
-        pytest.param({"id": "e", "type": "QUEUE"}, "https://api.runpod.ai/v2/e/openai/v1", id="q"),
-        pytest.param({"id": "e", "type": "LOAD_BALANCER"}, "https://e.api.runpod.ai/v1", id="lb"),
-    ],
-)
-def test_the_documented_address_where_the_api_names_none(endpoint, address):
-    """For a client of OpenAI's."""
-    assert openai_of(endpoint) == address
-
-
-@pytest.mark.parametrize("endpoint", ["vllm"], indirect=True)
-def test_an_endpoint_with_a_real_worker_behind_the_platform_in_small(endpoint, capsys):
-    """The job that wakes it, its health, the chat: the worker's own answers."""
-    platform = endpoint.platform
-    with running_runpod_api(key=platform.api_key, root=platform.base_url) as api:
-        environ = {"RUNPOD_API_KEY": platform.api_key, "RUNPOD_API_URL": api.url}
-        code = command.deploy(CHAT, environ, PACE)
-    out, err = capsys.readouterr()
-    assert (code, err) == (0, "")
-    assert out.endswith(
-        f"a worker answers\n{ANSWERS['vllm'][0]}\n"
-        + snippet(platform.openai_base_url, endpoint.model)
-    )

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import CHAT, eventually
-from tests.runpod_api import KEY, Fault
+from tests.integration.builder.deploy.conftest import CHAT, eventually
 from tests.support.environment import ROOT, clean_environment
+from tests.support.runpod_api import KEY, Fault
 
 WORKER = {
     "id": "w-1",
@@ -36,7 +36,7 @@ def test_status_of_a_queue(api, said):
 endpoint  chat (ep-4), QUEUE
 address   API/queue/ep-4/openai/v1
 image     me/worker:1
-cards     1 of ADA_24
+GPUs      1 of ADA_24
 workers   1 ready, 1 throttled (min 0, max 3)
   w-1  RUNNING, NVIDIA L4, US-KS-2, for 3600 s, of an older version
   w-2  THROTTLED
@@ -56,7 +56,7 @@ def test_status_of_a_load_balancer_and_of_nothing(api, said):
 endpoint  chat (ep-4), LOAD_BALANCER
 address   API/balancer/ep-4/v1
 image     me/worker:1
-cards     1 of ADA_24
+GPUs      1 of ADA_24
 workers   no worker (min 0, max 3)
 """
     )
