@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from builder.errors import CheckpointRefused
 from builder.plan.source import Source
-from builder.quantize.recipe import TRIED_SIZES, fitting
+from builder.quantize.recipe import DEFAULT_GROUP_SIZES, fitting_group_size
 from handler.memory.groups import Groups, groups
-from handler.model.checkpoint import is_of
+from handler.model.checkpoint import method_matches
 from handler.model.safetensors import Tensor
 
 BYTES = {"fp8": 1.0, "bf16": 2.0}
@@ -63,7 +63,7 @@ def weights(source: Source, wanted: str) -> Weights:
         shared = _groups_to_make(source) if method == "awq" else None
         sizes = [_size(tensor, method, shared) for tensor in source.tensors]
         return _weights(source.tensors, sizes, method, method == "bf16", shared)
-    if wanted != "auto" and not is_of(wanted, found):
+    if wanted != "auto" and not method_matches(wanted, found):
         raise CheckpointRefused(
             f"{source.name} is quantized as {found!r}, not {wanted}: plan for it as it is, or for "
             "the unquantized model."
@@ -95,12 +95,12 @@ def _weights(
 def _groups_to_make(source: Source) -> Groups:
     """Return the groups that `quantize` takes for AWQ."""
     inputs = {each.name: each.shape[-1] for each in source.tensors if not _is_kept(each)}
-    if size := fitting(inputs.values()):
+    if size := fitting_group_size(inputs.values()):
         return Groups(size)
-    name, width = next((n, w) for n, w in inputs.items() if w % TRIED_SIZES[-1])
+    name, width = next((n, w) for n, w in inputs.items() if w % DEFAULT_GROUP_SIZES[-1])
     raise CheckpointRefused(
         f"{source.name} cannot be quantized as awq: {name} has {width} inputs, which do not divide "
-        f"into groups of {' or '.join(map(str, TRIED_SIZES))}. Choose --quantization fp8."
+        f"into groups of {' or '.join(map(str, DEFAULT_GROUP_SIZES))}. Choose --quantization fp8."
     )
 
 
