@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import BadSetting
-from handler.memory.architecture import splits
+from handler.model.attention import heads_split_evenly
 from handler.model.checkpoint import json_object
 
 log = logging.getLogger(__name__)
@@ -111,12 +111,14 @@ def _is_chosen(environ: Mapping[str, str]) -> bool:
 
 def _check_heads(split: Split, environ: Mapping[str, str], folder: Path, gpus: int) -> None:
     heads, kv_heads = _heads(json_object(folder / "config.json"))
-    if heads is None or splits(split.tensor // split.groups, heads, kv_heads or heads):
+    if heads is None or heads_split_evenly(split.tensor // split.groups, heads, kv_heads or heads):
         return
     name, value = _source(split.tensor, environ)
     auto = value.lower() == "auto"
     fitting = range(split.groups, (gpus if auto else max(gpus, LARGEST)) + 1, split.groups)
-    counts = [str(n) for n in fitting if splits(n // split.groups, heads, kv_heads or heads)]
+    counts = [
+        str(n) for n in fitting if heads_split_evenly(n // split.groups, heads, kv_heads or heads)
+    ]
     seen = f"the worker has {split.tensor} GPUs for it, and " if auto else ""
     of_keys = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
     copies = f", in {split.groups} copies," if split.groups > 1 else ""

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from handler.engine import command_line, loading, parallel, speculation
+from handler.engine import command_line, parallel, preflight, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags
 from handler.engine.parallel import Split
@@ -33,7 +33,6 @@ from handler.engine.sglang.parser import engine_flags
 from handler.engine.sglang.process import own_logging, stop, temporary_files
 from handler.engine.shared import with_variables
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
-from handler.memory import fit
 from handler.model.checkpoint import WEIGHTS
 from handler.model.locate import Model
 from handler.pacing import Pacer
@@ -104,11 +103,11 @@ class SglangAdapter:
                 command_line.parse("sglang", flags, own, self._settings, self._environ, REMOVED)
             )
             parallel.check(_split(args), self._environ, self._model.path)
-            loading.check(args.load_format)
+            preflight.check_load_format(args.load_format)
             if args.load_format == "auto" and not self._model.has_weights():
                 raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
             if wanted := demand(args, self._model):
-                fit.check(wanted, gpus(self._environ))
+                preflight.check_memory(wanted, gpus(self._environ))
             try:
                 args.resolve_once()
             except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:

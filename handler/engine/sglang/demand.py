@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from handler.memory.fit import Demand
+from handler.engine.preflight import MemoryDemand
 from handler.model.locate import Model
 
 
-def demand(args: Any, model: Model) -> Demand | None:
+def demand(args: Any, model: Model) -> MemoryDemand | None:
     """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files.
 
     A context that is longer than the KV cache is none: SGLang refuses the requests that are.
@@ -14,12 +14,12 @@ def demand(args: Any, model: Model) -> Demand | None:
     is_smaller = args.quantization is not None and model.quantization is None
     if is_smaller or args.cpu_offload_gb or (args.offload_group_size or 0) > 0:
         return None
-    return Demand(
-        name=model.name,
+    return MemoryDemand(
+        model_name=model.name,
         folder=model.path,
         gpus=args.tp_size * args.pp_size,
-        tensor=args.tp_size,
-        parts=args.pp_size,
-        share=args.mem_fraction_static or 1.0,
-        share_setting="MEM_FRACTION_STATIC" if args.mem_fraction_static else "",
+        tensor_parallel_size=args.tp_size,
+        kv_cache_parts=args.pp_size,
+        memory_fraction=args.mem_fraction_static or 1.0,
+        memory_setting="MEM_FRACTION_STATIC" if args.mem_fraction_static else "",
     )

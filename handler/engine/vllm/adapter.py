@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from handler.engine import command_line, loading, parallel, speculation
+from handler.engine import command_line, parallel, preflight, speculation
 from handler.engine.fields import request_fields
 from handler.engine.flags import EngineFlags
 from handler.engine.parallel import Split
@@ -28,7 +28,6 @@ from handler.engine.vllm.demand import demand
 from handler.engine.vllm.names import REMOVED
 from handler.engine.vllm.parser import check_names, cli_args, engine_flags, import_plugins
 from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
-from handler.memory import fit
 from handler.model.checkpoint import WEIGHTS
 from handler.model.locate import Model
 from handler.pacing import Pacer
@@ -105,12 +104,12 @@ class VllmAdapter:
         import_plugins(args)
         check_names(args)
         parallel.check(_split(args), self._environ, self._model.path)
-        loading.check(args.load_format)
+        preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         if wanted := demand(args, _split(args), self._model):
-            fit.check(wanted, build.gpus(self._environ))
+            preflight.check_memory(wanted, build.gpus(self._environ))
         configure_logging_from_args(args)
         if args.gpu_memory_utilization == flags.default("GPU_MEMORY_UTILIZATION"):
             os.environ.setdefault(build.PLAN, "1")  # it does not say for which share it was made

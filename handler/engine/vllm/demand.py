@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from handler.engine.parallel import Split
-from handler.memory.fit import Demand
+from handler.engine.preflight import MemoryDemand
 from handler.model.checkpoint import has_fp8_cache
 from handler.model.locate import Model
 
 
-def demand(args: argparse.Namespace, split: Split, model: Model) -> Demand | None:
+def demand(args: argparse.Namespace, split: Split, model: Model) -> MemoryDemand | None:
     """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files."""
     is_smaller = args.quantization is not None and model.quantization is None
     if is_smaller or args.cpu_offload_gb or args.offload_group_size:
@@ -19,14 +19,14 @@ def demand(args: argparse.Namespace, split: Split, model: Model) -> Demand | Non
     element_bytes = _kv_element_bytes(str(args.kv_cache_dtype), model.path)
     is_open = has_own_cache or element_bytes is None or (length or 0) < 0
     stages, shares = args.pipeline_parallel_size, args.decode_context_parallel_size
-    return Demand(
-        name=model.name,
+    return MemoryDemand(
+        model_name=model.name,
         folder=model.path,
         gpus=split.ranks if args.enable_expert_parallel else split.tensor * stages,
-        tensor=split.tensor,
-        parts=stages * shares * args.prefill_context_parallel_size,
-        share=1.0 if has_own_cache else args.gpu_memory_utilization,
-        share_setting="" if has_own_cache else "GPU_MEMORY_UTILIZATION",
+        tensor_parallel_size=split.tensor,
+        kv_cache_parts=stages * shares * args.prefill_context_parallel_size,
+        memory_fraction=1.0 if has_own_cache else args.gpu_memory_utilization,
+        memory_setting="" if has_own_cache else "GPU_MEMORY_UTILIZATION",
         context_tokens=None if is_open else length or 0,
         kv_element_bytes=element_bytes or 0,
     )

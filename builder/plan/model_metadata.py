@@ -1,0 +1,120 @@
+"""A model's config.json and the headers of its weights, from the hub or a folder.
+
+No weights are downloaded: a range request reads the header of each safetensors file.
+"""
+
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import Refused
+from handler.errors import ModelUnavailable
+from handler.hub import client
+from handler.hub.failures import explained, patiently
+from handler.hub.reference import Reference
+from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
+from handler.model.safetensors import Tensor, tensors_in_folder
+
+MAX_CONCURRENT_REQUESTS = 8
+CONFIG_FILES = ("config.json", "hf_quant_config.json", INDEX)
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What is known of a model without its weights.
+
+    Attributes:
+        name: the repository or folder.
+        revision: the commit, or that it is a local folder.
+        config: the content of config.json.
+        tensors: all weights.
+        quantization: the checkpoint's method, None for an unquantized one.
+        has_fp8_cache: whether the checkpoint asks for an FP8 KV cache.
+        is_local: whether it is a folder.
+    """
+
+    name: str
+    revision: str
+    config: dict[str, Any]
+    tensors: tuple[Tensor, ...]
+    quantization: str | None
+    has_fp8_cache: bool = False
+    is_local: bool = False
+
+
+def read_model_metadata(reference: Reference) -> ModelMetadata:
+    """Read the metadata of a folder or a repository on the hub.
+
+    Raises:
+        Refused: it has no safetensors weights.
+        ModelUnavailable, BadSetting: the hub refuses it, or a file is broken.
+    """
+    folder = Path(reference.name)
+    if reference.name.count("/") != 1 and not folder.is_dir():
+        raise Refused(f"{reference.name} is neither a folder nor a repository (org/name).")
+    is_local = (folder / "config.json").is_file()
+    found = _from_folder(folder) if is_local else _from_hub(reference)
+    if not found.tensors:
+        raise Refused(
+            f"{reference.name} has no safetensors weights, and only their headers can be read "
+            "without a download: choose a repository that has them."
+        )
+    return found
+
+
+def _from_folder(folder: Path) -> ModelMetadata:
+    return ModelMetadata(
+        name=str(folder),
+        revision="a local folder",
+        config=json_object(folder / "config.json"),
+        tensors=tensors_in_folder(folder),
+        quantization=quantization_of(folder),
+        has_fp8_cache=has_fp8_cache(folder),
+        is_local=True,
+    )
+
+
+def _from_hub(reference: Reference) -> ModelMetadata:
+    listing = client.listing(reference)
+    files = {file.path: file for file in listing.files}
+    if "config.json" not in files:
+        raise ModelUnavailable(f"{reference.name} has no config.json.")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        configs = [files[name] for name in CONFIG_FILES if name in files]
+        client.download(reference, listing.commit, configs, folder=folder)
+        weights = shards(folder) or {
+            path for path in files if path.endswith(".safetensors") and "/" not in path
+        }
+        # Mistral publishes its own format (consolidated*.safetensors) beside the usual one.
+        usual = {name for name in weights if not name.startswith("consolidated")} or weights
+        return ModelMetadata(
+            name=reference.name,
+            revision=f"commit {listing.commit[:12]}",
+            config=json_object(folder / "config.json"),
+            tensors=_remote_tensors(reference, listing.commit, sorted(usual & set(files))),
+            quantization=quantization_of(folder),
+            has_fp8_cache=has_fp8_cache(folder),
+        )
+
+
+def _remote_tensors(reference: Reference, commit: str, files: Iterable[str]) -> tuple[Tensor, ...]:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=reference.plain_token())
+
+    def read_header(name: str) -> list[Tensor]:
+        header = patiently(
+            lambda: api.parse_safetensors_file_metadata(reference.name, name, revision=commit)
+        )
+        return [
+            Tensor(name, str(info.dtype), tuple(info.shape), end - begin)
+            for name, info in header.tensors.items()
+            for begin, end in [info.data_offsets]
+        ]
+
+    with explained(reference), ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as pool:
+        return tuple(tensor for tensors in pool.map(read_header, files) for tensor in tensors)
