@@ -70,8 +70,7 @@ FROM tools AS models
 WORKDIR /opt/worker
 ENV PYTHONPATH=/opt/fetch
 COPY handler/__init__.py handler/errors.py handler/
-COPY handler/model/__init__.py handler/model/checkpoint.py handler/model/manifest.py handler/model/
-COPY handler/hub handler/hub
+COPY handler/model handler/model
 COPY builder/__init__.py builder/checksums.py builder/errors.py builder/fetch.py builder/folder.py \
      builder/lora.py builder/order.py builder/told.py builder/
 ARG HF_ENDPOINT

@@ -30,11 +30,10 @@ from builder.folder import alone, level_dates, strangers, whole
 from builder.order import PICKLE_INDEX, Kind, Order, check, choose
 from builder.told import parser, told
 from handler.errors import ModelUnavailable, StartError
-from handler.hub import client
-from handler.hub.reference import one_word
-from handler.model import manifest
+from handler.model import hub, manifest
 from handler.model.checkpoint import INDEX, quantization_of, shards
-from handler.model.manifest import File, Manifest
+from handler.model.manifest import Manifest, ManifestFile
+from handler.model.reference import one_word
 
 log = logging.getLogger("fetch")
 
@@ -64,7 +63,7 @@ def fetch(order: Order, folder: Path) -> Path:
         ModelUnavailable: the hub's refusal, or too little space, in one sentence.
     """
     target = folder.resolve()
-    found = client.listing(order.reference())
+    found = hub.listing(order.reference())
     with alone(target.with_name(f".{target.name}.lock")):
         there = _fetched_before(order, target)
         if there and _is_whole(there, order, found.commit, target):
@@ -96,7 +95,7 @@ def _fetched_before(order: Order, folder: Path) -> Manifest | None:
     raise Refused(f"{folder} {what}: choose another --out, or remove it.")
 
 
-def _fill(part: Path, order: Order, found: client.Listing) -> None:
+def _fill(part: Path, order: Order, found: hub.RepoListing) -> None:
     by_path = {file.path: file for file in found.files}
     first = [name for name in CONFIGURATION if name in by_path]
     _download(part, order, found, [by_path[name] for name in first])
@@ -135,19 +134,21 @@ def _fill(part: Path, order: Order, found: client.Listing) -> None:
 
 
 def _download(
-    part: Path, order: Order, found: client.Listing, files: Sequence[client.RemoteFile]
+    part: Path, order: Order, found: hub.RepoListing, files: Sequence[hub.RemoteFile]
 ) -> None:
     if files:
-        client.download(order.reference(), found.commit, files, folder=part)
+        hub.download(order.reference(), found.commit, files, folder=part)
 
 
-def _verified(part: Path, order: Order, found: client.Listing, file: client.RemoteFile) -> File:
+def _verified(
+    part: Path, order: Order, found: hub.RepoListing, file: hub.RemoteFile
+) -> ManifestFile:
     """Compare a file with the hub's size and checksum; fetch it again if it is damaged."""
     path = part / file.path
     for attempt in range(DOWNLOADS):
         size, sha256, git_oid = checksums(path, with_git=file.git_oid is not None)
         if size == file.bytes and file.sha256 in (None, sha256) and file.git_oid in (None, git_oid):
-            return File(path=file.path, bytes=size, sha256=sha256)
+            return ManifestFile(path=file.path, bytes=size, sha256=sha256)
         log.warning("%s arrived damaged", file.path)
         if attempt + 1 < DOWNLOADS:
             path.unlink()

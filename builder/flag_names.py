@@ -9,10 +9,10 @@ import argparse
 import json
 import sys
 
+from handler.engine.aliases import FLAG_NAMES
 from handler.engine.flags import EngineFlags
-from handler.engine.sglang import parser as sglang
-from handler.engine.shared import FLAG_NAMES
-from handler.engine.vllm import parser as vllm
+from handler.engine.sglang import flags as sglang
+from handler.engine.vllm import flags as vllm
 
 FLAGS = {"vllm": vllm.engine_flags, "sglang": sglang.engine_flags}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from builder.fetch import fetch, token_in
 from builder.order import Order
 from builder.told import parser, told
-from handler.hub.lora import SETTING, read
+from handler.model.lora import SETTING, read
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:

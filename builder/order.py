@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import SecretStr
 
 from builder.errors import Refused
-from handler.hub import choice
-from handler.hub.reference import Reference
+from handler.model import hub_files
 from handler.model.checkpoint import INDEX, is_of
+from handler.model.reference import HubReference
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
 SETTINGS: dict[Kind, str] = {
@@ -44,9 +44,9 @@ class Order:
     patterns: tuple[str, ...] = ()
     token: SecretStr | None = None
 
-    def reference(self) -> Reference:
+    def reference(self) -> HubReference:
         """Return the repository with the build argument that names it."""
-        return Reference(self.repository, self.revision, SETTINGS[self.kind], self.token)
+        return HubReference(self.repository, self.revision, SETTINGS[self.kind], self.token)
 
 
 def choose(order: Order, names: Collection[str], shards: Collection[str] | None) -> list[str]:
@@ -64,11 +64,11 @@ def choose(order: Order, names: Collection[str], shards: Collection[str] | None)
         return _tokenizer(order, names)
     if order.kind == "lora":
         return _adapter(order, names)
-    chosen = _matching(order, names) if order.patterns else choice.wanted(names, shards)
+    chosen = _matching(order, names) if order.patterns else hub_files.wanted(names, shards)
     through = " that ALLOW_PATTERNS lets through" if order.patterns else ""
     if "config.json" not in chosen:
         raise Refused(f"{order.repository} has no config.json{through}: no engine can load it.")
-    pickles = choice.pickles(chosen)
+    pickles = hub_files.pickles(chosen)
     if not pickles and not any(name.endswith(".safetensors") for name in chosen):
         raise Refused(_no_weights(order, names))
     if pickles and INDEX not in chosen:
@@ -81,16 +81,16 @@ def choose(order: Order, names: Collection[str], shards: Collection[str] | None)
 
 
 def _tokenizer(order: Order, names: Collection[str]) -> list[str]:
-    chosen = _matching(order, names) if order.patterns else choice.small(names)
-    if not choice.has_tokenizer(chosen):
+    chosen = _matching(order, names) if order.patterns else hub_files.small(names)
+    if not hub_files.has_tokenizer(chosen):
         raise Refused(f"{order.repository} has no tokenizer.")
     return chosen
 
 
 def _adapter(order: Order, names: Collection[str]) -> list[str]:
-    if lost := [name for name in choice.ADAPTER if name not in names]:
+    if lost := [name for name in hub_files.ADAPTER if name not in names]:
         raise Refused(f"{order.repository} has no {lost[0]}: it is no LoRA adapter.")
-    return choice.adapter(names)
+    return hub_files.adapter(names)
 
 
 def _matching(order: Order, names: Collection[str]) -> list[str]:
@@ -101,7 +101,7 @@ def _matching(order: Order, names: Collection[str]) -> list[str]:
         for suffix in [Path(name).suffix]
         if any(
             fnmatch.fnmatch(name, pattern)
-            and (suffix not in choice.PICKLE or pattern.endswith(suffix))
+            and (suffix not in hub_files.PICKLE or pattern.endswith(suffix))
             for pattern in order.patterns
         )
     ]
@@ -110,8 +110,8 @@ def _matching(order: Order, names: Collection[str]) -> list[str]:
 def _no_weights(order: Order, names: Collection[str]) -> str:
     if order.patterns:
         return f"{order.repository} has no weights that ALLOW_PATTERNS lets through."
-    sentence = choice.lack_of_weights(order.repository, names)
-    if pickles := [name for name in choice.pickles(names) if "/" not in name]:
+    sentence = hub_files.lack_of_weights(order.repository, names)
+    if pickles := [name for name in hub_files.pickles(names) if "/" not in name]:
         pattern = "pytorch_model*.bin" if pickles[0].startswith("pytorch_model") else pickles[0]
         sentence += f", or allow it by name with ALLOW_PATTERNS='{pattern} *.json *.txt *.model'"
     return f"{sentence}."

@@ -19,31 +19,33 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from handler import local, logs, warmup
-from handler.caches import CompileCaches
-from handler.concurrency import concurrency
+from handler import logs
+from handler.engine import warmup
 from handler.engine.adapters import adapter_for
-from handler.engine.host import EngineHost
+from handler.engine.capacity import concurrency
+from handler.engine.pacing import FLUSHES_PER_SECOND, Pacer
+from handler.engine.runtime import EngineRuntime
 from handler.environ import load
 from handler.errors import EXIT_FAILED, StartError, keep_secret
-from handler.http.door import HttpDoor
-from handler.http.metrics import MetricsDoor
-from handler.job import JobReader
 from handler.metrics.monitor import Monitor, PushTarget, push_target
-from handler.model.locate import locate
-from handler.model.prefetch import prefetch
-from handler.pacing import FLUSHES_PER_SECOND, Pacer
-from handler.queue.door import QueueDoor, prepare_sdk
+from handler.model.resolve import locate
+from handler.request.parse import RequestParser
+from handler.serve import local
+from handler.serve.http.lifecycle import HttpFrontEnd
+from handler.serve.http.metrics_server import MetricsServer
+from handler.serve.queue.loop import QueueFrontEnd, prepare_sdk
+from handler.serve.worker import Worker
 from handler.settings import Settings
-from handler.stages import Stages, process_began
-from handler.worker import Worker
+from handler.startup.compile_cache import CompileCache
+from handler.startup.prefetch import prefetch
+from handler.startup.timings import StartupTimings, process_began
 
 log = logging.getLogger("handler")
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Start the worker and serve; return the process's exit code."""
-    stages = Stages(process_began())
+    stages = StartupTimings(process_began())
     stages.since(stages.began, "interpreter")
     options = _options(arguments)
     signal.signal(signal.SIGTERM, _leave)
@@ -68,13 +70,13 @@ def _serve(
     chosen: Settings,
     environ: Mapping[str, str],
     job: dict[str, Any] | None,
-    stages: Stages,
+    stages: StartupTimings,
 ) -> int:
     """Go through the steps of the start; `job` is the local one, None where others come."""
     mode = "local" if job is not None else chosen.mode
     prefixes, push = warmup.read(chosen.prefix_warmup), push_target(chosen)
     with contextlib.ExitStack() as stack:
-        http = stack.enter_context(HttpDoor(chosen)) if mode == "http" else None
+        http = stack.enter_context(HttpFrontEnd(chosen)) if mode == "http" else None
         scraped = _metrics_door(chosen, stack) if mode == "queue" else None
         with stages.stage("model"):
             checkpoint = locate(chosen)
@@ -83,9 +85,9 @@ def _serve(
         adapter = adapter_for(chosen, checkpoint, environ)
         if chosen.prefetch_weights:
             prefetch(checkpoint.path)
-        caches = stack.enter_context(CompileCaches(chosen, environ))
+        caches = stack.enter_context(CompileCache(chosen, environ))
         flushes = chosen.max_posts_per_second if mode == "queue" else FLUSHES_PER_SECOND
-        host = stack.enter_context(EngineHost(adapter, Pacer(flushes), stages))
+        host = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), stages))
         if caches.on_volume:
             with stages.stage("caches"):
                 caches.restored()
@@ -97,7 +99,7 @@ def _serve(
         with stages.stage("warm-up"):
             warmup.run(host, prefixes)
         caches.begin_save()
-        reader = JobReader(
+        reader = RequestParser(
             running.models,
             checkpoint.name,
             running.request_fields,
@@ -117,11 +119,11 @@ def _serve(
 
 def _serve_jobs(
     chosen: Settings,
-    host: EngineHost,
-    reader: JobReader,
-    stages: Stages,
+    host: EngineRuntime,
+    reader: RequestParser,
+    stages: StartupTimings,
     push: PushTarget | None,
-    doors: tuple[HttpDoor | None, MetricsDoor | None],
+    doors: tuple[HttpFrontEnd | None, MetricsServer | None],
 ) -> None:
     """Open the front door, and keep it open until the end."""
     http, scraped = doors
@@ -148,7 +150,7 @@ def _serve_queue(
     worker: Worker,
     jobs_at_once: int,
     monitor: Monitor,
-    stages: Stages,
+    stages: StartupTimings,
 ) -> None:
     ready = time.time()
 
@@ -156,7 +158,7 @@ def _serve_queue(
         stages.since(ready, "first take")
         _started(stages)
 
-    QueueDoor(
+    QueueFrontEnd(
         worker,
         jobs_at_once,
         chosen.drain_timeout_seconds,
@@ -165,13 +167,13 @@ def _serve_queue(
     ).serve()
 
 
-def _metrics_door(chosen: Settings, stack: contextlib.ExitStack) -> MetricsDoor | None:
+def _metrics_door(chosen: Settings, stack: contextlib.ExitStack) -> MetricsServer | None:
     if chosen.metrics_port is None:
         return None
-    return stack.enter_context(MetricsDoor(chosen.http_host, chosen.metrics_port))
+    return stack.enter_context(MetricsServer(chosen.http_host, chosen.metrics_port))
 
 
-def _started(stages: Stages) -> None:
+def _started(stages: StartupTimings) -> None:
     """Say what the start was made of."""
     for line in str(stages).splitlines():
         log.info(line)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import AliasChoices, ValidationError
 from pydantic_settings import EnvSettingsSource
 
-from handler.errors import BadSetting
+from handler.errors import InvalidSetting
 from handler.settings import Settings
 
 
@@ -39,14 +39,14 @@ def load(environ: Mapping[str, str]) -> Settings:
     """Read the worker's settings.
 
     Raises:
-        BadSetting: names every variable at fault, its value and what would be right.
+        InvalidSetting: names every variable at fault, its value and what would be right.
     """
     try:
         settings = Settings(**_Environ(environ)())
     except ValidationError as error:
-        raise BadSetting("\n".join(_complaints(error, environ))) from error
+        raise InvalidSetting("\n".join(_complaints(error, environ))) from error
     if settings.serve_mode == "queue" and settings.job_url is None:
-        raise BadSetting(
+        raise InvalidSetting(
             "SERVE_MODE='queue' needs RUNPOD_WEBHOOK_GET_JOB, which the platform sets: leave "
             "SERVE_MODE out, or set it to http or local."
         )

@@ -2,25 +2,25 @@
 
     WorkerError
     ├── StartError            the worker cannot start; ends the process with `exit_code`
-    │   ├── BadSetting        2  an environment variable or a flag has a value that means nothing
+    │   ├── InvalidSetting        2  an environment variable or a flag has a value that means nothing
     │   ├── ModelUnavailable  3  the weights are not where the settings say, or cannot be fetched
     │   ├── EngineStartFailed 4  the engine did not come up with this model and these flags
     │   └── EngineDied        5  the engine was up and is gone
-    ├── ClientGone            nobody is there any more who reads the answer
+    ├── ClientDisconnected            nobody is there any more who reads the answer
     └── RequestError          one job fails, the worker goes on
         ├── InvalidInput      400  the job's input does not mean anything
-        │   ├── Absent        400  there is nothing at an address that it names
-        │   └── BrokenLine    400  a line of a batch is none of the format
+        │   ├── UrlNotFound        400  there is nothing at an address that it names
+        │   └── InvalidLine    400  a line of a batch is none of the format
         ├── Unauthorized      401  API_KEY is set, and the request has none or another one
         ├── UnknownRoute      404  not an inference route
         ├── UnknownModel      404  no model or adapter that is served
         ├── UnknownJob        404  no job of this worker, or one that is forgotten
-        ├── WrongMethod       405  a route, but not with this method
+        ├── MethodNotAllowed       405  a route, but not with this method
         ├── RequestTimedOut   408  REQUEST_TIMEOUT passed, or the request did not come to its end
         ├── InputTooLarge     413  more than the worker hands to the engine
-        ├── Busy              429  as many requests wait as may
+        ├── QueueFull              429  as many requests wait as may
         ├── EngineUnavailable 503  the engine is gone or going
-        └── EngineRefused     the engine's own status and error object, handed on
+        └── EngineError     the engine's own status and error object, handed on
 
 This module does not know who reads the output. The Runpod SDK prints a nested error object as a
 Python repr, so a job's error is always a JSON string.
@@ -49,7 +49,7 @@ class StartError(WorkerError):
     exit_code = EXIT_FAILED
 
 
-class BadSetting(StartError):
+class InvalidSetting(StartError):
     """A setting means nothing; the text names it, its value, and what would be right."""
 
     exit_code = 2
@@ -73,7 +73,7 @@ class EngineDied(StartError):
     exit_code = 5
 
 
-class ClientGone(WorkerError):
+class ClientDisconnected(WorkerError):
     """The client has left, or makes no room for more of its answer."""
 
 
@@ -102,11 +102,11 @@ class InvalidInput(RequestError):
     type = "BadRequestError"
 
 
-class Absent(InvalidInput):
+class UrlNotFound(InvalidInput):
     """There is nothing at an address that the input names."""
 
 
-class BrokenLine(InvalidInput):
+class InvalidLine(InvalidInput):
     """A line of a batch is none of the format.
 
     Attributes:
@@ -147,7 +147,7 @@ class UnknownJob(RequestError):
     type = "NotFoundError"
 
 
-class WrongMethod(RequestError):
+class MethodNotAllowed(RequestError):
     """The route exists, with another method.
 
     Args:
@@ -178,7 +178,7 @@ class InputTooLarge(RequestError):
     type = "RequestTooLargeError"
 
 
-class Busy(RequestError):
+class QueueFull(RequestError):
     """As many requests wait for the engine as may."""
 
     status = 429
@@ -194,7 +194,7 @@ class EngineUnavailable(RequestError):
     headers: Mapping[str, str] = {"retry-after": "5"}
 
 
-class EngineRefused(RequestError):
+class EngineError(RequestError):
     """The engine answered with an error of its own, which is handed on.
 
     Both shapes that the engines use are read: `{"error": {"message", …}}` and `{"message", …}`.

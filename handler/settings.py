@@ -24,10 +24,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from handler.addresses import domains, origins
-from handler.engine.speculation import Method, method_named
-from handler.hub.reference import one_word
-from handler.pacing import POSTS_PER_SECOND
+from handler.engine.pacing import POSTS_PER_SECOND
+from handler.engine.speculative import Method, method_named
+from handler.model.reference import one_word
+from handler.setting_types import domains, origins
 
 Token = Annotated[SecretStr, AfterValidator(one_word)]
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -18,7 +18,7 @@ import pytest
 
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
-from handler.model.locate import locate
+from handler.model.resolve import locate
 from tests.checkpoints import lora
 from tests.http_worker import HttpWorker, running_http_worker
 from tests.platform import Job, Platform, running_platform, running_worker

@@ -16,18 +16,18 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from handler import public
-from handler.batch import inline, lines, run, source, spool, upload
-from handler.batch.spool import Spool
-from handler.batch.upload import RESCUE_SECONDS
-from handler.concurrency import lines_at_once
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Capacity, Running
+from handler.engine.capacity import lines_at_once
+from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.runtime import EngineRuntime
 from handler.errors import RequestError
-from handler.job import JobReader
 from handler.logs import job_id
-from handler.public import is_public
-from handler.worker import LAST_SECONDS, Worker
+from handler.request import safe_fetch
+from handler.request.parse import RequestParser
+from handler.request.safe_fetch import is_public
+from handler.serve.batch import input, jsonl, output, run, spool
+from handler.serve.batch.output import RESCUE_SECONDS
+from handler.serve.batch.spool import Spool
+from handler.serve.worker import LAST_SECONDS, Worker
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=8192, max_model_tokens=2048)
 
@@ -51,7 +51,7 @@ class StandIn:
     @asynccontextmanager
     async def running(self, pacer):
         routes = [Route("/v1/completions", self.complete, methods=["POST"])]
-        yield Running(Starlette(routes=routes), CAPACITY, lambda: self.living)
+        yield RunningEngine(Starlette(routes=routes), CAPACITY, lambda: self.living)
 
     async def complete(self, request):
         prompt = (await request.json())["prompt"]
@@ -72,9 +72,9 @@ class StandIn:
 def engine():
     """A stand-in, its host, and a worker on it."""
     adapter = StandIn()
-    with EngineHost(adapter) as host:
+    with EngineRuntime(adapter) as host:
         host.wait_until_up()
-        yield adapter, host, Worker(host, JobReader(("served",), "org/name", {}), None)
+        yield adapter, host, Worker(host, RequestParser(("served",), "org/name", {}), None)
 
 
 @pytest.fixture
@@ -90,7 +90,9 @@ def worker(engine):
 @pytest.fixture(autouse=True)
 def here_and_soon(monkeypatch):
     monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.01)
-    monkeypatch.setattr(public, "is_public", lambda text: text == "127.0.0.1" or is_public(text))
+    monkeypatch.setattr(
+        safe_fetch, "is_public", lambda text: text == "127.0.0.1" or is_public(text)
+    )
 
 
 def line(custom_id, prompt="Hi", **more):
@@ -291,7 +293,7 @@ def test_a_line_that_is_refused_has_the_error_that_a_job_would_have(
 
 def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(engine):
     """REQUEST_TIMEOUT is for each line, not for all of them."""
-    worker = Worker(engine[1], JobReader(("served",), "org/name", {}), timeout_seconds=1.0)
+    worker = Worker(engine[1], RequestParser(("served",), "org/name", {}), timeout_seconds=1.0)
     requests = [line("x", "wait"), *(line(str(n), "slow") for n in range(11))]
     first, *others = results(worker, *requests, concurrency=1)
     assert first["response"]["status_code"] == 408
@@ -414,8 +416,8 @@ def test_a_batch_comes_from_an_address(worker, adapter):
 
 def test_a_line_that_is_too_long_is_broken(worker, monkeypatch):
     """However many pieces it comes in; the next ones are read."""
-    monkeypatch.setattr(lines, "MOST_LINE_BYTES", 500)
-    monkeypatch.setattr(source, "MOST_LINE_BYTES", 500)
+    monkeypatch.setattr(jsonl, "MOST_LINE_BYTES", 500)
+    monkeypatch.setattr(input, "MOST_LINE_BYTES", 500)
     requests = [line("a"), line("b", "x" * 200_000), line("c")]
     [output], _ = stored(worker, {"in": requests}, url="in")
     first, long, last = output["results"]
@@ -437,14 +439,14 @@ def test_a_line_that_is_too_long_is_broken(worker, monkeypatch):
 )
 def test_a_file_that_is_no_batch(worker, monkeypatch, content, message):
     """The job fails, with the reason."""
-    monkeypatch.setattr(source, "MOST_LINES", 2)
+    monkeypatch.setattr(input, "MOST_LINES", 2)
     [failed], _ = stored(worker, {"in": content} if content is not None else {}, url="in")
     assert error(failed)["message"].endswith(message)
 
 
 def test_an_earlier_output_of_more_lines_than_a_batch_has_is_refused(worker, monkeypatch):
     """It would be kept in memory."""
-    monkeypatch.setattr(source, "MOST_LINES", 2)
+    monkeypatch.setattr(input, "MOST_LINES", 2)
     [failed], _ = stored(
         worker, {"out": [1, 2, 3]}, requests=[line("a")], output_url="o", resume_url="out"
     )
@@ -501,7 +503,7 @@ def test_results_go_to_an_address(worker):
 
 def test_results_that_a_post_does_not_hold_come_in_several_outputs(worker, monkeypatch):
     """Together they are all results, in order; the counts are in the last one."""
-    monkeypatch.setattr(inline, "MAX_CHUNK_BYTES", 1_500)
+    monkeypatch.setattr(output, "MAX_CHUNK_BYTES", 1_500)
     found = outputs(worker, {"requests": [line(str(n), "x" * 100) for n in range(6)]})
     assert len(found) > 1
     assert [each.get("batch") for each in found] == [
@@ -514,7 +516,7 @@ def test_results_that_a_post_does_not_hold_come_in_several_outputs(worker, monke
 
 def test_results_that_a_job_cannot_bring_need_an_address(worker, monkeypatch):
     """The batch ends early: what comes after would be lost as well."""
-    monkeypatch.setattr(inline.Inline, "most_bytes", 500)
+    monkeypatch.setattr(output.InlineOutput, "most_bytes", 500)
     [failed] = outputs(worker, {"requests": [line(str(n)) for n in range(6)]})
     assert (error(failed)["code"], error(failed)["param"]) == (413, "output_url")
     assert error(failed)["message"].endswith(": give an output_url.")
@@ -531,7 +533,7 @@ def test_an_address_that_takes_nothing_ends_the_batch_before_its_first_line(work
 
 def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
     """A store that is busy for a moment costs no results."""
-    monkeypatch.setattr(upload, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(output, "PAUSES_SECONDS", (0.0, 0.0))
 
     async def more(job, store):
         async for _ in worker.handle(job):
@@ -540,7 +542,7 @@ def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
     async def begin(self):
         """The refusals are for the end."""
 
-    monkeypatch.setattr(upload.Upload, "begin", begin)
+    monkeypatch.setattr(output.UploadedOutput, "begin", begin)
     stored(worker, {}, more, [503, 503], requests=[line("a")], output_url="out?signature=secret")
     assert caplog.text.count("cannot be written: the answer is 503. Again in 0 s") == 2
     assert "secret" not in caplog.text
@@ -551,7 +553,7 @@ def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
 
 def test_what_is_done_is_saved_now_and_then(worker, monkeypatch):
     """Even where an earlier line is still to come."""
-    monkeypatch.setattr(upload, "SAVE_SECONDS", 0.02)
+    monkeypatch.setattr(output, "SAVE_SECONDS", 0.02)
 
     async def more(job, store):
         running = asyncio.create_task(anext(worker.handle(job)))
@@ -678,7 +680,7 @@ def test_a_progress_that_cannot_be_told_costs_nothing(worker):
 
 def test_the_log_has_a_line_for_each_line_and_one_for_the_batch(worker, caplog, monkeypatch):
     """With the job and the custom_id, of which no more is shown than is harmless."""
-    caplog.set_level("INFO", "handler.metrics.record")
+    caplog.set_level("INFO", "handler.metrics.request_log")
     names = []
     monkeypatch.setattr(caplog.handler, "filters", [lambda _: names.append(job_id.get()) or True])
     results(worker, line("a\nb" + "c" * 99, "secret"), 7, line("refused", "refuse"), concurrency=1)

@@ -12,7 +12,7 @@ from handler.metrics.bottleneck import (
     judge,
     speculation_pays,
 )
-from handler.metrics.readings import Reading, Window
+from handler.metrics.engine_stats import EngineStats, StatsWindow
 
 PREEMPTED = (
     "The KV cache is too small for the batch, and preempted requests are computed again: lower "
@@ -76,8 +76,8 @@ NOTHING = "Nothing runs and nothing waits."
 )
 def test_the_verdict(running, waiting, usage, preemptions, kind, advice):
     """On an engine that runs eight at once."""
-    reading = Reading(running=running, waiting=waiting, kv_cache_usage=usage)
-    assert judge(reading, Window(preemptions=preemptions), 8) == Verdict(kind, advice)
+    reading = EngineStats(running=running, waiting=waiting, kv_cache_usage=usage)
+    assert judge(reading, StatsWindow(preemptions=preemptions), 8) == Verdict(kind, advice)
 
 
 def test_the_kinds():
@@ -92,7 +92,7 @@ def test_the_kinds():
 )
 def test_whether_speculation_pays(accepted, pays):
     """From half an accepted token a step on."""
-    assert speculation_pays(Window(accepted_tokens_per_step=accepted)) is pays
+    assert speculation_pays(StatsWindow(accepted_tokens_per_step=accepted)) is pays
 
 
 def test_what_is_said_of_speculation_that_does_not_pay():
@@ -165,7 +165,7 @@ def test_the_log_tells_changes_and_at_most_once_a_minute(seen, logged):
         (seconds, line)
         for seconds, kind, accepted in seen
         for line in announcer.lines(
-            VERDICTS[kind], Window(accepted_tokens_per_step=accepted), seconds
+            VERDICTS[kind], StatsWindow(accepted_tokens_per_step=accepted), seconds
         )
     ]
     assert lines == logged

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from handler.caches import FOLDERS, CompileCaches
 from handler.environ import load
-from handler.errors import BadSetting
+from handler.errors import InvalidSetting
+from handler.startup.compile_cache import FOLDERS, CompileCache
 from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """What is set for the engines is not set for the next test; a busy machine copies slowly."""
-    monkeypatch.setattr("handler.caches.LAST_COPY_SECONDS", 60.0)
+    monkeypatch.setattr("handler.startup.compile_cache.LAST_COPY_SECONDS", 60.0)
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -33,7 +33,7 @@ def volume(tmp_path):
 def _caches(tmp_path, volume, environ=None, **settings):
     chosen = load({"CACHE_ROOT": str(tmp_path / "root"), "BASE_PATH": str(volume), **settings})
     endpoint = {**os.environ, "RUNPOD_ENDPOINT_ID": "e1", "PYTHONPATH": str(ROOT)}
-    return CompileCaches(chosen, endpoint if environ is None else environ)
+    return CompileCache(chosen, endpoint if environ is None else environ)
 
 
 def test_every_cache_is_below_one_root(tmp_path, volume):
@@ -55,7 +55,7 @@ def test_a_user_without_a_home_has_the_caches_among_temporary_files(tmp_path, vo
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for _ in range(2):  # a second start finds it
-        caches = CompileCaches(load({"BASE_PATH": str(volume)}), {})
+        caches = CompileCache(load({"BASE_PATH": str(volume)}), {})
         root = tmp_path / f"llm-worker-{os.getuid()}"
         assert caches.variables["VLLM_CACHE_ROOT"] == str(root / "vllm")
         assert root.stat().st_mode & 0o777 == 0o700
@@ -64,7 +64,7 @@ def test_a_user_without_a_home_has_the_caches_among_temporary_files(tmp_path, vo
 def test_a_root_that_cannot_be_written_to_is_refused(tmp_path, volume):
     """Where it was asked for."""
     (tmp_path / "file").touch()
-    with pytest.raises(BadSetting) as raised:
+    with pytest.raises(InvalidSetting) as raised:
         _caches(tmp_path, volume, CACHE_ROOT=str(tmp_path / "file/root"))
     assert str(raised.value) == (
         f"CACHE_ROOT='{tmp_path}/file/root' cannot be written to (Not a directory)."

@@ -7,7 +7,7 @@ import subprocess
 import aiohttp
 import pytest
 
-from handler.queue.connections import Answer, Connections
+from handler.serve.queue.connections import Answer, Connections
 
 TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 HEADERS = [("Authorization", "key"), ("X-Request-ID", "a\r\nInjected: b")]
@@ -128,7 +128,7 @@ def test_an_answer_may_end_with_its_connection():
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch):
     """Something between here and there may have forgotten it."""
-    monkeypatch.setattr("handler.queue.connections.IDLE_SECONDS", -1.0)
+    monkeypatch.setattr("handler.serve.queue.connections.IDLE_SECONDS", -1.0)
     server = Server(TAKEN, TAKEN)
     assert posted(server, 2) == [Answer(200, "OK")] * 2
     assert server.connections == 2

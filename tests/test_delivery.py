@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from handler.queue import delivery
+from handler.serve.queue import delivery
 
 DONE = (200, "OK")
 

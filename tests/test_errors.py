@@ -5,7 +5,7 @@ import json
 import pytest
 
 from handler.errors import (
-    EngineRefused,
+    EngineError,
     EngineUnavailable,
     InvalidInput,
     RequestTimedOut,
@@ -51,14 +51,14 @@ def test_each_kind_has_its_code(error, code):
 )
 def test_the_engine_error_is_handed_on_in_any_of_its_shapes(payload, message):
     """Engines spell their errors in several ways; callers see one."""
-    error = error_of(EngineRefused(400, payload))
+    error = error_of(EngineError(400, payload))
     assert (error["message"], error["type"], error["code"]) == (message, "BadRequestError", 400)
 
 
 @pytest.mark.parametrize(("param", "shown"), [(None, None), (7, "7"), ({"a": 1}, "{'a': 1}")])
 def test_a_field_that_is_no_text_is_shown_as_one(param, shown):
     """Whatever an engine says."""
-    refused = EngineRefused(400, {"error": {"message": "no", "param": param}})
+    refused = EngineError(400, {"error": {"message": "no", "param": param}})
     assert error_of(refused)["param"] == shown
 
 
@@ -67,8 +67,8 @@ def test_a_field_that_is_no_text_is_shown_as_one(param, shown):
     [
         (InvalidInput("no", "messages"), "invalid_request_error"),
         (UnknownRoute("no"), "not_found_error"),
-        (EngineRefused(422, {"message": "no"}), "invalid_request_error"),
-        (EngineRefused(502, {"message": "no"}), "api_error"),
+        (EngineError(422, {"message": "no"}), "invalid_request_error"),
+        (EngineError(502, {"message": "no"}), "api_error"),
         (EngineUnavailable("no"), "overloaded_error"),
     ],
 )
@@ -80,7 +80,7 @@ def test_anthropics_clients_get_their_own_object(error, kind):
 
 def test_one_kind_of_error_has_one_name():
     """vLLM has two for it."""
-    assert error_of(EngineRefused(400, {"type": "Bad Request"}))["type"] == "BadRequestError"
+    assert error_of(EngineError(400, {"type": "Bad Request"}))["type"] == "BadRequestError"
 
 
 def test_what_the_caller_sent_cannot_break_or_swell_the_error():
@@ -105,6 +105,6 @@ def test_an_unforeseen_error_says_nothing_of_its_inside(caplog):
 def test_paths_and_secrets_are_taken_out_of_server_errors():
     """An engine's internal error may name files; a token must not leave under any code."""
     keep_secret(["hf_abc"])
-    refused = EngineRefused(500, {"message": "cannot open /opt/venv/lib/x.py with hf_abc"})
+    refused = EngineError(500, {"message": "cannot open /opt/venv/lib/x.py with hf_abc"})
     assert error_of(refused)["message"] == "cannot open [path] with ***"
     assert error_of(InvalidInput("hf_abc on /v1/models"))["message"] == "*** on /v1/models"

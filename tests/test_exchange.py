@@ -16,8 +16,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from handler.engine.asgi import HIGH_WATER_BYTES, Exchange
-from handler.engine.protocol import Request
+from handler.engine.asgi_call import HIGH_WATER_BYTES, AsgiCall
+from handler.engine.interface import EngineRequest
 from handler.errors import EngineUnavailable
 
 
@@ -121,7 +121,7 @@ def engine():
 
 def exchange(engine, path, method="GET", **more):
     app, loop = engine
-    return Exchange(app.starlette, loop, Request(method, path, **more))
+    return AsgiCall(app.starlette, loop, EngineRequest(method, path, **more))
 
 
 def test_a_request_arrives_whole_and_the_answer_comes_back(engine):
@@ -263,7 +263,7 @@ def test_a_closed_loop_is_an_unavailable_engine():
     loop.close()
 
     async def run():
-        async with Exchange(App().starlette, loop, Request("GET", "/echo")):
+        async with AsgiCall(App().starlette, loop, EngineRequest("GET", "/echo")):
             pass
 
     with pytest.raises(EngineUnavailable, match="not running"):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.hub.failures import reason_of
+from handler.model.hub_errors import reason_of
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from builder.errors import Refused
 from builder.order import Order, check
-from handler.hub.choice import small, wanted
+from handler.model.hub_files import small, wanted
 from handler.model.manifest import Manifest
 from tests.conftest import ROOT, clean_environment
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub

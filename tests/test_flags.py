@@ -8,13 +8,12 @@ import os
 
 import pytest
 
-from handler.engine import shared
+from handler.engine import aliases
+from handler.engine.aliases import with_variables
 from handler.engine.flags import EngineFlags
-from handler.engine.shared import with_variables
-from handler.engine.vllm.names import REFUSED, REMOVED
-from handler.engine.vllm.parser import engine_flags
-from handler.errors import BadSetting
-from handler.refusal import refusal
+from handler.engine.response import refusal
+from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
+from handler.errors import InvalidSetting
 from tests.conftest import check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -166,7 +165,7 @@ def test_the_token_is_no_flag(model):
 )
 def test_a_bad_value_is_refused_before_the_engine_loads(model, environ, message):
     """With the variable's name, the value, and what the engine accepts."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         check(model(), **environ)
     assert str(caught.value) == message
 
@@ -174,7 +173,7 @@ def test_a_bad_value_is_refused_before_the_engine_loads(model, environ, message)
 @pytest.mark.parametrize("variable", ["TOOL_CALL_PARSER", "REASONING_PARSER"])
 def test_an_unknown_parser_is_refused_with_the_known_ones(model, variable):
     """vLLM itself would find out only after the weights are loaded."""
-    with pytest.raises(BadSetting, match=f"^{variable}='nosuch': choose from .*, "):
+    with pytest.raises(InvalidSetting, match=f"^{variable}='nosuch': choose from .*, "):
         check(model(), **{variable: "nosuch"})
 
 
@@ -189,7 +188,7 @@ def test_a_parser_of_the_users_own_is_imported(model, tmp_path):
     )
     environ = {"TOOL_CALL_PARSER": "mine", "TOOL_PARSER_PLUGIN": str(plugin)}
     assert flags(model(), **environ)["tool_call_parser"] == "mine"
-    with pytest.raises(BadSetting, match=r"^TOOL_PARSER_PLUGIN='/nope\.py' is no file"):
+    with pytest.raises(InvalidSetting, match=r"^TOOL_PARSER_PLUGIN='/nope\.py' is no file"):
         check(model(), TOOL_CALL_PARSER="mine", TOOL_PARSER_PLUGIN="/nope.py")
 
 
@@ -210,10 +209,10 @@ def test_what_only_the_other_engine_has_is_refused(engine, name, value, refused)
     """A switch that is off as it would be unless set asks for nothing."""
     known = {"STREAM_INTERVAL"}
     if not refused:
-        shared.refuse_foreign(engine, {name: value}, known)
+        aliases.refuse_foreign(engine, {name: value}, known)
         return
-    with pytest.raises(BadSetting, match=f"^{name}='{value}' is a setting of "):
-        shared.refuse_foreign(engine, {name: value}, known)
+    with pytest.raises(InvalidSetting, match=f"^{name}='{value}' is a setting of "):
+        aliases.refuse_foreign(engine, {name: value}, known)
 
 
 def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
@@ -262,7 +261,7 @@ def test_a_prequantized_checkpoint_keeps_the_engine_choice_of_kernel(model):
 def test_an_unquantized_checkpoint_is_quantized_on_the_way_in(model):
     """QUANTIZATION names one of the engine's methods then."""
     assert flags(model(), QUANTIZATION="fp8")["quantization"] == "fp8"
-    with pytest.raises(BadSetting, match=r"^QUANTIZATION='int9': choose from .*, awq, "):
+    with pytest.raises(InvalidSetting, match=r"^QUANTIZATION='int9': choose from .*, awq, "):
         check(model(), QUANTIZATION="int9")
 
 
@@ -285,7 +284,7 @@ def test_a_measured_memory_is_remembered_for_one_share_of_it(model, monkeypatch,
     def see(args):
         seen["plan"] = os.environ.get("VLLM_ENABLE_STARTUP_PLAN")
 
-    monkeypatch.setattr("handler.engine.vllm.build.place_on_cpu", see)
+    monkeypatch.setattr("handler.engine.vllm.platform.place_on_cpu", see)
     check(model(), **environ)
     assert seen == {"plan": plan}
 
@@ -321,5 +320,5 @@ def test_an_engine_that_asks_for_a_flag_names_the_variable(said, shown):
 
 def test_the_start_names_variables_where_the_engine_names_flags(model):
     """A setting that needs another one."""
-    with pytest.raises(BadSetting, match=r"^ENABLE_AUTO_TOOL_CHOICE requires TOOL_CALL_PARSER"):
+    with pytest.raises(InvalidSetting, match=r"^ENABLE_AUTO_TOOL_CHOICE requires TOOL_CALL_PARSER"):
         check(model(), ENABLE_AUTO_TOOL_CHOICE="true")

@@ -6,9 +6,9 @@ Configurations are the published ones, cut to the fields that matter.
 from types import SimpleNamespace
 
 import pytest
-
 from handler.memory.architecture import architecture
 from handler.memory.groups import groups, obstacle
+
 from tests.test_memory import DEEPSEEK_V3, LLAMA_70B
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported

@@ -18,19 +18,19 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from handler.batch import run
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Capacity, Running
+from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.runtime import EngineRuntime
 from handler.environ import load
-from handler.errors import BadSetting, EngineDied, Unauthorized
-from handler.http import call, jobs, server
-from handler.http.door import HttpDoor
-from handler.http.keys import Keys
-from handler.http.metrics import MetricsDoor
-from handler.job import JobReader
+from handler.errors import EngineDied, InvalidSetting, Unauthorized
 from handler.metrics.monitor import Monitor
-from handler.stages import Stages
-from handler.worker import Worker
+from handler.request.parse import RequestParser
+from handler.serve.batch import run
+from handler.serve.http import jobs, request, server
+from handler.serve.http.auth import ApiKeys
+from handler.serve.http.lifecycle import HttpFrontEnd
+from handler.serve.http.metrics_server import MetricsServer
+from handler.serve.worker import Worker
+from handler.startup.timings import StartupTimings
 from tests.http_worker import free_port
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=4096, max_model_tokens=2048)
@@ -70,7 +70,7 @@ class StandIn:
             Route("/v1/models", lambda _: JSONResponse({"data": []})),
             Route("/metrics", lambda _: Response("vllm:num_requests_running 3.0\n")),
         ]
-        yield Running(Starlette(routes=routes), CAPACITY, lambda: self.living, ("stand-in",))
+        yield RunningEngine(Starlette(routes=routes), CAPACITY, lambda: self.living, ("stand-in",))
 
     async def complete(self, request):
         body = await request.json()
@@ -117,16 +117,16 @@ class Door:
         self.failure = None
 
     def __enter__(self):
-        self._host = EngineHost(self.adapter)
-        self.door = HttpDoor(self.settings).__enter__()
+        self._host = EngineRuntime(self.adapter)
+        self.door = HttpFrontEnd(self.settings).__enter__()
         return self
 
     def open(self, timeout_seconds=None):
         """Have the engine come up, and serve."""
         self._host.__enter__()
         self._host.wait_until_up()
-        self.monitor = Monitor(self._host, Stages(time.time()), 2).__enter__()
-        reader = JobReader(("stand-in",), "org/name", {})
+        self.monitor = Monitor(self._host, StartupTimings(time.time()), 2).__enter__()
+        reader = RequestParser(("stand-in",), "org/name", {})
         worker = Worker(
             self._host, reader, timeout_seconds, self.monitor, self.settings.log_content
         )
@@ -177,7 +177,7 @@ def wait_until(condition, seconds=5.0):
 @pytest.fixture(autouse=True)
 def no_handlers(monkeypatch):
     """The door serves on the main thread in a worker, and here it does not."""
-    monkeypatch.setattr("handler.http.door.signal.signal", lambda *_: None)
+    monkeypatch.setattr("handler.serve.http.lifecycle.signal.signal", lambda *_: None)
 
 
 @pytest.fixture
@@ -248,8 +248,10 @@ def test_one_of_the_keys_is_needed(door, headers, status, path):
 
 def test_without_a_key_the_start_is_refused():
     """Unless nobody can reach it, the platform's gateway is in front, or it is meant."""
-    with pytest.raises(BadSetting, match="API_KEY is not set, and anybody who reaches this port"):
-        HttpDoor(load({"PORT": "1"}))
+    with pytest.raises(
+        InvalidSetting, match="API_KEY is not set, and anybody who reaches this port"
+    ):
+        HttpFrontEnd(load({"PORT": "1"}))
     for meant in (
         {"HTTP_HOST": "127.0.0.1"},
         {"ALLOW_UNAUTHENTICATED": "1"},
@@ -269,7 +271,7 @@ def test_without_a_key_the_start_is_refused():
 )
 def test_who_is_called_as_this_machine(host, passes):
     """With a port or without."""
-    keys = Keys([])
+    keys = ApiKeys([])
     if passes:
         keys.check({b"host": host.encode()})
     else:
@@ -341,8 +343,8 @@ def test_errors_have_the_form_of_the_routes_clients(door, path):
 
 def test_a_port_that_is_taken_is_refused():
     """With its name."""
-    with Door() as door, pytest.raises(BadSetting) as raised:
-        HttpDoor(door.settings)
+    with Door() as door, pytest.raises(InvalidSetting) as raised:
+        HttpFrontEnd(door.settings)
     assert str(raised.value) == (
         f"PORT={door.settings.http_port} on 0.0.0.0 cannot be listened on: Address already in use."
     )
@@ -541,7 +543,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(door):
 
 def test_a_body_that_does_not_come_is_not_waited_for(door, monkeypatch):
     """408, and the connection is closed."""
-    monkeypatch.setattr(call, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(request, "BODY_SECONDS", 0.1)
     with connected(door) as client:
         client.sendall(raw("POST", "/v1/completions", b"{", length=10))
         answer = client.recv(1000)
@@ -598,7 +600,7 @@ def test_a_connection_too_many_is_closed(door, monkeypatch):
 
 def test_large_bodies_share_one_memory(door, monkeypatch):
     """What has no room is told to come again, and what is over makes some."""
-    monkeypatch.setattr(call, "MOST_BODIES_BYTES", 1_000)
+    monkeypatch.setattr(request, "MOST_BODIES_BYTES", 1_000)
     answer = door.complete("x" * 2_000)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     assert message(answer) == "Too many large requests are being answered: try again soon."
@@ -886,7 +888,7 @@ def test_the_exposition_has_the_engines_metrics_and_the_workers(door):
 def test_a_queues_worker_has_its_metrics_on_a_port_of_their_own():
     """503 until there are any."""
     port = free_port()
-    with MetricsDoor("127.0.0.1", port) as door:
+    with MetricsServer("127.0.0.1", port) as door:
         url = f"http://127.0.0.1:{port}"
         assert httpx.get(f"{url}/metrics").status_code == 503
         assert httpx.get(f"{url}/ping").status_code == 204

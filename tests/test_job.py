@@ -6,8 +6,8 @@ import json
 import pytest
 
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
-from handler.job import MAX_BODY_BYTES, JobReader
-from handler.routes import GET, POST, path_of
+from handler.request.parse import MAX_BODY_BYTES, RequestParser
+from handler.request.routes import GET, POST, path_of
 
 FIELDS = {
     "/v1/chat/completions": frozenset(
@@ -21,7 +21,7 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 def read(data, **job):
-    return JobReader(MODELS, "org/repository", FIELDS).read({"id": "j1", "input": data, **job})
+    return RequestParser(MODELS, "org/repository", FIELDS).read({"id": "j1", "input": data, **job})
 
 
 def body(data):
@@ -123,7 +123,7 @@ def test_an_adapter_has_the_engines_name():
 
 def test_an_adapter_is_refused_where_it_would_be_ignored():
     """SGLang answers some routes with the model itself, whatever adapter is named."""
-    reader = JobReader(MODELS, "org/repository", FIELDS, frozenset({"/v1/completions"}))
+    reader = RequestParser(MODELS, "org/repository", FIELDS, frozenset({"/v1/completions"}))
     wrong = {"route": "responses", "body": {"input": "Hi", "model": "adapter"}}
     with pytest.raises(InvalidInput) as caught:
         reader.read({"id": "j1", "input": wrong})

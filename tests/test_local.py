@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from handler.local import Answer, _figures
+from handler.serve.local import Answer, _figures
 
 
 def answer(*outputs):

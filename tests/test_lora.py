@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from handler.environ import load
-from handler.errors import BadSetting, ModelUnavailable
-from handler.hub.lora import Wanted, read
-from handler.model.lora import locate
+from handler.errors import InvalidSetting, ModelUnavailable
+from handler.model.lora import LoraSpec, locate, read
 from tests.checkpoints import lora
 from tests.conftest import ROOT, clean_environment
 from tests.hub import Repository, running_hub
@@ -23,10 +22,10 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
         (
             '[{"name": "sql", "path": "org/sql", "revision": "v1"}, '
             '{"name": "x", "repository": "o/x"}]',
-            (Wanted("sql", "org/sql", "v1"), Wanted("x", "o/x")),
+            (LoraSpec("sql", "org/sql", "v1"), LoraSpec("x", "o/x")),
         ),
-        ('{"name": "sql", "path": "/a", "base_model_name": "org/base"}', (Wanted("sql", "/a"),)),
-        ("sql=org/sql x=/loras/x", (Wanted("sql", "org/sql"), Wanted("x", "/loras/x"))),
+        ('{"name": "sql", "path": "/a", "base_model_name": "org/base"}', (LoraSpec("sql", "/a"),)),
+        ("sql=org/sql x=/loras/x", (LoraSpec("sql", "org/sql"), LoraSpec("x", "/loras/x"))),
     ],
     ids=["list", "one object", "pairs"],
 )
@@ -50,7 +49,7 @@ def test_the_setting_has_the_forms_that_people_use(text, wanted):
 )
 def test_what_names_no_adapter_is_refused(text, reason):
     """With the text and what is wrong with it."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         read(text)
     assert str(caught.value).startswith(f"LORA_MODULES={text!r} ")
     assert str(caught.value).endswith(reason)

@@ -8,11 +8,11 @@ import zlib
 
 import pytest
 
-from handler import public
 from handler.errors import InvalidInput
-from handler.job import JobReader
-from handler.media import MOST_ADDRESSES, Media, media
-from handler.public import is_public
+from handler.request import safe_fetch
+from handler.request.media import MOST_ADDRESSES, RequestMedia, media
+from handler.request.parse import RequestParser
+from handler.request.safe_fetch import is_public
 from tests.test_public import PICTURE, server
 from tests.test_public import picture as answers
 
@@ -50,13 +50,15 @@ SHAPES = {
 def test_where_a_request_names_media(shape):
     """In the shapes of all routes."""
     url = "https://a.example/x.png"
-    assert media(shape(url), ()) == Media((url,), NONE)
+    assert media(shape(url), ()) == RequestMedia((url,), NONE)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_media_stand_in_the_request_instead_of_their_address(shape, monkeypatch):
     """As a data URI, wherever the address stood; the rest stays as it is."""
-    monkeypatch.setattr(public, "is_public", lambda text: text == "127.0.0.1" or is_public(text))
+    monkeypatch.setattr(
+        safe_fetch, "is_public", lambda text: text == "127.0.0.1" or is_public(text)
+    )
 
     async def run():
         async with server({"/x": answers}) as port:
@@ -74,7 +76,7 @@ def test_one_that_cannot_be_had_fails_the_request(monkeypatch):
     async def run():
         async with server({}) as port:
             url = f"http://127.0.0.1:{port}/x"
-            await Media((url,), NONE).brought(json.dumps(picture(url)).encode())
+            await RequestMedia((url,), NONE).brought(json.dumps(picture(url)).encode())
 
     with pytest.raises(InvalidInput, match=r"127\.0\.0\.1 is not a public address"):
         asyncio.run(run())
@@ -133,10 +135,10 @@ def test_too_many_are_refused():
 def test_a_request_carries_what_is_to_be_brought():
     """Jobs and calls over HTTP alike."""
     domains = frozenset({"a.example"})
-    reader = JobReader(("m",), "org/m", {}, media_domains=domains)
+    reader = RequestParser(("m",), "org/m", {}, media_domains=domains)
     body = picture("https://a.example/x")
     job = reader.read({"id": "j", "input": {"route": "chat/completions", "body": body}})
-    assert job.request.media == Media(("https://a.example/x",), domains)
+    assert job.request.media == RequestMedia(("https://a.example/x",), domains)
     with pytest.raises(InvalidInput, match="Media may come from "):
         reader.read({"id": "j", "input": picture("http://b.example/")})
     with pytest.raises(InvalidInput, match="is no address of the web"):

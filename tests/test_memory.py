@@ -7,17 +7,17 @@ import json
 import stat
 
 import pytest
-
-from handler.engine.vllm import build
-from handler.errors import EngineStartFailed, ModelUnavailable
 from handler.memory import fit
 from handler.memory.architecture import architecture
 from handler.memory.fit import Demand, largest_context
 from handler.memory.gpus import memory_bytes
 from handler.memory.layers import kinds
 from handler.memory.states import state_bytes
-from handler.memory.tensors import Tensor, in_file, in_folder
+
+from handler.engine.vllm import platform
+from handler.errors import EngineStartFailed, ModelUnavailable
 from handler.model.checkpoint import has_fp8_cache
+from handler.model.safetensors import Tensor, in_file, in_folder
 from tests.conftest import MODELS, NAME, check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -567,7 +567,7 @@ def test_a_kind_that_is_not_known_is_left_to_the_engine(gpu, tmp_path):
 def test_vllms_flags_say_what_has_to_fit(gpu, tmp_path, monkeypatch, environ, refused):
     """The real parser's; the CPU build is told that it runs on GPUs."""
     gpu(81559)
-    monkeypatch.setattr(build, "gpus", lambda environ: ["0"])
+    monkeypatch.setattr(platform, "gpus", lambda environ: ["0"])
     folder = a_checkpoint(tmp_path, 141_000_000_000)
     if refused:
         with pytest.raises(EngineStartFailed, match=r"m.* has 141\.0 GB of weights"):

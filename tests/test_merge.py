@@ -1,7 +1,6 @@
 """Chunks of one answer become fewer chunks that say the same."""
 
-from handler.merge import decode, merge
-from handler.stream import MAX_CHUNK_BYTES, json_bytes
+from handler.engine.sse import MAX_CHUNK_BYTES, decode, json_bytes, merge
 
 
 def chunk(index=0, usage=None, finish_reason=None, **delta):

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from handler.environ import load
-from handler.errors import BadSetting, ModelUnavailable
-from handler.hub.download import Halves
+from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.checkpoint import quantization_of
-from handler.model.locate import locate
-from handler.model.manifest import File, Manifest
-from handler.model.places import BAKED
+from handler.model.hub_download import Halves
+from handler.model.manifest import Manifest, ManifestFile
+from handler.model.resolve import locate
+from handler.model.sources import BAKED
 from tests.conftest import ROOT, clean_environment
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
@@ -55,7 +55,9 @@ def bake(folder: Path, repository: str = "org/name", **files: str) -> Path:
         commit=COMMIT,
         quantization="awq",
         licence="mit",
-        files=tuple(File(path=p.name, bytes=p.stat().st_size, sha256="0" * 64) for p in there),
+        files=tuple(
+            ManifestFile(path=p.name, bytes=p.stat().st_size, sha256="0" * 64) for p in there
+        ),
         total_bytes=sum(path.stat().st_size for path in there),
         fetched="2026-11-22T14:00:00+00:00",
     ).write(folder)
@@ -230,7 +232,7 @@ def test_the_order_of_the_places(tmp_path, nothing_baked, monkeypatch):
     on_platform = cache(tmp_path / "platform", "models--org--name", "main")
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setattr(
-        "handler.model.places.PLATFORM_CACHE", tmp_path / "platform/huggingface-cache/hub"
+        "handler.model.sources.PLATFORM_CACHE", tmp_path / "platform/huggingface-cache/hub"
     )
     settings = load({"MODEL_NAME": "org/name", "BASE_PATH": str(tmp_path / "volume")})
     found = []
@@ -278,7 +280,7 @@ def test_the_name_of_a_folder_from_a_cache_is_the_repositorys(tmp_path, nothing_
 
 def test_no_model_name_says_what_to_give(nothing_baked):
     """The first mistake that a new user makes."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         locate(load({}), nothing_baked)
     assert str(caught.value) == (
         "MODEL_NAME is not set: give a hub repository such as Qwen/Qwen2.5-7B-Instruct-AWQ "
@@ -295,7 +297,7 @@ def test_a_folder_without_a_checkpoint_is_not_asked_of_the_hub(name, nothing_bak
 
 def test_a_name_that_cannot_be_one(nothing_baked):
     """Neither a folder nor org/name."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         locate(load({"MODEL_NAME": "a/b/c"}), nothing_baked)
     assert str(caught.value) == ("MODEL_NAME='a/b/c' is no repository's name (org/name).")
 
@@ -390,7 +392,7 @@ def test_quantization_must_not_contradict_the_checkpoint(
     if fits:
         assert locate(settings, nothing_baked).name == "m"
         return
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         locate(settings, nothing_baked)
     assert str(caught.value) == (
         f"QUANTIZATION={wanted.lower()!r} contradicts the checkpoint: m is quantized as "
@@ -422,7 +424,7 @@ def fetch(tmp_path, hub_url, **environ):
         "import os\n"
         "from pathlib import Path\n"
         "from handler.errors import WorkerError\n"
-        "from handler.model.locate import locate\n"
+        "from handler.model.resolve import locate\n"
         "from handler.environ import load\n"
         "try:\n"
         "    model = locate(load(os.environ), Path('nothing-baked'))\n"
@@ -582,7 +584,7 @@ def test_a_repository_without_its_weights_is_said(tmp_path, files, message):
 
 def test_a_name_too_long_for_a_file(nothing_baked):
     """The file system's own words, and not the whole name."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         locate(load({"MODEL_NAME": "x" * 300}), nothing_baked)
     assert str(caught.value) == f"MODEL_NAME='{'x' * 100}…': File name too long."
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from handler.pacing import LONGEST_SECONDS, Gate, Pacer
+from handler.engine.pacing import LONGEST_SECONDS, FlushGate, Pacer
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def pacer():
 
 def gated(pacer, steps):
     async def run():
-        await steps(Gate(pacer), Clock(asyncio.get_running_loop()))
+        await steps(FlushGate(pacer), Clock(asyncio.get_running_loop()))
 
     asyncio.run(run())
 

@@ -10,9 +10,9 @@ import time
 import psutil
 import pytest
 
-from handler.engine import parallel
-from handler.engine.parallel import Split, visible_gpus, with_counted_gpus
-from handler.errors import BadSetting
+from handler.engine import parallelism
+from handler.engine.parallelism import Parallelism, visible_gpus, with_counted_gpus
+from handler.errors import InvalidSetting
 from tests.checkpoints import tiny_llama
 from tests.conftest import (
     START_SECONDS,
@@ -101,34 +101,34 @@ def test_auto_takes_the_gpus_of_this_machine(devices, name, environ, size):
         (
             (9, 3),
             {"TENSOR_PARALLEL_SIZE": "2"},
-            Split(2, 2),
+            Parallelism(2, 2),
             "TENSOR_PARALLEL_SIZE='2': the model's 9 attention heads (3 of them for keys and "
             "values) can be split over 1, 3, 9.",
         ),
         (
             (12, 2),
             {"TP_SIZE": "3"},
-            Split(3, 3),
+            Parallelism(3, 3),
             "TP_SIZE='3': the model's 12 attention heads (2 of them for keys and values) can be "
             "split over 1, 2, 4, 6, 12.",
         ),
         (
             (14, None, True),
             {"TENSOR_PARALLEL_SIZE": "auto"},
-            Split(4, 4),
+            Parallelism(4, 4),
             "TENSOR_PARALLEL_SIZE='auto': the worker has 4 GPUs for it, and the model's 14 "
             "attention heads can be split over 1, 2.",
         ),
         (
             (8,),
             {"TP_SIZE": "2", "ENGINE_ARGS": "--tp 3"},
-            Split(3, 3),
+            Parallelism(3, 3),
             "ENGINE_ARGS='--tp 3': the model's 8 attention heads can be split over 1, 2, 4, 8.",
         ),
         (
             (3,),
             {"TP_SIZE": "4"},
-            Split(4, 4, groups=2),
+            Parallelism(4, 4, groups=2),
             "TP_SIZE='4': the model's 3 attention heads, in 2 copies, can be split over 2, 6.",
         ),
     ],
@@ -138,28 +138,28 @@ def test_a_count_that_the_heads_do_not_allow_is_refused(
     heads, devices, shape, environ, split, message
 ):
     """With the counts that they do allow."""
-    with pytest.raises(BadSetting) as caught:
-        parallel.check(split, environ, heads(*shape), devices)
+    with pytest.raises(InvalidSetting) as caught:
+        parallelism.check(split, environ, heads(*shape), devices)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_heads_for_keys_and_values_may_be_copied(heads, devices, size):
     """Two of them serve up to all eight."""
-    parallel.check(Split(size, size), {}, heads(8, 2), devices)
+    parallelism.check(Parallelism(size, size), {}, heads(8, 2), devices)
 
 
 def test_a_model_without_heads_is_left_to_the_engine(model, devices):
     """Not every model has attention."""
-    parallel.check(Split(3, 3), {}, model(), devices)
+    parallelism.check(Parallelism(3, 3), {}, model(), devices)
 
 
 def test_idle_gpus_are_warned_of(heads, devices, caplog):
     """One line, and only where nothing says how many GPUs are meant."""
-    parallel.check(Split(1, 1), {}, heads(8), devices)
-    parallel.check(Split(1, 1), {"TENSOR_PARALLEL_SIZE": "1"}, heads(8), devices)
-    parallel.check(Split(4, 4), {"ENGINE_ARGS": "-tp 4"}, heads(8), devices)
-    parallel.check(Split(1, 1), {"CUDA_VISIBLE_DEVICES": "3"}, heads(8), devices)
+    parallelism.check(Parallelism(1, 1), {}, heads(8), devices)
+    parallelism.check(Parallelism(1, 1), {"TENSOR_PARALLEL_SIZE": "1"}, heads(8), devices)
+    parallelism.check(Parallelism(4, 4), {"ENGINE_ARGS": "-tp 4"}, heads(8), devices)
+    parallelism.check(Parallelism(1, 1), {"CUDA_VISIBLE_DEVICES": "3"}, heads(8), devices)
     assert [record.message for record in caplog.records] == [
         "the worker sees 4 GPUs and uses one, the others (1, 2, 10) are idle: "
         "TENSOR_PARALLEL_SIZE=auto takes all of them"

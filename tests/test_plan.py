@@ -10,16 +10,16 @@ from dataclasses import replace
 from math import prod
 
 import pytest
-
-from builder.errors import Refused
 from builder.plan.cards import COUNTS, Card, chosen, table
-from builder.plan.estimate import Wanted, row
 from builder.plan.source import Source
-from builder.plan.weights import Weights, weights
-from builder.presets import PRESETS
 from handler.memory.architecture import architecture
 from handler.memory.groups import Groups
-from handler.memory.tensors import Tensor
+
+from builder.errors import Refused
+from builder.plan.estimate import Wanted, row
+from builder.plan.weights import Weights, weights
+from builder.presets import PRESETS
+from handler.model.safetensors import Tensor
 from tests.conftest import MODELS, NAME, ROOT, clean_environment, worker_environment
 from tests.hub import TOKEN, Repository, running_hub
 from tests.test_memory import DEEPSEEK_V3, LLAMA_70B

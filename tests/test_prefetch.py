@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.model import prefetch
+from handler.startup import prefetch
 
 
 def _resident(path: Path) -> int:

@@ -1,6 +1,6 @@
 """What is fetched comes from the public web, from the address that was judged.
 
-The servers here are real and on this machine, so in those tests 127.0.0.1 counts as public.
+The servers here are real and on this machine, so in those tests 127.0.0.1 counts as safe_fetch.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from handler import public
-from handler.errors import Absent, InvalidInput
-from handler.public import PublicWeb, is_public
+from handler.errors import InvalidInput, UrlNotFound
+from handler.request import safe_fetch
+from handler.request.safe_fetch import SafeFetch, is_public
 
 PICTURE = b"\x89PNG" + bytes(1000)
 
@@ -39,7 +39,7 @@ async def picture(_):
 
 def get(address, routes=None, domains=(), most_bytes=10_000, seconds=5.0):
     async def run():
-        reading = PublicWeb(domains, most_bytes, seconds, "Media")
+        reading = SafeFetch(domains, most_bytes, seconds, "Media")
         async with server(routes or {}) as port, reading as there:
             return await there.get(address.replace("PORT", str(port)))
 
@@ -48,7 +48,9 @@ def get(address, routes=None, domains=(), most_bytes=10_000, seconds=5.0):
 
 @pytest.fixture
 def here_is_public(monkeypatch):
-    monkeypatch.setattr(public, "is_public", lambda text: text == "127.0.0.1" or is_public(text))
+    monkeypatch.setattr(
+        safe_fetch, "is_public", lambda text: text == "127.0.0.1" or is_public(text)
+    )
 
 
 @pytest.fixture
@@ -130,8 +132,8 @@ def test_a_redirect_is_followed(here_is_public):
 def test_a_redirect_is_judged_as_the_first_address(here_is_public, monkeypatch, target, said):
     """It leads nowhere that the request may not name."""
     if "localhost" in target:
-        monkeypatch.setattr(public, "is_public", lambda text: False)
-        monkeypatch.setattr(public, "_refuse_private_literal", lambda url: None)
+        monkeypatch.setattr(safe_fetch, "is_public", lambda text: False)
+        monkeypatch.setattr(safe_fetch, "_refuse_private_literal", lambda url: None)
     domains = {"127.0.0.1", "localhost"} if "10.0" not in target else ()
     with pytest.raises(InvalidInput) as raised:
         get("http://127.0.0.1:PORT/again", {"/again": to(target)}, domains)
@@ -182,7 +184,7 @@ def put(address, routes=None, seconds=5.0):
             yield b"x" * 100_000
 
     async def run():
-        writing = PublicWeb((), 0, seconds, "The output")
+        writing = SafeFetch((), 0, seconds, "The output")
         async with server(routes or {}) as port, writing as there:
             await there.put(address.replace("PORT", str(port)), content(), 300_000)
 
@@ -244,7 +246,7 @@ def test_a_private_address_is_not_written_to(host):
 
 def test_nothing_at_an_address_is_an_error_of_its_own(here_is_public):
     """For those to whom that is no error."""
-    with pytest.raises(Absent):
+    with pytest.raises(UrlNotFound):
         get("http://127.0.0.1:PORT/x", {"/x": gone})
 
 
@@ -268,5 +270,5 @@ def test_nothing_at_an_address_is_an_error_of_its_own(here_is_public):
 def test_what_may_not_be_asked(url, said):
     """With what would be right."""
     with pytest.raises(InvalidInput) as raised:
-        public.allowed(url, {"a.example"}, "Media")
+        safe_fetch.allowed(url, {"a.example"}, "Media")
     assert said in str(raised.value)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from handler.queue.door import LOOK_SECONDS, _run_jobs
+from handler.serve.queue.loop import LOOK_SECONDS, _run_jobs
 from tests.conftest import ANSWERS
 from tests.platform import State
 from tests.processes import arguments

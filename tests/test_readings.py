@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.metrics.readings import Reading, Window, read, window
+from handler.metrics.engine_stats import EngineStats, StatsWindow, read, window
 
 ROOT = Path(__file__).parent.parent
 EXPOSITIONS = ROOT / "tests/expositions"
@@ -18,7 +18,7 @@ EXPOSITIONS = ROOT / "tests/expositions"
     [
         (
             "vllm",
-            Reading(
+            EngineStats(
                 running=2,
                 waiting=2,
                 kv_cache_usage=0.0055096418732781816,
@@ -31,7 +31,7 @@ EXPOSITIONS = ROOT / "tests/expositions"
         ),
         (
             "vllm-ngram",
-            Reading(
+            EngineStats(
                 running=0,
                 waiting=0,
                 kv_cache_usage=0,
@@ -47,7 +47,7 @@ EXPOSITIONS = ROOT / "tests/expositions"
         ),
         (
             "sglang",
-            Reading(
+            EngineStats(
                 running=2,
                 waiting=2,
                 kv_cache_usage=0.01,
@@ -68,8 +68,8 @@ def test_what_an_engine_says(name, reading):
 
 def test_no_engine_says_nothing():
     """Its process may have gone, and the worker's metrics are there still."""
-    assert read('llm_worker_start_seconds{stage="weights"} 2.1\n') == Reading()
-    assert read("") == Reading()
+    assert read('llm_worker_start_seconds{stage="weights"} 2.1\n') == EngineStats()
+    assert read("") == EngineStats()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_module_leaves_prometheus_client_alone():
     assert run.stdout == "False\n"
 
 
-VLLM = Reading(
+VLLM = EngineStats(
     running=1,
     waiting=0,
     kv_cache_usage=0.5,
@@ -153,7 +153,7 @@ LATER = replace(
     spec_draft_tokens_total=600,
     spec_accepted_tokens_total=375,
 )
-SGLANG = Reading(
+SGLANG = EngineStats(
     preemptions_total=0,
     prefix_queries_total=0,
     prefix_hits_total=0,
@@ -167,30 +167,30 @@ SGLANG = Reading(
 @pytest.mark.parametrize(
     ("before", "after", "happened"),
     [
-        (VLLM, LATER, Window(0.25, 1.5, 0.375, 10.0, 2)),
-        (Reading(), VLLM, Window(0.5, 3.0, 0.75, 20.0, 3)),
-        (VLLM, VLLM, Window(None, None, None, 0.0, 0)),
+        (VLLM, LATER, StatsWindow(0.25, 1.5, 0.375, 10.0, 2)),
+        (EngineStats(), VLLM, StatsWindow(0.5, 3.0, 0.75, 20.0, 3)),
+        (VLLM, VLLM, StatsWindow(None, None, None, 0.0, 0)),
         (
             VLLM,
             replace(LATER, spec_drafts_total=100, spec_accepted_tokens_total=300),
-            Window(0.25, None, 0.0, 10.0, 2),
+            StatsWindow(0.25, None, 0.0, 10.0, 2),
         ),
-        (LATER, VLLM, Window(0.5, 3.0, 0.75, 20.0, 3)),
+        (LATER, VLLM, StatsWindow(0.5, 3.0, 0.75, 20.0, 3)),
         (
             VLLM,
             replace(
                 LATER, prefix_queries_total=900, prefix_hits_total=450, generation_tokens_total=900
             ),
-            Window(0.5, 2.5, 0.625, 90.0, 5),
+            StatsWindow(0.5, 2.5, 0.625, 90.0, 5),
         ),
-        (SGLANG, SGLANG, Window(None, None, None, 0.0, 0)),
+        (SGLANG, SGLANG, StatsWindow(None, None, None, 0.0, 0)),
         (
             SGLANG,
             replace(SGLANG, generation_tokens_total=50),
-            Window(None, 1.75, 0.4375, 5.0, 0),
+            StatsWindow(None, 1.75, 0.4375, 5.0, 0),
         ),
-        (VLLM, Reading(), Window()),
-        (Reading(), Reading(), Window()),
+        (VLLM, EngineStats(), StatsWindow()),
+        (EngineStats(), EngineStats(), StatsWindow()),
     ],
     ids=[
         "work",

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from handler.metrics.record import Record
-from handler.metrics.usage import Counter, Usage
+from handler.engine.usage import Usage, UsageCounter
+from handler.metrics.request_log import RequestRecord
 
 CREATED = b'event: response.created\ndata: {"type":"response.created"}\n\n'
 WAITING = b'event: response.in_progress\ndata: {"type":"response.in_progress"}\n\n'
@@ -26,7 +26,7 @@ ITEM = b'event: response.output_item.added\ndata: {"type":"response.output_item.
 )
 def test_what_counts_as_the_first_token(pieces, first):
     """/v1/responses says that it has begun before the engine has computed anything."""
-    record = Record("r")
+    record = RequestRecord("r")
     seen = None
     for number, piece in enumerate(pieces):
         record.answered(piece)
@@ -41,7 +41,7 @@ def test_anthropics_count_of_the_input_leaves_out_what_the_cache_had():
     counts = {"input_tokens": 76, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 28}
     counts |= {"output_tokens": 5}
     ended = b'event: message_delta\ndata: {"usage":' + json.dumps(counts).encode() + b"}\n\n"
-    counter = Counter()
+    counter = UsageCounter()
     counter.add(started)
     assert counter.usage == Usage(204, 0, 0)
     counter.add(ended)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from handler.addresses import domains, origins
 from handler.environ import load, variables
-from handler.errors import BadSetting
+from handler.errors import InvalidSetting
+from handler.setting_types import domains, origins
 from handler.settings import Settings
 
 
@@ -46,7 +46,7 @@ def test_an_empty_value_is_no_value():
 )
 def test_a_bad_value_names_the_variable_the_value_and_what_is_right(variable, value, right):
     """One sentence says it all."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         load({variable: value})
     assert str(caught.value) == f"{variable}={value!r} should be {right}."
     assert caught.value.exit_code == 2
@@ -54,7 +54,7 @@ def test_a_bad_value_names_the_variable_the_value_and_what_is_right(variable, va
 
 def test_all_bad_values_are_named_at_once():
     """Nobody wants to learn of the second mistake after the second deployment."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         load({"ENGINE": "tgi", "LOG_FORMAT": "xml"})
     assert str(caught.value) == (
         "ENGINE='tgi' should be 'vllm' or 'sglang'.\nLOG_FORMAT='xml' should be 'text' or 'json'."
@@ -70,7 +70,7 @@ def test_the_token_never_shows():
 
 def test_a_token_that_is_none_is_said_without_showing_it():
     """Such as two lines of a file."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         load({"HF_TOKEN": "hf_secret\nhf_other"})
     assert str(caught.value) == "HF_TOKEN should be one word without spaces or line breaks."
 
@@ -104,7 +104,7 @@ NAMES = "names as a.example, without https:// and a path, not"
 )
 def test_a_place_on_the_web_that_could_never_match_is_refused(name, value, right):
     """Browsers send an origin without a path, and a host has no scheme."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         load({name: value})
     assert str(caught.value) == f"{name}={value!r} should be {right}."
 

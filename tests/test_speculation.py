@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from handler.engine import speculation
+from handler.engine import speculative
 from handler.environ import load
-from handler.errors import BadSetting
-from handler.model.locate import locate
+from handler.errors import InvalidSetting
+from handler.model.resolve import locate
 from tests.checkpoints import eagle_head, tiny_llama
 from tests.conftest import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 from tests.platform import running_platform, running_worker
@@ -49,7 +49,7 @@ DRAFT = Path("/draft")
 )
 def test_a_method_in_vllms_words(method, tokens, draft, config):
     """Its --speculative-config."""
-    assert json.loads(speculation.vllm_config(method, tokens, draft, None)) == config
+    assert json.loads(speculative.vllm_config(method, tokens, draft, None)) == config
 
 
 @pytest.mark.parametrize(
@@ -97,30 +97,32 @@ def test_a_method_in_vllms_words(method, tokens, draft, config):
 def test_a_method_in_sglangs_words(method, tokens, draft, flags):
     """Its speculative flags, which tests/contract gives to its parser."""
     expected = {f"SPECULATIVE_{name}": value for name, value in flags.items()}
-    assert speculation.sglang_flags(method, tokens, draft, None) == expected
+    assert speculative.sglang_flags(method, tokens, draft, None) == expected
 
 
 def test_none_is_none():
     """No speculation unless it is asked for."""
-    assert speculation.vllm_config("none", None, None, None) is None
-    assert speculation.sglang_flags("none", None, None, None) == {}
+    assert speculative.vllm_config("none", None, None, None) is None
+    assert speculative.sglang_flags("none", None, None, None) == {}
 
 
 def test_the_engines_own_json_wins():
     """With the draft model by its folder."""
     vllm = '{"method": "eagle", "model": "org/head", "revision": "x"}'
-    assert json.loads(speculation.vllm_config("ngram", 9, DRAFT, vllm)) == {
+    assert json.loads(speculative.vllm_config("ngram", 9, DRAFT, vllm)) == {
         "method": "eagle",
         "model": "/draft",
     }
     sglang = '{"algorithm": "EAGLE", "draft_model_path": "org/head", "num_steps": 3}'
-    assert speculation.sglang_flags("ngram", 9, DRAFT, sglang) == {
+    assert speculative.sglang_flags("ngram", 9, DRAFT, sglang) == {
         "SPECULATIVE_ALGORITHM": "EAGLE",
         "SPECULATIVE_DRAFT_MODEL_PATH": "/draft",
         "SPECULATIVE_NUM_STEPS": "3",
     }
-    with pytest.raises(BadSetting, match=r"^SPECULATIVE_CONFIG: 'method' is vLLM's\. SGLang's are"):
-        speculation.sglang_flags("none", None, None, vllm)
+    with pytest.raises(
+        InvalidSetting, match=r"^SPECULATIVE_CONFIG: 'method' is vLLM's\. SGLang's are"
+    ):
+        speculative.sglang_flags("none", None, None, vllm)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_both_engines_names_are_taken(environ, read):
 def test_settings_that_do_not_go_together(tmp_path, environ, message):
     """They stop the start, and say what is missing."""
     environ["MODEL_NAME"] = str(MODELS / f"{NAME}-bf16")
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         locate(load(environ), tmp_path)
     assert str(caught.value) == message
 
@@ -191,7 +193,7 @@ def test_a_draft_with_another_vocabulary_is_refused_before_the_weights_load(tmp_
         "SPECULATIVE_METHOD": "draft",
         "SPECULATIVE_MODEL": str(folder),
     }
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         locate(load(environ), tmp_path)
     assert str(caught.value) == (
         "draft: the draft model has a vocabulary of 32000 tokens and the model one of 49152: "
@@ -234,7 +236,7 @@ def answers(**environ):
 
 @pytest.fixture(scope="module")
 def greedy():
-    """What the model writes without speculation."""
+    """What the model writes without speculative."""
     texts, counts = answers()
     assert counts == []
     return texts

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from handler.stream import MAX_CHUNK_BYTES, EventCutter, chunks_of, error_in, json_bytes
+from handler.engine.sse import MAX_CHUNK_BYTES, EventSplitter, chunks_of, error_in, json_bytes
 
 EVENTS = [
     'data: {"text": "日本語 🦙"}\n\n'.encode(),
@@ -18,7 +18,7 @@ EVENTS = [
 def test_events_are_whole_however_the_bytes_arrive(step):
     """A read may end in the middle of an emoji."""
     stream = b"".join(EVENTS)
-    cutter, cut = EventCutter(), []
+    cutter, cut = EventSplitter(), []
     for start in range(0, len(stream), step):
         cut += cutter.feed(stream[start : start + step])
     assert cut == EVENTS
@@ -27,7 +27,7 @@ def test_events_are_whole_however_the_bytes_arrive(step):
 
 def test_an_event_without_its_blank_line_comes_out_at_the_end():
     """Nothing is lost when a stream breaks off."""
-    cutter = EventCutter()
+    cutter = EventSplitter()
     assert cutter.feed(b"data: a\n\ndata: b") == [b"data: a\n\n"]
     assert cutter.end() == [b"data: b"]
 

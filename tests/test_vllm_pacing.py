@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from handler.pacing import Gate, Pacer
+from handler.engine.pacing import FlushGate, Pacer
 from tests.conftest import MODELS, NAME
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -21,12 +21,12 @@ class Stream:
         from vllm.v1.engine import EngineCoreRequest, output_processor
         from vllm.v1.engine.parallel_sampling import ParentRequest
 
-        from handler.engine.vllm.pacing import PacedCollector, PacedState
+        from handler.engine.vllm.patches import PacedCollector, PacedState
 
         monkeypatch.setattr(output_processor, "RequestState", PacedState)
         self.processor = output_processor.OutputProcessor(tokenizer, log_stats=False)
         kind = RequestOutputKind.DELTA
-        self.collector = PacedCollector(Gate(pacer), kind, "r")
+        self.collector = PacedCollector(FlushGate(pacer), kind, "r")
         params = SamplingParams(output_kind=kind, n=n, **sampling)
 
         def request(name):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from handler.errors import BadSetting
-from handler.warmup import read
+from handler.engine.warmup import read
+from handler.errors import InvalidSetting
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
 
@@ -37,7 +37,7 @@ def test_no_setting_no_prefix():
 )
 def test_what_is_no_prefix_stops_the_start(setting, reason):
     """With what would be right, before the engine is imported."""
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         read(setting)
     text = str(caught.value)
     assert text.startswith(f"PREFIX_WARMUP={setting!r} should be a JSON list, or a file with one, ")

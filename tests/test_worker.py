@@ -19,12 +19,12 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from handler.concurrency import concurrency
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Capacity, Running
-from handler.errors import BadSetting, EngineStartFailed
-from handler.job import JobReader
-from handler.worker import Worker
+from handler.engine.capacity import concurrency
+from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.runtime import EngineRuntime
+from handler.errors import EngineStartFailed, InvalidSetting
+from handler.request.parse import RequestParser
+from handler.serve.worker import Worker
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=4096, max_model_tokens=2048)
 
@@ -53,7 +53,7 @@ class StandIn:
 
     def check(self):
         if self.fault == "flag":
-            raise BadSetting("DTYPE='int3' is none")
+            raise InvalidSetting("DTYPE='int3' is none")
 
     @asynccontextmanager
     async def running(self, pacer):
@@ -75,7 +75,7 @@ class StandIn:
                 Route("/v1/completions", getattr(self, self.fault or "endless"), methods=["POST"])
             ]
         )
-        yield Running(app, CAPACITY, lambda: self.living)
+        yield RunningEngine(app, CAPACITY, lambda: self.living)
 
     def reap(self):
         """Take the exit code of the child, which the host has killed."""
@@ -120,9 +120,9 @@ class StandIn:
 def started(request):
     """A host with the stand-in, and a worker on it."""
     adapter = StandIn(getattr(request, "param", None))
-    with EngineHost(adapter) as host:
+    with EngineRuntime(adapter) as host:
         running = host.wait_until_up()
-        reader = JobReader(("served",), "org/name", running.request_fields)
+        reader = RequestParser(("served",), "org/name", running.request_fields)
         yield adapter, host, Worker(host, reader, timeout_seconds=None)
     adapter.reap()
 
@@ -190,7 +190,7 @@ def test_a_task_that_ends_between_two_yields_aborts_the_request(started, caplog)
 
     The log does not wait for that either.
     """
-    caplog.set_level("INFO", "handler.metrics.record")
+    caplog.set_level("INFO", "handler.metrics.request_log")
     adapter, _, worker = started
     generator = worker.handle(NATIVE)
 
@@ -269,7 +269,7 @@ def test_a_job_that_is_stopped_before_it_is_taken_is_not_asked_for(started):
 def test_a_request_that_hangs_times_out(started):
     """REQUEST_TIMEOUT bounds every wait for the engine, and the request is aborted."""
     adapter, host, _ = started
-    worker = Worker(host, JobReader(("served",), "org/name", {}), timeout_seconds=0.2)
+    worker = Worker(host, RequestParser(("served",), "org/name", {}), timeout_seconds=0.2)
     [last] = outputs(worker, NATIVE)
     assert json.loads(last["error"])["error"]["code"] == 408
     assert adapter.ended.wait(2)
@@ -307,7 +307,7 @@ def test_stopping_leaves_no_process_of_the_engine_and_no_other_is_touched():
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         adapter = StandIn()
-        with EngineHost(adapter) as host:
+        with EngineRuntime(adapter) as host:
             host.wait_until_up()
             child = psutil.Process(adapter.child.pid)
         assert not child.is_running()
@@ -321,7 +321,7 @@ def test_stopping_leaves_no_process_of_the_engine_and_no_other_is_touched():
 def test_stopping_in_the_middle_of_a_launch_leaves_no_process_either():
     """The engine has none yet when it is stopped, and would start one a moment later."""
     adapter = StandIn("late")
-    host = EngineHost(adapter).__enter__()
+    host = EngineRuntime(adapter).__enter__()
     threading.Thread(target=host.launch).start()
     assert adapter.began.acquire(timeout=5)
     host.stop()
@@ -333,7 +333,7 @@ def test_stopping_in_the_middle_of_a_launch_leaves_no_process_either():
 def test_what_is_stopped_before_its_launch_is_never_launched():
     """Its imports take seconds, and nobody waits for them."""
     adapter = StandIn("late")
-    host = EngineHost(adapter).__enter__()
+    host = EngineRuntime(adapter).__enter__()
     host.stop()
     with pytest.raises(EngineStartFailed, match=r"^The engine was stopped before it started\.$"):
         host.wait_until_up()
@@ -343,7 +343,7 @@ def test_what_is_stopped_before_its_launch_is_never_launched():
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        ("flag", BadSetting, "DTYPE='int3' is none"),
+        ("flag", InvalidSetting, "DTYPE='int3' is none"),
         (
             "start",
             EngineStartFailed,
@@ -354,7 +354,7 @@ def test_what_is_stopped_before_its_launch_is_never_launched():
 def test_a_failed_start_says_the_root_cause(fault, error, message):
     """Not the outermost error, which says only that something failed."""
     adapter = StandIn(fault)
-    with EngineHost(adapter) as host, pytest.raises(error) as caught:
+    with EngineRuntime(adapter) as host, pytest.raises(error) as caught:
         host.wait_until_up()
     adapter.reap()
     assert str(caught.value) == message

@@ -21,19 +21,19 @@ from typing import Any
 from benchmarks.cuda import case as gpu_case
 from benchmarks.cuda.case import Measured, Specification, found
 from benchmarks.cuda.load import Ask, Prompt
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Capacity, Running
-from handler.job import JobReader
-from handler.pacing import Pacer
-from handler.stages import Stages
-from handler.worker import Worker
+from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.pacing import Pacer
+from handler.engine.runtime import EngineRuntime
+from handler.request.parse import RequestParser
+from handler.serve.worker import Worker
+from handler.startup.timings import StartupTimings
 
 NAME = "model"
 WRITTEN = re.compile(r'"completion_tokens":\s*(\d+)')
 
 
 class AnyVersion:
-    """vLLM's engine and app, whichever release; see `handler.engine.protocol.Adapter`.
+    """vLLM's engine and app, whichever release; see `handler.engine.interface.EngineAdapter`.
 
     Args:
         arguments: vLLM's command line.
@@ -57,19 +57,19 @@ class AnyVersion:
         found("validate_parsed_serve_args")(self._parsed)
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[Running]:
+    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Start the engine and build the app, with the worker's paced streams."""
-        from handler.engine.vllm import pacing
+        from handler.engine.vllm import patches
 
         parsed = self._parsed
-        pacing.install(pacer)
+        patches.install(pacer)
         async with found("build_async_engine_client")(parsed) as engine:
             tasks = await engine.get_supported_tasks()
             app = found("build_app")(parsed, tasks, engine.model_config)
             await found("init_app_state")(engine, app.state, parsed, tasks)
             app.state.server = SimpleNamespace(should_exit=False)
             async with app.router.lifespan_context(app):
-                yield Running(
+                yield RunningEngine(
                     app=app,
                     capacity=Capacity(parsed.max_num_seqs, kv_cache_tokens=0, max_model_tokens=0),
                     alive=lambda: not engine.errored,
@@ -90,14 +90,14 @@ def run_worker(given: Specification, measured: Measured) -> None:
     """Start the engine on the host's thread and measure from this one, as on the platform."""
     own_imports = time.time() - given.started_at
     adapter = AnyVersion(command_line(given.model, given.flags))
-    stages = Stages(given.started_at)
-    with EngineHost(adapter, Pacer(), stages) as host:
+    stages = StartupTimings(given.started_at)
+    with EngineRuntime(adapter, Pacer(), stages) as host:
         running = host.wait_until_up()
         took = {stage.name: stage.seconds for stage in stages}
         measured.note("stages.imports", own_imports + took["imports"])
         measured.note("stages.engine", took["engine"])
         measured.note("app", found("build_app").__module__)
-        worker = Worker(host, JobReader(running.models, NAME, {}), None)
+        worker = Worker(host, RequestParser(running.models, NAME, {}), None)
         asyncio.run(gpu_case.measure_all(_asking(worker), given, measured))
 
 

@@ -17,7 +17,7 @@ from builder.deploy.session import one
 from builder.deploy.wait import first_worker, reason, watching
 from builder.deploy.wanted import Wanted, at
 from builder.presets import Preset
-from handler.engine.shared import TITLES, EngineName
+from handler.engine.aliases import TITLES, EngineName
 from handler.environ import variables as known
 
 TITLE = {"QUEUE": "queue", "LOAD_BALANCER": "load balancer"}
@@ -34,7 +34,7 @@ def carry_out(
     """Make the endpoint what was asked for, and show that it answers.
 
     Raises:
-        DeployError, handler.errors.BadSetting: what is wrong, in one sentence.
+        DeployError, handler.errors.InvalidSetting: what is wrong, in one sentence.
     """
     name = order.name_of(options)
     wanted = order.wanted(options, one(api, "endpoint", name), environ)

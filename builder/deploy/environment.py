@@ -13,12 +13,12 @@ from pathlib import Path
 
 from builder.deploy.errors import WrongOrder
 from builder.deploy.names import is_reference, is_secret, known, known_names
-from handler.engine import shared
+from handler.engine import aliases
+from handler.engine.aliases import EngineName
 from handler.engine.flags import unused
-from handler.engine.parallel import DATA, PIPELINE, TENSOR
-from handler.engine.sglang import names as sglang
-from handler.engine.shared import EngineName
-from handler.engine.vllm import names as vllm
+from handler.engine.parallelism import DATA, PIPELINE, TENSOR
+from handler.engine.sglang import flags as sglang
+from handler.engine.vllm import flags as vllm
 from handler.environ import load, variables
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -113,13 +113,13 @@ def judged(values: Mapping[str, str], engine: EngineName | None) -> list[str]:
         engine: of the image, None if it may be either.
 
     Raises:
-        handler.errors.BadSetting: the start would refuse a variable, in the same words.
+        handler.errors.InvalidSetting: the start would refuse a variable, in the same words.
     """
     load(OF_A_QUEUE | {n: value for n, value in values.items() if not is_reference(value)})
     if engine is None:
         return unused(values, known_names(), {})
     names, removed = known(engine), REMOVED[engine]
-    shared.refuse_foreign(engine, values, names | removed.keys())
+    aliases.refuse_foreign(engine, values, names | removed.keys())
     return unused(values, names, removed)
 
 

@@ -4,8 +4,8 @@ import json
 import re
 from functools import cache
 
-from handler.engine import shared
-from handler.engine.shared import EngineName
+from handler.engine import aliases
+from handler.engine.aliases import EngineName
 from handler.environ import variables
 
 SECRET = re.compile(r"(TOKEN|KEYS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)$")
@@ -36,9 +36,9 @@ def known_names() -> frozenset[str]:
 @cache
 def known(engine: EngineName) -> frozenset[str]:
     """Return the names that a worker with an engine takes."""
-    flags = json.loads(shared.FLAG_NAMES.read_text(encoding="utf-8"))[engine]
+    flags = json.loads(aliases.FLAG_NAMES.read_text(encoding="utf-8"))[engine]
     mine = frozenset(name for names in variables().values() for name in names)
-    return mine | shared.NAMES | frozenset(flags["off"] + flags["other"])
+    return mine | aliases.NAMES | frozenset(flags["off"] + flags["other"])
 
 
 @cache

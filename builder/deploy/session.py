@@ -11,7 +11,7 @@ from builder.deploy.caller import ADDRESS, Caller, Pace
 from builder.deploy.choice import made_of
 from builder.deploy.errors import KeyRefused, NotFound, WrongOrder
 from builder.deploy.screen import Screen
-from handler.hub.reference import one_word
+from handler.model.reference import one_word
 
 KEY = "RUNPOD_API_KEY"
 THIS_MACHINE = ("127.0.0.1", "::1", "localhost")

@@ -35,7 +35,7 @@ from builder.plan.report import Plan, plan_as_json, plan_as_text
 from builder.plan.weights import measure_weights
 from builder.told import number, parser, told
 from handler.errors import ModelUnavailable
-from handler.hub.reference import Reference
+from handler.model.reference import HubReference
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_REQUEST_TOKENS = 2048
@@ -60,12 +60,12 @@ def make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
 
     Raises:
         Refused: an argument is invalid, or the checkpoint cannot be planned.
-        ModelUnavailable, BadSetting: the hub refuses the model, or its layers are unknown.
+        ModelUnavailable, InvalidSetting: the hub refuses the model, or its layers are unknown.
     """
     table = load_gpu_table()
     pools = table.pools if options.gpu is None else find_gpu_pools(table.pools, options.gpu)
     metadata = read_model_metadata(
-        Reference(options.model, options.revision, "MODEL", token_in(environ))
+        HubReference(options.model, options.revision, "MODEL", token_in(environ))
     )
     try:
         model = parse_architecture(metadata.config)

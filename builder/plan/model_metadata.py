@@ -12,10 +12,10 @@ from typing import Any
 
 from builder.errors import Refused
 from handler.errors import ModelUnavailable
-from handler.hub import client
-from handler.hub.failures import explained, patiently
-from handler.hub.reference import Reference
+from handler.model import hub
 from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
+from handler.model.hub_errors import explained, patiently
+from handler.model.reference import HubReference
 from handler.model.safetensors import Tensor, tensors_in_folder
 
 MAX_CONCURRENT_REQUESTS = 8
@@ -45,12 +45,12 @@ class ModelMetadata:
     is_local: bool = False
 
 
-def read_model_metadata(reference: Reference) -> ModelMetadata:
+def read_model_metadata(reference: HubReference) -> ModelMetadata:
     """Read the metadata of a folder or a repository on the hub.
 
     Raises:
         Refused: it has no safetensors weights.
-        ModelUnavailable, BadSetting: the hub refuses it, or a file is broken.
+        ModelUnavailable, InvalidSetting: the hub refuses it, or a file is broken.
     """
     folder = Path(reference.name)
     if reference.name.count("/") != 1 and not folder.is_dir():
@@ -77,15 +77,15 @@ def _from_folder(folder: Path) -> ModelMetadata:
     )
 
 
-def _from_hub(reference: Reference) -> ModelMetadata:
-    listing = client.listing(reference)
+def _from_hub(reference: HubReference) -> ModelMetadata:
+    listing = hub.listing(reference)
     files = {file.path: file for file in listing.files}
     if "config.json" not in files:
         raise ModelUnavailable(f"{reference.name} has no config.json.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         configs = [files[name] for name in CONFIG_FILES if name in files]
-        client.download(reference, listing.commit, configs, folder=folder)
+        hub.download(reference, listing.commit, configs, folder=folder)
         weights = shards(folder) or {
             path for path in files if path.endswith(".safetensors") and "/" not in path
         }
@@ -101,7 +101,9 @@ def _from_hub(reference: Reference) -> ModelMetadata:
         )
 
 
-def _remote_tensors(reference: Reference, commit: str, files: Iterable[str]) -> tuple[Tensor, ...]:
+def _remote_tensors(
+    reference: HubReference, commit: str, files: Iterable[str]
+) -> tuple[Tensor, ...]:
     from huggingface_hub import HfApi
 
     api = HfApi(token=reference.plain_token())

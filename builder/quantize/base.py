@@ -17,8 +17,7 @@ from builder.errors import Refused
 from builder.fetch import fetch
 from builder.order import Order
 from handler.errors import ModelUnavailable
-from handler.hub import choice
-from handler.model import manifest
+from handler.model import hub_files, manifest
 from handler.model.checkpoint import is_complete, json_object, quantization_of
 
 log = logging.getLogger("quantize")
@@ -103,7 +102,7 @@ def check(folder: Path, name: str) -> None:
         )
     names = [path.name for path in folder.iterdir()]
     if not any(file.endswith(".safetensors") for file in names):
-        raise Refused(f"{choice.lack_of_weights(name, names)}.")
+        raise Refused(f"{hub_files.lack_of_weights(name, names)}.")
     if not is_whole:
         raise Refused(f"{name} lacks weights that its index names: fetch it again.")
 

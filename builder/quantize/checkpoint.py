@@ -13,10 +13,9 @@ from builder.quantize import recipe
 from builder.quantize.card import card
 from builder.quantize.run import Work, run
 from handler.errors import StartError
-from handler.hub import choice
-from handler.model import manifest
+from handler.model import hub_files, manifest
 from handler.model.checkpoint import is_of, quantization_of
-from handler.model.manifest import File, Manifest
+from handler.model.manifest import Manifest, ManifestFile
 
 log = logging.getLogger("quantize")
 
@@ -84,7 +83,7 @@ def _copy(base: Path, part: Path) -> None:
     which an engine may have, cannot read it.
     """
     names = (path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
-    for name in choice.small(names):
+    for name in hub_files.small(names):
         if name not in OWN and not name.endswith("index.json") and not (part / name).exists():
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, part / name)
@@ -99,7 +98,9 @@ def _seal(part: Path, work: Work, title: str) -> None:
     for path in sorted(path for path in part.rglob("*") if path.is_file()):
         path.chmod(READABLE)
         size, sha256, _ = checksums(path)
-        files.append(File(path=path.relative_to(part).as_posix(), bytes=size, sha256=sha256))
+        files.append(
+            ManifestFile(path=path.relative_to(part).as_posix(), bytes=size, sha256=sha256)
+        )
     level_dates(part)
     base = work.base
     written = Manifest(

@@ -14,8 +14,8 @@ from builder.checksums import checksums
 from builder.errors import Damaged, Refused
 from builder.quantize.base import LOCAL, REPOSITORY
 from builder.quantize.data import SUFFIXES
-from handler.hub.failures import explained, patiently
-from handler.hub.reference import Reference
+from handler.model.hub_errors import explained, patiently
+from handler.model.reference import HubReference
 
 log = logging.getLogger("quantize")
 
@@ -75,7 +75,7 @@ def find(name: str, revision: str, file: str | None, token: SecretStr | None) ->
         return local(path)
     if not REPOSITORY.fullmatch(name):
         raise Refused(f"--dataset {name} is neither a file nor a data set on the hub (org/name).")
-    return _fetched(Reference(name, revision, "DATASET_NAME", token), file)
+    return _fetched(HubReference(name, revision, "DATASET_NAME", token), file)
 
 
 def choose(name: str, names: list[str], wanted: str | None = None) -> str:
@@ -99,7 +99,7 @@ def _is_no_data(name: str) -> bool:
     return NO_DATA.match(PurePosixPath(name).name) is not None
 
 
-def _fetched(reference: Reference, wanted: str | None) -> Source:
+def _fetched(reference: HubReference, wanted: str | None) -> Source:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping
 
-from handler.engine.protocol import Adapter
+from handler.engine.interface import EngineAdapter
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.model.locate import Model
+from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
 
-Make = Callable[[Settings, Model, Mapping[str, str]], Adapter]
+Make = Callable[[Settings, ResolvedModel, Mapping[str, str]], EngineAdapter]
 ADAPTERS: dict[str, Make] = {
     "vllm": VllmAdapter,
     "sglang": SglangAdapter,
 }
 
 
-def adapter_for(settings: Settings, model: Model, environ: Mapping[str, str]) -> Adapter:
+def adapter_for(
+    settings: Settings, model: ResolvedModel, environ: Mapping[str, str]
+) -> EngineAdapter:
     """Return the adapter of the engine that ENGINE names; no engine is imported yet."""
     return ADAPTERS[settings.engine](settings, model, environ)

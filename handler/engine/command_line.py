@@ -8,10 +8,10 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 
-from handler.engine import shared
+from handler.engine import aliases
+from handler.engine.aliases import EngineName
 from handler.engine.flags import EngineFlags, unused
-from handler.engine.parallel import with_counted_gpus
-from handler.engine.shared import EngineName
+from handler.engine.parallelism import with_counted_gpus
 from handler.environ import variables
 from handler.settings import Settings
 
@@ -40,13 +40,13 @@ def parse(
         BadSetting: a flag or value that the engine does not take, or a setting of the other one.
     """
     mine = frozenset(name for names in variables().values() for name in names)
-    _judge_names(engine, environ, mine | flags.names | shared.NAMES, removed)
+    _judge_names(engine, environ, mine | flags.names | aliases.NAMES, removed)
     counted = with_counted_gpus(environ)
     return flags.parse(
         [
             *own,
-            *shared.arguments(flags, engine, counted),
-            *flags.from_environ(counted, mine | shared.NAMES),
+            *aliases.arguments(flags, engine, counted),
+            *flags.from_environ(counted, mine | aliases.NAMES),
             *flags.from_text(settings.engine_args),
         ]
     )
@@ -58,6 +58,6 @@ def _judge_names(
     known: frozenset[str],
     removed: Mapping[str, str],
 ) -> None:
-    shared.refuse_foreign(engine, environ, known | removed.keys())
+    aliases.refuse_foreign(engine, environ, known | removed.keys())
     for line in unused(environ, known, removed):
         log.warning(line)

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from handler.errors import BadSetting, one_line
+from handler.errors import InvalidSetting, one_line
 
 YES = frozenset({"1", "true", "yes", "on"})
 NO = frozenset({"0", "false", "no", "off"})
@@ -75,7 +75,7 @@ class EngineFlags:
             taken: names that the worker's own settings have taken, to be left out.
 
         Raises:
-            BadSetting: names the variable, its value and what the engine accepts.
+            InvalidSetting: names the variable, its value and what the engine accepts.
         """
         arguments: list[str] = []
         for name in sorted(self.names & environ.keys() - set(taken)):
@@ -93,7 +93,7 @@ class EngineFlags:
             variable: the variable that the user set, when it has another name.
 
         Raises:
-            BadSetting: the parser refuses the value.
+            InvalidSetting: the parser refuses the value.
         """
         arguments = self._spelled(name, value, variable or name)
         try:
@@ -102,30 +102,30 @@ class EngineFlags:
             # argparse says "argument --dtype: invalid choice: …": the variable's name is enough.
             reason = one_line(str(error))
             reason = reason.split(": ", 1)[-1] if "argument -" in reason else reason
-            raise BadSetting(f"{variable or name}={value!r}: {reason}") from error
+            raise InvalidSetting(f"{variable or name}={value!r}: {reason}") from error
         return arguments
 
     def _spelled(self, name: str, value: str, variable: str) -> list[str]:
         try:
             return _spell(self._actions[name], variable, value)
         except ValueError as error:
-            raise BadSetting(f"{variable}={value!r} {error}.") from error
+            raise InvalidSetting(f"{variable}={value!r} {error}.") from error
 
     def from_text(self, text: str) -> list[str]:
         """Return ENGINE_ARGS as arguments.
 
         Raises:
-            BadSetting: a quote is not closed, or a flag belongs to what does not run here.
+            InvalidSetting: a quote is not closed, or a flag belongs to what does not run here.
         """
         try:
             arguments = shlex.split(text)
         except ValueError as error:
-            raise BadSetting(f"ENGINE_ARGS={text!r}: {error}") from error
+            raise InvalidSetting(f"ENGINE_ARGS={text!r}: {error}") from error
         for argument in arguments:
             name = argument.split("=")[0].split(".")[0].removeprefix("--").replace("-", "_").upper()
             long = argument.startswith("--") and name in self._refused
             if long or argument in self._refused_short:
-                raise BadSetting(
+                raise InvalidSetting(
                     f"ENGINE_ARGS: {argument.split('=')[0]} is not the engine's to set here: "
                     "the worker has no HTTP server in queue mode and names the model itself."
                 )
@@ -135,12 +135,12 @@ class EngineFlags:
         """Parse all arguments together.
 
         Raises:
-            BadSetting: what the parser says; only ENGINE_ARGS can still be at fault here.
+            InvalidSetting: what the parser says; only ENGINE_ARGS can still be at fault here.
         """
         try:
             return self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
-            raise BadSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
+            raise InvalidSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
 
 
 def unused(
@@ -206,6 +206,6 @@ def _words(variable: str, value: str) -> list[str]:
         try:
             items = json.loads(value)
         except ValueError as error:
-            raise BadSetting(f"{variable}={value!r}: not a JSON list ({error})") from error
+            raise InvalidSetting(f"{variable}={value!r}: not a JSON list ({error})") from error
         return [item if isinstance(item, str) else json.dumps(item) for item in items]
     return [value] if value.startswith("{") else value.replace(",", " ").split()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from handler.errors import BadSetting, EngineStartFailed
+from handler.errors import EngineStartFailed, InvalidSetting
 from handler.model.attention import (
     Config,
     attention_heads,
@@ -71,10 +71,10 @@ class MemoryDemand:
 
 
 def check_load_format(load_format: str) -> None:
-    """Raise BadSetting if LOAD_FORMAT needs a package that is not installed."""
+    """Raise InvalidSetting if LOAD_FORMAT needs a package that is not installed."""
     package = LOADER_PACKAGES.get(load_format)
     if package is not None and find_spec(package.replace("-", "_")) is None:
-        raise BadSetting(
+        raise InvalidSetting(
             f"LOAD_FORMAT={load_format!r} needs the package {package}, which is not installed: "
             "add it to the image, or leave LOAD_FORMAT unset."
         )

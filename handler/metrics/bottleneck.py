@@ -14,7 +14,7 @@ Where the figures come from this module does not know, nor what time it is.
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from handler.metrics.readings import Reading, Window
+from handler.metrics.engine_stats import EngineStats, StatsWindow
 
 FULL_KV_CACHE_USAGE = 0.9  # from here on what waits is taken to wait for the KV cache
 PAYING_TOKENS_PER_STEP = 0.5  # accepted; with fewer, drafting costs about what it saves
@@ -59,7 +59,7 @@ class Verdict:
     advice: str
 
 
-def judge(reading: Reading, window: Window, max_running: int) -> Verdict:
+def judge(reading: EngineStats, window: StatsWindow, max_running: int) -> Verdict:
     """Return what holds the engine back.
 
     Args:
@@ -80,7 +80,7 @@ def judge(reading: Reading, window: Window, max_running: int) -> Verdict:
     return Verdict("compute", COMPUTE_BOUND)
 
 
-def speculation_pays(window: Window) -> bool | None:
+def speculation_pays(window: StatsWindow) -> bool | None:
     """Return whether drafting is worth its cost; None where nothing was drafted."""
     accepted = window.accepted_tokens_per_step
     return None if accepted is None else accepted >= PAYING_TOKENS_PER_STEP
@@ -98,7 +98,7 @@ class Announcer:
         self._told_of_speculation = False
         self._quiet_until_seconds = float("-inf")
 
-    def lines(self, verdict: Verdict, window: Window, now_seconds: float) -> tuple[str, ...]:
+    def lines(self, verdict: Verdict, window: StatsWindow, now_seconds: float) -> tuple[str, ...]:
         """Return the lines to log now.
 
         Args:

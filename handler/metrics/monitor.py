@@ -14,14 +14,14 @@ from urllib.parse import quote
 
 import httpx
 
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Request
-from handler.errors import BadSetting, RequestError
+from handler.engine.interface import EngineRequest
+from handler.engine.runtime import EngineRuntime
+from handler.errors import InvalidSetting, RequestError
 from handler.metrics.bottleneck import KINDS, Announcer, judge, speculation_pays
-from handler.metrics.readings import Reading, Window, read, window
-from handler.metrics.series import Gauges, Metrics
+from handler.metrics.engine_stats import EngineStats, StatsWindow, read, window
+from handler.metrics.prometheus import Gauges, WorkerMetrics
 from handler.settings import Settings
-from handler.stages import Stages
+from handler.startup.timings import StartupTimings
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +47,16 @@ class Monitor:
 
     def __init__(
         self,
-        host: EngineHost,
-        stages: Stages,
+        host: EngineRuntime,
+        stages: StartupTimings,
         max_running: int,
         push: "PushTarget | None" = None,
     ) -> None:
         self._host = host
         self._max_running = max_running
         self._push = push
-        self.metrics = Metrics(stages, host.pacer, self._gauges)
-        self._samples: deque[tuple[float, Reading]] = deque()
+        self.metrics = WorkerMetrics(stages, host.pacer, self._gauges)
+        self._samples: deque[tuple[float, EngineStats]] = deque()
         self._lock = threading.Lock()
         self._announcer = Announcer()
         self._over = threading.Event()
@@ -83,7 +83,7 @@ class Monitor:
 
     async def _engines(self) -> str:
         try:
-            async with self._host.open(Request("GET", "/metrics")) as exchange:
+            async with self._host.open(EngineRequest("GET", "/metrics")) as exchange:
                 parts = []
                 while data := await exchange.read():
                     parts.append(data)
@@ -102,7 +102,7 @@ class Monitor:
             while len(self._samples) > 2 and now - self._samples[1][0] >= SPAN_SECONDS:
                 self._samples.popleft()
 
-    def _latest(self) -> tuple[Reading, Window] | None:
+    def _latest(self) -> tuple[EngineStats, StatsWindow] | None:
         with self._lock:
             if not self._samples:
                 return None
@@ -156,7 +156,7 @@ def push_target(settings: Settings) -> "PushTarget | None":
     """Return where the settings say that metrics are pushed to.
 
     Raises:
-        BadSetting: it is no URL.
+        InvalidSetting: it is no URL.
     """
     if settings.pushgateway is None:
         return None
@@ -165,7 +165,7 @@ def push_target(settings: Settings) -> "PushTarget | None":
     except httpx.InvalidURL:
         url = httpx.URL("")
     if url.scheme not in ("http", "https") or not url.host:
-        raise BadSetting(
+        raise InvalidSetting(
             f"PROMETHEUS_PUSHGATEWAY={settings.pushgateway!r} should be a URL such as "
             "http://pushgateway:9091."
         )

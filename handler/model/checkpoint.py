@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from handler.errors import BadSetting, ModelUnavailable
+from handler.errors import InvalidSetting, ModelUnavailable
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")  # what an engine's `auto` looks for
 INDEX = "model.safetensors.index.json"
@@ -74,11 +74,11 @@ def check_quantization(wanted: str, found: str | None, name: str) -> None:
     """Compare QUANTIZATION with the checkpoint; an unquantized one may be quantized while loading.
 
     Raises:
-        BadSetting: they contradict each other.
+        InvalidSetting: they contradict each other.
     """
     if wanted == "auto" or found is None or is_of(wanted, found):
         return
-    raise BadSetting(
+    raise InvalidSetting(
         f"QUANTIZATION={wanted!r} contradicts the checkpoint: {name} is quantized as "
         f"{found!r}. Leave QUANTIZATION unset, or choose another model."
     )

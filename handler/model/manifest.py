@@ -13,7 +13,7 @@ from handler.errors import ModelUnavailable
 NAME = "manifest.json"
 
 
-class File(BaseModel):
+class ManifestFile(BaseModel):
     """One file: its path in the folder, its size, and the checksum of its content."""
 
     model_config = ConfigDict(frozen=True)
@@ -48,7 +48,7 @@ class Manifest(BaseModel):
     patterns: tuple[str, ...] = ()
     quantization: str | None
     licence: str | None
-    files: tuple[File, ...]
+    files: tuple[ManifestFile, ...]
     total_bytes: int
     fetched: str
 

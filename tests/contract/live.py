@@ -19,12 +19,12 @@ from dataclasses import asdict
 
 import psutil
 
-from handler.engine.host import EngineHost
-from handler.engine.protocol import Request
+from handler.engine.interface import EngineRequest
+from handler.engine.runtime import EngineRuntime
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
-from handler.model.locate import locate
+from handler.model.resolve import locate
 from tests.conftest import ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
@@ -49,7 +49,7 @@ def main(engine):
     adapter = ADAPTERS[engine](settings, locate(settings), os.environ)
     adapter.prepare()
     before = handlers()
-    with EngineHost(adapter) as host:
+    with EngineRuntime(adapter) as host:
         running = host.wait_until_up()
         seen = {
             "new_signal_handlers": sorted(n for n, h in handlers().items() if h != before[n]),
@@ -83,7 +83,7 @@ class Said(logging.Handler):
 
 async def requests(host, app, held, model):
     """Leave a stream after its first bytes, and see how long the engine holds the request."""
-    [listed] = json.loads(await read(host, Request("GET", "/v1/models")))["data"]
+    [listed] = json.loads(await read(host, EngineRequest("GET", "/v1/models")))["data"]
     body = {"model": model, "prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True}
     async with host.open(post(body | {"stream": True})) as exchange:
         first = await exchange.read()
@@ -94,7 +94,7 @@ async def requests(host, app, held, model):
     seconds = time.monotonic() - left
     # A step of the scheduler refreshes its gauges: it tells of the engine's own processes.
     await read(host, post(body | {"max_tokens": 1}))
-    metrics = await read(host, Request("GET", "/metrics"))
+    metrics = await read(host, EngineRequest("GET", "/metrics"))
     running = re.search(rb"^(?:vllm:num_requests|sglang:num)_running.*} (\S+)$", metrics, re.M)
     return {
         "root": listed["root"],
@@ -106,7 +106,7 @@ async def requests(host, app, held, model):
 
 
 def post(body):
-    return Request("POST", "/v1/completions", json.dumps(body).encode())
+    return EngineRequest("POST", "/v1/completions", json.dumps(body).encode())
 
 
 async def read(host, request):

@@ -19,21 +19,20 @@ import pytest
 from fastapi import FastAPI
 
 from builder.flag_names import names
-from handler.engine import speculation
-from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
-from handler.engine.sglang.demand import demand
-from handler.engine.sglang.names import REFUSED, REMOVED
-from handler.engine.sglang.parser import engine_flags
-from handler.engine.shared import (
+from handler.engine import speculative
+from handler.engine.aliases import (
     FLAG_NAMES,
     REASONING_PARSERS,
     TABLE,
     TOOL_CALL_PARSERS,
     arguments,
 )
+from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
+from handler.engine.sglang.demand import demand
+from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags
 from handler.environ import load
-from handler.errors import BadSetting
-from handler.model.locate import Model, locate
+from handler.errors import InvalidSetting
+from handler.model.resolve import ResolvedModel, locate
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
@@ -225,7 +224,7 @@ def test_vllms_names_set_its_flags(flags):
 def test_two_names_of_one_setting_have_to_agree(flags):
     """Which of them is meant, nobody knows."""
     both = {"MAX_NUM_SEQS": "7", "MAX_RUNNING_REQUESTS": "8"}
-    with pytest.raises(BadSetting) as caught:
+    with pytest.raises(InvalidSetting) as caught:
         arguments(flags, "sglang", both)
     assert str(caught.value) == (
         "MAX_NUM_SEQS='7' and MAX_RUNNING_REQUESTS='8' are one setting with two values: leave one "
@@ -262,9 +261,9 @@ def test_speculation_is_spelled_in_its_words(flags):
     """Each algorithm, and each flag of what the worker writes for it."""
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
-    for method, algorithm in speculation.SGLANG_ALGORITHMS.items():
+    for method, algorithm in speculative.SGLANG_ALGORITHMS.items():
         assert not SpeculativeAlgorithm.from_string(algorithm).is_none()
-        made = speculation.sglang_flags(method, None, Path("draft"), None)
+        made = speculative.sglang_flags(method, None, Path("draft"), None)
         assert made.keys() - flags.names == set()
 
 
@@ -283,7 +282,7 @@ def test_the_flags_say_what_has_to_fit_a_gpu(flags, given, expected):
     from sglang.srt.server_args import ServerArgs
 
     args = ServerArgs.from_cli_args(flags.parse(["--model-path=/m", *given]))
-    wanted = demand(args, Model(Path("/m"), "org/m", None, "a local folder"))
+    wanted = demand(args, ResolvedModel(Path("/m"), "org/m", None, "a local folder"))
     found = wanted and (wanted.gpus, wanted.tensor, wanted.parts, wanted.share)
     assert found == expected
 

@@ -19,8 +19,8 @@ from typing import get_args
 import pytest
 
 from builder.flag_names import names
-from handler.engine import speculation
-from handler.engine.shared import (
+from handler.engine import speculative
+from handler.engine.aliases import (
     FLAG_NAMES,
     REASONING_PARSERS,
     TABLE,
@@ -28,9 +28,8 @@ from handler.engine.shared import (
     arguments,
 )
 from handler.engine.vllm.adapter import RANK
-from handler.engine.vllm.build import CPU_ENVIRONMENT, ENVIRONMENT, PLAN
-from handler.engine.vllm.names import REFUSED, REMOVED
-from handler.engine.vllm.parser import cli_args, engine_flags
+from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
+from handler.engine.vllm.platform import CPU_ENVIRONMENT, ENVIRONMENT, PLAN
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -205,10 +204,10 @@ def test_each_step_that_is_timed_is_one_of_the_ranks_own(device):
     """On a GPU as well, whose class can be imported here and not made."""
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    from handler.engine.vllm.rank import OWN, TimedRank
+    from handler.engine.vllm.timed_worker import OWN, TimedWorker
 
     theirs = resolve_obj_by_qualname(OWN[device])
-    ours = {step for step in vars(TimedRank) if not step.startswith("_")}
+    ours = {step for step in vars(TimedWorker) if not step.startswith("_")}
     assert {step for step in ours if not callable(getattr(theirs, step, None))} == {"start_timings"}
 
 
@@ -339,12 +338,12 @@ def test_speculation_is_spelled_in_its_words():
     from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
 
     for method in METHODS:
-        made = json.loads(speculation.vllm_config(method, None, Path("draft"), None))
+        made = json.loads(speculative.vllm_config(method, None, Path("draft"), None))
         assert made["method"] in get_args(SpeculativeMethod)
         assert made.keys() - inspect.signature(SpeculativeConfig).parameters.keys() == set()
 
 
-METHODS = sorted(set(get_args(speculation.Method)) - {"none"})
+METHODS = sorted(set(get_args(speculative.Method)) - {"none"})
 
 
 # ---- a running engine

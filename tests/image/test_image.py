@@ -270,7 +270,7 @@ def test_the_worker_goes_on_an_image_with_a_system_python(docker, build, image, 
     options = ["--build-arg", f"{engine.upper()}_IMAGE=stand-in"]
     build("on-stand-in", *options, engine=engine)
     code = (
-        "import tomli, runpod, handler.model.locate, importlib.metadata as m; "
+        "import tomli, runpod, handler.model.resolve, importlib.metadata as m; "
         "print(m.version('tomli'))"
     )
     run = ("run", "--rm", "--network=none")

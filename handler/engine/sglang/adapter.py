@@ -20,24 +20,30 @@ from typing import Any
 
 import psutil
 
-from handler.engine import command_line, parallel, preflight, speculation
-from handler.engine.fields import request_fields
+from handler.engine import command_line, parallelism, preflight, speculative
+from handler.engine.aliases import with_variables
 from handler.engine.flags import EngineFlags
-from handler.engine.parallel import Split
+from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.pacing import Pacer
+from handler.engine.parallelism import Parallelism
 from handler.engine.processes import all_run
-from handler.engine.protocol import Capacity, Running
-from handler.engine.sglang.app import ADAPTER_ROUTES, models, ready_app, version
+from handler.engine.request_fields import request_fields
 from handler.engine.sglang.demand import demand
-from handler.engine.sglang.names import REMOVED
-from handler.engine.sglang.parser import engine_flags
-from handler.engine.sglang.process import own_logging, stop, temporary_files
-from handler.engine.shared import with_variables
-from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable, one_line
+from handler.engine.sglang.flags import REMOVED, engine_flags
+from handler.engine.sglang.patches import (
+    ADAPTER_ROUTES,
+    models,
+    own_logging,
+    ready_app,
+    stop,
+    temporary_files,
+    version,
+)
+from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
 from handler.model.checkpoint import WEIGHTS
-from handler.model.locate import Model
-from handler.pacing import Pacer
+from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
-from handler.stages import Stage
+from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +76,9 @@ class SglangAdapter:
     name = "sglang"
     forks = False
 
-    def __init__(self, settings: Settings, model: Model, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, model: ResolvedModel, environ: Mapping[str, str]
+    ) -> None:
         self._settings = settings
         self._model = model
         self._environ = dict(environ)
@@ -102,7 +110,7 @@ class SglangAdapter:
             args = ServerArgs.from_cli_args(
                 command_line.parse("sglang", flags, own, self._settings, self._environ, REMOVED)
             )
-            parallel.check(_split(args), self._environ, self._model.path)
+            parallelism.check(_split(args), self._environ, self._model.path)
             preflight.check_load_format(args.load_format)
             if args.load_format == "auto" and not self._model.has_weights():
                 raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
@@ -112,19 +120,19 @@ class SglangAdapter:
                 args.resolve_once()
             except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:
                 reason = with_variables(one_line(str(error))) or repr(error)
-                raise BadSetting(f"The engine refuses its settings: {reason}") from error
+                raise InvalidSetting(f"The engine refuses its settings: {reason}") from error
         if is_cpu_build():
             _share_cores(args.dp_size * args.tp_size * args.pp_size)
         self._args = args
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[Running]:
+    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Load the weights and build the app; see `protocol.Adapter.running`."""
         from sglang.srt.entrypoints import http_server
         from sglang.srt.entrypoints.engine import Engine
         from sglang.srt.managers import tokenizer_manager
 
-        from handler.engine.sglang.pacing import paced
+        from handler.engine.sglang.patches import paced
 
         if self._args is None:
             raise EngineStartFailed("check() was not called before the start")
@@ -149,7 +157,7 @@ class SglangAdapter:
                 )
                 app = ready_app(self._args, self.served_model_name)
                 async with app.router.lifespan_context(app):
-                    yield Running(
+                    yield RunningEngine(
                         app=app,
                         capacity=await _capacity(info, manager),
                         alive=self._alive(engine),
@@ -204,16 +212,16 @@ class SglangAdapter:
             )
         if settings.quantization not in ("auto", "none") and not self._model.quantization:
             arguments += flags.argument("QUANTIZATION", settings.quantization)
-        speculative = speculation.sglang_flags(
+        drafting = speculative.sglang_flags(
             settings.speculative_method,
             settings.num_speculative_tokens,
             self._model.draft,
             settings.speculative_config,
         )
         variable = "SPECULATIVE_CONFIG" if settings.speculative_config else "SPECULATIVE_METHOD"
-        for name, value in speculative.items():
+        for name, value in drafting.items():
             if name not in flags.names:
-                raise BadSetting(f"{variable}: SGLang has no flag {name}.")
+                raise InvalidSetting(f"{variable}: SGLang has no flag {name}.")
             arguments += flags.argument(name, value, variable)
         if self._model.adapters:
             arguments += ["--enable-lora", "--lora-paths"]
@@ -244,7 +252,7 @@ def _share_cores(ranks: int) -> None:
     os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join([chosen] * ranks))
 
 
-def _stages(measured: Mapping[str, Any], began: float, ready: float) -> tuple[Stage, ...]:
+def _stages(measured: Mapping[str, Any], began: float, ready: float) -> tuple[StartupStage, ...]:
     """Return what the slowest scheduler has measured of its start.
 
     It says how long, not when: its steps are taken as one after the other, up to the end.
@@ -256,9 +264,9 @@ def _stages(measured: Mapping[str, Any], began: float, ready: float) -> tuple[St
     }
     known = {name: float(seconds) for name, seconds in steps.items() if seconds}
     at = max(began, ready - sum(known.values()))
-    stages = [Stage("engine's processes", began, at - began)]
+    stages = [StartupStage("engine's processes", began, at - began)]
     for name, seconds in known.items():
-        stages.append(Stage(name, at, seconds))
+        stages.append(StartupStage(name, at, seconds))
         at += seconds
     return tuple(stages)
 
@@ -274,10 +282,10 @@ async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:
 
 def gpus(environ: Mapping[str, str]) -> list[str]:
     """Return the GPUs that it runs on."""
-    return [] if is_cpu_build() else parallel.visible_gpus(environ)
+    return [] if is_cpu_build() else parallelism.visible_gpus(environ)
 
 
-def _split(args: Any) -> Split:
+def _split(args: Any) -> Parallelism:
     groups = args.dp_size if args.enable_dp_attention else 1
     ranks = args.tp_size * args.pp_size * args.dp_size // groups
-    return Split(args.tp_size, ranks, groups)
+    return Parallelism(args.tp_size, ranks, groups)

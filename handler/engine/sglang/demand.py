@@ -3,10 +3,10 @@
 from typing import Any
 
 from handler.engine.preflight import MemoryDemand
-from handler.model.locate import Model
+from handler.model.resolve import ResolvedModel
 
 
-def demand(args: Any, model: Model) -> MemoryDemand | None:
+def demand(args: Any, model: ResolvedModel) -> MemoryDemand | None:
     """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files.
 
     A context that is longer than the KV cache is none: SGLang refuses the requests that are.

@@ -16,28 +16,27 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from handler.engine import command_line, parallel, preflight, speculation
-from handler.engine.fields import request_fields
+from handler.engine import command_line, parallelism, preflight, speculative
+from handler.engine.aliases import with_variables
 from handler.engine.flags import EngineFlags
-from handler.engine.parallel import Split
+from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.pacing import Pacer
+from handler.engine.parallelism import Parallelism
 from handler.engine.processes import all_run, descendants_named
-from handler.engine.protocol import Capacity, Running
-from handler.engine.shared import with_variables
-from handler.engine.vllm import build
+from handler.engine.request_fields import request_fields
+from handler.engine.vllm import platform
 from handler.engine.vllm.demand import demand
-from handler.engine.vllm.names import REMOVED
-from handler.engine.vllm.parser import check_names, cli_args, engine_flags, import_plugins
-from handler.errors import BadSetting, EngineStartFailed, ModelUnavailable
+from handler.engine.vllm.flags import REMOVED, check_names, cli_args, engine_flags, import_plugins
+from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
 from handler.model.checkpoint import WEIGHTS
-from handler.model.locate import Model
-from handler.pacing import Pacer
+from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
-from handler.stages import Stage
+from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
 
 RANK = "VLLM::Worker"  # with one rank there is none: its work is done in the core's process
-TIMED_RANK = "handler.engine.vllm.rank.TimedRank"
+TIMED_RANK = "handler.engine.vllm.timed_worker.TimedWorker"
 
 LORAS_PER_BATCH = 8  # each takes memory for its matrices; more adapters take turns
 
@@ -53,7 +52,9 @@ class VllmAdapter:
 
     name = "vllm"
 
-    def __init__(self, settings: Settings, model: Model, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, model: ResolvedModel, environ: Mapping[str, str]
+    ) -> None:
         self._settings = settings
         self._model = model
         self._environ = dict(environ)  # as it was before `check` sets defaults in it
@@ -66,8 +67,8 @@ class VllmAdapter:
 
         On a CPU, where vLLM itself would spawn it, with one rank; on a GPU where the user says so.
         """
-        chosen = self._environ.get(build.START_METHOD)
-        if chosen is not None or self._args is None or not build.is_cpu():
+        chosen = self._environ.get(platform.START_METHOD)
+        if chosen is not None or self._args is None or not platform.is_cpu():
             return chosen == "fork"
         backend, copies = self._args.distributed_executor_backend, self._args.data_parallel_size
         return bool(backend == "uni" and copies == 1)
@@ -77,8 +78,8 @@ class VllmAdapter:
 
     def check(self) -> None:
         """Import vLLM and let its parser judge every flag; see `protocol.Adapter.check`."""
-        build.prepare_environment(self._settings, self._model, self._environ)
-        log.info("importing vLLM %s", build.version())
+        platform.prepare_environment(self._settings, self._model, self._environ)
+        log.info("importing vLLM %s", platform.version())
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.platforms import current_platform
@@ -88,39 +89,39 @@ class VllmAdapter:
         own = self._own_arguments(flags)
         args = command_line.parse("vllm", flags, own, self._settings, self._environ, REMOVED)
         if args.model_tag is not None:
-            raise BadSetting(f"ENGINE_ARGS: {args.model_tag!r} is no flag; give flags only.")
+            raise InvalidSetting(f"ENGINE_ARGS: {args.model_tag!r} is no flag; give flags only.")
         try:
             validate_chat_template(args.chat_template)
         except (VLLMError, TypeError, ValueError, OSError) as error:
             template = self._settings.custom_chat_template
-            raise BadSetting(
+            raise InvalidSetting(
                 f"CUSTOM_CHAT_TEMPLATE={template!r} is neither a file nor a template."
             ) from error
         try:
             cli_args().validate_parsed_serve_args(args)
         except (VLLMError, TypeError, ValueError) as error:
             reason = with_variables(str(error).removeprefix("Error: "))
-            raise BadSetting(reason) from error
+            raise InvalidSetting(reason) from error
         import_plugins(args)
         check_names(args)
-        parallel.check(_split(args), self._environ, self._model.path)
+        parallelism.check(_split(args), self._environ, self._model.path)
         preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         if wanted := demand(args, _split(args), self._model):
-            preflight.check_memory(wanted, build.gpus(self._environ))
+            preflight.check_memory(wanted, platform.gpus(self._environ))
         configure_logging_from_args(args)
         if args.gpu_memory_utilization == flags.default("GPU_MEMORY_UTILIZATION"):
-            os.environ.setdefault(build.PLAN, "1")  # it does not say for which share it was made
+            os.environ.setdefault(platform.PLAN, "1")  # it does not say for which share it was made
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_RANK
-        if build.is_cpu():
-            build.place_on_cpu(args)
+        if platform.is_cpu():
+            platform.place_on_cpu(args)
         self._args = args
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[Running]:
+    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Load the weights and build the app; see `protocol.Adapter.running`."""
         from vllm import envs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -129,20 +130,20 @@ class VllmAdapter:
         from vllm.model_executor.models import registry
         from vllm.v1.engine import utils
 
-        from handler.engine.vllm import pacing
+        from handler.engine.vllm import patches
 
         args = self._args
         if args is None:
             raise EngineStartFailed("check() was not called before the start")
         log.info("starting the engine")
-        pacing.install(pacer)
-        if self.forks and build.is_cpu():  # elsewhere vLLM itself knows when it must not
+        patches.install(pacer)
+        if self.forks and platform.is_cpu():  # elsewhere vLLM itself knows when it must not
             utils.get_mp_context = lambda: multiprocessing.get_context("fork")
-        if build.is_cpu():  # elsewhere the class could take the GPU for this process
+        if platform.is_cpu():  # elsewhere the class could take the GPU for this process
             registry._run_in_subprocess = lambda inspect: inspect()
         began = time.time()
         async with build_async_engine_client(args) as engine:
-            if build.is_cpu() and args.pipeline_parallel_size > 1:
+            if platform.is_cpu() and args.pipeline_parallel_size > 1:
                 # The later stages take their input into tensors that the engine makes in its first
                 # dry run, which it leaves out on a CPU where nothing is compiled.
                 await engine.collective_rpc("execute_dummy_batch")
@@ -159,7 +160,7 @@ class VllmAdapter:
                 config: Any = engine.vllm_config
                 cache = config.cache_config
                 ranks_run = all_run(descendants_named(RANK))
-                yield Running(
+                yield RunningEngine(
                     app=app,
                     capacity=Capacity(
                         max_sequences=config.scheduler_config.max_num_seqs,
@@ -191,18 +192,18 @@ class VllmAdapter:
             # Only an unquantized checkpoint is quantized on the way in: naming the method of a
             # pre-quantized one would turn the Marlin kernels off.
             arguments += flags.argument("QUANTIZATION", settings.quantization)
-        if build.is_quiet(self._settings, self._environ):
+        if platform.is_quiet(self._settings, self._environ):
             arguments.append("--no-use-tqdm-on-load")
         if settings.log_format == "json":
             arguments.append("--logging-config.formatter=json")
-        speculative = speculation.vllm_config(
+        drafting = speculative.vllm_config(
             settings.speculative_method,
             settings.num_speculative_tokens,
             self._model.draft,
             settings.speculative_config,
         )
-        if speculative:
-            arguments += flags.argument("SPECULATIVE_CONFIG", speculative)
+        if drafting:
+            arguments += flags.argument("SPECULATIVE_CONFIG", drafting)
         arguments += self._lora_arguments(flags)
         if self._model.tokenizer:
             arguments.append(f"--tokenizer={self._model.tokenizer}")
@@ -217,7 +218,7 @@ class VllmAdapter:
         rank = max(adapter.rank for adapter in adapters)
         fitting = next((r for r in ranks if r >= rank), None)
         if fitting is None:
-            raise BadSetting(f"LORA_MODULES: rank {rank} is above vLLM's largest, {ranks[-1]}.")
+            raise InvalidSetting(f"LORA_MODULES: rank {rank} is above vLLM's largest, {ranks[-1]}.")
         modules = [json.dumps({"name": a.name, "path": str(a.path)}) for a in adapters]
         return [
             "--enable-lora",
@@ -228,7 +229,7 @@ class VllmAdapter:
         ]
 
 
-async def _stages(engine: Any, began: float) -> tuple[Stage, ...]:
+async def _stages(engine: Any, began: float) -> tuple[StartupStage, ...]:
     """Return the stages of the slowest rank, and what passed before its first.
 
     With data parallelism one replica answers.
@@ -237,8 +238,8 @@ async def _stages(engine: Any, began: float) -> tuple[Stage, ...]:
         return ()
     ranks = await engine.collective_rpc("start_timings")
     slowest = max(ranks, key=lambda timings: timings[-1][1] + timings[-1][2])
-    stages = tuple(Stage(*timing) for timing in slowest)
-    return (Stage("engine's processes", began, stages[0].began - began), *stages)
+    stages = tuple(StartupStage(*timing) for timing in slowest)
+    return (StartupStage("engine's processes", began, stages[0].began - began), *stages)
 
 
 def _models(serving: Any) -> tuple[str, ...]:
@@ -258,6 +259,6 @@ def _hide_paths(serving: Any) -> None:
     serving.show_available_models = shown
 
 
-def _split(args: argparse.Namespace) -> Split:
+def _split(args: argparse.Namespace) -> Parallelism:
     tensor = args.tensor_parallel_size
-    return Split(tensor, tensor * args.pipeline_parallel_size * args.data_parallel_size)
+    return Parallelism(tensor, tensor * args.pipeline_parallel_size * args.data_parallel_size)

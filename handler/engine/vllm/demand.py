@@ -3,13 +3,15 @@
 import argparse
 from pathlib import Path
 
-from handler.engine.parallel import Split
+from handler.engine.parallelism import Parallelism
 from handler.engine.preflight import MemoryDemand
 from handler.model.checkpoint import has_fp8_cache
-from handler.model.locate import Model
+from handler.model.resolve import ResolvedModel
 
 
-def demand(args: argparse.Namespace, split: Split, model: Model) -> MemoryDemand | None:
+def demand(
+    args: argparse.Namespace, split: Parallelism, model: ResolvedModel
+) -> MemoryDemand | None:
     """Say what has to fit a GPU; None where that cannot be told from the checkpoint's files."""
     is_smaller = args.quantization is not None and model.quantization is None
     if is_smaller or args.cpu_offload_gb or args.offload_group_size:

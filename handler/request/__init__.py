@@ -1,0 +1,1 @@
+"""A job or an HTTP call, turned into one engine request."""

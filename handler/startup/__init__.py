@@ -1,0 +1,1 @@
+"""What makes a start short, and what it was made of."""
