@@ -28,8 +28,7 @@ from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism
 from handler.engine.processes import all_run
 from handler.engine.request_fields import request_fields
-from handler.engine.sglang.demand import demand
-from handler.engine.sglang.flags import REMOVED, engine_flags
+from handler.engine.sglang.flags import REMOVED, engine_flags, memory_demand
 from handler.engine.sglang.patches import (
     ADAPTER_ROUTES,
     models,
@@ -114,8 +113,8 @@ class SglangAdapter:
             preflight.check_load_format(args.load_format)
             if args.load_format == "auto" and not self._model.has_weights():
                 raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-            if wanted := demand(args, self._model):
-                preflight.check_memory(wanted, gpus(self._environ))
+            if demand := memory_demand(args, self._model):
+                preflight.check_memory(demand, gpus(self._environ))
             try:
                 args.resolve_once()
             except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:

@@ -25,8 +25,14 @@ from handler.engine.parallelism import Parallelism
 from handler.engine.processes import all_run, descendants_named
 from handler.engine.request_fields import request_fields
 from handler.engine.vllm import platform
-from handler.engine.vllm.demand import demand
-from handler.engine.vllm.flags import REMOVED, check_names, cli_args, engine_flags, import_plugins
+from handler.engine.vllm.flags import (
+    REMOVED,
+    check_names,
+    cli_args,
+    engine_flags,
+    import_plugins,
+    memory_demand,
+)
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
@@ -109,8 +115,8 @@ class VllmAdapter:
         if args.load_format == "auto" and not self._model.has_weights():
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-        if wanted := demand(args, _split(args), self._model):
-            preflight.check_memory(wanted, platform.gpus(self._environ))
+        if demand := memory_demand(args, _split(args), self._model):
+            preflight.check_memory(demand, platform.gpus(self._environ))
         configure_logging_from_args(args)
         if args.gpu_memory_utilization == flags.default("GPU_MEMORY_UTILIZATION"):
             os.environ.setdefault(platform.PLAN, "1")  # it does not say for which share it was made
