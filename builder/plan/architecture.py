@@ -1,8 +1,6 @@
 """The parts of a model's config.json that its memory and speed depend on."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from builder.plan.kv_cache import (
     HEADS,
@@ -14,9 +12,9 @@ from builder.plan.kv_cache import (
     uses_mla,
     value_head_dim,
 )
-from builder.plan.layers import Config, int_field, text_config
+from builder.plan.layers import int_field, text_config_with_defaults
 from handler.errors import ModelUnavailable
-from handler.model.attention import heads_split_evenly
+from handler.model.attention import Config, heads_split_evenly
 
 CONTEXT_TOKENS = (
     "model_max_length",
@@ -39,7 +37,7 @@ EXPERTS_PER_TOKEN = (
 MLP_WIDTH = ("intermediate_size", "ffn_hidden_size", "n_inner")
 # Attention with sinks, or over whole images: few of vLLM's kernels support it.
 SPECIAL_ATTENTION_MODELS = ("gpt_oss", "gemma3", "paligemma", "molmo2")
-ELEMENT_BYTES = 2  # bf16 and fp16; engines run a float32 checkpoint in one of them too
+BF16_BYTES = 2  # bf16 and fp16; engines run a float32 checkpoint in one of them too
 ROUND_TOKENS = 256
 UNBOUNDED_TOKENS = 1 << 24
 
@@ -80,7 +78,7 @@ class Architecture:
     needs_fp8_for_fp8_cache: bool
 
     def kv_bytes(
-        self, tokens: int, element_bytes: int = ELEMENT_BYTES, gpus: int = 1, states: int = 1
+        self, tokens: int, element_bytes: int = BF16_BYTES, gpus: int = 1, states: int = 1
     ) -> int:
         """Return the KV cache of one sequence, on each of the GPUs that share the heads.
 
@@ -94,7 +92,7 @@ class Architecture:
             group.sequence_bytes(tokens, element_bytes, gpus, states) for group in self.layers
         )
 
-    def kv_bytes_per_token(self, element_bytes: int = ELEMENT_BYTES, at: int = 1) -> int:
+    def kv_bytes_per_token(self, element_bytes: int = BF16_BYTES, at: int = 1) -> int:
         """Return the bytes that one more token takes on all GPUs together, after `at` tokens."""
         return self.kv_bytes(at + 1, element_bytes) - self.kv_bytes(at, element_bytes)
 
@@ -114,7 +112,7 @@ class Architecture:
         return heads_split_evenly(gpus, self.heads, self.kv_heads)
 
 
-def parse_architecture(config: Mapping[str, Any]) -> Architecture:
+def parse_architecture(config: Config) -> Architecture:
     """Parse a config.json.
 
     Raises:
@@ -127,7 +125,7 @@ def parse_architecture(config: Mapping[str, Any]) -> Architecture:
 
 
 def _parse(config: Config) -> Architecture:
-    text = text_config(config)
+    text = text_config_with_defaults(config)
     context_tokens = _context_tokens(text)
     layers = layer_groups(text, context_tokens)
     heads = int_field(text, *HEADS, default=1)

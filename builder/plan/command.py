@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 
 from builder.errors import Refused
 from builder.fetch import token_in
-from builder.plan.architecture import ELEMENT_BYTES, Architecture, parse_architecture
+from builder.plan.architecture import BF16_BYTES, Architecture, parse_architecture
 from builder.plan.estimate import Estimator, Workload
 from builder.plan.gpus import GPU_COUNTS, find_gpu_pools, load_gpu_table
 from builder.plan.model_metadata import read_model_metadata
@@ -92,7 +92,7 @@ def _workload(options: argparse.Namespace, model: Architecture, has_fp8_cache: b
         context_tokens=context,
         request_tokens=request,
         concurrency=options.concurrency,
-        kv_element_bytes=1 if sets_fp8_cache or has_fp8_cache else ELEMENT_BYTES,
+        kv_element_bytes=1 if sets_fp8_cache or has_fp8_cache else BF16_BYTES,
         sets_fp8_cache=sets_fp8_cache,
     )
 

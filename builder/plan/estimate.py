@@ -6,7 +6,7 @@ tokens per second are an upper bound from the memory's bandwidth.
 
 from dataclasses import dataclass
 
-from builder.plan.architecture import ELEMENT_BYTES, Architecture
+from builder.plan.architecture import BF16_BYTES, Architecture
 from builder.plan.gpus import GpuPool
 from builder.plan.quantization_groups import split_error
 from builder.plan.weights import WeightSizes
@@ -36,7 +36,7 @@ class Workload:
     context_tokens: int
     request_tokens: int
     concurrency: int = 1
-    kv_element_bytes: int = ELEMENT_BYTES
+    kv_element_bytes: int = BF16_BYTES
     sets_fp8_cache: bool = False
 
 
@@ -150,7 +150,7 @@ class Estimator:
         batched_tokens = next(tokens for minimum, tokens in BATCHED_TOKENS if memory >= minimum)
         layer = 6 * model.hidden_size + 3 * model.mlp_width // gpus
         logits_bytes = 2 * MAX_SEQUENCES * model.vocab_size * 4
-        return batched_tokens * layer * ELEMENT_BYTES + logits_bytes
+        return batched_tokens * layer * BF16_BYTES + logits_bytes
 
     def _tokens_per_second(self, pool: GpuPool, gpus: int, sequences: int) -> float:
         """Return the tokens per second if a step takes as long as reading weights and KV cache."""

@@ -8,8 +8,9 @@ Follows the engines' own arithmetic in `vllm/v1/kv_cache_interface.py`.
 from collections import Counter
 from dataclasses import dataclass
 
-from builder.plan.layers import Config, LayerKind, int_field, layer_kinds
+from builder.plan.layers import LayerKind, int_field, layer_kinds
 from builder.plan.recurrent_state import recurrent_state_bytes
+from handler.model.attention import Config
 
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 KV_HEADS = (

@@ -5,16 +5,14 @@ A description that is not known here is an error: counting it as full attention 
 figures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from handler.errors import ModelUnavailable
-from handler.model import attention
+from handler.model.attention import Config, text_config
 
 LayerKind = Literal["full", "sliding", "chunked", "recurrent", "hybrid", "none"]
 """Attention to all tokens, to a window or to a chunk; a recurrent state; both at once; no cache."""
-
-Config = Mapping[str, Any]
 
 INDEXED = "indexed_attention"
 LAYER_TYPES: dict[str, LayerKind] = {
@@ -64,9 +62,9 @@ UNSUPPORTED_MODELS = ("longcat_flash", "minicpm3")
 RECURRENT_ONLY_MODELS = ("mamba", "mamba2", "falcon_mamba")
 
 
-def text_config(config: Config) -> Config:
-    """Return the config of the language model, with the defaults that its family leaves out."""
-    text = attention.text_config(config)
+def text_config_with_defaults(config: Config) -> Config:
+    """Return the language model's config, with the defaults that its family leaves out."""
+    text = text_config(config)
     return DEFAULTS.get(str(text.get("model_type")), {}) | dict(text)
 
 

@@ -118,5 +118,5 @@ def _remote_tensors(
             for begin, end in [info.data_offsets]
         ]
 
-    with explained(reference), ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as pool:
-        return tuple(tensor for tensors in pool.map(read_header, files) for tensor in tensors)
+    with explained(reference), ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as executor:
+        return tuple(tensor for tensors in executor.map(read_header, files) for tensor in tensors)

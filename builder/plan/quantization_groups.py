@@ -8,12 +8,13 @@ checks: `verify_group_size_divides_partition` (`vllm/distributed/utils.py`),
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.plan.architecture import Architecture
-from builder.plan.layers import Config, int_field, text_config
+from builder.plan.layers import int_field
+from handler.model.attention import Config, text_config
 
 MIN_REFINED_SIZE = 32  # of the pieces into which vLLM refines groups and blocks
 # Lists of unquantized layers hold names of modules, of their parents, or regular expressions, where
@@ -44,7 +45,7 @@ class QuantizationGroups:
     skips_shared: bool = False
 
 
-def parse_quantization_groups(config: Mapping[str, Any]) -> QuantizationGroups | None:
+def parse_quantization_groups(config: Config) -> QuantizationGroups | None:
     """Parse a quantized model's config.json, None where a scale is of a whole row or layer."""
     quantization = (
         config.get("quantization_config")

@@ -4,7 +4,8 @@ The state has two parts: the last inputs of the layer's convolution, and the rec
 Shapes follow `vllm/model_executor/layers/mamba/mamba_utils.py`, on one GPU.
 """
 
-from builder.plan.layers import Config, int_field
+from builder.plan.layers import int_field
+from handler.model.attention import Config
 
 HALF_BYTES = 2
 FLOAT_BYTES = 4

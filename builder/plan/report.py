@@ -36,7 +36,7 @@ class Plan:
     model: Architecture
     weights: WeightSizes
     workload: Workload
-    gpus: GpuTable
+    gpu_table: GpuTable
     estimates: tuple[Estimate, ...]
 
     @property
@@ -80,12 +80,12 @@ class Plan:
             )
         if self.needs_fp8 and any(not each.pool.has_fp8 for each in self.estimates):
             notes.append(
-                "no FP8: not every GPU of the pool calculates in FP8. It stores FP8 and calculates "
-                "in 16 bits: memory is saved, but prompts are not processed faster."
+                "no FP8: not every GPU of the pool calculates in FP8. Others store FP8 and "
+                "calculate in 16 bits: they save memory, but do not process prompts faster."
             )
         notes.append(
             "Tokens per second are an upper bound from the memory's bandwidth; a worker is slower. "
-            f"Prices are those of a flex worker that is always full, as of {self.gpus.date}."
+            f"Prices are those of a flex worker that is always full, as of {self.gpu_table.date}."
         )
         return notes
 
@@ -132,7 +132,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "kv_bytes_per_request": plan.model.kv_bytes(plan.workload.request_tokens, element_bytes),
         "model_context_tokens": plan.model.context_tokens,
         "workload": asdict(plan.workload),
-        "prices_date": plan.gpus.date,
+        "prices_date": plan.gpu_table.date,
         "estimates": [asdict(estimate) for estimate in plan.estimates],
         "best": None if best is None else {"pool": best.pool.name, "gpus": best.gpus},
         "environment": None if best is None else plan.environment(best),

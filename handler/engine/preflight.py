@@ -75,8 +75,8 @@ def check_load_format(load_format: str) -> None:
     package = LOADER_PACKAGES.get(load_format)
     if package is not None and find_spec(package.replace("-", "_")) is None:
         raise InvalidSetting(
-            f"LOAD_FORMAT={load_format!r} needs the package {package}, which is not installed: "
-            "add it to the image, or leave LOAD_FORMAT unset."
+            f"LOAD_FORMAT={load_format!r} needs the package {package}, which is not installed "
+            "here: add it to the image, or leave LOAD_FORMAT out."
         )
 
 

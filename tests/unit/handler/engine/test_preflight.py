@@ -38,8 +38,8 @@ def test_a_load_format_whose_package_is_missing_is_refused():
     with pytest.raises(InvalidSetting) as raised:
         check_load_format("tensorizer")
     assert str(raised.value) == (
-        "LOAD_FORMAT='tensorizer' needs the package tensorizer, which is not installed: add it to "
-        "the image, or leave LOAD_FORMAT unset."
+        "LOAD_FORMAT='tensorizer' needs the package tensorizer, which is not installed here: add "
+        "it to the image, or leave LOAD_FORMAT out."
     )
     check_load_format("auto")
 
