@@ -16,24 +16,12 @@ from builder.plan.layers import int_field, text_config_with_defaults
 from handler.errors import ModelUnavailable
 from handler.model.attention import Config, heads_split_evenly
 
-CONTEXT_TOKENS = (
-    "model_max_length",
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "max_sequence_length",
-    "max_seq_length",
-    "max_target_positions",
-)
+CONTEXT_TOKENS = """
+    model_max_length max_position_embeddings n_positions max_seq_len seq_length max_sequence_length
+    max_seq_length max_target_positions
+""".split()
 EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts", "moe_num_experts")
-EXPERTS_PER_TOKEN = (
-    "num_experts_per_tok",
-    "num_experts_per_token",
-    "moe_topk",
-    "top_k_experts",
-    "moe_k",
-)
+EXPERTS_PER_TOKEN = "num_experts_per_tok num_experts_per_token moe_topk top_k_experts moe_k".split()
 MLP_WIDTH = ("intermediate_size", "ffn_hidden_size", "n_inner")
 # Attention with sinks, or over whole images: few of vLLM's kernels support it.
 SPECIAL_ATTENTION_MODELS = ("gpt_oss", "gemma3", "paligemma", "molmo2")

@@ -13,13 +13,9 @@ from builder.plan.recurrent_state import recurrent_state_bytes
 from handler.model.attention import Config
 
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
-KV_HEADS = (
-    "num_key_value_heads",
-    "num_kv_heads",
-    "n_head_kv",
-    "multi_query_group_num",
-    "num_attention_groups",
-)
+KV_HEADS = """
+    num_key_value_heads num_kv_heads n_head_kv multi_query_group_num num_attention_groups
+""".split()
 HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
 GEMMA_4_GLOBAL_HEAD_DIM = 512  # transformers' default
 WINDOW_FIELDS = {"sliding": "sliding_window", "chunked": "attention_chunk_size"}

@@ -15,22 +15,14 @@ LayerKind = Literal["full", "sliding", "chunked", "recurrent", "hybrid", "none"]
 """Attention to all tokens, to a window or to a chunk; a recurrent state; both at once; no cache."""
 
 INDEXED = "indexed_attention"
+RECURRENT = "linear_attention mamba mamba2 conv recurrent kda".split()
 LAYER_TYPES: dict[str, LayerKind] = {
-    "full_attention": "full",
-    "attention": "full",
-    INDEXED: "full",
-    "hybrid": "hybrid",  # Zamba 2
-    "sliding_attention": "sliding",
-    "local_attention": "sliding",
+    **dict.fromkeys(("full_attention", "attention", INDEXED), "full"),
+    **dict.fromkeys(("sliding_attention", "local_attention"), "sliding"),
     "chunked_attention": "chunked",
-    "linear_attention": "recurrent",
-    "mamba": "recurrent",
-    "mamba2": "recurrent",
-    "conv": "recurrent",
-    "recurrent": "recurrent",
-    "kda": "recurrent",
-    "mlp": "none",
-    "moe": "none",
+    **dict.fromkeys(RECURRENT, "recurrent"),
+    "hybrid": "hybrid",  # Zamba 2
+    **dict.fromkeys(("mlp", "moe"), "none"),
 }
 PATTERN_LETTERS: dict[str, LayerKind] = {"M": "recurrent", "*": "full", "-": "none", "E": "none"}
 # transformers' defaults: every n-th layer has full attention.
@@ -50,14 +42,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 # Models whose window is off unless use_sliding_window says otherwise.
 WINDOW_OFF_BY_DEFAULT = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 NO_ROPE_INTERVAL = 4  # llama4's default
-UNSUPPORTED_FIELDS = (
-    "compress_ratios",
-    "block_configs",
-    "hybrid_layer_pattern",
-    "layer_group_size",
-    "attn_config",
-    "ffn_config",
-)
+UNSUPPORTED_FIELDS = """
+    compress_ratios block_configs hybrid_layer_pattern layer_group_size attn_config ffn_config
+""".split()
 UNSUPPORTED_MODELS = ("longcat_flash", "minicpm3")
 RECURRENT_ONLY_MODELS = ("mamba", "mamba2", "falcon_mamba")
 

@@ -6,7 +6,7 @@ No weights are downloaded: a range request reads the header of each safetensors 
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from handler.model import hub
 from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
 from handler.model.hub_errors import explained, patiently
 from handler.model.reference import HubReference
-from handler.model.safetensors import Tensor, tensors_in_folder
+from handler.model.safetensors import Tensor, loaded_files, tensors_in_folder
 
 MAX_CONCURRENT_REQUESTS = 8
 CONFIG_FILES = ("config.json", "hf_quant_config.json", INDEX)
@@ -56,7 +56,7 @@ def read_model_metadata(reference: HubReference) -> ModelMetadata:
     if reference.name.count("/") != 1 and not folder.is_dir():
         raise Refused(f"{reference.name} is neither a folder nor a repository (org/name).")
     is_local = (folder / "config.json").is_file()
-    found = _from_folder(folder) if is_local else _from_hub(reference)
+    found = _from_folder(folder, tensors_in_folder(folder)) if is_local else _from_hub(reference)
     if not found.tensors:
         raise Refused(
             f"{reference.name} has no safetensors weights, and only their headers can be read "
@@ -65,12 +65,12 @@ def read_model_metadata(reference: HubReference) -> ModelMetadata:
     return found
 
 
-def _from_folder(folder: Path) -> ModelMetadata:
+def _from_folder(folder: Path, tensors: tuple[Tensor, ...]) -> ModelMetadata:
     return ModelMetadata(
         name=str(folder),
         revision="a local folder",
         config=json_object(folder / "config.json"),
-        tensors=tensors_in_folder(folder),
+        tensors=tensors,
         quantization=quantization_of(folder),
         has_fp8_cache=has_fp8_cache(folder),
         is_local=True,
@@ -86,19 +86,11 @@ def _from_hub(reference: HubReference) -> ModelMetadata:
         folder = Path(temporary)
         configs = [files[name] for name in CONFIG_FILES if name in files]
         hub.download(reference, listing.commit, configs, folder=folder)
-        weights = shards(folder) or {
-            path for path in files if path.endswith(".safetensors") and "/" not in path
-        }
-        # Mistral publishes its own format (consolidated*.safetensors) beside the usual one.
-        usual = {name for name in weights if not name.startswith("consolidated")} or weights
-        return ModelMetadata(
-            name=reference.name,
-            revision=f"commit {listing.commit[:12]}",
-            config=json_object(folder / "config.json"),
-            tensors=_remote_tensors(reference, listing.commit, sorted(usual & set(files))),
-            quantization=quantization_of(folder),
-            has_fp8_cache=has_fp8_cache(folder),
-        )
+        weights = loaded_files(files, shards(folder))
+        tensors = _remote_tensors(reference, listing.commit, weights)
+        revision = f"commit {listing.commit[:12]}"
+        found = _from_folder(folder, tensors)
+        return replace(found, name=reference.name, revision=revision, is_local=False)
 
 
 def _remote_tensors(

@@ -99,13 +99,11 @@ class Plan:
     def environment(self, estimate: Estimate) -> dict[str, str]:
         """Return a worker's environment variables on the GPUs of an estimate."""
         name = self.metadata.name
+        if not self.weights.is_published:
+            name = f"YOU/{Path(name).name}-{self.weights.method}"
         context = min(self.workload.context_tokens, self.model.context_tokens or UNBOUNDED_TOKENS)
         variables = {
-            "MODEL_NAME": (
-                name
-                if self.weights.is_published
-                else f"YOU/{Path(name).name}-{self.weights.method}"
-            ),
+            "MODEL_NAME": name,
             "MAX_MODEL_LEN": str(context),
             "MAX_NUM_SEQS": str(max(1, estimate.max_sequences)),
         }

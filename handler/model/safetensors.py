@@ -5,6 +5,7 @@ https://huggingface.co/docs/safetensors/index#format
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -43,12 +44,21 @@ def tensors_in_folder(folder: Path) -> tuple[Tensor, ...]:
     Raises:
         ModelUnavailable: a file is not a safetensors file.
     """
-    indexed = shards(folder)
-    paths = sorted(folder.glob("*.safetensors"))
-    files = [path for path in paths if not indexed or path.name in indexed]
+    names = loaded_files((path.name for path in folder.iterdir()), shards(folder))
+    return tuple(tensor for name in names for tensor in tensors_in_file(folder / name))
+
+
+def loaded_files(names: Iterable[str], indexed: set[str] | None) -> list[str]:
+    """Return the safetensors files that an engine loads, of all files of a checkpoint.
+
+    Args:
+        names: paths in the checkpoint.
+        indexed: the files that its index of weights names, None where it has no index.
+    """
+    weights = [name for name in names if name.endswith(".safetensors")]
+    files = sorted(name for name in weights if (name in indexed if indexed else "/" not in name))
     # Mistral publishes its own format (consolidated*.safetensors) beside the usual one.
-    usual = [path for path in files if not path.name.startswith("consolidated")]
-    return tuple(tensor for path in usual or files for tensor in tensors_in_file(path))
+    return [name for name in files if not name.startswith("consolidated")] or files
 
 
 def tensors_in_file(path: Path) -> tuple[Tensor, ...]:

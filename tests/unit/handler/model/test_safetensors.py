@@ -3,7 +3,7 @@
 import pytest
 
 from handler.errors import ModelUnavailable
-from handler.model.safetensors import Tensor, tensors_in_file, tensors_in_folder
+from handler.model.safetensors import Tensor, loaded_files, tensors_in_file, tensors_in_folder
 from tests.conftest import MODELS, NAME
 
 
@@ -29,3 +29,22 @@ def test_a_broken_file_is_an_error_with_its_name(tmp_path, content):
     with pytest.raises(ModelUnavailable) as raised:
         tensors_in_file(path)
     assert str(raised.value) == "model.safetensors is not a safetensors file"
+
+
+@pytest.mark.parametrize(
+    ("names", "indexed", "expected"),
+    [
+        (["b.safetensors", "a.safetensors", "c.bin"], None, ["a.safetensors", "b.safetensors"]),
+        (
+            ["a.safetensors", "b.safetensors"],
+            {"b.safetensors", "lost.safetensors"},
+            ["b.safetensors"],
+        ),
+        (["a.safetensors", "original/a.safetensors"], None, ["a.safetensors"]),
+        (["a.safetensors", "consolidated.safetensors"], None, ["a.safetensors"]),
+        (["consolidated.safetensors"], None, ["consolidated.safetensors"]),
+    ],
+    ids=["all", "those of the index", "not in folders", "not Mistral's", "only Mistral's"],
+)
+def test_engines_load_some_files_of_a_checkpoint(names, indexed, expected):
+    assert loaded_files(names, indexed) == expected
