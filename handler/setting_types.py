@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
 
 
-def origins(text: str) -> list[str]:
+def parse_origins(text: str) -> list[str]:
     """Return origins of web pages, as a browser sends them; `*` is any, and `null` a file's.
 
     Raises:
@@ -22,7 +22,7 @@ def origins(text: str) -> list[str]:
     return found
 
 
-def domains(text: str) -> frozenset[str]:
+def parse_domains(text: str) -> frozenset[str]:
     """Return names of hosts, in lower case.
 
     Raises:

@@ -25,7 +25,8 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from builder.errors import Refused
+from builder.cli import Console, command_parser, run_command, whole_number
+from builder.errors import InvalidArgument
 from builder.fetch import token_in
 from builder.plan.architecture import BF16_BYTES, Architecture, parse_architecture
 from builder.plan.estimate import Estimator, Workload
@@ -33,7 +34,6 @@ from builder.plan.gpus import GPU_COUNTS, find_gpu_pools, load_gpu_table
 from builder.plan.model_metadata import read_model_metadata
 from builder.plan.report import Plan, plan_as_json, plan_as_text
 from builder.plan.weights import measure_weights
-from builder.told import number, parser, told
 from handler.errors import ModelUnavailable
 from handler.model.reference import HubReference
 
@@ -45,21 +45,22 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """Print the plan, or one line on stderr for an error."""
     options = _parser().parse_args(argv)
 
-    def work() -> None:
+    def work(console: Console) -> None:
         plan = make_plan(options, environ)
         if options.json:
-            print(json.dumps(plan_as_json(plan), indent=2))
+            console.print(json.dumps(plan_as_json(plan), indent=2))
         else:
-            print(plan_as_text(plan, show_all=options.gpu is not None))
+            console.print(plan_as_text(plan, show_all=options.gpu is not None))
 
-    return told("plan", work)
+    return run_command("plan", work)
 
 
 def make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     """Read a model's metadata and estimate it on every number of GPUs of every pool.
 
     Raises:
-        Refused: an argument is invalid, or the checkpoint cannot be planned.
+        InvalidArgument: an argument is invalid.
+        CheckpointRefused: the checkpoint cannot be planned.
         ModelUnavailable, InvalidSetting: the hub refuses the model, or its layers are unknown.
     """
     table = load_gpu_table()
@@ -83,7 +84,7 @@ def _workload(options: argparse.Namespace, model: Architecture, has_fp8_cache: b
     context = options.context or min(own, DEFAULT_CONTEXT_TOKENS)
     request = options.tokens_per_request or min(context, DEFAULT_REQUEST_TOKENS)
     if request > context:
-        raise Refused(
+        raise InvalidArgument(
             f"--tokens-per-request {request} must not be more than --context {context}, the "
             "longest request."
         )
@@ -98,27 +99,27 @@ def _workload(options: argparse.Namespace, model: Architecture, has_fp8_cache: b
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("plan", str(__doc__))
+    made = command_parser("plan", str(__doc__))
     add = made.add_argument
     add("model", help="org/name on the hub, or a folder")
     add("--revision", help="branch, tag or commit (default: main)")
     add(
         "--context",
-        type=number(1),
+        type=whole_number(1),
         metavar="N",
         help="tokens of the longest request "
         f"(default: the model's own context, at most {DEFAULT_CONTEXT_TOKENS})",
     )
     add(
         "--concurrency",
-        type=number(1),
+        type=whole_number(1),
         default=1,
         metavar="N",
         help="requests that have to fit at once (default: 1)",
     )
     add(
         "--tokens-per-request",
-        type=number(1),
+        type=whole_number(1),
         metavar="N",
         help="tokens of a usual request, prompt and answer together "
         f"(default: the context, at most {DEFAULT_REQUEST_TOKENS})",

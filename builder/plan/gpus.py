@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import Refused
+from builder.errors import InvalidArgument
 
 DATA_FILE = Path(__file__).with_name("gpus.json")
 MIB = 1 << 20
@@ -61,7 +61,7 @@ def find_gpu_pools(pools: tuple[GpuPool, ...], text: str) -> tuple[GpuPool, ...]
     """Return the pools with a name or a GPU, such as ADA_48_PRO, H100, 4090 or "6000 Ada".
 
     Raises:
-        Refused: there is none.
+        InvalidArgument: there is none.
     """
     words = set(text.lower().replace("rtx", "").split())
 
@@ -72,5 +72,5 @@ def find_gpu_pools(pools: tuple[GpuPool, ...], text: str) -> tuple[GpuPool, ...]
     found = found or tuple(pool for pool in pools if words and has_gpu(pool))
     if not found:
         known = "; ".join(f"{pool.name} ({pool.label})" for pool in pools)
-        raise Refused(f"--gpu {text!r}: unknown GPU or pool. Known are {known}.")
+        raise InvalidArgument(f"--gpu {text!r}: unknown GPU or pool. Known are {known}.")
     return found

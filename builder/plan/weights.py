@@ -7,7 +7,7 @@ like the llm-compressor recipes in `builder/quantize`.
 import re
 from dataclasses import dataclass
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups, parse_quantization_groups
 from builder.quantize.recipe import TRIED_SIZES, fitting
@@ -63,7 +63,7 @@ def measure_weights(model: ModelMetadata, method: str) -> WeightSizes:
     """Return the size of the weights in a method; `auto` is the checkpoint's own.
 
     Raises:
-        Refused: the checkpoint is quantized in another method, or cannot be quantized in this one.
+        CheckpointRefused: the checkpoint is quantized in another method, or cannot be quantized in this one.
     """
     if model.quantization is None:
         method = "bf16" if method == "auto" else method
@@ -76,7 +76,7 @@ def measure_weights(model: ModelMetadata, method: str) -> WeightSizes:
         sizes = [float(tensor.bytes) for tensor in model.tensors]
         is_published = True
     else:
-        raise Refused(
+        raise CheckpointRefused(
             f"{model.name} is quantized as {model.quantization!r}, not {method}: leave "
             "--quantization out, or plan the unquantized model."
         )
@@ -98,7 +98,7 @@ def _awq_groups(model: ModelMetadata) -> QuantizationGroups:
     """Return the groups that `builder quantize --to awq` makes.
 
     Raises:
-        Refused: no size of groups divides every layer.
+        CheckpointRefused: no size of groups divides every layer.
     """
     widths = {
         tensor.name: tensor.shape[-1] for tensor in model.tensors if not _stays_unquantized(tensor)
@@ -106,7 +106,7 @@ def _awq_groups(model: ModelMetadata) -> QuantizationGroups:
     if size := fitting(widths.values()):
         return QuantizationGroups(size)
     name, width = next((name, width) for name, width in widths.items() if width % TRIED_SIZES[-1])
-    raise Refused(
+    raise CheckpointRefused(
         f"{model.name} cannot be quantized as awq: {name} has {width} inputs, which groups of "
         f"{' or '.join(map(str, TRIED_SIZES))} do not divide. Choose --quantization fp8."
     )

@@ -22,8 +22,9 @@ import psutil
 
 from handler.engine import command_line, parallelism, preflight, speculative
 from handler.engine.aliases import with_variables
+from handler.engine.capacity import Capacity
 from handler.engine.flags import EngineFlags
-from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism
 from handler.engine.processes import all_run

@@ -277,6 +277,6 @@ def test_an_invalid_number_is_refused_with_its_argument(hub, value):
     code, _, err = plan(hub, "org/fp8", "--context", value)
     assert (code, err.splitlines()[-1]) == (
         2,
-        f"python -m builder plan: error: argument --context: {value!r} should be a whole "
-        "number from 1 on",
+        f"python -m builder plan: error: argument --context: {value!r} must be a whole "
+        "number from 1 up",
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from builder.errors import Refused
+from builder.errors import InvalidArgument
 from builder.plan.gpus import find_gpu_pools, load_gpu_table
 from builder.presets import PRESETS
 
@@ -30,6 +30,6 @@ def test_a_pool_is_found_by_its_name_or_by_words_of_a_gpus_name(text, pools):
 @pytest.mark.parametrize("text", ["RTX", "Z9"])
 def test_an_unknown_gpu_is_refused_with_the_known_ones(text):
     with pytest.raises(
-        Refused, match=rf"^--gpu '{text}': unknown GPU or pool. Known are AMPERE_16"
+        InvalidArgument, match=rf"^--gpu '{text}': unknown GPU or pool. Known are AMPERE_16"
     ):
         find_gpu_pools(load_gpu_table().pools, text)

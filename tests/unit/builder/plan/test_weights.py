@@ -2,7 +2,7 @@
 
 import pytest
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups
 from builder.plan.weights import WeightSizes, measure_weights
@@ -30,7 +30,7 @@ def test_a_depthwise_convolution_is_not_quantized():
 
 
 def test_a_layer_that_no_groups_divide_cannot_be_quantized_as_awq():
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(CheckpointRefused) as raised:
         measure_weights(unquantized(Tensor("a.q_proj.weight", "BF16", (64, 40), 5120)), "awq")
     assert str(raised.value) == (
         "m cannot be quantized as awq: a.q_proj.weight has 40 inputs, which groups of 128 or 32 do "
