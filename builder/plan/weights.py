@@ -63,7 +63,7 @@ def measure_weights(model: ModelMetadata, method: str) -> WeightSizes:
     """Return the size of the weights in a method; `auto` is the checkpoint's own.
 
     Raises:
-        CheckpointRefused: the checkpoint is quantized in another method, or cannot be quantized in this one.
+        CheckpointRefused: it is quantized in another method, or cannot be quantized in this one.
     """
     if model.quantization is None:
         method = "bf16" if method == "auto" else method
