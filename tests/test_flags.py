@@ -14,7 +14,7 @@ from handler.engine.flags import EngineFlags
 from handler.engine.response import refusal
 from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
 from handler.errors import InvalidSetting
-from tests.conftest import check
+from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 

@@ -13,16 +13,16 @@ import pytest
 from handler.engine import parallelism
 from handler.engine.parallelism import Parallelism, visible_gpus, with_counted_gpus
 from handler.errors import InvalidSetting
-from tests.checkpoints import tiny_llama
-from tests.conftest import (
+from runpod_local import JobState, running_platform, running_worker
+from tests.support.checkpoints import tiny_llama
+from tests.support.environment import (
     START_SECONDS,
-    check,
     clean_environment,
     worker_command,
     worker_environment,
 )
-from tests.platform import State, running_platform, running_worker
-from tests.ray_cluster import PLUGIN, running_ray
+from tests.support.ray_cluster import PLUGIN, running_ray
+from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # engines and torch warn while they are imported
 
@@ -230,7 +230,7 @@ def answer_and_lose_a_rank(engine, environment, answer, victim):
         for job in (platform.job(job_id) for job_id in job_ids):
             error = json.loads(job.error)["error"]
             assert (job.state, error["code"], error["type"]) == (
-                State.FAILED,
+                JobState.FAILED,
                 503,
                 "ServiceUnavailableError",
             )

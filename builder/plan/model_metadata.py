@@ -14,7 +14,7 @@ from builder.errors import CheckpointRefused, InvalidArgument
 from handler.errors import ModelUnavailable
 from handler.model import hub
 from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
-from handler.model.hub_errors import explained, patiently
+from handler.model.hub_errors import hub_errors_explained, retry
 from handler.model.reference import HubReference
 from handler.model.safetensors import Tensor, loaded_files, tensors_in_folder
 
@@ -79,14 +79,14 @@ def _from_folder(folder: Path, tensors: tuple[Tensor, ...]) -> ModelMetadata:
 
 
 def _from_hub(reference: HubReference) -> ModelMetadata:
-    listing = hub.listing(reference)
+    listing = hub.list_repository(reference)
     files = {file.path: file for file in listing.files}
     if "config.json" not in files:
         raise ModelUnavailable(f"{reference.name} has no config.json.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         configs = [files[name] for name in CONFIG_FILES if name in files]
-        hub.download(reference, listing.commit, configs, folder=folder)
+        hub.download_files(reference, listing.commit, configs, folder=folder)
         weights = loaded_files(files, shards(folder))
         tensors = _remote_tensors(reference, listing.commit, weights)
         revision = f"commit {listing.commit[:12]}"
@@ -102,7 +102,7 @@ def _remote_tensors(
     api = HfApi(token=reference.plain_token())
 
     def read_header(name: str) -> list[Tensor]:
-        header = patiently(
+        header = retry(
             lambda: api.parse_safetensors_file_metadata(reference.name, name, revision=commit)
         )
         return [
@@ -111,5 +111,5 @@ def _remote_tensors(
             for begin, end in [info.data_offsets]
         ]
 
-    with explained(reference), ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as executor:
+    with hub_errors_explained(reference), ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as executor:
         return tuple(tensor for tensors in executor.map(read_header, files) for tensor in tensors)

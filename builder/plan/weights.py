@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from builder.errors import CheckpointRefused
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups, parse_quantization_groups
-from builder.quantize.recipe import TRIED_SIZES, fitting
-from handler.model.checkpoint import is_of
+from builder.quantize.recipe import DEFAULT_GROUP_SIZES, fitting_group_size
+from handler.model.checkpoint import method_matches
 from handler.model.safetensors import Tensor
 
 ELEMENT_BYTES = {"fp8": 1.0, "bf16": 2.0}
@@ -70,7 +70,7 @@ def measure_weights(model: ModelMetadata, method: str) -> WeightSizes:
         groups = _awq_groups(model) if method == "awq" else None
         sizes = [_quantized_bytes(tensor, method, groups) for tensor in model.tensors]
         is_published = method == "bf16"
-    elif method == "auto" or is_of(method, model.quantization):
+    elif method == "auto" or method_matches(method, model.quantization):
         method = model.quantization
         groups = parse_quantization_groups(model.config)
         sizes = [float(tensor.bytes) for tensor in model.tensors]
@@ -103,12 +103,14 @@ def _awq_groups(model: ModelMetadata) -> QuantizationGroups:
     widths = {
         tensor.name: tensor.shape[-1] for tensor in model.tensors if not _stays_unquantized(tensor)
     }
-    if size := fitting(widths.values()):
+    if size := fitting_group_size(widths.values()):
         return QuantizationGroups(size)
-    name, width = next((name, width) for name, width in widths.items() if width % TRIED_SIZES[-1])
+    name, width = next(
+        (name, width) for name, width in widths.items() if width % DEFAULT_GROUP_SIZES[-1]
+    )
     raise CheckpointRefused(
         f"{model.name} cannot be quantized as awq: {name} has {width} inputs, which groups of "
-        f"{' or '.join(map(str, TRIED_SIZES))} do not divide. Choose --quantization fp8."
+        f"{' or '.join(map(str, DEFAULT_GROUP_SIZES))} do not divide. Choose --quantization fp8."
     )
 
 

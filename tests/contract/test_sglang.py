@@ -18,7 +18,6 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI
 
-from builder.flag_names import names
 from handler.engine import speculative
 from handler.engine.aliases import (
     FLAG_NAMES,
@@ -27,11 +26,12 @@ from handler.engine.aliases import (
     TOOL_CALL_PARSERS,
     arguments,
 )
+from handler.engine.flag_names import flag_names
 from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
 from handler.environ import load
 from handler.errors import InvalidSetting
-from handler.model.resolve import ResolvedModel, locate
+from handler.model.resolve import ResolvedModel, resolve_model
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
@@ -134,8 +134,8 @@ def test_sglang_reads_the_environment_that_we_set():
 
 
 def test_the_list_of_flags_is_the_parsers():
-    """`python -m builder.flag_names sglang` writes it."""
-    assert json.loads(FLAG_NAMES.read_text())["sglang"] == names("sglang")
+    """`python -m handler.engine.flag_names sglang` writes it."""
+    assert json.loads(FLAG_NAMES.read_text())["sglang"] == flag_names("sglang")
 
 
 def test_refused_and_removed_names_are_what_they_are_called(flags):
@@ -296,7 +296,7 @@ def test_a_failure_that_a_process_signals_is_the_engines_death(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     environ = {"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"}
     settings = load(environ)
-    adapter = SglangAdapter(settings, locate(settings), environ)
+    adapter = SglangAdapter(settings, resolve_model(settings), environ)
     before = signal.getsignal(signal.SIGQUIT)
     try:
         adapter.prepare()

@@ -9,9 +9,10 @@ import pytest
 from builder.plan.architecture import parse_architecture
 from handler.engine.vllm import platform
 from handler.errors import EngineStartFailed
-from tests.conftest import MODELS, NAME, ROOT, check, worker_environment
+from tests.support.environment import MODELS, NAME, ROOT, worker_environment
 from tests.support.header_checkpoints import header_checkpoint
 from tests.support.nvidia_smi import fake_nvidia_smi
+from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 

@@ -4,7 +4,7 @@ import pytest
 
 from handler.errors import ModelUnavailable
 from handler.model.safetensors import Tensor, loaded_files, tensors_in_file, tensors_in_folder
-from tests.conftest import MODELS, NAME
+from tests.support.environment import MODELS, NAME
 
 
 def test_the_tensors_of_a_checkpoint_are_as_large_as_its_file():
