@@ -1,10 +1,12 @@
-"""Settings that name places on the web, as lists in one text."""
+"""Types of settings that pydantic does not have: origins, domains, booleans of an engine."""
 
 import ipaddress
 import re
 from urllib.parse import urlsplit
 
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+FALSE_WORDS = frozenset({"0", "false", "no", "off"})
 
 
 def origins(text: str) -> list[str]:
@@ -41,3 +43,14 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def parse_bool(text: str) -> bool:
+    """Return a boolean setting.
+
+    Raises:
+        ValueError: it is neither true nor false.
+    """
+    if text.lower() not in TRUE_WORDS | FALSE_WORDS:
+        raise ValueError("must be true or false")
+    return text.lower() in TRUE_WORDS

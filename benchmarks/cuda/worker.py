@@ -62,7 +62,7 @@ class AnyVersion:
         from handler.engine.vllm import patches
 
         parsed = self._parsed
-        patches.install(pacer)
+        patches.apply(pacer, is_cpu=False, forks=False)
         async with found("build_async_engine_client")(parsed) as engine:
             tasks = await engine.get_supported_tasks()
             app = found("build_app")(parsed, tasks, engine.model_config)

@@ -15,7 +15,7 @@ from builder.deploy.errors import WrongOrder
 from builder.deploy.names import is_reference, is_secret, known, known_names
 from handler.engine import aliases
 from handler.engine.aliases import EngineName
-from handler.engine.flags import unused
+from handler.engine.flags import unused_variable_warnings
 from handler.engine.parallelism import DATA, PIPELINE, TENSOR
 from handler.engine.sglang import flags as sglang
 from handler.engine.vllm import flags as vllm
@@ -117,10 +117,10 @@ def judged(values: Mapping[str, str], engine: EngineName | None) -> list[str]:
     """
     load(OF_A_QUEUE | {n: value for n, value in values.items() if not is_reference(value)})
     if engine is None:
-        return unused(values, known_names(), {})
+        return unused_variable_warnings(values, known_names(), {})
     names, removed = known(engine), REMOVED[engine]
-    aliases.refuse_foreign(engine, values, names | removed.keys())
-    return unused(values, names, removed)
+    aliases.refuse_settings_of_other_engine(engine, values, names | removed.keys())
+    return unused_variable_warnings(values, names, removed)
 
 
 def doubted_gpus(values: Mapping[str, str], gpus: int) -> list[str]:

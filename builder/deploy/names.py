@@ -38,7 +38,7 @@ def known(engine: EngineName) -> frozenset[str]:
     """Return the names that a worker with an engine takes."""
     flags = json.loads(aliases.FLAG_NAMES.read_text(encoding="utf-8"))[engine]
     mine = frozenset(name for names in variables().values() for name in names)
-    return mine | aliases.NAMES | frozenset(flags["off"] + flags["other"])
+    return mine | aliases.ALIAS_NAMES | frozenset(flags["off"] + flags["other"])
 
 
 @cache

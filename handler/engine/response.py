@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from handler.engine.aliases import with_variables
+from handler.engine.aliases import flags_to_variables
 from handler.engine.asgi_call import AsgiCall
 from handler.engine.deadline import Deadline
 from handler.engine.runtime import EngineRuntime
@@ -74,7 +74,7 @@ def _with_variables(payload: Any) -> Any:
             name: _with_variables(value) if name in WORDS else value
             for name, value in payload.items()
         }
-    return with_variables(payload) if isinstance(payload, str) else payload
+    return flags_to_variables(payload) if isinstance(payload, str) else payload
 
 
 def code_in(failure: Any) -> int:
