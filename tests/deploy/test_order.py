@@ -184,8 +184,8 @@ def test_a_variable_may_be_taken_out_of_a_preset():
         ),
         pytest.param(
             ["small-awq", "--image", "i", "-e", "SCHEDULE_POLICY=lpm"],
-            "SCHEDULE_POLICY='lpm' is a setting of SGLang, and vLLM has none like it: leave it "
-            "out, or take the image with SGLang.",
+            "SCHEDULE_POLICY='lpm' is a setting of SGLang, and vLLM has no equivalent: remove it, "
+            "or use the image with SGLang.",
             id="of-the-other-engine",
         ),
         *(
