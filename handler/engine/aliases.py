@@ -96,13 +96,9 @@ def _to_vllm_names(sglang_names: Mapping[str, str], **more: str) -> Convert:
 
 @dataclass(frozen=True)
 class SettingAlias:
-    """One setting of both engines.
+    """The names of one setting, and the conversion of its values from the other engine's.
 
-    Attributes:
-        vllm: its name in vLLM.
-        sglang: its name in SGLang, None where SGLang needs no setting for it.
-        to_vllm: converts a value of SGLang's.
-        to_sglang: converts a value of vLLM's.
+    `sglang` is None where SGLang needs no setting for it.
     """
 
     vllm: str
@@ -111,7 +107,6 @@ class SettingAlias:
     to_sglang: Convert = _unchanged
 
     def name(self, engine: EngineName) -> str | None:
-        """Return the name in an engine."""
         return self.vllm if engine == "vllm" else self.sglang
 
     def convert(self, engine: EngineName, variable: str, value: str) -> str | None:
@@ -173,15 +168,8 @@ def refuse_settings_of_other_engine(
 ) -> None:
     """Stop the start at a setting that only the other engine has.
 
-    A boolean flag that is set to its default, off, changes nothing and passes.
-
-    Args:
-        engine: the engine that runs.
-        environ: the variables.
-        known: names that this engine or the worker knows.
-
-    Raises:
-        InvalidSetting: names the variable.
+    A boolean flag that is set to its default, off, changes nothing and passes, and so do the names
+    that this engine or the worker knows.
     """
     other = OTHER_ENGINE[engine]
     flags = json.loads(FLAG_NAMES.read_text(encoding="utf-8"))[other]

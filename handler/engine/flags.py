@@ -63,15 +63,12 @@ class EngineFlags:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of the variables that set a flag."""
         return frozenset(self._actions)
 
     def choices(self, name: str) -> list[Any]:
-        """Return the values that a flag may have, sorted."""
         return sorted(self._actions[name].choices or ())
 
     def default(self, name: str) -> Any:
-        """Return the default of a flag."""
         return self._actions[name].default
 
     def is_off(self, name: str) -> bool:
@@ -81,19 +78,14 @@ class EngineFlags:
         return action.nargs == 0 and not action.default and not undecided
 
     def from_environ(self, environ: Mapping[str, str], excluded: Collection[str]) -> list[str]:
-        """Return arguments from all variables that are named like a flag.
-
-        Args:
-            environ: the variables.
-            excluded: names that have another meaning.
+        """Return arguments from all variables that are named like a flag, except the excluded.
 
         Raises:
             InvalidSetting: names the variable, its value and what the engine accepts.
         """
         arguments: list[str] = []
         for name in sorted(self.names & environ.keys() - set(excluded)):
-            value = environ[name].strip()
-            if value:
+            if value := environ[name].strip():
                 arguments += self.argument(name, value)
         return arguments
 
@@ -127,12 +119,9 @@ class EngineFlags:
         return self.argument(name, converted, variable) if name and converted is not None else []
 
     def argument(self, name: str, value: str, variable: str | None = None) -> list[str]:
-        """Return the arguments that set a flag, accepted by the parser.
+        """Return the arguments that set a flag, given by its UPPER_SNAKE name.
 
-        Args:
-            name: UPPER_SNAKE name of the flag.
-            value: as written in the environment.
-            variable: the variable that the user set, when it has another name.
+        `variable` is the one that the user set, if it has another name.
 
         Raises:
             InvalidSetting: the parser refuses the value.
@@ -173,11 +162,7 @@ class EngineFlags:
         return arguments
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
-        """Parse all arguments together.
-
-        Raises:
-            InvalidSetting: with the parser's reason; only ENGINE_ARGS can still be wrong here.
-        """
+        """Parse all arguments together; only ENGINE_ARGS can still be wrong here."""
         try:
             return self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
@@ -206,8 +191,7 @@ def parse_engine_flags(
         removed: names of older versions, each with advice.
 
     Raises:
-        InvalidSetting: a flag or value that the engine does not take, or that only the other
-            engine has.
+        InvalidSetting: the engine does not take a flag or value.
     """
     own_names = frozenset(name for names in variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
@@ -228,13 +212,7 @@ def parse_engine_flags(
 def unused_variable_warnings(
     environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
 ) -> list[str]:
-    """Return one line for each variable that looks like a setting and has no effect.
-
-    Args:
-        environ: the variables.
-        known: the names of settings.
-        removed: names of older versions, each with advice.
-    """
+    """Return one line for each variable that looks like a setting and has no effect."""
     warnings = []
     for name in sorted(environ.keys() - set(known)):
         if name in removed:

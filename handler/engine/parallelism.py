@@ -58,12 +58,7 @@ class Parallelism:
 def resolve_auto_tensor_parallel(
     environ: Mapping[str, str], devices: Path = DEVICES
 ) -> Mapping[str, str]:
-    """Return the environ with a number in place of TENSOR_PARALLEL_SIZE=auto.
-
-    Args:
-        environ: the variables.
-        devices: folder of the GPUs' device files.
-    """
+    """Return the environ with a number in place of TENSOR_PARALLEL_SIZE=auto."""
     count = str(_gpus_per_stage(environ, len(visible_gpus(environ, devices))))
     auto = {name: count for name in TENSOR if environ.get(name, "").strip().lower() == "auto"}
     return {**environ, **auto}
@@ -75,16 +70,10 @@ def check_parallelism(
     folder: Path,
     devices: Path = DEVICES,
 ) -> None:
-    """Check that the model's heads can be split, and warn of idle GPUs.
-
-    Args:
-        parallelism: of the engine.
-        environ: the variables.
-        folder: of the checkpoint.
-        devices: folder of the GPUs' device files.
+    """Check that the heads of the checkpoint in `folder` can be split, and warn of idle GPUs.
 
     Raises:
-        InvalidSetting: the heads cannot be split so; names the sizes that are possible.
+        InvalidSetting: names the sizes that are possible.
     """
     gpus = visible_gpus(environ, devices)
     _check_heads(parallelism, environ, folder, len(gpus))

@@ -45,13 +45,7 @@ ADAPTER_ROUTES = frozenset(
 
 
 class SglangAdapter:
-    """One SGLang engine; see `interface.EngineAdapter`.
-
-    Args:
-        settings: of the worker.
-        model: its files.
-        environ: variables that may name flags of SGLang.
-    """
+    """One SGLang engine; see `interface.EngineAdapter`."""
 
     name = "sglang"
     forks = False

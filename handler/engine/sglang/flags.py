@@ -56,11 +56,7 @@ class _Parser(argparse.ArgumentParser):
 def worker_arguments(
     settings: Settings, model: ResolvedModel, flags: EngineFlags, log_level: str
 ) -> list[str]:
-    """Return the worker's settings as flags of SGLang.
-
-    Raises:
-        InvalidSetting: SGLang does not take a value.
-    """
+    """Return the worker's settings as flags of SGLang."""
     arguments = [
         *(CPU_ARGUMENTS if is_cpu() else []),
         f"--model-path={model.path}",

@@ -6,46 +6,41 @@ version that the worker supports.
 Replaced by `apply` before the engine starts:
 
 managers.tokenizer_manager.ReqState
-    why    A stream's consumer is woken when its next flush is due, not for each token: @FIGURE@
-    until  SGLang merges by time.
+    A stream's consumer is woken when its next flush is due, not for each token: @FIGURE@
+    Until SGLang merges by time.
 managers.tokenizer_manager.kill_process_tree
-    why    An exception in its loop would kill the worker before its jobs get an error.
-    until  SGLang raises in an embedded engine.
+    An exception in its loop would kill the worker before its jobs get an error.
+    Until SGLang raises in an embedded engine.
 entrypoints.http_server.ModelCard
-    why    /v1/models shows an adapter's path on this machine as `root`.
-    until  SGLang shows names.
+    /v1/models shows an adapter's path on this machine as `root`. Until it shows names.
 entrypoints.openai.serving_embedding.EmbeddingResponse
-    why    It has the model's path on this machine as `model`.
-    until  SGLang answers with the served model name.
+    It has the model's path on this machine as `model`. Until it has the served model name.
 entrypoints.openai.serving_base.OpenAIServingBase._parse_model_parameter
-    why    A LoRA adapter is chosen by its own name, as in vLLM and in /v1/models; SGLang wants
-           `model:adapter`, and takes names with a colon apart.
-    until  SGLang accepts the names that it lists.
+    A LoRA adapter is chosen by the name that /v1/models lists; SGLang wants `model:adapter`, and
+    takes names with a colon apart. Until it accepts the names that it lists.
 http_server.app's handler of RequestValidationError
-    why    SGLang's answer contains the file and line of its code.
-    until  SGLang answers with the reason alone.
+    SGLang's answer has the file and line of its code. Until it has the reason alone.
 
 Set on its app by `prepared_app`, as `http_server.launch_server` does:
 
 http_server.set_global_state, http_server._GlobalState, app.is_single_tokenizer_mode,
 app.server_args, app.warmup_thread_kwargs, TokenizerManager.server_status
-    why    The app cannot be used without its launcher, which runs a server. The warm-up function
-           returns False, because what follows it posts to that server.
-    until  SGLang makes its app for an engine that runs.
+    The app comes ready only with its launcher, which runs a server. The warm-up function returns
+    False, because what follows it posts to that server. Until SGLang makes an app for an engine.
 
 Read or called, not replaced:
 
 ServerArgs.add_cli_args, .from_cli_args, .resolve_once (flags.py, adapter.py)
-    why    The flags, and SGLang's own check of them before the start.
+    The flags, and SGLang's own check of them before the start.
 Engine._scheduler_init_result: scheduler_infos, all_child_pids; Engine.get_all_child_pids
-    why    KV cache and timings of the schedulers; the processes to watch and to stop.
+    KV cache and timings of the schedulers; the processes to watch and to stop.
 TokenizerManager._subprocess_watchdog, .asyncio_tasks
-    why    `Engine.shutdown` kills all children of the worker, so `stop` ends these itself.
+    `Engine.shutdown` kills all children of the worker, so `stop` ends these itself.
 TokenizerManager.get_internal_state, .context_len, .is_generation, .served_model_name,
 .enable_lora, .lora_registry
-    why    Capacity, kind of model, names.
+    Capacity, kind of model, names.
 tempfile.tempdir, handlers of the root logger
-    why    SGLang writes to the one and replaces the other.
+    SGLang writes to the one and replaces the other.
 """
 
 import asyncio
@@ -70,12 +65,7 @@ STOP_TIMEOUT_SECONDS = 5.0
 
 
 def apply(pacer: Pacer, model_name: str) -> None:
-    """Replace names of SGLang in this process; call it once, before the engine is made.
-
-    Args:
-        pacer: of all streams.
-        model_name: under which callers know the model.
-    """
+    """Replace names of SGLang in this process; call it once, before the engine is made."""
     from sglang.srt.entrypoints import http_server
     from sglang.srt.entrypoints.openai import serving_base, serving_embedding
     from sglang.srt.managers import tokenizer_manager
@@ -96,12 +86,7 @@ def apply(pacer: Pacer, model_name: str) -> None:
 
 
 def prepared_app(engine: Any, args: Any) -> Any:
-    """Return SGLang's app, ready for its lifespan, as its own launcher prepares it.
-
-    Args:
-        engine: that runs.
-        args: the engine's ServerArgs.
-    """
+    """Return SGLang's app, ready for its lifespan, as its own launcher prepares it."""
     from sglang.srt.entrypoints import http_server
 
     http_server.set_global_state(
@@ -130,7 +115,7 @@ def _finish_warmup(manager: Any, _: Any) -> bool:
 
 
 def scheduler_info(engine: Any) -> Any:
-    """Return what the first scheduler reports of its start: KV cache, timings."""
+    """Return the KV cache and the timings that the first scheduler reports."""
     return engine._scheduler_init_result.scheduler_infos[0]
 
 

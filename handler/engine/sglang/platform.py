@@ -43,11 +43,9 @@ def is_quiet(log_level: str) -> bool:
 
 
 def environment(log_level: str, *, offline: bool) -> dict[str, str]:
-    """Return the variables that SGLang and its processes read; those that are set already stay.
+    """Return the variables that SGLang and its processes read.
 
-    Args:
-        log_level: of the engine.
-        offline: whether all files of the model are local.
+    `offline` is whether all files of the model are local.
     """
     made = dict(ENVIRONMENT)
     if is_cpu():

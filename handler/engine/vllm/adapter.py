@@ -37,13 +37,7 @@ TIMED_WORKER = "handler.engine.vllm.timed_worker.TimedWorker"
 
 
 class VllmAdapter:
-    """One vLLM engine; see `interface.EngineAdapter`.
-
-    Args:
-        settings: of the worker.
-        model: its files.
-        environ: variables that may name flags of vLLM.
-    """
+    """One vLLM engine; see `interface.EngineAdapter`."""
 
     name = "vllm"
 

@@ -96,11 +96,7 @@ def _parser_class() -> type[argparse.ArgumentParser]:
 def worker_arguments(
     settings: Settings, model: ResolvedModel, flags: EngineFlags, *, quiet: bool
 ) -> list[str]:
-    """Return the worker's settings as flags of vLLM.
-
-    Raises:
-        InvalidSetting: vLLM does not take a value.
-    """
+    """Return the worker's settings as flags of vLLM."""
     arguments = [
         f"--model={model.path}",
         f"--served-model-name={settings.served_model_name or model.name}",

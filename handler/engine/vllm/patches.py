@@ -6,46 +6,42 @@ version that the worker supports.
 Replaced by `apply` before the engine starts, and by `prepare_app`:
 
 v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollector
-    why    A stream's tokens are merged until its next flush is due, before vLLM makes an output of
-           each: @FIGURE@
-    until  vLLM merges by time. Its `stream_interval` counts tokens: 24 are as fast, but then a
-           stream of 30 tokens/s is flushed every 0.8 s.
-v1.engine.utils.get_mp_context (on a CPU)
-    why    A forked engine core saves a second import of everything: @FORK@
-    until  vLLM's CPU platform no longer forces the start method to spawn.
-model_executor.models.registry._run_in_subprocess (on a CPU)
-    why    The subprocess that inspects a model class the first time imports everything once more:
-           @INSPECT@ On a GPU it is kept, because it keeps CUDA out of this process.
-    until  vLLM can inspect in the same process.
+    A stream's tokens are merged until its next flush is due, before vLLM makes an output of each:
+    @FIGURE@
+    Until vLLM merges by time. Its `stream_interval` counts tokens: 24 are as fast, but then a
+    stream of 30 tokens/s is flushed every 0.8 s.
+v1.engine.utils.get_mp_context, on a CPU
+    A forked engine core saves a second import of everything: @FORK@
+    Until vLLM's CPU platform no longer forces the start method to spawn.
+model_executor.models.registry._run_in_subprocess, on a CPU
+    The subprocess that inspects a model class the first time imports everything once more:
+    @INSPECT@ On a GPU it stays, because it keeps CUDA out of this process.
+    Until vLLM can inspect in the same process.
 entrypoints.openai.models.serving.OpenAIServingModels.show_available_models
-    why    /v1/models shows paths of this machine as `root`.
-    until  vLLM shows names.
+    /v1/models shows paths of this machine as `root`. Until it shows names.
 app.state.server
-    why    The handler of engine errors sets `should_exit` of vLLM's HTTP server, which does not
-           run here.
-    until  vLLM accepts an app without a server.
+    The handler of engine errors sets `should_exit` of vLLM's HTTP server, which does not run here.
+    Until vLLM accepts an app without a server.
 
 Subclassed or read, not replaced:
 
 utils.argparse_utils.FlexibleArgumentParser.error (flags.py)
-    why    An error of the parser must raise, not exit.
+    An error of the parser must raise, not exit.
 entrypoints.launchers.cli_args, from 0.33 entrypoints.common.cli_args (flags.py)
-    why    The parser of `vllm serve` has no other place.
+    The parser of `vllm serve` is there.
 reasoning.ReasoningParserManager, tool_parsers.ToolParserManager,
 model_executor.layers.quantization.QUANTIZATION_METHODS (flags.py)
-    why    vLLM checks these names only after the weights are loaded.
+    vLLM checks these names only after the weights are loaded.
 v1.worker.cpu_worker.CPUWorker, v1.worker.gpu_worker.Worker (timed_worker.py)
-    why    Their steps are the stages of the start.
-Worker.execute_dummy_batch (adapter.py, on a CPU)
-    why    With pipeline parallelism the later stages need tensors of a dry run that vLLM skips on a
-           CPU.
-    until  vLLM does not skip it.
+    Their steps are the stages of the start.
+Worker.execute_dummy_batch, on a CPU (adapter.py)
+    With pipeline parallelism the later stages need tensors of a dry run that vLLM skips on a CPU.
 process title VLLM::Worker (adapter.py)
-    why    vLLM reports a dead rank late.
-AsyncLLM.errored, AsyncLLM.vllm_config, AsyncLLM.collective_rpc (adapter.py)
-    why    The engine's death, its capacity, the timings of its workers.
-OpenAIServingModels.base_model_paths, OpenAIServingModels.lora_requests (adapter.py)
-    why    The names of the model and its LoRA adapters.
+    vLLM reports a dead rank late.
+AsyncLLM.errored, .vllm_config, .collective_rpc (adapter.py)
+    The engine's death, its capacity, the timings of its workers.
+OpenAIServingModels.base_model_paths, .lora_requests (adapter.py)
+    The names of the model and its LoRA adapters.
 """
 
 import multiprocessing
@@ -64,10 +60,7 @@ from handler.engine.pacing import FlushGate, Pacer
 def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
     """Replace names of vLLM in this process; call it once, before the engine is made.
 
-    Args:
-        pacer: of all streams.
-        is_cpu: whether the engine runs on a CPU.
-        forks: whether its core is to be a fork of this process.
+    With `forks` the engine core is a fork of this process on a CPU.
     """
 
     def collector(output_kind: Any, request_id: str) -> PacedCollector:
