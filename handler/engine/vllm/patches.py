@@ -7,8 +7,8 @@ Replaced by `apply` before the engine starts, and by `prepare_app`:
 
 v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollector
     A stream's tokens are merged until its next flush is due, before vLLM makes an output of each:
-    @FIGURE@
-    Until vLLM merges by time. Its `stream_interval` counts tokens: 24 are as fast, but then a
+    1.7 times the tokens/s and 0.7 of the CPU per token at 192 streams (docs/benchmarks.md). Until
+    vLLM merges by time: its `stream_interval` counts tokens. 24 are as fast, but then a
     stream of 30 tokens/s is flushed every 0.8 s.
 v1.engine.utils.get_mp_context, on a CPU
     A forked engine core saves a second import of everything: @FORK@
