@@ -1,10 +1,10 @@
-"""The worker's start: settings → model → engine → warm-up → front door, and its exit codes.
+"""The worker's start, step by step, and its exit codes.
 
-0  the queue or HTTP was served to the end, or test_input.json was answered
-1  the local job failed, or something unforeseen
-2  a setting means nothing      3  no model
+0  the queue or HTTP was served to the end, or the local job succeeded
+1  the local job failed, or an unexpected error
+2  invalid setting              3  model unavailable
 4  the engine did not start     5  the engine died
-143, 130  SIGTERM or SIGINT before the start was over
+143, 130  SIGTERM or SIGINT during the start
 """
 
 import argparse
@@ -20,21 +20,23 @@ from types import FrameType
 from typing import Any
 
 from handler import logs
-from handler.engine import warmup
 from handler.engine.adapters import adapter_for
-from handler.engine.capacity import concurrency
-from handler.engine.pacing import FLUSHES_PER_SECOND, Pacer
+from handler.engine.capacity import job_concurrency
+from handler.engine.interface import RunningEngine
+from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
+from handler.engine.warmup import parse_prefixes, warm_up
 from handler.environ import load
-from handler.errors import EXIT_FAILED, StartError, keep_secret
+from handler.errors import EXIT_FAILED, StartError, hide_secrets
 from handler.metrics.monitor import Monitor, PushTarget, push_target
-from handler.model.resolve import locate
+from handler.model.resolve import ResolvedModel, locate
 from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
-from handler.serve.queue.loop import QueueFrontEnd, prepare_sdk
-from handler.serve.worker import Worker
+from handler.serve.queue.loop import QueueFrontEnd
+from handler.serve.queue.sdk_patches import import_sdk, sdk_environment
+from handler.serve.worker import NoFrontEnd, Worker
 from handler.settings import Settings
 from handler.startup.compile_cache import CompileCache
 from handler.startup.prefetch import prefetch
@@ -45,152 +47,193 @@ log = logging.getLogger("handler")
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Start the worker and serve; return the process's exit code."""
-    stages = StartupTimings(process_began())
-    stages.since(stages.began, "interpreter")
-    options = _options(arguments)
-    signal.signal(signal.SIGTERM, _leave)
+    timings = StartupTimings(process_began())
+    timings.since(timings.began, "interpreter")
+    options = _parse_arguments(arguments)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
-        chosen = load(environ)
-        logs.configure(chosen)
-        keep_secret(chosen.secrets())
-        is_local = chosen.mode == "local" or options.test_input is not None
-        job = local.read_job(options.test_input) if is_local else None
-        return _serve(chosen, environ, job, stages)
+        settings = load(environ)
+        logs.configure(settings)
+        hide_secrets(settings.secrets())
+        if options.test_input is not None or settings.mode == "local":
+            job = local.read_job(options.test_input)
+            return Start(settings, environ, timings).run_local(job)
+        return Start(settings, environ, timings).serve()
     except StartError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
-    except SystemExit as left:
-        return int(left.code or 0)
+    except SystemExit as exit:
+        return int(exit.code or 0)
     except Exception:
         traceback.print_exc()
         return EXIT_FAILED
 
 
-def _serve(
-    chosen: Settings,
-    environ: Mapping[str, str],
-    job: dict[str, Any] | None,
-    stages: StartupTimings,
-) -> int:
-    """Go through the steps of the start; `job` is the local one, None where others come."""
-    mode = "local" if job is not None else chosen.mode
-    prefixes, push = warmup.read(chosen.prefix_warmup), push_target(chosen)
-    with contextlib.ExitStack() as stack:
-        http = stack.enter_context(HttpFrontEnd(chosen)) if mode == "http" else None
-        scraped = _metrics_door(chosen, stack) if mode == "queue" else None
-        with stages.stage("model"):
-            checkpoint = locate(chosen)
-        method = checkpoint.quantization or "unquantized"
-        log.info("model %s (%s) from %s", checkpoint.name, method, checkpoint.source)
-        adapter = adapter_for(chosen, checkpoint, environ)
-        if chosen.prefetch_weights:
-            prefetch(checkpoint.path)
-        caches = stack.enter_context(CompileCache(chosen, environ))
-        flushes = chosen.max_posts_per_second if mode == "queue" else FLUSHES_PER_SECOND
-        host = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), stages))
-        if caches.on_volume:
-            with stages.stage("caches"):
-                caches.restored()
-        host.launch()
-        if mode == "queue":
-            with stages.stage("SDK"):
-                prepare_sdk(chosen)
-        running = host.wait_until_up()
-        with stages.stage("warm-up"):
-            warmup.run(host, prefixes)
-        caches.begin_save()
-        reader = RequestParser(
-            running.models,
-            checkpoint.name,
-            running.request_fields,
-            running.adapter_routes,
-            chosen.media_domains,
-        )
-        if job is not None:
-            worker = Worker(host, reader, chosen.request_timeout_seconds)
-            _started(stages)
-            code = 0 if local.run(worker, job) else EXIT_FAILED
+class Start:
+    """One start of the worker: model, engine, warm-up, front end.
+
+    Args:
+        settings: the worker's.
+        environ: may name flags of the engine.
+        timings: takes the stages of the start.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], timings: StartupTimings
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._timings = timings
+
+    def run_local(self, job: Mapping[str, Any]) -> int:
+        """Answer one job, print the answer and return the exit code."""
+        with contextlib.ExitStack() as stack:
+            runtime, caches, parser = self._start_engine(stack, mode="local")
+            engine = runtime.wait_until_up()
+            worker = Worker(
+                runtime,
+                parser,
+                max_jobs=job_concurrency("auto", engine.capacity),
+                front_end=NoFrontEnd(),
+                request_timeout_seconds=self._settings.request_timeout_seconds,
+            )
+            self._log_timings()
+            succeeded = local.run(worker, job)
             caches.finish()
-            return code
-        _serve_jobs(chosen, host, reader, stages, push, (http, scraped))
-        caches.finish()
-    return 0
+        return 0 if succeeded else EXIT_FAILED
 
+    def serve(self) -> int:
+        """Serve the queue or HTTP to the end and return the exit code."""
+        settings = self._settings
+        push = push_target(settings)
+        with contextlib.ExitStack() as stack:
+            http = metrics_server = None
+            if settings.mode == "http":
+                http = stack.enter_context(HttpFrontEnd(settings))
+            elif settings.metrics_port is not None:
+                metrics_server = stack.enter_context(
+                    MetricsServer(settings.http_host, settings.metrics_port)
+                )
+            runtime, caches, parser = self._start_engine(stack, mode=settings.mode)
+            engine = runtime.wait_until_up()
+            max_jobs = job_concurrency(settings.max_concurrency, engine.capacity)
+            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs, push))
+            if metrics_server is not None:
+                metrics_server.publish(monitor.exposition)
+            log.info("ready for %d jobs at once as %s", max_jobs, engine.models[0])
+            if http is not None:
+                self._log_timings()
+                worker = self._worker(runtime, parser, max_jobs, monitor, http)
+                http.serve(worker, max_jobs, monitor)
+            else:
+                queue = self._queue(max_jobs, monitor)
+                queue.serve(self._worker(runtime, parser, max_jobs, monitor, queue))
+            caches.finish()
+        return 0
 
-def _serve_jobs(
-    chosen: Settings,
-    host: EngineRuntime,
-    reader: RequestParser,
-    stages: StartupTimings,
-    push: PushTarget | None,
-    doors: tuple[HttpFrontEnd | None, MetricsServer | None],
-) -> None:
-    """Open the front door, and keep it open until the end."""
-    http, scraped = doors
-    running = host.wait_until_up()
-    jobs_at_once = concurrency(chosen.max_concurrency, running.capacity)
-    most = min(jobs_at_once, running.capacity.max_sequences)
-    with Monitor(host, stages, most, push) as monitor:
-        worker = Worker(
-            *(host, reader, chosen.request_timeout_seconds, monitor, chosen.log_content),
-            jobs_at_once,
+    # ---- the engine ----
+
+    def _start_engine(
+        self, stack: contextlib.ExitStack, mode: str
+    ) -> tuple[EngineRuntime, CompileCache, RequestParser]:
+        """Start the engine and warm it up; what is entered into `stack` stops it."""
+        settings, timings = self._settings, self._timings
+        prefixes = parse_prefixes(settings.prefix_warmup)
+        model = self._resolve_model()
+        adapter = adapter_for(settings, model, self._environ)
+        if settings.prefetch_weights:
+            prefetch(model.path)
+        caches = stack.enter_context(CompileCache(settings, self._environ))
+        flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
+        runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
+        if caches.on_volume:
+            with timings.stage("caches"):
+                caches.restored()
+        runtime.launch()
+        if mode == "queue":
+            with timings.stage("SDK"):
+                for name, value in sdk_environment(settings.log_level).items():
+                    os.environ.setdefault(name, value)
+                import_sdk()
+        engine = runtime.wait_until_up()
+        with timings.stage("warm-up"):
+            warm_up(runtime, prefixes)
+        caches.begin_save()
+        return runtime, caches, self._parser(engine, model)
+
+    def _resolve_model(self) -> ResolvedModel:
+        with self._timings.stage("model"):
+            model = locate(self._settings)
+        method = model.quantization or "unquantized"
+        log.info("model %s (%s) from %s", model.name, method, model.source)
+        return model
+
+    # ---- what serves ----
+
+    def _parser(self, engine: RunningEngine, model: ResolvedModel) -> RequestParser:
+        return RequestParser(
+            models=engine.models,
+            repository=model.name,
+            request_fields=engine.request_fields,
+            adapter_routes=engine.adapter_routes,
+            media_domains=self._settings.media_domains,
         )
-        log.info("ready for %d jobs at once as %s", jobs_at_once, running.models[0])
-        if http is not None:
-            _started(stages)
-            http.serve(worker, jobs_at_once, monitor)
-            return
-        if scraped is not None:
-            scraped.exposition = monitor.exposition
-        _serve_queue(chosen, worker, jobs_at_once, monitor, stages)
+
+    def _monitor(
+        self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int, push: PushTarget | None
+    ) -> Monitor:
+        max_running = min(max_jobs, engine.capacity.max_sequences)
+        return Monitor(runtime, self._timings, max_running, push)
+
+    def _worker(
+        self,
+        runtime: EngineRuntime,
+        parser: RequestParser,
+        max_jobs: int,
+        monitor: Monitor,
+        front_end: HttpFrontEnd | QueueFrontEnd,
+    ) -> Worker:
+        return Worker(
+            runtime,
+            parser,
+            max_jobs=max_jobs,
+            front_end=front_end,
+            request_timeout_seconds=self._settings.request_timeout_seconds,
+            monitor=monitor,
+            log_content=self._settings.log_content,
+        )
+
+    def _queue(self, max_jobs: int, monitor: Monitor) -> QueueFrontEnd:
+        ready = time.time()
+
+        def first_poll() -> None:
+            self._timings.since(ready, "first take")
+            self._log_timings()
+
+        return QueueFrontEnd(
+            max_jobs=max_jobs,
+            drain_timeout_seconds=self._settings.drain_timeout_seconds,
+            on_first_poll=first_poll,
+            on_post=monitor.metrics.posted,
+        )
+
+    def _log_timings(self) -> None:
+        for line in str(self._timings).splitlines():
+            log.info(line)
 
 
-def _serve_queue(
-    chosen: Settings,
-    worker: Worker,
-    jobs_at_once: int,
-    monitor: Monitor,
-    stages: StartupTimings,
-) -> None:
-    ready = time.time()
-
-    def first_take() -> None:
-        stages.since(ready, "first take")
-        _started(stages)
-
-    QueueFrontEnd(
-        worker,
-        jobs_at_once,
-        chosen.drain_timeout_seconds,
-        first_take,
-        monitor.metrics.posted,
-    ).serve()
-
-
-def _metrics_door(chosen: Settings, stack: contextlib.ExitStack) -> MetricsServer | None:
-    if chosen.metrics_port is None:
-        return None
-    return stack.enter_context(MetricsServer(chosen.http_host, chosen.metrics_port))
-
-
-def _started(stages: StartupTimings) -> None:
-    """Say what the start was made of."""
-    for line in str(stages).splitlines():
-        log.info(line)
-
-
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m handler",
-        description="Serves a Runpod queue in the platform's environment, HTTP where PORT is set, "
-        "and else answers one job.",
+        description="Serves a Runpod queue in the platform's environment, HTTP if PORT is set, "
+        "else answers one job.",
     )
     parser.add_argument("--test_input", metavar="JSON", help="the job to answer, as on Runpod")
     return parser.parse_args(arguments)
 
 
-def _leave(number: int, _: FrameType | None) -> None:
-    """End the start in order: what has been started is stopped on the way out."""
+def _exit_on_signal(number: int, _: FrameType | None) -> None:
+    """End the start in order: every context that was entered is left."""
     raise SystemExit(128 + number)
 
 
@@ -198,6 +241,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:], os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
-    # All that was started is stopped. The interpreter's own end would take seconds with torch
-    # loaded, and trip over the engine's finalizers.
+    # Everything is stopped. The interpreter's own end would take seconds with torch loaded, and
+    # fail in the engine's finalizers.
     os._exit(code)

@@ -1,29 +1,28 @@
-"""Every error the worker raises on purpose, and the one place that turns an error into output.
+"""The errors that the worker raises on purpose, and the one function that renders an error.
 
     WorkerError
-    ├── StartError            the worker cannot start; ends the process with `exit_code`
-    │   ├── InvalidSetting        2  an environment variable or a flag has a value that means nothing
+    ├── StartError            the worker cannot start; the process ends with `exit_code`
+    │   ├── InvalidSetting    2  an environment variable or an engine flag has an invalid value
     │   ├── ModelUnavailable  3  the weights are not where the settings say, or cannot be fetched
-    │   ├── EngineStartFailed 4  the engine did not come up with this model and these flags
-    │   └── EngineDied        5  the engine was up and is gone
-    ├── ClientDisconnected            nobody is there any more who reads the answer
-    └── RequestError          one job fails, the worker goes on
-        ├── InvalidInput      400  the job's input does not mean anything
-        │   ├── UrlNotFound        400  there is nothing at an address that it names
-        │   └── InvalidLine    400  a line of a batch is none of the format
-        ├── Unauthorized      401  API_KEY is set, and the request has none or another one
+    │   ├── EngineStartFailed 4  the engine did not start with this model and these flags
+    │   └── EngineDied        5  the engine was up and died
+    ├── ClientDisconnected    the client has left, or does not read its answer
+    └── RequestError          one request fails, the worker goes on
+        ├── InvalidInput      400  the job's input is invalid
+        │   ├── UrlNotFound   400  nothing is found at a URL in the input
+        │   └── InvalidLine   400  a line of a batch is not in the batch format
+        ├── Unauthorized      401  API_KEY is set and the request has no valid key
         ├── UnknownRoute      404  not an inference route
-        ├── UnknownModel      404  no model or adapter that is served
-        ├── UnknownJob        404  no job of this worker, or one that is forgotten
-        ├── MethodNotAllowed       405  a route, but not with this method
-        ├── RequestTimedOut   408  REQUEST_TIMEOUT passed, or the request did not come to its end
-        ├── InputTooLarge     413  more than the worker hands to the engine
-        ├── QueueFull              429  as many requests wait as may
-        ├── EngineUnavailable 503  the engine is gone or going
-        └── EngineError     the engine's own status and error object, handed on
+        ├── UnknownModel      404  neither the served model nor one of its LoRA adapters
+        ├── UnknownJob        404  no such job, or its result is no longer kept
+        ├── MethodNotAllowed  405  the route exists, with another method
+        ├── RequestTimedOut   408  REQUEST_TIMEOUT has passed, or the request body did not arrive
+        ├── InputTooLarge     413  more bytes than the worker sends to the engine
+        ├── QueueFull         429  the admission queue is full
+        ├── EngineUnavailable 503  the engine is starting, stopping or dead
+        └── EngineError       the engine's own status and error object
 
-This module does not know who reads the output. The Runpod SDK prints a nested error object as a
-Python repr, so a job's error is always a JSON string.
+The Runpod SDK prints a nested error object as a Python repr, so a job's error is a JSON string.
 """
 
 import json
@@ -34,47 +33,43 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILED = 1  # a local job failed, or something nobody foresaw
-MAX_MESSAGE_CHARACTERS = 4_000  # errors repeat what the caller sent, who may have sent megabytes
+EXIT_FAILED = 1  # the local job failed, or an unexpected error
+MAX_MESSAGE_CHARACTERS = 4_000  # errors quote the input, which may have megabytes
 MAX_PARAM_CHARACTERS = 200
 
 
 class WorkerError(Exception):
-    """Base of all of them; `str()` is one sentence for a person."""
+    """Base class; `str()` is one sentence for a person."""
 
 
 class StartError(WorkerError):
-    """The worker cannot start or go on. `exit_code` is what the process ends with."""
+    """The worker cannot start or go on; the process ends with `exit_code`."""
 
     exit_code = EXIT_FAILED
 
 
 class InvalidSetting(StartError):
-    """A setting means nothing; the text names it, its value, and what would be right."""
+    """The text names the setting, its value, and what would be right."""
 
     exit_code = 2
 
 
 class ModelUnavailable(StartError):
-    """The weights cannot be found or fetched."""
-
     exit_code = 3
 
 
 class EngineStartFailed(StartError):
-    """The engine refused the model or the flags, or died on the way up."""
-
     exit_code = 4
 
 
 class EngineDied(StartError):
-    """The engine was up and is gone: the platform has to replace this worker."""
+    """The platform has to replace this worker."""
 
     exit_code = 5
 
 
 class ClientDisconnected(WorkerError):
-    """The client has left, or makes no room for more of its answer."""
+    """The client has left, or does not read its answer."""
 
 
 class RequestError(WorkerError):
@@ -82,32 +77,35 @@ class RequestError(WorkerError):
 
     Attributes:
         status: an HTTP status.
-        param: the field at fault.
-        headers: of an answer over HTTP, that belong to the status.
+        type: of the OpenAI error object.
+        param: the input field at fault.
+        headers: HTTP headers that belong to the status.
     """
 
     status = 500
     type = "InternalServerError"
     headers: Mapping[str, str] = {}
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.param = param
+        if headers is not None:
+            self.headers = headers
 
 
 class InvalidInput(RequestError):
-    """The job's input does not mean anything."""
-
     status = 400
     type = "BadRequestError"
 
 
 class UrlNotFound(InvalidInput):
-    """There is nothing at an address that the input names."""
+    """The server of a URL in the input answered 404 or 410."""
 
 
 class InvalidLine(InvalidInput):
-    """A line of a batch is none of the format.
+    """A line of a batch is not in the batch format.
 
     Attributes:
         code: what is wrong, for programs.
@@ -119,83 +117,59 @@ class InvalidLine(InvalidInput):
 
 
 class Unauthorized(RequestError):
-    """The request has no key, or not one of API_KEY."""
-
     status = 401
     type = "AuthenticationError"
     headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
 
 
 class UnknownRoute(RequestError):
-    """The route is not one that callers may use."""
-
     status = 404
     type = "NotFoundError"
 
 
 class UnknownModel(RequestError):
-    """The model is none that this worker serves."""
-
     status = 404
     type = "NotFoundError"
 
 
 class UnknownJob(RequestError):
-    """There is no such job."""
-
     status = 404
     type = "NotFoundError"
 
 
 class MethodNotAllowed(RequestError):
-    """The route exists, with another method.
-
-    Args:
-        path: the route.
-        method: the one that was used.
-        allowed: those that there are.
-    """
-
     status = 405
     type = "MethodNotAllowedError"
 
     def __init__(self, path: str, method: str, *allowed: str) -> None:
-        super().__init__(f"{path} takes {' or '.join(allowed)}, not {method}.")
-        self.headers = {"allow": ", ".join(allowed)}
+        message = f"{path} takes {' or '.join(allowed)}, not {method}."
+        super().__init__(message, headers={"allow": ", ".join(allowed)})
 
 
 class RequestTimedOut(RequestError):
-    """The request took longer than REQUEST_TIMEOUT, or did not come to its end."""
-
     status = 408
     type = "RequestTimeoutError"
 
 
 class InputTooLarge(RequestError):
-    """The input is larger than what the worker hands to the engine."""
-
     status = 413
     type = "RequestTooLargeError"
 
 
 class QueueFull(RequestError):
-    """As many requests wait for the engine as may."""
-
     status = 429
     type = "RateLimitError"
     headers: Mapping[str, str] = {"retry-after": "1"}
 
 
 class EngineUnavailable(RequestError):
-    """The engine cannot answer: it starts, it died, or the worker is being stopped."""
-
     status = 503
     type = "ServiceUnavailableError"
     headers: Mapping[str, str] = {"retry-after": "5"}
 
 
 class EngineError(RequestError):
-    """The engine answered with an error of its own, which is handed on.
+    """The engine answered with an error, which the caller gets.
 
     Both shapes that the engines use are read: `{"error": {"message", …}}` and `{"message", …}`.
 
@@ -212,10 +186,10 @@ class EngineError(RequestError):
         super().__init__(str(message), error.get("param"))
         self.status = status
         kind = str(error.get("type") or ("BadRequestError" if status < 500 else self.type))
-        self.type = {"Bad Request": "BadRequestError"}.get(kind, kind)  # vLLM writes both
+        self.type = {"Bad Request": "BadRequestError"}.get(kind, kind)  # vLLM uses both
 
 
-ANTHROPIC = {
+ANTHROPIC_TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     408: "timeout_error",
@@ -228,16 +202,9 @@ _secrets: set[str] = set()
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
 
 
-def keep_secret(values: Iterable[str | None]) -> None:
-    """Register texts that `render` must never let out, such as the hub token."""
+def hide_secrets(values: Iterable[str | None]) -> None:
+    """Have `render` replace these texts, such as the hub token, by stars."""
     _secrets.update(value for value in values if value)
-
-
-def _harmless(message: str, status: int) -> str:
-    """Take out secrets always, and this machine's paths where the error is not the caller's."""
-    for secret in _secrets:
-        message = message.replace(secret, "***")
-    return _PATH.sub("[path]", message) if status >= 500 else message
 
 
 def one_line(text: str) -> str:
@@ -246,15 +213,13 @@ def one_line(text: str) -> str:
 
 
 def render(error: BaseException, for_anthropic: bool = False) -> str:
-    """Turn any error into a job's `error`: a JSON string of an OpenAI error object.
+    """Return any error as the JSON text of an OpenAI error object.
+
+    An unexpected error goes to the log with its traceback, and to the caller without any of it.
 
     Args:
-        error: of any kind.
-        for_anthropic: whether its reader is a client of Anthropic's, whose object is another one:
-            `{"type": "error", "error": {"type", "message"}}`.
-
-    An error that nobody foresaw goes to the log with its traceback and to the caller without
-    any of it.
+        error: of any type.
+        for_anthropic: whether to return Anthropic's `{"type": "error", "error": {…}}` instead.
 
     Returns:
         `{"error": {"message", "type", "param", "code"}}` as JSON; `code` is an HTTP status.
@@ -263,23 +228,36 @@ def render(error: BaseException, for_anthropic: bool = False) -> str:
         message, kind, param, code = str(error), error.type, error.param, error.status
     else:
         log.error("unexpected error", exc_info=error)
-        message, kind, param, code = (
-            "The worker failed on this request; its log has the cause.",
-            RequestError.type,
-            None,
-            RequestError.status,
-        )
-    body = {
-        "message": _harmless(message, code)[:MAX_MESSAGE_CHARACTERS],
-        "type": kind,
-        "param": param and _harmless(str(param), code)[:MAX_PARAM_CHARACTERS],
-        "code": code,
+        message, param = "The worker failed on this request; its log has the cause.", None
+        kind, code = RequestError.type, RequestError.status
+    message = _redacted(message, code)[:MAX_MESSAGE_CHARACTERS]
+    body: dict[str, Any] = {
+        "error": {
+            "message": message,
+            "type": kind,
+            "param": param and _redacted(str(param), code)[:MAX_PARAM_CHARACTERS],
+            "code": code,
+        }
     }
-    shown: dict[str, Any] = {"error": body}
     if for_anthropic:
-        usual = "api_error" if code >= 500 else "invalid_request_error"
-        named = {"type": ANTHROPIC.get(code, usual), "message": body["message"]}
-        shown = {"type": "error", "error": named}
-    text = json.dumps(shown, ensure_ascii=False)
+        default = "api_error" if code >= 500 else "invalid_request_error"
+        body = {
+            "type": "error",
+            "error": {"type": ANTHROPIC_TYPES.get(code, default), "message": message},
+        }
+    text = json.dumps(body, ensure_ascii=False)
     # The SDK cannot send a lone surrogate, and would leave the job without an end.
     return text.encode("utf-8", "replace").decode()
+
+
+def render_event(error: BaseException, for_anthropic: bool = False) -> bytes:
+    """Return any error as the last server-sent event of a stream."""
+    name = b"event: error\n" if for_anthropic else b""
+    return name + b"data: " + render(error, for_anthropic).encode() + b"\n\n"
+
+
+def _redacted(message: str, status: int) -> str:
+    """Hide secrets always, and this machine's paths where the caller is not at fault."""
+    for secret in _secrets:
+        message = message.replace(secret, "***")
+    return _PATH.sub("[path]", message) if status >= 500 else message

@@ -9,7 +9,7 @@ TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off"})
 
 
-def origins(text: str) -> list[str]:
+def parse_origins(text: str) -> list[str]:
     """Return origins of web pages, as a browser sends them; `*` is any, and `null` a file's.
 
     Raises:
@@ -24,7 +24,7 @@ def origins(text: str) -> list[str]:
     return found
 
 
-def domains(text: str) -> frozenset[str]:
+def parse_domains(text: str) -> frozenset[str]:
     """Return names of hosts, in lower case.
 
     Raises:

@@ -27,7 +27,7 @@ from pydantic_settings import (
 from handler.engine.pacing import POSTS_PER_SECOND
 from handler.engine.speculative import Method, method_named
 from handler.model.reference import one_word
-from handler.setting_types import domains, origins
+from handler.setting_types import parse_domains, parse_origins
 
 Token = Annotated[SecretStr, AfterValidator(one_word)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -39,12 +39,12 @@ def _unless_linked(value: object) -> object:
 
 
 def _origins(text: str) -> str:
-    origins(text)
+    parse_origins(text)
     return text
 
 
 def _domains(text: str) -> str:
-    domains(text)
+    parse_domains(text)
     return text
 
 
@@ -282,7 +282,7 @@ class Settings(BaseSettings):
     @property
     def media_domains(self) -> frozenset[str]:
         """The domains in ALLOWED_MEDIA_DOMAINS, which may be a JSON list as well."""
-        return domains(self.allowed_media_domains)
+        return parse_domains(self.allowed_media_domains)
 
     @property
     def mode(self) -> Literal["queue", "http", "local"]:

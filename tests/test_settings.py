@@ -4,7 +4,7 @@ import pytest
 
 from handler.environ import load, variables
 from handler.errors import InvalidSetting
-from handler.setting_types import domains, origins
+from handler.setting_types import parse_domains, parse_origins
 from handler.settings import Settings
 
 
@@ -111,11 +111,11 @@ def test_a_place_on_the_web_that_could_never_match_is_refused(name, value, right
 
 def test_places_on_the_web():
     """With a slash at the end, as a JSON list, in any case."""
-    assert origins("http://localhost:3000/, https://a.example,*") == [
+    assert parse_origins("http://localhost:3000/, https://a.example,*") == [
         *("http://localhost:3000", "https://a.example", "*")
     ]
     odd = "null,chrome-extension://abc,http://[::1]:3000"
-    assert origins(odd) == odd.split(",")
-    assert domains('["A.example", "b.example"]') == {"a.example", "b.example"}
-    assert domains("[2606:4700::1111]") == {"2606:4700::1111"}
-    assert (origins(""), domains("")) == ([], frozenset())
+    assert parse_origins(odd) == odd.split(",")
+    assert parse_domains('["A.example", "b.example"]') == {"a.example", "b.example"}
+    assert parse_domains("[2606:4700::1111]") == {"2606:4700::1111"}
+    assert (parse_origins(""), parse_domains("")) == ([], frozenset())

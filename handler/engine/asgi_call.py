@@ -1,10 +1,10 @@
-"""One HTTP exchange with an ASGI app that runs on another event loop, without a socket.
+"""One in-process call of an ASGI app that runs on another event loop.
 
-The engine's app runs on the engine's loop, the Runpod SDK's jobs on theirs. An `AsgiCall` is the
-only thing that crosses between the two: the response head and the body bytes go over as they are
-produced, nothing is copied per token but the bytes, and the reader's loop is only woken when the
-reader waits. While the reader is away the bytes add up; beyond `HIGH_WATER_BYTES` the app's
-`send` waits, and the engine merges what it produces meanwhile.
+The engine's app runs on the engine's loop, jobs on the SDK's or the HTTP server's. An `AsgiCall` is
+the only thing that crosses between the two: the response head and the body bytes go over as they
+are produced, and the reader's loop is woken only when the reader waits. While the reader is busy
+the bytes are buffered. Beyond `HIGH_WATER_BYTES` the app's `send` waits, and the engine merges the
+tokens that it generates meanwhile.
 
 httpx's ASGI transport cannot be used here: it buffers the whole response.
 """
@@ -20,18 +20,24 @@ from handler.errors import EngineUnavailable
 
 HIGH_WATER_BYTES = 16_384
 ABORT_GRACE_SECONDS = 0.5
-PATIENCE = 100  # messages of an aborted app after which it must let the loop run
+MAX_IGNORED_MESSAGES = 100  # of an aborted app, before its `send` lets the loop run
 
 
 class AsgiCall:
-    """Call `app` on `loop` and read its response from another loop.
+    """A call of `app` on `loop`, read from another loop.
 
-    Use as `async with AsgiCall(...) as exchange:`; leaving it aborts what still runs. The request
-    may be sent before, by `begin`.
+    Use as `async with call:`; leaving it aborts what still runs. `begin` may send the request
+    before that.
 
-    An abort is told the way a server tells it, by `http.disconnect`: vLLM frees the request's KV
-    blocks on that, streamed or not. An app that has not ended `grace_seconds` later is cancelled,
-    which frees them with SGLang, that looks for a disconnect every few seconds only.
+    An abort is `http.disconnect`, as a server would send it: vLLM frees the request's KV blocks on
+    that, streamed or not. An app that has not ended `grace_seconds` later is cancelled. SGLang
+    needs that: it looks for a disconnect every few seconds only.
+
+    Args:
+        on_close: called when the call is closed.
+
+    Attributes:
+        status, headers: of the response, once entered; header names are in lower case.
     """
 
     def __init__(
@@ -40,11 +46,11 @@ class AsgiCall:
         loop: asyncio.AbstractEventLoop,
         request: EngineRequest,
         grace_seconds: float = ABORT_GRACE_SECONDS,
-        closed: Callable[["AsgiCall"], None] | None = None,
+        on_close: Callable[["AsgiCall"], None] = lambda _: None,
     ) -> None:
         self._app = app
         self._grace_seconds = grace_seconds
-        self._closed = closed
+        self._on_close = on_close
         self._begun = False
         self._loop = loop
         self._request = request
@@ -54,21 +60,22 @@ class AsgiCall:
         self._finished = False
         self._failure: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
-        self._drained = asyncio.Event()  # this and what follows: on the engine's loop only
+        # From here on: used on the engine's loop only.
+        self._drained = asyncio.Event()
         self._disconnected = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._ignored = 0
+        self._ignored_messages = 0
         self._body_taken = False
-        self._complete = False  # all of the body is here; the app may still tidy up for seconds
+        self._complete = False  # the whole body is here; the app may still clean up for seconds
         self._waking = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
-    # ---- the reader's side: any loop ----
+    # ---- the reader's side, on any loop ----
 
     def begin(self) -> None:
-        """Send the request; the response gathers until it is read.
+        """Send the request; the response is buffered until it is read.
 
         Raises:
             EngineUnavailable: the engine's loop is gone.
@@ -82,7 +89,7 @@ class AsgiCall:
         self._begun = True
 
     async def __aenter__(self) -> "AsgiCall":
-        """Send the request unless it is sent; return when the response's head is there.
+        """Send the request unless `begin` did; return when the response's head has arrived.
 
         Raises:
             EngineUnavailable: the engine's loop is gone, or the app ended without a response.
@@ -91,7 +98,7 @@ class AsgiCall:
             self.begin()
             await self._until(lambda: bool(self.status))
             if not self.status:
-                raise self._failure or EngineUnavailable("The engine gave no answer.")
+                raise self._failure or EngineUnavailable("The engine did not answer.")
         except BaseException:
             self.close()
             raise
@@ -119,14 +126,13 @@ class AsgiCall:
         return data
 
     def close(self) -> None:
-        """Abort the request if it still runs. From any thread, any number of times."""
-        if self._closed is not None:
-            self._closed(self)
+        """Abort the request if it still runs. Thread-safe, may be called twice."""
+        self._on_close(self)
         if not (self._finished or self._complete):
             self._on_engine_loop(self._abort)
 
     def fail(self, failure: Exception) -> None:
-        """End the exchange with `failure` for its reader, and abort it. From any thread."""
+        """Abort the request and raise `failure` in its reader. Thread-safe."""
         self._finish(failure)
         self._on_engine_loop(self._abort)
 
@@ -143,16 +149,16 @@ class AsgiCall:
         """Call with the lock held."""
         reader, self._reader = self._reader, None
         if reader is not None:
-            # A reader whose loop is closed has gone; its exchange is closed by its job's end.
+            # The loop of a reader that has gone may be closed.
             with contextlib.suppress(RuntimeError):
                 reader.get_loop().call_soon_threadsafe(_resolve, reader)
 
     def _on_engine_loop(self, callback: Callable[[], None]) -> None:
-        # A closed loop has no task left that could be paused or aborted.
+        # A closed loop has no task left to abort.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)
 
-    # ---- the app's side: the engine's loop ----
+    # ---- the app's side, on the engine's loop ----
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._run())
@@ -166,15 +172,17 @@ class AsgiCall:
 
     async def _run(self) -> None:
         try:
-            if self._request.media is not None:
-                body = await self._request.media.brought(self._request.body)
-                self._request = replace(self._request, body=body, media=None)
+            if self._request.prepare_body is not None:
+                body = await self._request.prepare_body(self._request.body)
+                self._request = replace(self._request, body=body)
             await self._app(self._scope(), self._receive, self._send)
-            self._finish(None if self._complete else EngineUnavailable("The answer broke off."))
+            self._finish(
+                None if self._complete else EngineUnavailable("The engine's response ended early.")
+            )
         except asyncio.CancelledError:
-            self._finish(EngineUnavailable("The engine was stopped in the middle of the answer."))
+            self._finish(EngineUnavailable("The engine was stopped during the answer."))
         except Exception as error:
-            # Starlette raises again what it has answered with a whole 500: then the answer stands.
+            # Starlette raises an error again after it has answered it with a complete 500.
             self._finish(None if self._complete else error)
 
     def _finish(self, failure: Exception | None) -> None:
@@ -203,10 +211,10 @@ class AsgiCall:
                 self._wake_reader()
             return
         if self._closing:
-            # Nobody reads. Going on without a pause has the cancellation reach the app where it
-            # waits for the engine, so that its generator ends in order, and not in here.
-            self._ignored += 1
-            if self._ignored % PATIENCE == 0:
+            # Nobody reads. Without a wait here, the cancellation reaches the app where it waits for
+            # the engine, and its generator ends in order.
+            self._ignored_messages += 1
+            if self._ignored_messages % MAX_IGNORED_MESSAGES == 0:
                 await asyncio.sleep(0)
             return
         body = message.get("body", b"")
@@ -216,7 +224,7 @@ class AsgiCall:
                 self._chunks.append(body)
                 self._buffered_bytes += len(body)
             if not self._waking:
-                # After this step of the app: what it sends together is read together.
+                # Later in this turn of the loop: what the app sends together is read together.
                 self._waking = True
                 self._loop.call_soon(self._wake)
             full = self._buffered_bytes >= HIGH_WATER_BYTES

@@ -1,29 +1,44 @@
-"""How many jobs are taken at once, and lines of a batch: constant, once the engine is up."""
+"""How much the engine can hold at once, and how many jobs and batch lines are sent to it."""
 
-from handler.engine.interface import Capacity
+from dataclasses import dataclass
 
-# `auto` counts on a request of this many tokens, prompt and answer: a guess, for nobody knows the
-# next request's length. The engine queues, and preempts, what does not fit.
+# MAX_CONCURRENCY=auto assumes requests of this many tokens, prompt and answer together. The engine
+# queues, and preempts, what does not fit.
 TYPICAL_REQUEST_TOKENS = 1024
 
 
-def concurrency(setting: str | int, capacity: Capacity) -> int:
-    """Return how many jobs to take at once; MAX_CONCURRENCY=auto asks the engine's capacity."""
-    if isinstance(setting, int):
-        return setting
+@dataclass(frozen=True)
+class Capacity:
+    """What the engine can hold at once, known once it is up.
+
+    Attributes:
+        max_sequences: sequences in one batch.
+        kv_cache_tokens: tokens that the KV cache holds over all sequences.
+        max_model_tokens: the longest context of one sequence.
+    """
+
+    max_sequences: int
+    kv_cache_tokens: int
+    max_model_tokens: int
+
+
+def job_concurrency(max_concurrency: str | int, capacity: Capacity) -> int:
+    """Return how many jobs to take at once, for MAX_CONCURRENCY as a number or `auto`."""
+    if isinstance(max_concurrency, int):
+        return max_concurrency
     typical = min(TYPICAL_REQUEST_TOKENS, capacity.max_model_tokens)
     return max(1, min(capacity.max_sequences, capacity.kv_cache_tokens // typical))
 
 
-def lines_at_once(wanted: int | None, jobs_at_once: int, capacity: Capacity) -> int:
-    """Return how many lines of a batch to ask at once.
+def batch_concurrency(requested: int | None, max_jobs: int, capacity: Capacity) -> int:
+    """Return how many lines of a batch to send at once.
 
-    Half of what the engine batches unless the batch says otherwise: other jobs get their turn.
+    Half of what the engine can batch unless the batch says otherwise, so that other jobs get their
+    turn.
 
     Args:
-        wanted: what the batch says.
-        jobs_at_once: what the worker takes, which no batch exceeds.
-        capacity: of the engine.
+        requested: the batch's own `concurrency`.
+        max_jobs: jobs that the worker takes at once; no batch exceeds it.
     """
-    usual = concurrency("auto", capacity) // 2
-    return max(1, min(usual if wanted is None else wanted, jobs_at_once))
+    default = job_concurrency("auto", capacity) // 2
+    return max(1, min(default if requested is None else requested, max_jobs))

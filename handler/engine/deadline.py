@@ -1,4 +1,4 @@
-"""The deadline of one request: it bounds the waits for the engine, none of those for the caller."""
+"""The deadline of one request. It bounds the waits for the engine, not those for the caller."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -10,34 +10,35 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """Runs from where it is made, on a running loop.
+    """A deadline that starts when it is made, on a running loop.
 
     Args:
-        timeout_seconds: how long the request may take, None for no bound.
-        name: of the setting that says so.
+        timeout_seconds: None for no deadline.
+        setting: the setting that the error names.
     """
 
-    def __init__(self, timeout_seconds: float | None, name: str = "REQUEST_TIMEOUT") -> None:
+    def __init__(
+        self, timeout_seconds: float | None = None, setting: str = "REQUEST_TIMEOUT"
+    ) -> None:
         self._timeout_seconds = timeout_seconds
-        self._name = name
+        self._setting = setting
         now = asyncio.get_running_loop().time()
-        self._deadline = None if timeout_seconds is None else now + timeout_seconds
+        self._at = None if timeout_seconds is None else now + timeout_seconds
 
     async def bound(self, awaitable: Awaitable[T]) -> T:
-        """Await within what is left of the time.
+        """Await within the time that is left.
 
         Raises:
-            RequestTimedOut: nothing is left.
+            RequestTimedOut: the deadline has passed.
         """
-        if self._deadline is None:
+        if self._at is None:
             return await awaitable
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with asyncio.timeout_at(self._at):
                 return await awaitable
         except TimeoutError as error:
-            late = RequestTimedOut(
-                f"The job took longer than {self._name}={self._timeout_seconds:g} seconds."
-            )
-            # A client that asked again by itself would have the same computed three times.
-            late.headers = {"x-should-retry": "false"}
-            raise late from error
+            raise RequestTimedOut(
+                f"The request took longer than {self._setting}={self._timeout_seconds:g} seconds.",
+                # A client that retries by itself would have the same work done three times.
+                headers={"x-should-retry": "false"},
+            ) from error

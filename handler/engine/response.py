@@ -1,9 +1,13 @@
-"""What the engine answered, read whole: a value, or the error that it is.
+"""The one place where the engine is asked: queue, HTTP, batches, warm-up and metrics use it.
 
-The engine's own error objects are handed on. What a dead engine says is not.
+`ask` sends a request and returns when the head of the response is there. The body is then read
+whole, or as events. The engine's errors become exceptions: its own error objects are passed on,
+what a dying engine says is not.
 """
 
+import contextlib
 import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -11,74 +15,177 @@ import orjson
 from handler.engine.aliases import flags_to_variables
 from handler.engine.asgi_call import AsgiCall
 from handler.engine.deadline import Deadline
-from handler.engine.runtime import EngineRuntime
+from handler.engine.interface import EngineRequest
+from handler.engine.runtime import ENGINE_DIED, EngineRuntime
+from handler.engine.sse import EventSplitter, error_in
+from handler.engine.task_end import until_task_ends
+from handler.engine.usage import is_usage_event
 from handler.errors import EngineError, EngineUnavailable, InvalidInput, UnknownRoute
-
-WORDS = ("error", "message", "detail")
-BYTES = "application/octet-stream"
 
 log = logging.getLogger(__name__)
 
+ERROR_TEXTS = ("error", "message", "detail")  # fields of an error that hold text for a person
+BYTES = "application/octet-stream"
 
-async def whole_body(exchange: AsgiCall, clock: Deadline) -> bytes:
-    """Return all of the answer's body.
+
+@contextlib.asynccontextmanager
+async def ask(
+    runtime: EngineRuntime,
+    request: EngineRequest,
+    *,
+    deadline: Deadline | None = None,
+    call: AsgiCall | None = None,
+    on_data: Callable[[bytes], object] = lambda _: None,
+) -> AsyncIterator["EngineResponse"]:
+    """Ask the engine; leaving the context, or the task's end, aborts what still runs.
+
+    Args:
+        runtime: the running engine.
+        request: what to ask.
+        deadline: bounds every wait for the engine.
+        call: `request`, sent already.
+        on_data: sees all body bytes as they arrive.
 
     Raises:
-        RequestError: the engine's death, or the timeout.
+        RequestError: the engine is not running, or the deadline has passed.
     """
-    parts = []
-    while data := await clock.bound(exchange.read()):
-        parts.append(data)
-    return b"".join(parts)
+    deadline = deadline or Deadline()
+    call = call or runtime.open(request)
+    async with contextlib.AsyncExitStack() as stack:
+        await deadline.bound(stack.enter_async_context(call))
+        stack.enter_context(until_task_ends(call.close))
+        yield EngineResponse(runtime, request, call, deadline, on_data)
 
 
-def value(exchange: AsgiCall, body: bytes, path: str, host: EngineRuntime) -> Any:
-    """Return what a plain answer says: the JSON value, or the text.
+class EngineResponse:
+    """The engine's response to one request, whose head has arrived."""
 
-    Raises:
-        RequestError: it is an error, or neither of these.
-    """
-    text = body.decode("utf-8", "replace")
-    payload: Any = text
-    content_type = exchange.headers.get("content-type", "")
-    if content_type.startswith("application/json"):
-        payload = orjson.loads(text)
-    elif content_type.startswith(BYTES):
-        raise InvalidInput(
-            "A job's output is JSON, which has no bytes: ask for encoding_format base64 or float.",
-            "encoding_format",
-        )
-    if exchange.status == 404 and payload == {"detail": "Not Found"}:
-        raise UnknownRoute(f"This model does not serve {path}.", "route")
-    if exchange.status >= 400:
-        raise refusal(exchange.status, payload, host)
-    if isinstance(payload, dict) and payload.get("error"):
-        raise refusal(code_in(payload), payload, host)
-    return payload
+    def __init__(
+        self,
+        runtime: EngineRuntime,
+        request: EngineRequest,
+        call: AsgiCall,
+        deadline: Deadline,
+        on_data: Callable[[bytes], object],
+    ) -> None:
+        self._runtime = runtime
+        self._request = request
+        self._call = call
+        self._deadline = deadline
+        self._on_data = on_data
+
+    @property
+    def status(self) -> int:
+        return self._call.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._call.headers
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("content-type", "")
+
+    @property
+    def is_stream(self) -> bool:
+        return self.status < 400 and self.content_type.startswith("text/event-stream")
+
+    async def read_all(self) -> bytes:
+        """Return the whole body, whatever it says.
+
+        Raises:
+            RequestError: the engine died, or the deadline has passed.
+        """
+        parts = []
+        while data := await self._deadline.bound(self._call.read()):
+            parts.append(data)
+        body = b"".join(parts)
+        self._on_data(body)
+        return body
+
+    async def value(self) -> Any:
+        """Return the whole body as a JSON value, or as text where it is not JSON.
+
+        Raises:
+            RequestError: see `read_all` and `decode`.
+        """
+        return self.decode(await self.read_all())
+
+    def decode(self, body: bytes) -> Any:
+        """Return a whole body as a JSON value, or as text where it is not JSON.
+
+        Raises:
+            EngineError: it is an error, whatever the status.
+            InvalidInput: it is binary.
+        """
+        text = body.decode("utf-8", "replace")
+        payload: Any = text
+        if self.content_type.startswith("application/json"):
+            payload = orjson.loads(text)
+        elif self.content_type.startswith(BYTES):
+            raise InvalidInput(
+                "The output of a job is JSON and cannot hold bytes: set encoding_format to base64 "
+                "or float.",
+                "encoding_format",
+            )
+        if self.status == 404 and payload == {"detail": "Not Found"}:
+            raise UnknownRoute(f"This model does not serve {self._request.path}.", "route")
+        if self.status >= 400:
+            raise self._error(self.status, payload)
+        if isinstance(payload, dict) and payload.get("error"):
+            raise self._error(_status_in(payload), payload)
+        return payload
+
+    async def events(self) -> AsyncIterator[list[bytes]]:
+        """Yield the events of a stream, as many at a time as have arrived.
+
+        Raises:
+            EngineError: an event is an error; those before it have been yielded.
+            RequestError: the engine died, or the deadline has passed.
+        """
+        splitter, ended = EventSplitter(), False
+        pacer = self._runtime.pacer
+        pacer.stream_opened()
+        with until_task_ends(pacer.stream_closed):
+            while not ended:
+                data = await self._deadline.bound(self._call.read())
+                ended = not data
+                self._on_data(data)
+                events = splitter.feed(data) if data else splitter.end()
+                errors = [error_in(event) for event in events]
+                error = next((each for each in errors if each is not None), None)
+                if error is not None:
+                    events = events[: errors.index(error)]
+                if self._request.hides_usage:
+                    events = [event for event in events if not is_usage_event(event)]
+                if events:
+                    yield events
+                if error is not None:
+                    raise self._error(_status_in(error), error)
+
+    def _error(self, status: int, payload: Any) -> EngineError | EngineUnavailable:
+        running = self._runtime.running
+        if status >= 500 and (running is None or not running.alive()):
+            return EngineUnavailable(ENGINE_DIED)
+        error = EngineError(status, _name_variables(payload))
+        if status >= 500:
+            # Not its message, which may quote the caller's input.
+            log.error("the engine answered %d (%s)", status, error.type)
+        return error
 
 
-def refusal(status: int, payload: Any, host: EngineRuntime) -> EngineError | EngineUnavailable:
-    """Return the error that an engine's answer with this status is."""
-    if status >= 500 and (host.running is None or not host.running.alive()):
-        return EngineUnavailable("The engine died; the worker is being replaced.")
-    if status >= 500:
-        # Its words may quote the input: they are the caller's.
-        log.error("the engine answered %d (%s)", status, EngineError(status, payload).type)
-    return EngineError(status, _with_variables(payload))
-
-
-def _with_variables(payload: Any) -> Any:
-    """Name the settings by which a worker gets flags, where an engine asks for these."""
+def _name_variables(payload: Any) -> Any:
+    """Name environment variables where an engine's error asks for its command-line flags."""
     if isinstance(payload, dict):
         return {
-            name: _with_variables(value) if name in WORDS else value
+            name: _name_variables(value) if name in ERROR_TEXTS else value
             for name, value in payload.items()
         }
     return flags_to_variables(payload) if isinstance(payload, str) else payload
 
 
-def code_in(failure: Any) -> int:
+def _status_in(payload: Any) -> int:
     """Return the HTTP status that an error object names, or 500."""
-    error = failure.get("error") if isinstance(failure, dict) else None
+    error = payload.get("error") if isinstance(payload, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, int) and 400 <= code < 600 else 500

@@ -1,9 +1,7 @@
-"""Server-sent events on their way out: cut at event boundaries, decoded whole, split when too big.
+"""Server-sent events: split where they end, decoded, merged, and cut to the platform's limit.
 
-An event ends with a blank line, and the cut is made on bytes, so that a multi-byte character is
-never torn. https://html.spec.whatwg.org/multipage/server-sent-events.html
-
-This module does not know what an event says, except for an error.
+An event ends with a blank line. The split is made on bytes, so that a multi-byte character is never
+torn. https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import json
@@ -15,17 +13,24 @@ import orjson
 BOUNDARY = b"\n\n"
 # The platform refuses a chunk of more than 1 MB; the rest is for the envelope around it.
 MAX_CHUNK_BYTES = 990_000
-WORST_GROWTH = 6  # bytes that JSON makes of one character at the most: \u0001
+MAX_JSON_GROWTH = 6  # bytes of JSON per character at the most: \u0001
+
+CompletionChunk = dict[str, Any]
+"""An OpenAI chunk object, as one event of a stream carries it."""
+# Fields of a chunk whose texts are joined; others are replaced by the later value.
+TEXT_FIELDS = frozenset(
+    {"content", "text", "reasoning", "reasoning_content", "refusal", "arguments"}
+)
 
 
 class EventSplitter:
-    """Gives back whole events from bytes that arrive in any pieces."""
+    """Whole events from bytes that arrive in pieces of any size."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take bytes, return the events that are now whole, each with its blank line."""
+        """Return the events that are now whole, each with its blank line."""
         head, boundary, self._rest = (self._rest + data).rpartition(BOUNDARY)
         if not boundary:
             return []
@@ -37,11 +42,20 @@ class EventSplitter:
         return [rest] if rest.strip() else []
 
 
+def decode_event(event: bytes) -> CompletionChunk | None:
+    """Return the JSON object in an event; None for comments and `[DONE]`."""
+    data = b"".join(line[5:] for line in event.splitlines() if line.startswith(b"data:")).strip()
+    if not data or data == b"[DONE]":
+        return None
+    chunk: CompletionChunk = orjson.loads(data)
+    return chunk
+
+
 def error_in(event: bytes) -> Any | None:
     """Return the decoded error that an event carries, or None.
 
-    Read are OpenAI's `data: {"error": …}`, and events named `error` as Anthropic's and the
-    responses API's streams have them.
+    Read are OpenAI's `data: {"error": …}`, and events named `error` of Anthropic's streams and of
+    the responses API's.
     """
     if b'"error"' not in event and b"event: error" not in event:
         return None
@@ -59,21 +73,21 @@ def error_in(event: bytes) -> Any | None:
 
 
 def json_bytes(value: object) -> int:
-    """Return the size of `value` in a chunk: as the SDK serializes it."""
+    """Return the size of `value` in a POST to the platform, as the SDK serializes it."""
     return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass"))
 
 
-def chunks_of(events: list[bytes]) -> Iterator[str]:
-    """Join events to as few texts as the platform's limit allows.
+def join_events(events: list[bytes]) -> Iterator[str]:
+    """Join events into as few texts as MAX_CHUNK_BYTES allows.
 
     A text holds whole events. Only an event that is over the limit alone is split, between two
     characters: the reader joins the texts.
     """
     texts = [event.decode("utf-8", "replace") for event in events]
-    whole = "".join(texts)
-    if len(whole) * WORST_GROWTH <= MAX_CHUNK_BYTES:  # nearly always: no need to count closely
-        if whole:
-            yield whole
+    joined = "".join(texts)
+    if len(joined) * MAX_JSON_GROWTH <= MAX_CHUNK_BYTES:  # nearly always: no exact count needed
+        if joined:
+            yield joined
         return
     pending: list[str] = []
     pending_bytes = 0
@@ -83,7 +97,7 @@ def chunks_of(events: list[bytes]) -> Iterator[str]:
             yield "".join(pending)
             pending, pending_bytes = [], 0
         if size > MAX_CHUNK_BYTES:
-            yield from _pieces(text)
+            yield from _halves(text)
         else:
             pending.append(text)
             pending_bytes += size
@@ -91,63 +105,54 @@ def chunks_of(events: list[bytes]) -> Iterator[str]:
         yield "".join(pending)
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Halve a text until each piece fits."""
+def _halves(text: str) -> Iterator[str]:
+    """Halve a text until each part is within MAX_CHUNK_BYTES."""
     if json_bytes(text) <= MAX_CHUNK_BYTES:
         yield text
         return
     middle = len(text) // 2
-    yield from _pieces(text[:middle])
-    yield from _pieces(text[middle:])
+    yield from _halves(text[:middle])
+    yield from _halves(text[middle:])
 
 
-Chunk = dict[str, Any]
-JOINED = frozenset({"content", "text", "reasoning", "reasoning_content", "refusal", "arguments"})
+def merge_chunks(chunks: list[CompletionChunk]) -> Iterator[CompletionChunk]:
+    """Merge chunk objects of one stream into as few as MAX_CHUNK_BYTES allows, in order.
 
-
-def decode(event: bytes) -> Chunk | None:
-    """Return the JSON object in an SSE event; None for comments and `[DONE]`."""
-    data = b"".join(line[5:] for line in event.splitlines() if line.startswith(b"data:")).strip()
-    if not data or data == b"[DONE]":
-        return None
-    chunk: Chunk = orjson.loads(data)
-    return chunk
-
-
-def merge(chunks: list[Chunk]) -> Iterator[Chunk]:
-    """Merge chunks in order; more than one comes out only where one would be over the limit."""
-    merged: Chunk = {}
+    Texts are joined, lists are extended, numbers and names are taken from the later chunk. Choices
+    are matched by `index`, tool calls within a choice too.
+    """
+    merged: CompletionChunk = {}
     size = 0
     for chunk in chunks:
         chunk_bytes = json_bytes(chunk)
         if merged and size + chunk_bytes > MAX_CHUNK_BYTES:
             yield merged
             merged, size = {}, 0
-        _add(merged, chunk)
+        _merge_into(merged, chunk)
         size += chunk_bytes
     if merged:
         yield merged
 
 
-def _add(into: Chunk, more: Chunk) -> None:
-    for name, value in more.items():
-        known = into.get(name)
+def _merge_into(merged: CompletionChunk, chunk: CompletionChunk) -> None:
+    for name, value in chunk.items():
+        known = merged.get(name)
         if known is None:
-            into[name] = value
+            merged[name] = value
         elif isinstance(known, dict) and isinstance(value, dict):
-            _add(known, value)
+            _merge_into(known, value)
         elif isinstance(known, list) and isinstance(value, list):
-            _extend(known, value)
-        elif name in JOINED and isinstance(known, str) and isinstance(value, str):
-            into[name] = known + value
+            _extend_by_index(known, value)
+        elif name in TEXT_FIELDS and isinstance(known, str) and isinstance(value, str):
+            merged[name] = known + value
         elif value is not None:
-            into[name] = value
+            merged[name] = value
 
 
-def _extend(into: list[Any], more: list[Any]) -> None:
-    by_index = {item["index"]: item for item in into if isinstance(item, dict) and "index" in item}
-    for item in more:
-        if isinstance(item, dict) and item.get("index") in by_index:
-            _add(by_index[item["index"]], item)
+def _extend_by_index(merged: list[Any], items: list[Any]) -> None:
+    known = {item["index"]: item for item in merged if isinstance(item, dict) and "index" in item}
+    for item in items:
+        if isinstance(item, dict) and item.get("index") in known:
+            _merge_into(known[item["index"]], item)
         else:
-            into.append(item)
+            merged.append(item)

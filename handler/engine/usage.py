@@ -1,7 +1,7 @@
-"""How many tokens a request read and wrote, as the engine counts them.
+"""Token usage of a request, as the engine counts it.
 
-A stream of the OpenAI routes says so only where it is asked for. It always is; where the caller has
-not asked, the event that says it stays here.
+The OpenAI routes send the usage of a stream only on request. The worker always requests it, and
+keeps the usage event from callers who did not.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from handler.engine.sse import decode
+from handler.engine.sse import decode_event
 
-COUNTED_ON_DEMAND = frozenset({"/v1/chat/completions", "/v1/completions"})
-OPTIONS = "stream_options"
+USAGE_ON_REQUEST = frozenset({"/v1/chat/completions", "/v1/completions"})
+STREAM_OPTIONS = "stream_options"
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Usage:
     """Tokens of a request.
 
     Attributes:
-        prompt: read.
-        completion: written.
-        cached: of those read, found in the KV cache.
+        prompt: of the prompt, cached ones included.
+        completion: generated.
+        cached: of the prompt, found in the KV cache.
     """
 
     prompt: int = 0
@@ -31,78 +31,69 @@ class Usage:
     cached: int = 0
 
 
-def count_stream(path: str, body: dict[str, Any]) -> bool:
-    """Have a stream's tokens counted; return whether the caller must not see the count."""
-    options = body.get(OPTIONS)
-    if path not in COUNTED_ON_DEMAND or body.get("stream") is not True:
+def request_usage(path: str, body: dict[str, Any]) -> bool:
+    """Request the usage of a stream, changing `body`; return whether to hide it from the caller."""
+    options = body.get(STREAM_OPTIONS)
+    if path not in USAGE_ON_REQUEST or body.get("stream") is not True:
         return False
     if options is not None and not isinstance(options, dict):
         return False  # the engine says what is wrong with it
     if options and options.get("include_usage"):
         return False
-    body[OPTIONS] = {**(options or {}), "include_usage": True}
+    body[STREAM_OPTIONS] = {**(options or {}), "include_usage": True}
     return True
 
 
-def is_count(event: bytes) -> bool:
-    """Whether a stream's event is the one that has nothing but the count."""
+def is_usage_event(event: bytes) -> bool:
+    """Whether an event of a stream carries the usage and nothing else."""
     return b'"usage":{' in event and b'"choices":[]' in event
 
 
 class UsageCounter:
-    """Finds the usage in what a request is answered with."""
+    """Collects the usage from the events of a stream, or from a whole response."""
 
     def __init__(self) -> None:
         self._usage: dict[str, Any] = {}
 
     def add(self, data: bytes) -> None:
-        """Look through some events of a stream, or a whole answer."""
+        """Read whole events of a stream, or a whole response body."""
         if b'"usage":' not in data:
             return
         if data.lstrip().startswith(b"{"):
-            self.add_value(_parsed(data))
+            self._add_object(_parse(data, orjson.loads))
             return
         for event in data.split(b"\n\n"):
             if b'"usage":' in event:
-                self.add_value(_decoded(event))
+                self._add_object(_parse(event, decode_event))
 
-    def add_value(self, answer: Any) -> None:
-        """Look into an answer, or a chunk of one."""
-        if not isinstance(answer, dict):
+    def _add_object(self, value: Any) -> None:
+        if not isinstance(value, dict):
             return
-        for place in (answer, answer.get("response"), answer.get("message")):
-            usage = place.get("usage") if isinstance(place, dict) else None
+        for holder in (value, value.get("response"), value.get("message")):
+            usage = holder.get("usage") if isinstance(holder, dict) else None
             if isinstance(usage, dict):
-                # Anthropic's streams count what was read at their begin, what was written later.
+                # Anthropic's streams count the prompt at their start, the completion at their end.
                 self._usage |= {name: count for name, count in usage.items() if count is not None}
 
     @property
     def usage(self) -> Usage:
-        """What was found."""
-        found = self._usage
-        details = found.get("prompt_tokens_details") or found.get("input_tokens_details") or {}
-        # Anthropic's tokens of the input are those that no cache has had to do with.
-        beside = sum(_count(found, f"cache_{what}_input_tokens") for what in ("read", "creation"))
+        counts = self._usage
+        details = counts.get("prompt_tokens_details") or counts.get("input_tokens_details") or {}
+        # Anthropic's input_tokens leave out what was read from a cache or written to one.
+        cached = sum(_first(counts, f"cache_{kind}_input_tokens") for kind in ("read", "creation"))
         return Usage(
-            _count(found, "prompt_tokens", "input_tokens") + beside,
-            _count(found, "completion_tokens", "output_tokens"),
-            _count(details, "cached_tokens") or _count(found, "cache_read_input_tokens"),
+            prompt=_first(counts, "prompt_tokens", "input_tokens") + cached,
+            completion=_first(counts, "completion_tokens", "output_tokens"),
+            cached=_first(details, "cached_tokens") or _first(counts, "cache_read_input_tokens"),
         )
 
 
-def _count(counts: Mapping[str, Any], *names: str) -> int:
+def _first(counts: Mapping[str, Any], *names: str) -> int:
     return next((counts[name] for name in names if isinstance(counts.get(name), int)), 0)
 
 
-def _parsed(data: bytes) -> Any:
+def _parse(data: bytes, parse: Any) -> Any:
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
-
-
-def _decoded(event: bytes) -> Any:
-    try:
-        return decode(event)
+        return parse(data)
     except orjson.JSONDecodeError:
         return None

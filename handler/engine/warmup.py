@@ -1,7 +1,7 @@
-"""What the engine does before the first job: its first tokens, and the prefixes that jobs share.
+"""Warm-up before the first job: the engine's first tokens, and the prefixes that requests share.
 
-A prefix is a chat's beginning, such as a long system message with tools. Its KV cache is computed
-here, so that the first job that begins with it already finds it.
+A prefix is the beginning of chats, such as a long system message with tools. It is prefilled here,
+so that the first request that begins with it finds it in the KV cache.
 """
 
 import asyncio
@@ -12,27 +12,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from handler.engine.interface import EngineRequest
+from handler.engine.interface import EngineRequest, RunningEngine
+from handler.engine.response import ask
 from handler.engine.runtime import EngineRuntime
-from handler.errors import EngineStartFailed, InvalidSetting, WorkerError
+from handler.errors import EngineError, EngineStartFailed, InvalidSetting, WorkerError
 
 log = logging.getLogger(__name__)
 
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 FIRST_TOKENS = 2
 SETTING = "PREFIX_WARMUP"
-RIGHT = (
-    "should be a JSON list, or a file with one, whose items are system messages, lists of "
-    'messages, or objects such as {"messages": […], "tools": […]}'
+EXPECTED = (
+    "must be a JSON list, or a file with one, of system messages, message lists, or objects such "
+    'as {"messages": […], "tools": […]}'
 )
 Prefix = Mapping[str, Any]
+"""The body of a chat request."""
 
 
-def read(setting: str | None) -> tuple[Prefix, ...]:
-    """Read PREFIX_WARMUP into the bodies of chats.
+def parse_prefixes(setting: str | None) -> tuple[Prefix, ...]:
+    """Return the prefixes in PREFIX_WARMUP.
 
     Raises:
-        InvalidSetting: the file cannot be read, or what is in it are no chats.
+        InvalidSetting: the file cannot be read, or an item is not a chat.
     """
     if setting is None:
         return ()
@@ -42,70 +45,67 @@ def read(setting: str | None) -> tuple[Prefix, ...]:
             text = Path(text).expanduser().read_text(encoding="utf-8")
         items = json.loads(text)
         if not isinstance(items, list):
-            raise ValueError("it is no list")
+            raise ValueError("it is not a list")
         return tuple(_prefix(number, item) for number, item in enumerate(items, 1))
     except OSError as error:
-        raise InvalidSetting(f"{SETTING}={shown!r} {RIGHT} ({error.strerror}).") from error
+        raise InvalidSetting(f"{SETTING}={shown!r} {EXPECTED} ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
-        raise InvalidSetting(f"{SETTING}={shown!r} {RIGHT} ({error}).") from error
+        raise InvalidSetting(f"{SETTING}={shown!r} {EXPECTED} ({error}).") from error
 
 
-def run(host: EngineRuntime, prefixes: tuple[Prefix, ...]) -> None:
-    """Have the engine write two tokens, and prefill the prefixes.
+def warm_up(runtime: EngineRuntime, prefixes: tuple[Prefix, ...]) -> None:
+    """Have the engine generate its first tokens, then prefill the prefixes.
 
     Raises:
-        EngineStartFailed: the engine is up but cannot write.
+        EngineStartFailed: the engine is up but cannot generate.
         InvalidSetting: it refuses a prefix.
     """
-    running = host.running
-    if running is None or not running.generates:
+    engine = runtime.running
+    if engine is None or not engine.generates:
         if prefixes:
-            raise InvalidSetting(f"{SETTING} is for models that write; this one does not.")
+            raise InvalidSetting(f"{SETTING} is for models that generate text; this one does not.")
         return
-    model = running.models[0]
-    _first_tokens(host, model)
-    fields = running.request_fields.get(CHAT, frozenset())
+    asyncio.run(_warm_up(runtime, engine, prefixes))
+
+
+async def _warm_up(
+    runtime: EngineRuntime, engine: RunningEngine, prefixes: tuple[Prefix, ...]
+) -> None:
+    first = {"model": engine.models[0], "prompt": "Hello", "max_tokens": FIRST_TOKENS}
+    try:
+        await _value(runtime, COMPLETIONS, first)
+    except WorkerError as error:
+        raise EngineStartFailed(f"The engine failed at its first tokens: {error}") from error
     for number, prefix in enumerate(prefixes, 1):
-        # The chat goes on with another message, not with an answer: no beginning of one.
-        more = {"add_generation_prompt": False} if "add_generation_prompt" in fields else {}
-        name = prefix.get("model", model)
-        if name not in running.models:
-            raise InvalidSetting(
-                f"{SETTING}: prefix {number} is for {name!r}, which is not served."
-            )
-        once = {"model": name, "max_tokens": 1, "n": 1, "stream": False}
-        body = {"temperature": 0, **prefix, **more, **once}
-        body.pop("stream_options", None)
         started = time.monotonic()
-        status, text = _ask(host, CHAT, body)
-        if status != 200:
-            raise InvalidSetting(f"{SETTING}: the engine refuses prefix {number}: {_reason(text)}")
-        tokens = json.loads(text)["usage"]["prompt_tokens"]
-        seconds = time.monotonic() - started
+        try:
+            response = await _value(runtime, CHAT, _prefill_body(engine, number, prefix))
+        except EngineError as error:
+            raise InvalidSetting(
+                f"{SETTING}: the engine refuses prefix {number}: {error}"
+            ) from error
+        except WorkerError as error:
+            raise EngineStartFailed(f"The engine failed at prefix {number}: {error}") from error
+        tokens, seconds = response["usage"]["prompt_tokens"], time.monotonic() - started
         log.info("prefix %d: %d tokens prefilled in %.1f s", number, tokens, seconds)
 
 
-def _first_tokens(host: EngineRuntime, model: str) -> None:
-    body = {"model": model, "prompt": "Hello", "max_tokens": FIRST_TOKENS}
-    status, text = _ask(host, "/v1/completions", body)
-    if status != 200:
-        raise EngineStartFailed(f"The engine failed at its first tokens: {text}")
-
-
-def _ask(host: EngineRuntime, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
+async def _value(runtime: EngineRuntime, path: str, body: Mapping[str, Any]) -> Any:
     request = EngineRequest("POST", path, json.dumps(body).encode(), request_id="warm-up")
-    try:
-        return asyncio.run(_answer(host, request))
-    except WorkerError as error:
-        raise EngineStartFailed(f"The engine failed at its first tokens: {error}") from error
+    async with ask(runtime, request) as response:
+        return await response.value()
 
 
-async def _answer(host: EngineRuntime, request: EngineRequest) -> tuple[int, str]:
-    async with host.open(request) as exchange:
-        parts = []
-        while data := await exchange.read():
-            parts.append(data)
-        return exchange.status, b"".join(parts).decode("utf-8", "replace")
+def _prefill_body(engine: RunningEngine, number: int, prefix: Prefix) -> dict[str, Any]:
+    model = prefix.get("model", engine.models[0])
+    if model not in engine.models:
+        raise InvalidSetting(f"{SETTING}: prefix {number} names {model!r}, which is not served.")
+    body = {"temperature": 0, **prefix, "model": model, "max_tokens": 1, "n": 1, "stream": False}
+    # The next message follows the prefix, not the start of an answer.
+    if "add_generation_prompt" in engine.request_fields.get(CHAT, ()):
+        body["add_generation_prompt"] = False
+    body.pop("stream_options", None)
+    return body
 
 
 def _prefix(number: int, item: Any) -> Prefix:
@@ -116,11 +116,3 @@ def _prefix(number: int, item: Any) -> Prefix:
     if not isinstance(item, dict) or not isinstance(item.get("messages"), list):
         raise ValueError(f"item {number} has no messages")
     return item
-
-
-def _reason(text: str) -> str:
-    try:
-        payload = json.loads(text)
-        return str(payload.get("error", payload)["message"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return text

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from handler.engine.interface import EngineRequest
+from handler.engine.response import ask
 from handler.engine.runtime import EngineRuntime
 from handler.errors import InvalidSetting, RequestError
 from handler.metrics.bottleneck import KINDS, Announcer, judge, speculation_pays
@@ -34,7 +35,7 @@ class Monitor:
     """Samples one engine, on a thread of its own.
 
     Args:
-        host: the running engine.
+        runtime: the running engine.
         stages: of the start.
         max_running: requests that can run at once.
         push: where to push to, None for nowhere.
@@ -47,15 +48,15 @@ class Monitor:
 
     def __init__(
         self,
-        host: EngineRuntime,
+        runtime: EngineRuntime,
         stages: StartupTimings,
         max_running: int,
         push: "PushTarget | None" = None,
     ) -> None:
-        self._host = host
+        self._runtime = runtime
         self._max_running = max_running
         self._push = push
-        self.metrics = WorkerMetrics(stages, host.pacer, self._gauges)
+        self.metrics = WorkerMetrics(stages, runtime.pacer, self._gauges)
         self._samples: deque[tuple[float, EngineStats]] = deque()
         self._lock = threading.Lock()
         self._announcer = Announcer()
@@ -83,13 +84,10 @@ class Monitor:
 
     async def _engines(self) -> str:
         try:
-            async with self._host.open(EngineRequest("GET", "/metrics")) as exchange:
-                parts = []
-                while data := await exchange.read():
-                    parts.append(data)
-                return b"".join(parts).decode()
+            async with ask(self._runtime, EngineRequest("GET", "/metrics")) as response:
+                return (await response.read_all()).decode()
         except RequestError:
-            return ""  # it is gone; what the worker counted is not
+            return ""  # the engine is gone; what the worker has counted is not
 
     def _note(self, engines: str) -> None:
         if not engines:
@@ -110,8 +108,8 @@ class Monitor:
         return last, window(first, last, ended - began)
 
     def _gauges(self) -> Gauges:
-        running = self._host.running
-        lives = running is not None and not self._host.dead and running.alive()
+        running = self._runtime.running
+        lives = running is not None and not self._runtime.dead and running.alive()
         gauges: dict[str, float | dict[str, float]] = {"engine_up": float(lives)}
         if (latest := self._latest()) is None:
             return gauges
@@ -144,7 +142,7 @@ class Monitor:
     async def _sample(self) -> None:
         async with asyncio.timeout(SAMPLE_SECONDS):
             text = await self.exposition()
-        if (latest := self._latest()) is not None and not self._host.dead:
+        if (latest := self._latest()) is not None and not self._runtime.dead:
             verdict = judge(*latest, self._max_running)
             for line in self._announcer.lines(verdict, latest[1], time.monotonic()):
                 log.info(line)

@@ -5,17 +5,19 @@ when it starts: nothing of this module may be called before the engine is up.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from handler.engine.pacing import Pacer
 from handler.metrics.request_log import RequestObserver, RequestRecord
-from handler.serve.queue.delivery import PostOutcome
 from handler.startup.timings import StartupTimings
 
 PREFIX = "llm_worker_"
 SHORT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 LONG_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+PostOutcome = Literal["taken", "again", "lost"]
+"""Of a POST to the platform: accepted, sent again, given up."""
 
 Gauges = Mapping[str, "float | Mapping[str, float]"]
 """A name → its value, or its values by that of its one label."""

@@ -1,8 +1,8 @@
-"""Pictures, sounds and films that a request names: the worker brings them, the engine asks nobody.
+"""Images, audio and video that a request names by URL: the worker fetches them, not the engine.
 
-An engine would fetch from where it runs: whoever may ask could read what only this machine
-reaches. So each address has to be on one of ALLOWED_MEDIA_DOMAINS, if these are set, what it names
-is fetched from a public address (`public.py`), and stands in the request as a data URI instead.
+The engine would fetch from inside this machine's network, on behalf of any caller. So each URL must
+be on one of ALLOWED_MEDIA_DOMAINS, if these are set, and lead to a public address (`safe_fetch`).
+The file then stands in the request as a data URI.
 """
 
 import asyncio
@@ -14,126 +14,132 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InvalidInput
-from handler.request.safe_fetch import SafeFetch, allowed
+from handler.request.safe_fetch import SafeFetch, allowed_url
 
-BARE = re.compile(r"[A-Za-z0-9+/]{64,}={0,2}$")  # base64 without what it is of
-MOST_ADDRESSES = 64
-MOST_BYTES = 100_000_000  # of one request
-FETCH_SECONDS = 30.0
-KEYS = frozenset(
-    f"{what}{suffix}" for what in ("image", "video", "audio") for suffix in ("", "_url", "_data")
+BARE_BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}={0,2}$")
+MAX_URLS = 64
+MAX_MEDIA_BYTES = 100_000_000  # of one request
+FETCH_TIMEOUT_SECONDS = 30.0
+MEDIA_FIELDS = frozenset(
+    f"{kind}{suffix}" for kind in ("image", "video", "audio") for suffix in ("", "_url", "_data")
 ) | {"file_url"}
-SOURCE = "source"  # of a picture, in /v1/messages
-# What says how to answer, or was said to a tool, and names nothing to be fetched.
-NO_MEDIA = frozenset({"tools", "arguments", "response_format", "structured_outputs", "schema"})
-NO_MEDIA |= {"metadata", "chat_template_kwargs", "mm_processor_kwargs", "vllm_xargs"}
+SOURCE = "source"  # of an image in /v1/messages
+# Fields in which an engine looks for no media: tools, schemas, options.
+NO_MEDIA_FIELDS = frozenset({"tools", "arguments", "response_format", "structured_outputs"})
+NO_MEDIA_FIELDS |= {"schema", "metadata", "chat_template_kwargs", "mm_processor_kwargs"}
+NO_MEDIA_FIELDS |= {"vllm_xargs"}
 WHAT = "Media"
 
 
 @dataclass(frozen=True)
 class RequestMedia:
-    """What one request wants to be brought.
+    """The media of one request.
 
     Attributes:
-        addresses: of the web, each once.
-        domains: that are allowed; none of them means all.
+        urls: each once.
+        domains: that are allowed; empty for all.
     """
 
-    addresses: tuple[str, ...]
+    urls: tuple[str, ...]
     domains: frozenset[str]
 
-    async def brought(self, body: bytes) -> bytes:
-        """Return a request's body with the media in it.
+    async def inline_into(self, body: bytes) -> bytes:
+        """Return the request's body with data URIs in place of the URLs.
 
         Raises:
-            InvalidInput: some cannot be had.
+            InvalidInput: one cannot be fetched.
         """
-        async with SafeFetch(self.domains, MOST_BYTES, FETCH_SECONDS, WHAT) as web:
-            tasks = [asyncio.create_task(web.get(each)) for each in self.addresses]
+        async with SafeFetch(
+            self.domains,
+            max_bytes=MAX_MEDIA_BYTES,
+            timeout_seconds=FETCH_TIMEOUT_SECONDS,
+            what=WHAT,
+        ) as web:
+            tasks = [asyncio.create_task(web.get(url)) for url in self.urls]
             try:
-                fetched = await asyncio.gather(*tasks)
+                files = await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
                     task.cancel()
-        found = dict(zip(self.addresses, fetched, strict=True))
+        by_url = dict(zip(self.urls, files, strict=True))
         value = json.loads(body)
-        for place in _places(value):
-            if one := found.get(place.text):
-                text = base64.b64encode(one.content).decode()
-                place.put(f"data:{one.content_type};base64,{text}")
+        for field in _url_fields(value):
+            if file := by_url.get(field.url):
+                content = base64.b64encode(file.content).decode()
+                field.replace(f"data:{file.content_type};base64,{content}")
         return json.dumps(value, ensure_ascii=False).encode()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where an address stands in a body."""
-
-    text: str
-    put: Callable[[str], None]
-
-
-def media(body: Any, domains: Collection[str]) -> RequestMedia | None:
-    """Return what a request's body wants to be brought, None where that is nothing.
+def find_media(body: Any, domains: Collection[str]) -> RequestMedia | None:
+    """Return the media that a request's body names by URL, None if there are none.
 
     Args:
-        body: the request's.
-        domains: that are allowed; none of them means all.
+        body: of the request, decoded.
+        domains: that are allowed; empty for all.
 
     Raises:
-        InvalidInput: an address is none of the web, or not on an allowed domain.
+        InvalidInput: it is not an http or https URL, or not on an allowed domain.
     """
-    addresses = tuple(dict.fromkeys(place.text for place in _places(body)))
-    if not addresses:
+    urls = tuple(dict.fromkeys(field.url for field in _url_fields(body)))
+    if not urls:
         return None
-    for address in addresses:
-        if BARE.match(address):
-            raise InvalidInput("Bytes of media go into a data URI: data:image/png;base64,….")
-        allowed(address, domains, WHAT)
-    if len(addresses) > MOST_ADDRESSES:
-        raise InvalidInput(f"{len(addresses)} media are too many: {MOST_ADDRESSES} are the most.")
-    return RequestMedia(addresses, frozenset(domains))
+    for url in urls:
+        if BARE_BASE64.match(url):
+            raise InvalidInput("Media bytes must be a data URI: data:image/png;base64,….")
+        allowed_url(url, domains, what=WHAT)
+    if len(urls) > MAX_URLS:
+        raise InvalidInput(f"A request may name at most {MAX_URLS} media URLs, got {len(urls)}.")
+    return RequestMedia(urls, frozenset(domains))
 
 
-def _places(value: Any) -> Iterator[_Place]:
-    """Walk through a body without recursion: it may be as deep as JSON can be."""
-    left = [value]
-    while left:
-        each = left.pop()
-        if isinstance(each, list):
-            left += each
-        elif isinstance(each, dict):
-            for name, inner in each.items():
-                if name in KEYS or (name == SOURCE and _is_of_a_picture(each)):
-                    yield from _texts(each, name)
-                if isinstance(inner, list | dict) and not _is_no_media(each, name):
-                    left.append(inner)
+@dataclass(frozen=True)
+class _UrlField:
+    """Where a URL stands in a body."""
+
+    url: str
+    replace: Callable[[str], None]
 
 
-def _is_of_a_picture(block: dict[str, Any]) -> bool:
+def _url_fields(body: Any) -> Iterator[_UrlField]:
+    """Walk through a body, without recursion: it may be as deep as JSON can be."""
+    pending = [body]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, list):
+            pending += value
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if name in MEDIA_FIELDS or (name == SOURCE and _is_image_source(value)):
+                    yield from _urls_in(value, name)
+                if isinstance(inner, list | dict) and not _has_no_media(value, name):
+                    pending.append(inner)
+
+
+def _is_image_source(block: dict[str, Any]) -> bool:
     return isinstance(block[SOURCE], dict) and block.get("type") != "search_result"
 
 
-def _is_no_media(block: dict[str, Any], name: str) -> bool:
-    """Whether an engine reads nothing of what stands under a name, such as a tool's input."""
-    return name in NO_MEDIA or (name == "input" and str(block.get("type")).endswith("tool_use"))
+def _has_no_media(block: dict[str, Any], name: str) -> bool:
+    is_tool_input = name == "input" and str(block.get("type")).endswith("tool_use")
+    return name in NO_MEDIA_FIELDS or is_tool_input
 
 
-def _texts(holder: Any, key: str | int) -> Iterator[_Place]:
-    """Give what an engine would fetch, or open, under a key: one text, or many however nested."""
-    left = [(holder, key)]
-    while left:
-        holder, key = left.pop()
+def _urls_in(holder: Any, key: str | int) -> Iterator[_UrlField]:
+    """Yield what an engine would fetch, or open, under a key: one text, or nested lists of them."""
+    pending = [(holder, key)]
+    while pending:
+        holder, key = pending.pop()
         value = holder[key]
         if isinstance(value, list):
-            left += [(value, at) for at in range(len(value))]
+            pending += [(value, index) for index in range(len(value))]
         elif isinstance(value, dict):
-            left += [(value, "url")] if "url" in value else []
+            pending += [(value, "url")] if "url" in value else []
         elif isinstance(value, str) and not value.startswith("data:"):
-            yield _Place(value, _setter(holder, key))
+            yield _UrlField(value, _setter(holder, key))
 
 
 def _setter(holder: Any, key: str | int) -> Callable[[str], None]:
-    def put(text: str) -> None:
+    def replace(text: str) -> None:
         holder[key] = text
 
-    return put
+    return replace

@@ -1,4 +1,4 @@
-"""The engine's routes that callers may use, by the names that they have without a prefix."""
+"""The engine's routes that callers may use, by their names without a prefix."""
 
 POST = {
     "chat/completions": "/v1/chat/completions",
@@ -21,25 +21,21 @@ GET = {
     "metrics": "/metrics",
 }
 MULTIPART = {"/v1/audio/transcriptions"}
+NAMES = ", ".join([*POST, *GET])
 
 
 def route_name(path: str) -> str:
-    """Return a path as the routes are named here, however it is spelled."""
+    """Return the name of a path in the tables above, with whatever prefix it is spelled."""
     return path.strip("/").removeprefix("openai/").removeprefix("v1/")
 
 
-def route_names() -> str:
-    """Return all names, for a person."""
-    return ", ".join([*POST, *GET])
-
-
-def is_anthropics(path: str) -> bool:
-    """Whether a path is of Anthropic's interface."""
+def is_anthropic(path: str) -> bool:
+    """Whether a path belongs to Anthropic's API."""
     return route_name(path).partition("/")[0] == "messages"
 
 
-def path_of(data: object) -> str | None:
-    """Return the path that a job's input is for, None where that cannot be told."""
+def path_of_input(data: object) -> str | None:
+    """Return the engine's path for a job's input, None if it names none."""
     if not isinstance(data, dict):
         return None
     route = data.get("openai_route") or data.get("route")

@@ -1,9 +1,9 @@
-"""Asking the public web: never what only this machine, or its network, reaches.
+"""HTTP to the public internet only, never to what only this machine or its network reaches.
 
-A name is looked up once, by the resolver in here, and the connection goes to the very address that
-was judged: a name server that answers otherwise a moment later changes nothing. A redirect is
-followed by hand, for it is an address like the first. No proxy is asked and no cookie kept. Errors
-show no query and no user of an address: they may be as good as a key.
+A name is resolved once, and the connection goes to the address that was checked: a name server that
+answers differently a moment later changes nothing. Redirects are followed one by one, each checked
+like the first URL. No proxy is used and no cookie kept. Errors show neither query nor user of a
+URL: they may be as good as a key.
 """
 
 import asyncio
@@ -19,26 +19,27 @@ from yarl import URL
 
 from handler.errors import InvalidInput, UrlNotFound
 
-MOST_REDIRECTS = 3
+MAX_REDIRECTS = 3
+MAX_CONNECTIONS = 8
 CHUNK_BYTES = 1 << 16
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-GONE = frozenset({404, 410})
-WRITTEN = frozenset({200, 201, 204})
-SHOWN_CHARACTERS = 100
-USER = re.compile(r"(?<=:)//[^/\\]*@")  # a name and a password
-COULD_NOT = {"fetched": "did not come", "written": "was not taken"}
-AZURE = ".blob.core.windows.net"  # its storage has to be told what to make
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+NOT_FOUND_STATUSES = frozenset({404, 410})
+WRITTEN_STATUSES = frozenset({200, 201, 204})
+MAX_SHOWN_CHARACTERS = 100
+USER_INFO = re.compile(r"(?<=:)//[^/\\]*@")  # a name and a password
+AZURE_HOST = ".blob.core.windows.net"  # wants to be told what kind of object to make
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# What holds another address, or is no longer in use.
-ODD = [ipaddress.ip_network(text) for text in ("2002::/16", "::/96", "64:ff9b:1::/48", "fec0::/10")]
+# IPv6 ranges that embed another address or are deprecated, and count as global in the library.
+SPECIAL_NETWORKS = [
+    ipaddress.ip_network(text) for text in ("2002::/16", "::/96", "64:ff9b:1::/48", "fec0::/10")
+]
 
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """What an address gave.
+    """The content of a URL.
 
     Attributes:
-        content: its bytes.
         content_type: such as `image/png`, without parameters.
     """
 
@@ -47,226 +48,225 @@ class FetchedFile:
 
 
 class SafeFetch:
-    """The public web, as far as it may be read.
+    """A client for the public internet; use as `async with SafeFetch(…) as web`.
 
     Args:
-        domains: that are allowed; none of them means all.
-        most_bytes: of all that is fetched together.
-        seconds: for each.
-        what: the thing's name in errors, such as "Media".
-        param: the field at fault in errors.
-
-    Use as `async with SafeFetch(…) as web`.
+        domains: that are allowed; empty for all.
+        max_bytes: of all that is fetched together.
+        timeout_seconds: for each URL.
+        what: what is fetched, in errors, such as "Media".
+        param: the input field at fault, in errors.
     """
 
     def __init__(
         self,
-        domains: Collection[str],
-        most_bytes: int,
-        seconds: float,
+        domains: Collection[str] = (),
+        *,
+        max_bytes: int = 0,
+        timeout_seconds: float,
         what: str,
         param: str = "url",
     ) -> None:
         self._domains = domains
-        self._most_bytes = self._left_bytes = most_bytes
-        self._seconds = seconds
+        self._max_bytes = self._left_bytes = max_bytes
+        self._timeout_seconds = timeout_seconds
         self._what = what
         self._param = param
 
     async def __aenter__(self) -> "SafeFetch":
         import aiohttp
 
-        connector = aiohttp.TCPConnector(resolver=_resolver(), use_dns_cache=False, limit=8)
+        connector = aiohttp.TCPConnector(
+            resolver=_public_resolver(), use_dns_cache=False, limit=MAX_CONNECTIONS
+        )
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._seconds),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def get(self, address: str) -> FetchedFile:
-        """Return what is at an address.
+    async def get(self, url: str) -> FetchedFile:
+        """Return the content of a URL.
 
         Raises:
-            InvalidInput: it may not be asked, does not answer, or has too much to say.
+            InvalidInput: it is not allowed, does not answer, or is too large.
         """
         content = bytearray()
-        content_type = await self.fetch(address, content.extend)
+        content_type = await self.fetch(url, content.extend)
         return FetchedFile(bytes(content), content_type)
 
-    async def fetch(self, address: str, take: Callable[[bytes], object]) -> str:
-        """Hand what is at an address to `take`, in pieces; return its content type.
+    async def fetch(self, url: str, on_chunk: Callable[[bytes], object]) -> str:
+        """Pass the content of a URL to `on_chunk` in pieces; return its content type.
 
         Raises:
-            UrlNotFound: there is nothing.
-            InvalidInput: it may not be asked, does not answer, or has too much to say.
+            UrlNotFound: the server answers 404 or 410.
+            InvalidInput: the URL is not allowed, does not answer, or is too large.
         """
-        url = self._allowed(address)
-        async with self._named(address, "fetched"):
-            for _ in range(MOST_REDIRECTS + 1):
-                _refuse_private_literal(url)
-                async with self._session.get(url, allow_redirects=False) as response:
+        target = self._allowed(url)
+        async with self._errors_explained(url, "fetched"):
+            for _ in range(MAX_REDIRECTS + 1):
+                _refuse_private_address(target)
+                async with self._session.get(target, allow_redirects=False) as response:
                     location = response.headers.get("location")
-                    if response.status not in REDIRECTS or location is None:
-                        await self._read(response, take)
+                    if response.status not in REDIRECT_STATUSES or location is None:
+                        await self._read(response, on_chunk)
                         return str(response.content_type)
-                    url = allowed(
-                        str(url.join(URL(location))), self._domains, self._what, self._param
-                    )
+                    target = self._allowed(str(target.join(URL(location))))
         raise InvalidInput(
-            f"{self._what} at {_shown(address)}: more than {MOST_REDIRECTS} redirects.", self._param
+            f"{self._what} at {_shown(url)} has more than {MAX_REDIRECTS} redirects.", self._param
         )
 
-    async def put(self, address: str, content: AsyncIterator[bytes], size_bytes: int) -> None:
-        """PUT what is as large as said to an address; no redirect is followed.
+    async def put(self, url: str, content: AsyncIterator[bytes], size_bytes: int) -> None:
+        """PUT content of a known size; redirects are not followed.
 
-        No content type is sent: one that was not signed makes a signature wrong.
+        No content type is sent: one that was not signed makes a presigned URL invalid.
 
         Raises:
-            InvalidInput: it may not be asked, does not answer, or does not take it.
+            InvalidInput: the URL is not allowed, does not answer, or does not accept it.
         """
-        url = self._allowed(address)
-        async with self._named(address, "written"):
-            _refuse_private_literal(url)
+        target = self._allowed(url)
+        async with self._errors_explained(url, "written"):
+            _refuse_private_address(target)
             headers = {"content-length": str(size_bytes)}
-            if (url.host or "").endswith(AZURE):
+            if (target.host or "").endswith(AZURE_HOST):
                 headers["x-ms-blob-type"] = "BlockBlob"
             async with self._session.put(
-                url,
+                target,
                 data=content,
                 headers=headers,
                 skip_auto_headers=("content-type",),
                 allow_redirects=False,
             ) as response:
-                if response.status not in WRITTEN:
-                    raise _Refusal(f"the answer is {response.status}")
+                if response.status not in WRITTEN_STATUSES:
+                    raise _UnexpectedResponse(f"the server answered {response.status}")
 
-    def _allowed(self, address: str) -> URL:
-        return allowed(address, self._domains, self._what, self._param)
+    def _allowed(self, url: str) -> URL:
+        return allowed_url(url, self._domains, what=self._what, param=self._param)
 
     @contextlib.asynccontextmanager
-    async def _named(self, address: str, done: str) -> AsyncIterator[None]:
-        """Bound the time of what is inside, and say what goes wrong there in one sentence."""
+    async def _errors_explained(self, url: str, done: str) -> AsyncIterator[None]:
+        """Bound the time of what runs inside, and turn its errors into one sentence."""
         import aiohttp
 
-        what = f"{self._what} at {_shown(address)}"
+        what = f"{self._what} at {_shown(url)}"
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._timeout_seconds):
                 yield
-        except _Private as error:
+        except _PrivateAddress as error:
             raise InvalidInput(f"{what}: {error}.", self._param) from error
         except TimeoutError as error:
             raise InvalidInput(
-                f"{what} {COULD_NOT[done]} in {self._seconds:g} s.", self._param
+                f"{what} was not {done} in {self._timeout_seconds:g} s.", self._param
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            kind = UrlNotFound if isinstance(error, _Refusal) and error.gone else InvalidInput
+            not_found = isinstance(error, _UnexpectedResponse) and error.not_found
+            kind = UrlNotFound if not_found else InvalidInput
             raise kind(f"{what} cannot be {done}: {_reason(error)}.", self._param) from error
 
-    async def _read(self, response: Any, take: Callable[[bytes], object]) -> None:
+    async def _read(self, response: Any, on_chunk: Callable[[bytes], object]) -> None:
         if response.status != 200:
-            raise _Refusal(f"the answer is {response.status}", response.status in GONE)
+            not_found = response.status in NOT_FOUND_STATUSES
+            raise _UnexpectedResponse(f"the server answered {response.status}", not_found)
         async for chunk in response.content.iter_chunked(CHUNK_BYTES):
             self._left_bytes -= len(chunk)
             if self._left_bytes < 0:
-                raise _Refusal(f"there are more than {self._most_bytes} bytes")
-            take(chunk)
+                raise _UnexpectedResponse(f"it has more than {self._max_bytes} bytes")
+            on_chunk(chunk)
 
 
-def allowed(address: str, domains: Collection[str], what: str, param: str = "url") -> URL:
-    """Return an address of the web that is on an allowed domain; none of them means all.
+def allowed_url(url: str, domains: Collection[str], *, what: str, param: str = "url") -> URL:
+    """Return an http or https URL on an allowed domain; `domains` is empty if all are allowed.
 
     Raises:
         InvalidInput: it is not.
     """
     try:
-        url = URL(address)
-        host = url.host or ""
+        parsed = URL(url)
+        host = parsed.host or ""
     except ValueError as error:
-        raise InvalidInput(f"{_shown(address)} is no address.", param) from error
-    odd = any(each.isspace() or each == "\\" or each < " " for each in address)
-    if url.scheme not in ("http", "https") or not host or odd:
-        raise InvalidInput(f"{_shown(address)} is no address of the web: http or https.", param)
-    if domains and host not in domains and url.raw_host not in domains:
+        raise InvalidInput(f"{_shown(url)} is not a URL.", param) from error
+    has_odd_characters = any(each.isspace() or each == "\\" or each < " " for each in url)
+    if parsed.scheme not in ("http", "https") or not host or has_odd_characters:
+        raise InvalidInput(f"{_shown(url)} must be an http or https URL.", param)
+    if domains and host not in domains and parsed.raw_host not in domains:
         names = ", ".join(sorted(domains))
         raise InvalidInput(f"{what} may come from {names}, not from {host!r}.", param)
-    return url
+    return parsed
 
 
-def is_public(text: str) -> bool:
-    """Whether an IP address is one of the public internet."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped.is_global
-        if any(address in network for network in ODD):
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return parsed.ipv4_mapped.is_global
+        if any(parsed in network for network in SPECIAL_NETWORKS):
             return False
-        if address in NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF).is_global
-    return address.is_global and not address.is_multicast
+        if parsed in NAT64:
+            return ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF).is_global
+    return parsed.is_global and not parsed.is_multicast
 
 
-class _Refusal(OSError):
-    """What the other side says is not what was asked for; `gone` is that there is nothing."""
-
-    def __init__(self, reason: str, gone: bool = False) -> None:
+class _UnexpectedResponse(OSError):
+    def __init__(self, reason: str, not_found: bool = False) -> None:
         super().__init__(reason)
-        self.gone = gone
+        self.not_found = not_found
 
 
-class _Private(Exception):
+class _PrivateAddress(Exception):
     """An address that is not public."""
 
 
-def _refuse_private_literal(url: URL) -> None:
-    """Judge an address that is a number: no resolver sees it."""
+def _refuse_private_address(url: URL) -> None:
+    """Check a host that is an IP address: the resolver does not see it."""
     try:
         public = is_public(url.host or "")
     except ValueError:
         return  # a name
     if not public:
-        raise _Private(f"{url.host} is not a public address")
+        raise _PrivateAddress(f"{url.host} is not a public address")
 
 
-def _resolver() -> Any:
+def _public_resolver() -> Any:
     from aiohttp.abc import AbstractResolver
     from aiohttp.resolver import ThreadedResolver
 
-    class Resolver(AbstractResolver):
-        """Gives public addresses only; of a name that has others as well, none."""
+    class PublicResolver(AbstractResolver):
+        """Resolves names whose addresses are all public."""
 
         def __init__(self) -> None:
-            self._names = ThreadedResolver()
+            self._resolver = ThreadedResolver()
 
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
         ) -> Any:
-            found = await self._names.resolve(host, port, family)
-            for each in found:
-                if not is_public(each["host"]):
-                    raise _Private(f"{host!r} is not a public name")
-            return found
+            addresses = await self._resolver.resolve(host, port, family)
+            if not all(is_public(each["host"]) for each in addresses):
+                raise _PrivateAddress(f"{host!r} does not resolve to a public address")
+            return addresses
 
         async def close(self) -> None:
-            await self._names.close()
+            await self._resolver.close()
 
-    return Resolver()
+    return PublicResolver()
 
 
-def _shown(address: str) -> str:
-    plain = USER.sub("//", address.partition("?")[0])
-    cut = plain if len(plain) <= SHOWN_CHARACTERS else f"{plain[:SHOWN_CHARACTERS]}…"
-    return repr(cut)
+def _shown(url: str) -> str:
+    plain = USER_INFO.sub("//", url.partition("?")[0])
+    if len(plain) > MAX_SHOWN_CHARACTERS:
+        plain = f"{plain[:MAX_SHOWN_CHARACTERS]}…"
+    return repr(plain)
 
 
 def _reason(error: Exception) -> str:
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the name {error.host!r} is not known"
+        return f"the name {error.host!r} cannot be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"{error.host}:{error.port} cannot be reached"
-    return str(error) if isinstance(error, _Refusal) else type(error).__name__
+    return str(error) if isinstance(error, _UnexpectedResponse) else type(error).__name__

@@ -7,11 +7,12 @@ The SDK has a local mode too, but with a generator handler it prints the generat
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.engine.sse import EventSplitter, decode
+from handler.engine.sse import EventSplitter, decode_event
 from handler.errors import InvalidSetting
 from handler.serve.worker import Output, Worker
 
@@ -76,7 +77,7 @@ class Answer:
         elif self._events or is_event(output):
             self._events = self._events or EventSplitter()
             for event in self._events.feed(output.encode()):
-                if (chunk := decode(event)) is not None:
+                if (chunk := decode_event(event)) is not None:
                     self._add_object(chunk)
         else:
             self.text += output
@@ -126,7 +127,7 @@ def _written(answer: dict[str, Any]) -> str | None:
     return "".join(texts)
 
 
-async def answer(worker: Worker, job: dict[str, Any]) -> Answer:
+async def answer(worker: Worker, job: Mapping[str, Any]) -> Answer:
     """Run one job to its end."""
     result = Answer()
     started = time.monotonic()
@@ -138,7 +139,7 @@ async def answer(worker: Worker, job: dict[str, Any]) -> Answer:
     return result
 
 
-def run(worker: Worker, job: dict[str, Any]) -> bool:
+def run(worker: Worker, job: Mapping[str, Any]) -> bool:
     """Run one job and print its answer readably; return whether it succeeded."""
     result = asyncio.run(answer(worker, job))
     if result.text:

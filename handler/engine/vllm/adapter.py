@@ -14,8 +14,9 @@ from typing import Any
 
 from handler.engine import loading
 from handler.engine.aliases import flags_to_variables
+from handler.engine.capacity import Capacity
 from handler.engine.flags import parse_engine_flags
-from handler.engine.interface import Capacity, RunningEngine
+from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named

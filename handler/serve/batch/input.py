@@ -1,7 +1,7 @@
-"""Where a batch's lines come from: the job, or an address; and what an earlier run has answered.
+"""The lines of a batch, from the job or from a URL, and the results of an earlier run.
 
-What an address gives is kept in a file before the first line is asked: no server holds a connection
-open for the hours that a batch may take, and the number of lines is known.
+What a URL gives is kept in a file before the first line is sent: no server holds a connection open
+for the hours that a batch may take, and the number of lines is known.
 """
 
 import logging
@@ -10,133 +10,126 @@ from typing import Any, Protocol
 
 from handler.errors import InputTooLarge, InvalidInput, UrlNotFound
 from handler.request.safe_fetch import SafeFetch
-from handler.serve.batch.jsonl import MOST_LINE_BYTES, succeeded
-from handler.serve.batch.request import MOST_LINES, BatchRequest
+from handler.serve.batch.jsonl import MAX_LINE_BYTES, succeeded_id
+from handler.serve.batch.request import MAX_LINES, BatchRequest
 from handler.serve.batch.spool import Spool
 
 log = logging.getLogger(__name__)
 
-MOST_INPUT_BYTES = 200_000_000  # OpenAI's
-MOST_OUTPUT_BYTES = 1_000_000_000
-FETCH_SECONDS = 600.0
+MAX_INPUT_BYTES = 200_000_000  # OpenAI's limit
+MAX_EARLIER_OUTPUT_BYTES = 1_000_000_000
+FETCH_TIMEOUT_SECONDS = 600.0
 
 
 class BatchInput(Protocol):
-    """Lines with their numbers; what is no bytes is decoded JSON."""
+    """Numbered lines, as bytes of JSON or as decoded values; may be iterated several times."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]: ...
+
+
+class InlineInput:
+    """Lines that stand in the job's input."""
+
+    def __init__(self, lines: list[Any]) -> None:
+        self._lines = lines
 
     def __len__(self) -> int:
-        """How many there are."""
+        return len(self._lines)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Give them in order, any number of times."""
+        return enumerate(self._lines, 1)
 
 
 class LineSplitter:
-    """Cuts what comes in pieces into lines.
+    """Lines from bytes that arrive in pieces of any size.
 
     Args:
-        take: is given each line with its number, none that is empty. Of one that is too long it
-            gets one byte more than may be.
+        on_line: called with each line that is not blank, and its number. A line over
+            `MAX_LINE_BYTES` is cut one byte behind that.
     """
 
-    def __init__(self, take: Callable[[int, bytes], object]) -> None:
-        self._take = take
+    def __init__(self, on_line: Callable[[int, bytes], object]) -> None:
+        self._on_line = on_line
         self._number = 1
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take a piece."""
         *whole, rest = data.split(b"\n")
-        for end in whole:
-            self._add(end)
+        for piece in whole:
+            self._append(piece)
             self.end()
-        self._add(rest)
+        self._append(rest)
 
     def end(self) -> None:
-        """End the line that is open."""
+        """End the current line."""
         line = bytes(self._rest)
         if line.strip():
-            self._take(self._number, line)
+            self._on_line(self._number, line)
         self._number += 1
         self._rest.clear()
 
-    def _add(self, data: bytes) -> None:
-        self._rest += data[: MOST_LINE_BYTES + 1 - len(self._rest)]
+    def _append(self, data: bytes) -> None:
+        self._rest += data[: MAX_LINE_BYTES + 1 - len(self._rest)]
 
 
-async def source(order: BatchRequest, spool: Spool) -> BatchInput:
-    """Return the lines of a batch.
-
-    Args:
-        order: the batch.
-        spool: keeps them where they come from an address.
+async def open_input(request: BatchRequest, spool: Spool) -> BatchInput:
+    """Return the lines of a batch; those of a URL are kept in `spool`.
 
     Raises:
-        RequestError: they cannot be had.
+        RequestError: they cannot be fetched, or are too many.
     """
-    if order.url is None:
-        return InlineInput(order.requests or [])
+    if request.url is None:
+        return InlineInput(request.requests or [])
 
-    def take(number: int, line: bytes) -> None:
-        if len(spool) == MOST_LINES:
-            raise InputTooLarge(f"The batch has more than {MOST_LINES} lines.", "url")
+    def add(number: int, line: bytes) -> None:
+        if len(spool) == MAX_LINES:
+            raise InputTooLarge(f"The batch has more than {MAX_LINES} lines.", "url")
         spool.add(number, line)
 
-    await _fetch(order.url, MOST_INPUT_BYTES, take, "The batch", "url")
+    await _fetch(request.url, add, what="The batch", param="url", max_bytes=MAX_INPUT_BYTES)
     if not len(spool):
-        raise InvalidInput("The batch has no line.", "url")
+        raise InvalidInput("The batch has no lines.", "url")
     return spool
 
 
-async def earlier(address: str, spool: Spool) -> dict[str, int]:
-    """Return the numbers in the spool of what an earlier run has answered, by custom_id.
+async def fetch_earlier_results(url: str, spool: Spool) -> dict[str, int]:
+    """Keep the successes of an earlier run in `spool`; return their numbers there by custom_id.
 
-    Nothing at the address is what a first run finds there.
+    A URL where nothing is found is that of a first run.
 
     Raises:
-        InvalidInput: it cannot be fetched, or is of more lines than a batch may have.
+        InvalidInput: they cannot be fetched, or are more than a batch may have.
     """
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
 
-    def take(number: int, line: bytes) -> None:
-        if number > MOST_LINES:
-            raise InvalidInput(
-                f"The earlier output has more than {MOST_LINES} lines, the most of a batch.",
-                "resume_url",
-            )
-        if (custom_id := succeeded(line)) is not None and custom_id not in found:
+    def add(number: int, line: bytes) -> None:
+        if number > MAX_LINES:
+            raise InvalidInput(f"The earlier output has more than {MAX_LINES} lines.", "resume_url")
+        if (custom_id := succeeded_id(line)) is not None and custom_id not in numbers:
             spool.add(number, line)
-            found[custom_id] = number
+            numbers[custom_id] = number
 
     try:
-        await _fetch(address, MOST_OUTPUT_BYTES, take, "The earlier output", "resume_url")
+        await _fetch(
+            url,
+            add,
+            what="The earlier output",
+            param="resume_url",
+            max_bytes=MAX_EARLIER_OUTPUT_BYTES,
+        )
     except UrlNotFound:
-        log.info("there is no earlier output to resume from")
-    return found
-
-
-class InlineInput:
-    """Lines that stand in the job.
-
-    Args:
-        requests: the lines, decoded.
-    """
-
-    def __init__(self, requests: list[Any]) -> None:
-        self._requests = requests
-
-    def __len__(self) -> int:
-        return len(self._requests)
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Give each line with its number."""
-        return enumerate(self._requests, 1)
+        log.info("no earlier output to resume from")
+    return numbers
 
 
 async def _fetch(
-    address: str, most_bytes: int, take: Callable[[int, bytes], object], what: str, param: str
+    url: str, on_line: Callable[[int, bytes], object], *, what: str, param: str, max_bytes: int
 ) -> None:
-    cutter = LineSplitter(take)
-    async with SafeFetch((), most_bytes, FETCH_SECONDS, what, param) as web:
-        await web.fetch(address, cutter.feed)
-    cutter.end()
+    splitter = LineSplitter(on_line)
+    async with SafeFetch(
+        max_bytes=max_bytes, timeout_seconds=FETCH_TIMEOUT_SECONDS, what=what, param=param
+    ) as web:
+        await web.fetch(url, splitter.feed)
+    splitter.end()

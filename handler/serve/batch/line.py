@@ -1,81 +1,78 @@
-"""One line of a batch, asked: the same request, limits and errors as a job of its own has."""
+"""One line of a batch: the same request, limits and errors as a job of its own."""
 
-import contextlib
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
-from handler.engine.response import value, whole_body
+from handler.engine.response import ask
 from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineUnavailable
 from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
 from handler.request.parse import RequestParser
 from handler.request.routes import POST, route_name
-from handler.serve.batch.jsonl import BatchLine, answered, failed
+from handler.serve.batch.jsonl import BatchLine, error_result, success_result
 
-SHOWN_CHARACTERS = 64
+MAX_LOGGED_ID_CHARACTERS = 64
 
 
 @dataclass(frozen=True)
 class LineRunner:
-    """Asks one engine.
+    """Answers lines with one engine.
 
     Attributes:
-        host: the running engine.
-        reader: understands requests.
-        recorded: has what happens to one in the log and in the metrics.
-        timeout_seconds: how long each may take, None for no bound.
-        place: what it has to have while it is asked.
+        runtime: the running engine.
+        parser: of the lines' requests.
+        recorded: records a request for the log and the metrics.
+        timeout_seconds: for each line, None for no limit.
+        slot: what a line holds while the engine works on it.
     """
 
-    host: EngineRuntime
-    reader: RequestParser
+    runtime: EngineRuntime
+    parser: RequestParser
     recorded: Callable[[str], AbstractContextManager[RequestRecord]]
     timeout_seconds: float | None
-    place: Callable[[], AbstractAsyncContextManager[None]]
+    slot: Callable[[], AbstractAsyncContextManager[None]]
 
-    async def result(self, line: BatchLine, batch: str) -> tuple[bytes, bool]:
-        """Return a line's result, and whether it is a success.
-
-        Args:
-            line: to be asked.
-            batch: the job's id.
+    async def result(self, line: BatchLine, batch_id: str) -> tuple[bytes, bool]:
+        """Return the result of a line, and whether it is a success.
 
         Raises:
-            EngineUnavailable: no line can be asked any more.
+            EngineUnavailable: the engine answers no line any more.
         """
-        name = f"{batch}-{line.number}"
-        job_id.set(f"{batch}/{_harmless(line.custom_id or str(line.number))}")
-        with self.recorded(name) as record:
+        request_id = f"{batch_id}-{line.number}"
+        job_id.set(f"{batch_id}/{_loggable(line.custom_id or str(line.number))}")
+        with self.recorded(request_id) as record:
             try:
-                if line.fault is not None:
-                    raise line.fault
+                if line.error is not None:
+                    raise line.error
                 record.route = POST[route_name(line.url.partition("?")[0])]
                 data = {"route": line.url, "method": "POST", "body": line.body}
-                request = self.reader.read({"id": name, "input": data}).request
-                body = await self._asked(request, record)
+                parsed = self.parser.parse_job({"id": request_id, "input": data})
+                body = await self._answer(parsed.request, record)
                 record.status = 200
-                return answered(line, name, body), True
+                return success_result(line, request_id, body), True
             except Exception as error:
-                if isinstance(error, EngineUnavailable) and not self.host.serves:
+                if isinstance(error, EngineUnavailable) and not self.runtime.serves:
                     raise
                 record.failed(error)
-                return failed(line, name, error), False
+                return error_result(line, request_id, error), False
 
-    async def _asked(self, request: EngineRequest, record: RequestRecord) -> object:
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(self.place())
-            clock = Deadline(self.timeout_seconds)
+    async def _answer(self, request: EngineRequest, record: RequestRecord) -> object:
+        async with self.slot():
             record.sent(request.path, request.body)
-            exchange = await clock.bound(stack.enter_async_context(self.host.open(request)))
-            body = await whole_body(exchange, clock)
-            record.answered(body)
-            return value(exchange, body, request.path, self.host)
+            async with ask(
+                self.runtime,
+                request,
+                deadline=Deadline(self.timeout_seconds),
+                on_data=record.answered,
+            ) as response:
+                return await response.value()
 
 
-def _harmless(custom_id: str) -> str:
-    """Return what of it may stand in a log: no line breaks, and not much."""
-    return "".join(each for each in custom_id if each.isprintable())[:SHOWN_CHARACTERS]
+def _loggable(custom_id: str) -> str:
+    """Return a caller's text as one short line."""
+    printable = "".join(each for each in custom_id if each.isprintable())
+    return printable[:MAX_LOGGED_ID_CHARACTERS]

@@ -1,4 +1,4 @@
-"""A batch's results as its job's output."""
+"""The results of a batch: the job's output, or a file that is uploaded to a URL."""
 
 import asyncio
 import json
@@ -12,36 +12,78 @@ from handler.errors import InputTooLarge, InvalidInput
 from handler.request.safe_fetch import SafeFetch
 from handler.serve.batch.spool import Spool
 
-MOST_BYTES = 10_000_000  # the platform's own limit on a job's input, for want of another
+log = logging.getLogger(__name__)
+
+MAX_INLINE_BYTES = 10_000_000  # the platform's limit on a job's input; none is known for its output
 ENVELOPE_BYTES = 1_000  # of an output, beside its results
+MAX_UPLOAD_BYTES = 1_000_000_000
+MIN_SAVE_INTERVAL_SECONDS = 15.0
+MAX_SAVE_SHARE = 1 / 20  # of the time goes into saving
+UPLOAD_TIMEOUT_SECONDS = 600.0
+RESCUE_TIMEOUT_SECONDS = 30.0
+RETRY_PAUSES_SECONDS = (2.0, 3.0)  # between the attempts of the last save
+
+
+class BatchOutput(Protocol):
+    """Takes the results in a spool."""
+
+    max_bytes: int
+    """Of all results together."""
+
+    async def begin(self) -> None:
+        """Check before the first line is sent that results can be delivered.
+
+        Raises:
+            InvalidInput: they cannot.
+        """
+
+    async def save_regularly(self) -> None:
+        """Save what is done, until cancelled."""
+
+    async def rescue(self) -> None:
+        """Save what is done of a batch that is cut off."""
+
+    async def finish(self) -> None:
+        """Deliver all results.
+
+        Raises:
+            InvalidInput: it is not possible.
+        """
+
+    def outputs(self, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+        """Yield the job's outputs."""
+
+    def too_large(self) -> InputTooLarge:
+        """Return the error of a batch whose results exceed `max_bytes`."""
+
+
+def open_output(url: str | None, results: Spool) -> BatchOutput:
+    """Return the output for a batch's `output_url`."""
+    return InlineOutput(results) if url is None else UploadedOutput(url, results)
 
 
 class InlineOutput:
-    """Results are the job's output: one object, or several where a POST does not hold them.
+    """Results as the job's output: one object, or several where one POST cannot hold them."""
 
-    Args:
-        results: that there are.
-    """
-
-    most_bytes = MOST_BYTES
+    max_bytes = MAX_INLINE_BYTES
 
     def __init__(self, results: Spool) -> None:
         self._results = results
 
     async def begin(self) -> None:
-        """Nothing can be wrong."""
+        pass
 
     async def save_regularly(self) -> None:
-        """Nothing can be kept."""
+        pass
 
     async def rescue(self) -> None:
-        """Nothing can be kept."""
+        pass
 
     async def finish(self) -> None:
-        """They leave as outputs."""
+        pass
 
     def outputs(self, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-        """Give the results in order; the last output has the counts as well."""
+        """Yield the results in order; the last output has the counts as well."""
         group: list[Any] = []
         size_bytes = 0
         for _, line in self._results:
@@ -53,123 +95,60 @@ class InlineOutput:
         yield {"batch": counts, "results": group}
 
     def too_large(self) -> InputTooLarge:
-        """Name what would be right."""
         return InputTooLarge(
-            f"The results have more than {self.most_bytes} bytes, which a job's output may not "
-            "have: give an output_url.",
+            f"The results have more than {self.max_bytes} bytes, the limit of a job's output: set "
+            "output_url.",
             "output_url",
         )
 
 
-class BatchOutput(Protocol):
-    """Takes results that are in the spool."""
-
-    most_bytes: int
-    """Of all results."""
-
-    async def begin(self) -> None:
-        """Find out whether it can be done, before any line is asked.
-
-        Raises:
-            InvalidInput: it cannot.
-        """
-
-    async def save_regularly(self) -> None:
-        """Keep what is done safe, until cancelled."""
-
-    async def rescue(self) -> None:
-        """Keep what is done safe: the batch is cut off."""
-
-    async def finish(self) -> None:
-        """Deliver all.
-
-        Raises:
-            InvalidInput: it cannot be done.
-        """
-
-    def outputs(self, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-        """Give the job's outputs."""
-
-    def too_large(self) -> InputTooLarge:
-        """Return the error of a batch whose results are more than `most_bytes`."""
-
-
-def sink(address: str | None, results: Spool) -> BatchOutput:
-    """Return where the results go."""
-    return InlineOutput(results) if address is None else UploadedOutput(address, results)
-
-
-log = logging.getLogger(__name__)
-
-MOST_BYTES = 1_000_000_000
-SAVE_SECONDS = 15.0
-SAVE_SHARE = 20  # of the time, at the most, goes into saving: one part in so many
-PUT_SECONDS = 600.0
-RESCUE_SECONDS = 30.0
-PAUSES_SECONDS = (2.0, 3.0)  # between the tries of the last save
-
-
 class UploadedOutput:
-    """Results are put to an address.
+    """Results as a file at a URL.
 
-    Args:
-        address: takes a PUT.
-        results: that there are.
+    A presigned URL can only replace the whole file. So that is uploaded again and again, and what
+    was done before a batch was cut off need not be done again.
     """
 
-    most_bytes = MOST_BYTES
+    max_bytes = MAX_UPLOAD_BYTES
 
-    def __init__(self, address: str, results: Spool) -> None:
-        self._address = address
+    def __init__(self, url: str, results: Spool) -> None:
+        self._url = url
         self._results = results
-        self._saved = -1  # how many results the last file had
-        self._took_seconds = 0.0
+        self._saved_results = -1  # in the last file
+        self._save_seconds = 0.0
 
     async def begin(self) -> None:
-        """Put what is there, which is nothing, or what an earlier run had done.
-
-        Raises:
-            InvalidInput: the address does not take it.
-        """
         await self._save()
 
     async def save_regularly(self) -> None:
-        """Save now and then, less often where it takes long."""
         while True:
-            await asyncio.sleep(max(SAVE_SECONDS, SAVE_SHARE * self._took_seconds))
+            interval_seconds = max(MIN_SAVE_INTERVAL_SECONDS, self._save_seconds / MAX_SAVE_SHARE)
+            await asyncio.sleep(interval_seconds)
             await self._try_to_save()
 
     async def rescue(self) -> None:
-        """Save once more, within the little time that there may be."""
         try:
-            async with asyncio.timeout(RESCUE_SECONDS):
+            async with asyncio.timeout(RESCUE_TIMEOUT_SECONDS):
                 await self._try_to_save()
         except TimeoutError:
-            log.warning("the results were not saved in %g s", RESCUE_SECONDS)
+            log.warning("the results were not saved in %g s", RESCUE_TIMEOUT_SECONDS)
 
     async def finish(self) -> None:
-        """Save all, with several tries.
-
-        Raises:
-            InvalidInput: the address does not take it.
-        """
-        for pause_seconds in (*PAUSES_SECONDS, None):
+        for pause_seconds in (*RETRY_PAUSES_SECONDS, None):
             try:
                 return await self._save()
             except InvalidInput as error:
                 if pause_seconds is None:
                     raise
-                log.warning("%s Again in %g s", error, pause_seconds)
+                log.warning("%s Trying again in %g s", error, pause_seconds)
                 await asyncio.sleep(pause_seconds)
 
     def outputs(self, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-        """Give the counts; the results are elsewhere."""
         yield {"batch": counts}
 
     def too_large(self) -> InputTooLarge:
-        """Name what would be right."""
         return InputTooLarge(
-            f"The results have more than {self.most_bytes} bytes: make several batches of this one."
+            f"The results have more than {self.max_bytes} bytes: split the batch into several."
         )
 
     async def _try_to_save(self) -> None:
@@ -180,12 +159,14 @@ class UploadedOutput:
 
     async def _save(self) -> None:
         count = len(self._results)
-        if count == self._saved:
+        if count == self._saved_results:
             return
-        began = time.monotonic()
+        started = time.monotonic()
         size_bytes, pieces = self._results.content()
-        async with SafeFetch((), 0, PUT_SECONDS, "The output", "output_url") as web:
-            await web.put(self._address, pieces, size_bytes)
-        self._took_seconds = time.monotonic() - began
-        self._saved = count
+        async with SafeFetch(
+            timeout_seconds=UPLOAD_TIMEOUT_SECONDS, what="The output", param="output_url"
+        ) as web:
+            await web.put(self._url, pieces, size_bytes)
+        self._save_seconds = time.monotonic() - started
+        self._saved_results = count
         log.info("saved %d results (%d bytes)", count, size_bytes)

@@ -1,7 +1,4 @@
-"""What a batch job asks for; `{"batch": {…}}` in its input.
-
-Which addresses may be asked is judged when they are (`public.py`).
-"""
+"""The input of a batch job, `{"batch": {…}}`; `safe_fetch` checks its URLs when they are used."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +6,19 @@ from typing import Any
 
 from handler.errors import InputTooLarge, InvalidInput
 
-MOST_LINES = 50_000  # OpenAI's
-NAMES = ("requests", "url", "output_url", "resume_url", "concurrency")
+MAX_LINES = 50_000  # OpenAI's limit
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A batch, as it is asked for; it has either `requests` or `url`.
+    """A batch; it has either `requests` or `url`.
 
     Attributes:
         requests: the lines themselves.
         url: of a file of lines.
-        output_url: takes a PUT of the results; None where they are the job's output.
+        output_url: takes a PUT of the results; None if they are the job's output.
         resume_url: of an earlier output of the same lines.
-        concurrency: lines at once, None for what the worker thinks right.
+        concurrency: lines at once, None for the worker's default.
     """
 
     requests: list[Any] | None = None
@@ -32,51 +28,55 @@ class BatchRequest:
     concurrency: int | None = None
 
 
-def read(data: Mapping[str, Any]) -> BatchRequest:
-    """Understand the input of a job that has a `batch`.
+FIELDS = tuple(BatchRequest.__dataclass_fields__)
+
+
+def parse_batch_request(data: object) -> BatchRequest | None:
+    """Return the batch that a job's input holds, None if it is a single request.
 
     Raises:
-        RequestError: with what was wrong and what would be right.
+        RequestError: what is wrong and what would be right.
     """
+    if not isinstance(data, Mapping) or "batch" not in data:
+        return None
     for name in data:
         if name != "batch":
-            raise InvalidInput(f"{name!r} does not go beside batch.", name)
+            raise InvalidInput(f"{name!r} is not allowed beside batch.", name)
     batch = data["batch"]
     if not isinstance(batch, dict):
         raise InvalidInput('batch must be an object such as {"requests": […]}.', "batch")
     for name in batch:
-        if name not in NAMES:
-            known = ", ".join(NAMES)
-            raise InvalidInput(f"batch has no field {name!r}; there are {known}.", name)
-    order = BatchRequest(**{name: value for name, value in batch.items() if value is not None})
-    if order.requests is not None and order.url is not None:
+        if name not in FIELDS:
+            raise InvalidInput(f"batch has no field {name!r}; it has {', '.join(FIELDS)}.", name)
+    request = BatchRequest(**{name: value for name, value in batch.items() if value is not None})
+    if request.requests is not None and request.url is not None:
         raise InvalidInput("batch takes requests or url, not both.", "batch")
-    if order.requests is None and order.url is None:
+    if request.requests is None and request.url is None:
         raise InvalidInput("batch needs requests or url.", "batch")
-    _judge_requests(order.requests)
+    _check_lines(request.requests)
     for name in ("url", "output_url", "resume_url"):
-        address = getattr(order, name)
-        if address is not None and not isinstance(address, str):
-            raise InvalidInput(f"{name} must be a text: an address of the web.", name)
-    _judge_concurrency(order.concurrency)
-    return order
+        url = getattr(request, name)
+        if url is not None and not isinstance(url, str):
+            raise InvalidInput(f"{name} must be an http or https URL.", name)
+    _check_concurrency(request.concurrency)
+    return request
 
 
-def _judge_requests(requests: object) -> None:
-    if requests is None:
+def _check_lines(lines: object) -> None:
+    if lines is None:
         return
-    if not isinstance(requests, list) or not requests:
+    if not isinstance(lines, list) or not lines:
         raise InvalidInput("requests must be a list of at least one line.", "requests")
-    if len(requests) > MOST_LINES:
+    if len(lines) > MAX_LINES:
         raise InputTooLarge(
-            f"{len(requests)} requests are too many: {MOST_LINES} are the most.", "requests"
+            f"{len(lines)} requests are too many: a batch has at most {MAX_LINES}.", "requests"
         )
 
 
-def _judge_concurrency(wanted: object) -> None:
-    if wanted is None:
+def _check_concurrency(value: object) -> None:
+    if value is None:
         return
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidInput(
-            f"concurrency must be a whole number from 1 on, not {wanted!r}.", "concurrency"
+            f"concurrency must be an integer of at least 1, got {value!r}.", "concurrency"
         )

@@ -1,7 +1,8 @@
-"""A batch from its first line to its last: some lines at once, so that other jobs get their turn.
+"""A batch from its first line to its last, some lines at once, so that other jobs get their turn.
 
-A line that fails costs itself. What ends the batch is its job's cancellation or timeout, an engine
-that is gone, and results that nobody takes; what is done by then is saved where there is a place.
+A line that fails costs only itself. The batch ends early when its job is cancelled or times out,
+when the engine dies, and when the results cannot be delivered; what is done by then is saved where
+that is possible.
 """
 
 import asyncio
@@ -13,135 +14,140 @@ from typing import Any
 
 from handler.engine.deadline import Deadline
 from handler.errors import InvalidLine
-from handler.serve.batch import jsonl
-from handler.serve.batch.input import BatchInput, earlier, source
-from handler.serve.batch.jsonl import BatchLine
+from handler.serve.batch.input import BatchInput, fetch_earlier_results, open_input
+from handler.serve.batch.jsonl import BatchLine, numbered, parse_line
 from handler.serve.batch.line import LineRunner
-from handler.serve.batch.output import BatchOutput, sink
+from handler.serve.batch.output import BatchOutput, open_output
 from handler.serve.batch.request import BatchRequest
 from handler.serve.batch.spool import Spool
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 3.0
+PROGRESS_INTERVAL_SECONDS = 3.0
 
-Counts = dict[str, int]
-Tell = Callable[[Counts], Awaitable[None]]
+BatchCounts = dict[str, int]
+"""How many lines there are: total, completed, failed, and resumed if there was an earlier run."""
 
 
 class Batch:
     """One batch job.
 
     Args:
-        order: what it asks for.
-        name: the job's id.
-        asker: asks a line.
-        lines_at_once: how many lines the engine has at once.
-        tell: is given the counts now and then, and at the end.
+        request: the job's input.
+        job_id: the job's id.
+        line_runner: answers a line.
+        concurrency: lines that the engine has at once.
+        report_progress: awaited with the counts now and then, and at the end.
     """
 
     def __init__(
-        self, order: BatchRequest, name: str, asker: LineRunner, lines_at_once: int, tell: Tell
+        self,
+        request: BatchRequest,
+        *,
+        job_id: str,
+        line_runner: LineRunner,
+        concurrency: int,
+        report_progress: Callable[[BatchCounts], Awaitable[None]],
     ) -> None:
-        self._order = order
-        self._name = name
-        self._asker = asker
-        self._lines_at_once = lines_at_once
-        self._tell = tell
+        self._request = request
+        self._job_id = job_id
+        self._line_runner = line_runner
+        self._concurrency = concurrency
+        self._report_progress = report_progress
         self._counts = {"total": 0, "completed": 0, "failed": 0}
-        self._told: Counts | None = None
+        self._reported: BatchCounts | None = None
 
-    async def outputs(self, clock: Deadline) -> AsyncIterator[dict[str, Any]]:
-        """Answer all lines, then give the job's outputs.
-
-        Args:
-            clock: of the whole job.
+    async def outputs(self, deadline: Deadline) -> AsyncIterator[dict[str, Any]]:
+        """Answer all lines, then yield the job's outputs.
 
         Raises:
             RequestError: the batch as a whole has failed.
         """
         with contextlib.ExitStack() as stack:
-            asked, before, results = (stack.enter_context(Spool()) for _ in range(3))
-            target = sink(self._order.output_url, results)
-            requests = await clock.bound(source(self._order, asked))
+            lines, earlier, results = (stack.enter_context(Spool()) for _ in range(3))
+            output = open_output(self._request.output_url, results)
+            requests = await deadline.bound(open_input(self._request, lines))
             self._counts["total"] = len(requests)
-            if self._order.resume_url is not None:
-                found = await clock.bound(earlier(self._order.resume_url, before))
-                await self._resume(requests, found, before, results)
-            await clock.bound(target.begin())
+            if self._request.resume_url is not None:
+                fetch = fetch_earlier_results(self._request.resume_url, earlier)
+                await self._resume(requests, await deadline.bound(fetch), earlier, results)
+            await deadline.bound(output.begin())
             try:
-                await clock.bound(self._answer(requests, results, target))
-                await target.finish()
+                await deadline.bound(self._answer_lines(requests, results, output))
+                await output.finish()
             except BaseException:  # a cancellation above all
-                await target.rescue()
+                await output.rescue()
                 raise
-            await self._tell_news()
+            await self._report()
             log.info("lines: %s", ", ".join(f"{n} {kind}" for kind, n in self._counts.items()))
-            for output in target.outputs(self._counts):
-                yield output
+            for each in output.outputs(self._counts):
+                yield each
 
     async def _resume(
-        self, requests: BatchInput, found: dict[str, int], before: Spool, results: Spool
+        self, requests: BatchInput, numbers: dict[str, int], earlier: Spool, results: Spool
     ) -> None:
-        """Take over what an earlier run has answered, as it was."""
-        for number, raw in requests if found else ():
-            number_before = found.pop(jsonl.read(number, raw).custom_id or "", None)
-            if number_before is not None:
-                results.add(number, before.line(number_before))
-            await asyncio.sleep(0)  # there may be many, and other jobs run here
+        """Take over the results of an earlier run unchanged."""
+        for number, raw in requests if numbers else ():
+            earlier_number = numbers.pop(parse_line(number, raw).custom_id or "", None)
+            if earlier_number is not None:
+                results.add(number, earlier.line(earlier_number))
+            await asyncio.sleep(0)  # there may be many, and other jobs run on this loop
         self._counts["completed"] = self._counts["resumed"] = len(results)
 
-    async def _answer(self, requests: BatchInput, results: Spool, target: BatchOutput) -> None:
-        left = _judged(requests)
-        takers = [
-            asyncio.create_task(self._take(left, results, target))
-            for _ in range(min(self._lines_at_once, len(requests)))
+    async def _answer_lines(
+        self, requests: BatchInput, results: Spool, output: BatchOutput
+    ) -> None:
+        lines = _unique_lines(requests)
+        runners = [
+            asyncio.create_task(self._run_lines(lines, results, output))
+            for _ in range(min(self._concurrency, len(requests)))
         ]
         helpers = [
-            asyncio.create_task(self._tell_regularly()),
-            asyncio.create_task(target.save_regularly()),
+            asyncio.create_task(self._report_regularly()),
+            asyncio.create_task(output.save_regularly()),
         ]
         try:
-            await asyncio.gather(*takers)
+            await asyncio.gather(*runners)
         finally:
-            for task in (*takers, *helpers):
+            for task in (*runners, *helpers):
                 task.cancel()
-            await asyncio.gather(*takers, *helpers, return_exceptions=True)
+            await asyncio.gather(*runners, *helpers, return_exceptions=True)
 
-    async def _take(self, left: Iterator[BatchLine], results: Spool, target: BatchOutput) -> None:
-        """Answer one line after the other, as long as there are any."""
-        for line in left:
-            await asyncio.sleep(0)  # a thousand broken ones in a row would keep the loop
+    async def _run_lines(
+        self, lines: Iterator[BatchLine], results: Spool, output: BatchOutput
+    ) -> None:
+        for line in lines:
+            await asyncio.sleep(0)  # a thousand invalid lines in a row would block the loop
             if line.number in results:
                 continue
-            result, succeeded = await self._asker.result(line, self._name)
+            result, succeeded = await self._line_runner.result(line, self._job_id)
             results.add(line.number, result)
             self._counts["completed" if succeeded else "failed"] += 1
-            if results.bytes > target.most_bytes:
-                raise target.too_large()
+            if results.bytes > output.max_bytes:
+                raise output.too_large()
 
-    async def _tell_regularly(self) -> None:
+    async def _report_regularly(self) -> None:
         while True:
-            await self._tell_news()
-            await asyncio.sleep(PROGRESS_SECONDS)
+            await self._report()
+            await asyncio.sleep(PROGRESS_INTERVAL_SECONDS)
 
-    async def _tell_news(self) -> None:
-        if self._counts == self._told:
+    async def _report(self) -> None:
+        if self._counts == self._reported:
             return
-        self._told = dict(self._counts)
+        self._reported = dict(self._counts)
         try:
-            await self._tell(self._told)
-        except Exception:  # a batch goes on without anybody who looks
-            log.exception("the progress was not told")
+            await self._report_progress(self._reported)
+        except Exception:  # the batch does not depend on anybody who watches it
+            log.exception("the progress could not be reported")
 
 
-def _judged(requests: BatchInput) -> Iterator[BatchLine]:
-    """Give the lines; one whose custom_id has been there is broken."""
-    seen: dict[str, int] = {}
+def _unique_lines(requests: BatchInput) -> Iterator[BatchLine]:
+    """Yield the lines; one whose custom_id was used before is invalid."""
+    first_numbers: dict[str, int] = {}
     for number, raw in requests:
-        line = jsonl.read(number, raw)
-        first = seen.setdefault(line.custom_id, number) if line.custom_id else number
+        line = parse_line(number, raw)
+        first = first_numbers.setdefault(line.custom_id, number) if line.custom_id else number
         if first != number:
-            fault = InvalidLine("duplicate_custom_id", f"has the custom_id of line {first}.")
-            line = replace(line, fault=jsonl.numbered(number, fault))
+            error = InvalidLine("duplicate_custom_id", f"has the custom_id of line {first}.")
+            line = replace(line, error=numbered(number, error))
         yield line

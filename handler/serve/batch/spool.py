@@ -1,7 +1,4 @@
-"""Lines in a file that has no name: a batch may have more of them than memory.
-
-They are written as they come and read in the order of their numbers.
-"""
+"""Numbered lines in a temporary file: a batch may be larger than memory."""
 
 import os
 import tempfile
@@ -13,7 +10,7 @@ PIECE_BYTES = 1 << 18
 
 
 class Spool:
-    """Lines by their numbers.
+    """Lines by their numbers, written as they come and read in the order of the numbers.
 
     Attributes:
         bytes: of all lines, with a line break each.
@@ -23,7 +20,7 @@ class Spool:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 `__exit__` closes it
-        self._spans: dict[int, tuple[int, int]] = {}
+        self._spans: dict[int, tuple[int, int]] = {}  # number → offset, length
         self.bytes = 0
 
     def __enter__(self) -> "Spool":
@@ -39,7 +36,6 @@ class Spool:
         return number in self._spans
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """Give each line with its number, in order."""
         for number in sorted(self._spans):
             yield number, self.line(number)
 
@@ -47,25 +43,25 @@ class Spool:
         """Keep a line; each number once.
 
         Raises:
-            RequestError: the disk does not take it; what is here stays.
+            RequestError: the disk is full; the other lines are kept.
         """
-        left, at = memoryview(line + b"\n"), self.bytes
+        left, offset = memoryview(line + b"\n"), self.bytes
         try:
             while left:
-                written = os.pwrite(self._file.fileno(), left, at)
-                left, at = left[written:], at + written
+                written = os.pwrite(self._file.fileno(), left, offset)
+                left, offset = left[written:], offset + written
         except OSError as error:
-            raise RequestError(f"The worker's disk takes no more: {error.strerror}.") from error
+            raise RequestError(f"The worker's disk is full: {error.strerror}.") from error
         self._spans[number] = (self.bytes, len(line))
-        self.bytes = at
+        self.bytes = offset
 
     def line(self, number: int) -> bytes:
         """Return a line, without its line break."""
-        begin, length = self._spans[number]
-        return os.pread(self._file.fileno(), length, begin)
+        offset, length = self._spans[number]
+        return os.pread(self._file.fileno(), length, offset)
 
     def content(self) -> tuple[int, AsyncIterator[bytes]]:
-        """Return the size of what is here now, in bytes, and give it in order."""
+        """Return the bytes that are here now: their number, and themselves in pieces."""
         return self.bytes, self._pieces(sorted(self._spans))
 
     async def _pieces(self, numbers: list[int]) -> AsyncIterator[bytes]:

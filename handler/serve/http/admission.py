@@ -1,96 +1,96 @@
-"""How many requests the engine has at once, and how many may wait for it."""
+"""The admission queue: how many requests the engine has at once, and how many may wait for it."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from handler.engine.runtime import STOPPING
 from handler.errors import EngineUnavailable, QueueFull
-
-STOPPED = "The worker is being stopped."
 
 
 class AdmissionQueue:
-    """Places in the engine, and a queue before them: first come, first served.
+    """Slots in the engine and a queue in front of them: first come, first served.
 
     Args:
-        places: requests in the engine.
-        queue: requests that may wait.
+        slots: requests in the engine.
+        max_waiting: requests that may wait.
 
     Attributes:
         waiting: requests that wait now.
-        taken: requests in the engine now.
-        closed: whether nobody gets a place any more; from any thread.
+        running: requests in the engine now.
+        closed: whether no request is admitted any more; may be set from any thread.
     """
 
-    def __init__(self, places: int, queue: int) -> None:
-        self._queue = queue
-        self._free = asyncio.Semaphore(places)
+    def __init__(self, slots: int, max_waiting: int) -> None:
+        self._max_waiting = max_waiting
+        self._free = asyncio.Semaphore(slots)
         self.waiting = 0
-        self.taken = 0
+        self.running = 0
         self.closed = False
 
-    def reserve(self) -> "Slot":
-        """Return a place, which is to be closed, whatever happens.
+    def enter(self) -> "Slot":
+        """Return a slot, which must be closed, whatever happens.
 
         Raises:
-            QueueFull: too many wait already.
+            QueueFull: too many requests wait already.
         """
-        if self._free.locked() and self.waiting >= self._queue:
+        if self._free.locked() and self.waiting >= self._max_waiting:
             raise QueueFull(
-                f"{self.taken} requests are being answered and {self.waiting} wait: try again soon."
+                f"{self.running} requests are being answered and {self.waiting} wait: try again "
+                "soon."
             )
         return Slot(self, self._free)
 
     @contextlib.asynccontextmanager
-    async def line(self) -> AsyncIterator[None]:
-        """Have a place for one line of a batch, whose job has waited already.
+    async def batch_line_slot(self) -> AsyncIterator[None]:
+        """Hold a slot for one line of a batch, whose job has waited already.
 
         Raises:
-            EngineUnavailable: there is none any more.
+            EngineUnavailable: the queue is closed.
         """
         await self._free.acquire()
         try:
             if self.closed:
-                raise EngineUnavailable(STOPPED)
-            self.taken += 1
+                raise EngineUnavailable(STOPPING)
+            self.running += 1
             try:
                 yield
             finally:
-                self.taken -= 1
+                self.running -= 1
         finally:
             self._free.release()
 
 
 class Slot:
-    """One request's: it waits from its making on."""
+    """One request's slot; the request waits until `acquired` returns."""
 
-    def __init__(self, slots: AdmissionQueue, free: asyncio.Semaphore) -> None:
-        self._slots = slots
+    def __init__(self, queue: AdmissionQueue, free: asyncio.Semaphore) -> None:
+        self._queue = queue
         self._free = free
-        self._is_taken = self._is_closed = False
-        slots.waiting += 1
+        self._is_acquired = self._is_closed = False
+        queue.waiting += 1
 
-    async def taken(self) -> None:
-        """Return when it is this request's turn.
+    async def acquired(self) -> None:
+        """Wait for the request's turn.
 
         Raises:
-            EngineUnavailable: it does not come any more.
+            EngineUnavailable: the queue was closed.
         """
         await self._free.acquire()
-        if self._slots.closed:
+        if self._queue.closed:
             self._free.release()
-            raise EngineUnavailable(STOPPED)
-        self._is_taken = True
-        self._slots.waiting -= 1
-        self._slots.taken += 1
+            raise EngineUnavailable(STOPPING)
+        self._is_acquired = True
+        self._queue.waiting -= 1
+        self._queue.running += 1
 
     def close(self) -> None:
-        """Let the next one have it. Any number of times."""
+        """Free the slot for the next request. May be called twice."""
         if self._is_closed:
             return
         self._is_closed = True
-        if self._is_taken:
-            self._slots.taken -= 1
+        if self._is_acquired:
+            self._queue.running -= 1
             self._free.release()
         else:
-            self._slots.waiting -= 1
+            self._queue.waiting -= 1

@@ -1,14 +1,28 @@
-"""What HTTP serves: which path is answered by whom, and who may ask."""
+"""The HTTP front end's ASGI app: its routes, who may call them, and its errors."""
 
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from handler.engine.interface import Receive, Scope, Send
-from handler.errors import ClientDisconnected, EngineUnavailable, MethodNotAllowed, UnknownRoute
-from handler.request.routes import is_anthropics
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from handler.engine.runtime import ENGINE_DIED, STOPPING
+from handler.errors import (
+    ClientDisconnected,
+    EngineUnavailable,
+    MethodNotAllowed,
+    RequestError,
+    UnknownRoute,
+    render,
+)
+from handler.request.routes import is_anthropic
 from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.inference import Inference
@@ -17,134 +31,138 @@ from handler.serve.http.jobs import (
     KEEP_SYNC_SECONDS,
     STREAM_WAIT_SECONDS,
     SYNC_WAIT_SECONDS,
-    Jobs,
+    HttpJob,
+    HttpJobs,
 )
-from handler.serve.http.request import BodyMemory, HttpCall
+from handler.serve.http.request import BodyMemory, RequestBody
 
 State = Literal["starting", "ready", "draining", "dead"]
-PING = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}
-WHY_NOT = {
-    "starting": "The engine is starting.",
-    "draining": "The worker is being stopped.",
-    "dead": "The engine died; the worker is being replaced.",
-}
-# Runpod's own address of an endpoint, so that only the host has to change.
-ENDPOINT = re.compile(r"/v2/[^/]+(?=/)")
+PING_STATUS = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}
+NOT_READY = {"starting": "The engine is starting.", "draining": STOPPING, "dead": ENGINE_DIED}
+# Runpod's path of an endpoint, so that clients only have to change the host.
+ENDPOINT_PREFIX = re.compile(r"/v2/[^/]+(?=/)")
 PLAYGROUND = Path(__file__).with_name("playground.html")
-PAGE_HEADERS = {
+PLAYGROUND_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPEN_PATHS = ("/ping", "/")  # no key needed
+
+
+class OrjsonResponse(JSONResponse):
+    """JSON that may hold `orjson.Fragment`, JSON text as it is."""
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content)
 
 
 @dataclass(frozen=True)
 class Service:
-    """What there is once the engine is up.
+    """What the app serves once the engine is up.
 
     Attributes:
-        inference: answers the engine's routes.
-        jobs: answers `/run` and what belongs to it.
-        slots: the places that both take.
         exposition: returns the metrics.
     """
 
     inference: Inference
-    jobs: Jobs
-    slots: AdmissionQueue
+    jobs: HttpJobs
+    admission: AdmissionQueue
     exposition: Callable[[], Awaitable[str]]
 
 
-class App:
-    """The ASGI app of the front door.
+class HttpApp:
+    """The ASGI app.
 
     Args:
-        keys: that are right.
-        health_port: a port that answers `/ping` alone; None where it is the same.
-        has_playground: whether there is a page at `/`.
+        keys: the valid ones.
+        health_port: a port that answers `/ping` only; None if it is not another one.
+        has_playground: whether there is a page to chat at `/`.
 
     Attributes:
-        state: of the worker; from any thread.
-        service: once the engine is up.
-        open_calls: requests that are being answered.
+        state: of the worker; may be set from any thread.
+        service: None until the engine is up.
     """
 
     def __init__(self, keys: ApiKeys, health_port: int | None, has_playground: bool) -> None:
         self._keys = keys
         self._health_port = health_port
-        self._page = PLAYGROUND.read_bytes() if has_playground else None
         self.state: State = "starting"
         self.service: Service | None = None
-        self._open_calls = 0
-        self._room = BodyMemory()
+        self._open_requests = 0
+        self._memory = BodyMemory()
+        routes = [
+            Route("/ping", self._ping),
+            Route("/health", self._health),
+            Route("/metrics", self._metrics, methods=["GET"]),
+            Route("/run", self._submit, methods=["POST"]),
+            Route("/runsync", self._submit, methods=["POST"]),
+            Route("/status/{name:path}", self._status, methods=["GET", "POST"]),
+            Route("/stream/{name:path}", self._stream, methods=["GET", "POST"]),
+            Route("/cancel/{name:path}", self._cancel, methods=["POST"]),
+        ]
+        if has_playground:
+            page = PLAYGROUND.read_text(encoding="utf-8")
+            response = HTMLResponse(page, headers=PLAYGROUND_HEADERS)
+            routes.append(Route("/", lambda _: response))
+        self._router = Router(routes, redirect_slashes=False, default=self._inference)
 
     @property
-    def busy(self) -> int:
-        """How many calls and jobs are not over; from any thread."""
+    def unfinished(self) -> int:
+        """How many requests and jobs are not over; thread-safe."""
         if self.service is None:
-            return self._open_calls
-        slots = self.service.slots
-        waiting = slots.taken + slots.waiting
-        return max(self._open_calls, waiting, self.service.jobs.unfinished)
+            return self._open_requests
+        admission = self.service.admission
+        admitted = admission.running + admission.waiting
+        return max(self._open_requests, admitted, self.service.jobs.unfinished)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; an error of any kind is an OpenAI error object."""
+        """Answer one request; an error of any kind is an OpenAI or Anthropic error object."""
         if scope["type"] != "http":
             return
-        call = HttpCall(scope, receive, send, self._room)
-        self._open_calls += 1
+        started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        path = ENDPOINT_PREFIX.sub("", scope["path"], count=1)
+        body = RequestBody(Request(scope, receive), self._memory)
+        scope = {**scope, "app": self, "path": path, "body": body}
+        self._open_requests += 1
         try:
-            await self._answer(call)
+            self._check_access(Request(scope))
+            await self._router(scope, receive, send_noted)
         except ClientDisconnected:
-            if call.started:
+            if started:
                 raise  # the server closes the connection
         except Exception as error:
-            if call.started:
+            if started:
                 raise
-            await call.answer_error(error, is_anthropics(_path(call)))
+            error = _with_methods(error, scope)
+            await error_response(error, path, body)(scope, receive, send)
         finally:
-            call.close()
-            self._open_calls -= 1
+            body.close()
+            self._open_requests -= 1
 
-    async def _answer(self, call: HttpCall) -> None:
-        path = _path(call)
-        if path == "/ping":
-            _only(call, "GET", "HEAD")
-            await call.answer(PING[self.state])
-        elif call.port == self._health_port:
-            raise UnknownRoute(f"There is no route {call.path!r} on this port.")
-        elif path == "/" and self._page is not None:
-            _only(call, "GET", "HEAD")
-            await call.answer(200, self._page, "text/html; charset=utf-8", PAGE_HEADERS)
-        else:
-            self._keys.check(call.headers)
-            await self._serve(call, path)
+    def _check_access(self, request: Request) -> None:
+        path, server = request.scope["path"], request.scope.get("server")
+        if server is not None and server[1] == self._health_port and path != "/ping":
+            raise UnknownRoute(f"There is no route {path!r} on this port.")
+        if path not in OPEN_PATHS:
+            self._keys.check(request.headers)
 
-    async def _serve(self, call: HttpCall, path: str) -> None:
-        service = self.service
-        if path == "/health":
-            _only(call, "GET", "HEAD")
-            await self._health(call)
-        elif service is None or self.state == "starting":
-            raise EngineUnavailable(WHY_NOT["starting"])
-        elif path == "/metrics":
-            _only(call, "GET")
-            await call.answer(200, (await service.exposition()).encode(), EXPOSITION)
-        elif path.startswith(("/status/", "/stream/", "/cancel/")):
-            await self._job(call, path, service.jobs)
-        elif self.state != "ready":
-            raise EngineUnavailable(WHY_NOT[self.state])
-        elif path in ("/run", "/runsync"):
-            _only(call, "POST")
-            await _submit(call, path, service.jobs)
-        else:
-            await service.inference.answer(call, path)
+    # ---- endpoints ----
 
-    async def _health(self, call: HttpCall) -> None:
-        """Say what Runpod's `/health` of an endpoint with this one worker would."""
+    async def _ping(self, _: Request) -> Response:
+        return Response(status_code=PING_STATUS[self.state])
+
+    async def _health(self, _: Request) -> Response:
+        """What Runpod's `/health` would say of an endpoint with this one worker."""
         jobs = self.service.jobs.counts() if self.service else {}
         workers = dict.fromkeys(("idle", "initializing", "ready", "running", "throttled"), 0)
         busy = bool(jobs.get("inProgress"))
@@ -152,42 +170,70 @@ class App:
         workers[kind.get(self.state, "throttled")] = 1
         workers["ready"] = int(self.state == "ready")
         status = 200 if self.state == "ready" else 503
-        await call.answer_json({"jobs": jobs, "workers": workers}, status)
+        return OrjsonResponse({"jobs": jobs, "workers": workers}, status)
 
-    async def _job(self, call: HttpCall, path: str, jobs: Jobs) -> None:
-        _, what, name = path.split("/", 2)
-        job = jobs.get(name)
-        if what == "cancel":
-            _only(call, "POST")
-            await jobs.cancel(job)
-            await call.answer_json({"id": job.id, "status": job.state})
-        elif what == "stream":
-            _only(call, "GET", "POST")
-            new = await job.new_outputs(STREAM_WAIT_SECONDS)
-            await call.answer_json({"status": job.state, "stream": new})
-        else:
-            _only(call, "GET", "POST")
-            await call.answer_json(job.status())
+    async def _metrics(self, _: Request) -> Response:
+        exposition = await self._started().exposition()
+        return PlainTextResponse(exposition, headers={"content-type": METRICS_TYPE})
+
+    async def _submit(self, request: Request) -> Response:
+        jobs, is_sync = self._ready().jobs, request.scope["path"] == "/runsync"
+        body: RequestBody = request.scope["body"]
+        job = jobs.submit(await body.read(), KEEP_SYNC_SECONDS if is_sync else KEEP_SECONDS)
+        if job.task is not None:
+            body.keep_until(job.task)
+        if is_sync:
+            wait = request.query_params.get("wait", "")
+            is_valid = wait.isdigit() and len(wait) <= 6
+            await job.wait_until_finished(int(wait) / 1000 if is_valid else SYNC_WAIT_SECONDS)
+        return OrjsonResponse(job.status())
+
+    def _job(self, request: Request) -> HttpJob:
+        return self._started().jobs.get(request.path_params["name"])
+
+    async def _status(self, request: Request) -> Response:
+        return OrjsonResponse(self._job(request).status())
+
+    async def _stream(self, request: Request) -> Response:
+        job = self._job(request)
+        outputs = await job.new_outputs(STREAM_WAIT_SECONDS)
+        return OrjsonResponse({"status": job.state, "stream": outputs})
+
+    async def _cancel(self, request: Request) -> Response:
+        job = self._job(request)
+        await self._started().jobs.cancel(job)
+        return OrjsonResponse({"id": job.id, "status": job.state})
+
+    async def _inference(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer everything else; the parser knows which routes there are."""
+        inference = self._ready().inference
+        await inference.answer(Request(scope, receive), scope["path"], scope["body"], send)
+
+    def _started(self) -> Service:
+        if self.service is None or self.state == "starting":
+            raise EngineUnavailable(NOT_READY["starting"])
+        return self.service
+
+    def _ready(self) -> Service:
+        service = self._started()
+        if self.state != "ready":
+            raise EngineUnavailable(NOT_READY[self.state])
+        return service
 
 
-async def _submit(call: HttpCall, path: str, jobs: Jobs) -> None:
-    keep_seconds = KEEP_SECONDS if path == "/run" else KEEP_SYNC_SECONDS
-    job = jobs.submit(await call.body(), keep_seconds)
-    if job.task is not None:
-        call.keep_body_until(job.task)
-    if path == "/run":
-        await call.answer_json(job.status())
-        return
-    wait = re.search(r"(?:^|&)wait=(\d{1,6})(?:&|$)", call.query)
-    await job.finished(int(wait[1]) / 1000 if wait else SYNC_WAIT_SECONDS)
-    await call.answer_json(job.status())
+def error_response(error: Exception, path: str, body: RequestBody) -> Response:
+    """Return any error as an OpenAI error object, or as Anthropic's on its routes."""
+    known = error if isinstance(error, RequestError) else RequestError("")
+    headers = {**known.headers, "content-type": "application/json"}
+    if body.is_unread:  # what is left of it must not be taken for the next request
+        headers["connection"] = "close"
+    return Response(render(error, is_anthropic(path)), known.status, headers)
 
 
-def _path(call: HttpCall) -> str:
-    """Return what is asked for, without the prefix that it has on the platform."""
-    return ENDPOINT.sub("", call.path, count=1) if call.path.startswith("/v2/") else call.path
-
-
-def _only(call: HttpCall, *methods: str) -> None:
-    if call.method not in methods:
-        raise MethodNotAllowed(call.path, call.method, *methods)
+def _with_methods(error: Exception, scope: Scope) -> Exception:
+    """Return Starlette's 405 as the worker's."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = [each.strip() for each in (error.headers or {}).get("Allow", "").split(",")]
+        methods = [each for each in ("GET", "POST") if each in allowed]
+        return MethodNotAllowed(scope["path"], scope["method"], *methods)
+    return error

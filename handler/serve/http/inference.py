@@ -1,126 +1,109 @@
-"""A call of one of the engine's inference routes → the engine's own answer, as it comes."""
+"""Calls of the engine's inference routes over HTTP, answered by the engine as it generates."""
 
-import contextlib
 import uuid
 
-from handler.engine.asgi_call import AsgiCall
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Send
+
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
-from handler.engine.response import code_in, refusal, value, whole_body
-from handler.engine.sse import EventSplitter, error_in
-from handler.engine.usage import is_count
-from handler.errors import render
+from handler.engine.response import EngineResponse, ask
+from handler.errors import render_event
 from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
-from handler.request.routes import POST, is_anthropics, route_name
+from handler.request.routes import POST, is_anthropic, route_name
 from handler.serve.http.admission import AdmissionQueue
-from handler.serve.http.request import HttpCall
+from handler.serve.http.request import RequestBody, cancelled_on_disconnect
 from handler.serve.worker import Worker
 
-METADATA = "metadata"  # vLLM's, of an embedding in bytes: where each vector is
+METADATA = "metadata"  # a header of vLLM's: where each vector is in a binary embedding response
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class Inference:
-    """Answers calls with one engine.
+    """Answers calls with the worker's engine, one slot of the admission queue each."""
 
-    Args:
-        worker: whose engine, limits and metrics they share.
-        slots: places in the engine.
-    """
-
-    def __init__(self, worker: Worker, slots: AdmissionQueue) -> None:
+    def __init__(self, worker: Worker, admission: AdmissionQueue) -> None:
         self._worker = worker
-        self._host = worker.host
-        self._slots = slots
+        self._admission = admission
 
-    async def answer(self, call: HttpCall, path: str) -> None:
+    async def answer(self, request: Request, path: str, body: RequestBody, send: Send) -> None:
         """Answer a call of the engine's `path`.
 
         Raises:
-            RequestError: it is not answered, and nothing is sent yet.
-            ClientGone: there is nobody to answer.
+            RequestError: nothing has been sent yet.
+            ClientDisconnected: the client has left.
         """
-        name = uuid.uuid4().hex
-        job_id.set(name)
-        with self._worker.recorded(name) as record:
+        request_id = uuid.uuid4().hex
+        job_id.set(request_id)
+        with self._worker.recorded(request_id) as record:
             record.route = POST.get(route_name(path), record.route)
-            body = await call.body()
-            request = self._worker.reader.read_http(
-                call.method, path, call.query, body, call.content_type, name
+            engine_request = self._worker.parser.parse_http(
+                method=request.method,
+                path=path,
+                query=request.url.query,
+                body=await body.read(),
+                content_type=request.headers.get("content-type", ""),
+                request_id=request_id,
             )
-            record.route = request.path
-            with call.until_gone():
-                if request.method == "GET":
-                    await self._forward(call, request, record)
+            record.route = engine_request.path
+            with cancelled_on_disconnect(request.receive):
+                if engine_request.method == "GET":
+                    await self._forward(request, engine_request, record, send)
                     return
-                place = self._slots.reserve()
+                slot = self._admission.enter()
                 try:
-                    await place.taken()
-                    await self._forward(call, request, record)
+                    await slot.acquired()
+                    await self._forward(request, engine_request, record, send)
                 finally:
-                    place.close()
+                    slot.close()
 
-    async def _forward(self, call: HttpCall, request: EngineRequest, record: RequestRecord) -> None:
-        clock = Deadline(self._worker.timeout_seconds)
-        record.sent(request.path, request.body)
-        async with contextlib.AsyncExitStack() as stack:
-            exchange = await clock.bound(stack.enter_async_context(self._host.open(request)))
-            content_type = exchange.headers.get("content-type", "")
-            if exchange.status < 400 and content_type.startswith("text/event-stream"):
-                await self._stream(call, request, exchange, clock, record)
-                return
-            body = await whole_body(exchange, clock)
-            record.answered(body)
-            if exchange.status >= 400 or content_type.startswith("application/json"):
-                value(exchange, body, request.path, self._host)  # raises what is an error
-            record.status = exchange.status
-            headers = {"x-request-id": record.id}
-            if METADATA in exchange.headers:
-                headers[METADATA] = exchange.headers[METADATA]
-            await call.answer(exchange.status, body, content_type, headers)
-
-    async def _stream(
-        self,
-        call: HttpCall,
-        request: EngineRequest,
-        exchange: AsgiCall,
-        clock: Deadline,
-        record: RequestRecord,
+    async def _forward(
+        self, request: Request, engine_request: EngineRequest, record: RequestRecord, send: Send
     ) -> None:
-        record.streams = True
-        cutter, ended = EventSplitter(), False
-        headers = {**STREAM_HEADERS, "x-request-id": record.id}
-        await call.start(exchange.status, exchange.headers["content-type"], headers)
-        record.status = exchange.status
-        self._host.pacer.begin()
-        try:
-            while not ended:
-                data = await clock.bound(exchange.read())
-                ended = not data
-                record.answered(data)
-                events = cutter.feed(data) if data else cutter.end()
-                failures = [error_in(event) for event in events]
-                failure = next((each for each in failures if each is not None), None)
-                if failure is not None:
-                    events = events[: failures.index(failure)]
-                if request.hides_count:
-                    events = [event for event in events if not is_count(event)]
-                if events:
-                    record.yields += 1
-                    await call.write(b"".join(events))
-                if failure is not None:
-                    raise refusal(code_in(failure), failure, self._host)
-        except Exception as error:
-            record.failed(error)
-            await call.write(_event(request.path, error))
-        finally:
-            self._host.pacer.end()
-        await call.write(b"", more=False)
+        record.sent(engine_request.path, engine_request.body)
+        async with ask(
+            self._worker.runtime,
+            engine_request,
+            deadline=Deadline(self._worker.request_timeout_seconds),
+            on_data=record.answered,
+        ) as response:
+            if response.is_stream:
+                await _send_stream(response, engine_request.path, record, send)
+                return
+            body = await response.read_all()
+            if response.status >= 400 or response.content_type.startswith("application/json"):
+                response.decode(body)  # raises an error that the engine has answered with
+            record.status = response.status
+            headers = {"x-request-id": record.id}
+            if METADATA in response.headers:
+                headers[METADATA] = response.headers[METADATA]
+            if response.content_type:
+                headers["content-type"] = response.content_type
+            whole = Response(body, response.status, headers)
+            await whole(request.scope, request.receive, send)
 
 
-def _event(path: str, error: Exception) -> bytes:
-    """Return an error as the last event of a stream, as the route's clients read it."""
-    for_anthropic = is_anthropics(path)
-    name = b"event: error\n" if for_anthropic else b""
-    return name + b"data: " + render(error, for_anthropic).encode() + b"\n\n"
+async def _send_stream(
+    response: EngineResponse, path: str, record: RequestRecord, send: Send
+) -> None:
+    record.streams = True
+    headers = {**STREAM_HEADERS, "content-type": response.content_type, "x-request-id": record.id}
+    head = Response(status_code=response.status, headers=headers)
+    del head.headers["content-length"]
+    start = {"type": "http.response.start", "status": head.status_code, "headers": head.raw_headers}
+    await send(start)
+
+    async def write(data: bytes, more: bool = True) -> None:
+        await send({"type": "http.response.body", "body": data, "more_body": more})
+
+    try:
+        async for events in response.events():
+            record.yields += 1
+            await write(b"".join(events))
+        record.status = response.status
+    except Exception as error:
+        record.failed(error)
+        await write(render_event(error, is_anthropic(path)))
+    await write(b"", more=False)

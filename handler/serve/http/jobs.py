@@ -1,4 +1,4 @@
-"""`/run`, `/runsync`, `/status`, `/stream`, `/cancel`: Runpod's queue, of one worker and in memory.
+"""`/run`, `/runsync`, `/status`, `/stream`, `/cancel`: Runpod's queue for one worker, in memory.
 
 Code that was written for a queue endpoint works against a Pod. Shapes as in Runpod's "Operation
 reference" (docs.runpod.io, 2026). Results are kept for half an hour, those of `/runsync` for a
@@ -10,7 +10,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -23,20 +23,18 @@ from handler.serve.worker import Output, Worker
 
 KEEP_SECONDS = 1800.0
 KEEP_SYNC_SECONDS = 60.0
-MOST_BATCHES = 8  # that are not over: each may have a gigabyte on the disk
-MOST_KEPT = 10_000
-MOST_KEPT_BYTES = 256_000_000  # of all results together
+MAX_BATCHES = 8  # that are not over: each may take a gigabyte of disk
+MAX_KEPT_JOBS = 10_000
+MAX_KEPT_BYTES = 256_000_000  # of all results together
 SYNC_WAIT_SECONDS = 90.0
 STREAM_WAIT_SECONDS = 5.0
-NOT_HERE = {
+UNSUPPORTED_FIELDS = {
     "webhook": "ask /status or /stream for the result",
     "s3Config": "the result is in /status",
 }
 
 
-class State(StrEnum):
-    """Where a job is."""
-
+class JobState(StrEnum):
     IN_QUEUE = "IN_QUEUE"
     IN_PROGRESS = "IN_PROGRESS"
     COMPLETED = "COMPLETED"
@@ -45,183 +43,175 @@ class State(StrEnum):
     TIMED_OUT = "TIMED_OUT"
 
 
-FINISHED = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.TIMED_OUT})
+FINISHED = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.TIMED_OUT})
 
 
 class HttpJob:
-    """One job and what has come of it."""
+    """One job, its state and its outputs.
 
-    def __init__(self, data: Any, timeout_seconds: float | None) -> None:
+    Args:
+        data: the job's input.
+        execution_timeout_seconds: the job's own `policy.executionTimeout`.
+
+    Attributes:
+        progress: of a batch.
+        task: that runs the job.
+    """
+
+    def __init__(self, data: Any, execution_timeout_seconds: float | None) -> None:
         self.id = str(uuid.uuid4())
         self.input = data
-        self.timeout_seconds = timeout_seconds
-        self.state = State.IN_QUEUE
+        self.execution_timeout_seconds = execution_timeout_seconds
+        self.state = JobState.IN_QUEUE
         self.outputs: list[orjson.Fragment] = []
-        self.bytes = 0  # of the outputs
+        self.output_bytes = 0
         self.error: str | None = None
-        self.progress: Mapping[str, int] | None = None  # of a batch
-        self.streamed = 0  # outputs that `/stream` has given
+        self.progress: Mapping[str, int] | None = None
         self.task: asyncio.Task[None] | None = None
-        self._news = asyncio.Condition()
+        self._streamed_outputs = 0  # that `/stream` has returned
+        self._changed = asyncio.Condition()
         self._queued_at = time.monotonic()
-        self._began_at: float | None = None
+        self._started_at: float | None = None
         self._ended_at: float | None = None
 
     @property
     def is_batch(self) -> bool:
-        """Whether it is many requests."""
         return isinstance(self.input, dict) and "batch" in self.input
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is done for it."""
+        """Whether the job's task has ended, which a cancelled job's has not at once."""
         return self.task is not None and self.task.done()
 
-    async def become(self, state: State) -> None:
-        """Change the state, unless it is the last, and tell who waits."""
+    async def set_state(self, state: JobState) -> None:
+        """Change the state; that of a finished job stays."""
         if self.state in FINISHED:
             return
         self.state = state
-        if state is State.IN_PROGRESS:
-            self._began_at = time.monotonic()
+        if state is JobState.IN_PROGRESS:
+            self._started_at = time.monotonic()
         elif state in FINISHED:
             self._ended_at = time.monotonic()
-        await self.tell()
-
-    async def tell(self) -> None:
-        """Wake who waits for news."""
-        async with self._news:
-            self._news.notify_all()
-
-    async def finished(self, within_seconds: float) -> None:
-        """Wait for the end, no longer than that."""
-        await self._until(lambda: self.state in FINISHED, within_seconds)
+        await self._notify()
 
     async def add(self, output: Output) -> None:
-        """Keep an output, as JSON."""
         encoded = json.dumps(output, ensure_ascii=False).encode()
         self.outputs.append(orjson.Fragment(encoded))
-        self.bytes += len(encoded)
-        await self.tell()
+        self.output_bytes += len(encoded)
+        await self._notify()
 
-    async def new_outputs(self, within_seconds: float) -> list[dict[str, orjson.Fragment]]:
-        """Return what has come since the last call; wait a little for some."""
-        await self._until(
-            lambda: self.state in FINISHED or len(self.outputs) > self.streamed, within_seconds
+    async def wait_until_finished(self, timeout_seconds: float) -> None:
+        """Return at the job's end, or after the timeout."""
+        await self._wait_until(lambda: self.state in FINISHED, timeout_seconds)
+
+    async def new_outputs(self, timeout_seconds: float) -> list[dict[str, orjson.Fragment]]:
+        """Return the outputs since the last call; wait for one if there is none."""
+        await self._wait_until(
+            lambda: self.state in FINISHED or len(self.outputs) > self._streamed_outputs,
+            timeout_seconds,
         )
-        new = self.outputs[self.streamed :]
-        self.streamed += len(new)
+        new = self.outputs[self._streamed_outputs :]
+        self._streamed_outputs += len(new)
         return [{"output": output} for output in new]
 
-    async def _until(self, condition: Any, within_seconds: float) -> None:
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait_until(self, condition: Callable[[], bool], timeout_seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_seconds), self._news:
-                await self._news.wait_for(condition)
+            async with asyncio.timeout(timeout_seconds), self._changed:
+                await self._changed.wait_for(condition)
 
     def status(self) -> dict[str, Any]:
-        """Return what `/status` says."""
-        now = time.monotonic()
-        shown: dict[str, Any] = {"id": self.id, "status": self.state}
-        if self._began_at is not None:
-            shown["delayTime"] = _milliseconds(self._began_at - self._queued_at)
-        if self._began_at is not None and self._ended_at is not None:
-            shown["executionTime"] = _milliseconds((self._ended_at or now) - self._began_at)
-        if self.state is State.COMPLETED:
-            shown["output"] = self.outputs
-        elif self.state is State.IN_PROGRESS and self.progress is not None:
-            shown["output"] = self.progress
+        """Return the body of `/status`."""
+        body: dict[str, Any] = {"id": self.id, "status": self.state}
+        if self._started_at is not None:
+            body["delayTime"] = _milliseconds(self._started_at - self._queued_at)
+        if self._started_at is not None and self._ended_at is not None:
+            body["executionTime"] = _milliseconds(self._ended_at - self._started_at)
+        if self.state is JobState.COMPLETED:
+            body["output"] = self.outputs
+        elif self.state is JobState.IN_PROGRESS and self.progress is not None:
+            body["output"] = self.progress
         if self.error is not None:
-            shown["error"] = self.error
-        return shown
+            body["error"] = self.error
+        return body
 
 
-class Jobs:
-    """The jobs of one worker.
+class HttpJobs:
+    """The jobs of one worker; they share the admission queue with the other routes."""
 
-    Args:
-        worker: answers them.
-        slots: places in the engine, which calls of the other routes take as well.
-    """
-
-    def __init__(self, worker: Worker, slots: AdmissionQueue) -> None:
+    def __init__(self, worker: Worker, admission: AdmissionQueue) -> None:
         self._worker = worker
-        self._slots = slots
+        self._admission = admission
         self._jobs: dict[str, HttpJob] = {}
-        self._ended: dict[State, int] = dict.fromkeys(FINISHED, 0)
-        worker.on_progress = self._note_progress
-        worker.place_for_line = slots.line
+        self._finished_counts: dict[JobState, int] = dict.fromkeys(FINISHED, 0)
 
     def submit(self, body: bytes, keep_seconds: float) -> HttpJob:
-        """Queue a job.
+        """Queue the job in a request's body.
 
         Raises:
-            InvalidInput: the order means nothing.
-            QueueFull: too many wait already.
+            InvalidInput: the body is invalid.
+            QueueFull: too many jobs wait already.
         """
         try:
-            job = _read(body)
-            if job.is_batch and self._batches >= MOST_BATCHES:
+            job = _parse_submission(body)
+            batches = sum(each.is_batch and not each.is_over for each in self._jobs.values())
+            if job.is_batch and batches >= MAX_BATCHES:
                 raise QueueFull(
-                    f"{self._batches} batches are being answered: wait until one is over."
+                    f"The limit of {MAX_BATCHES} batches at once is reached: try again later."
                 )
-            place = self._slots.reserve()
+            slot = self._admission.enter()
         except RequestError as error:
             with self._worker.recorded(str(uuid.uuid4())):
                 raise error
         self._jobs[job.id] = job
-        job.task = asyncio.create_task(self._run(job, place))
-        job.task.add_done_callback(lambda _: self._end(job, place, keep_seconds))
+        job.task = asyncio.create_task(self._run(job, slot))
+        job.task.add_done_callback(lambda _: self._end(job, slot, keep_seconds))
         return job
 
     def get(self, name: str) -> HttpJob:
-        """Return a job.
-
-        Raises:
-            UnknownJob: there is none of that id.
-        """
+        """Raises UnknownJob if there is no job of that id."""
         if name not in self._jobs:
             raise UnknownJob(f"There is no job {name!r}, or its result is no longer kept.")
         return self._jobs[name]
 
     async def cancel(self, job: HttpJob) -> None:
-        """End a job that is not over."""
         if job.state not in FINISHED and job.task is not None:
-            await job.become(State.CANCELLED)
+            await job.set_state(JobState.CANCELLED)
             job.task.cancel()
 
     def counts(self) -> dict[str, int]:
-        """Return how many jobs there are of each kind, as Runpod's `/health` says it."""
+        """Return the jobs by their kind, as Runpod's `/health` has them."""
         states = [job.state for job in self._jobs.values()]
+        finished = self._finished_counts
         return {
-            "inQueue": states.count(State.IN_QUEUE),
-            "inProgress": states.count(State.IN_PROGRESS),
-            "completed": self._ended[State.COMPLETED],
-            "failed": self._ended[State.FAILED] + self._ended[State.TIMED_OUT],
+            "inQueue": states.count(JobState.IN_QUEUE),
+            "inProgress": states.count(JobState.IN_PROGRESS),
+            "completed": finished[JobState.COMPLETED],
+            "failed": finished[JobState.FAILED] + finished[JobState.TIMED_OUT],
             "retried": 0,
         }
 
     @property
     def unfinished(self) -> int:
-        """How many jobs are not over, cancelled ones that tidy up included; from any thread."""
+        """How many jobs' tasks have not ended; thread-safe."""
         return sum(not job.is_over for job in list(self._jobs.values()))
 
-    @property
-    def _batches(self) -> int:
-        return sum(job.is_batch and not job.is_over for job in self._jobs.values())
-
-    async def _note_progress(self, job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
-        self._jobs[job["id"]].progress = progress
-
-    async def _run(self, job: HttpJob, place: Slot) -> None:
+    async def _run(self, job: HttpJob, slot: Slot) -> None:
         job_id.set(job.id)
         try:
             with self._worker.recorded(job.id) as record:
-                await place.taken()
+                await slot.acquired()
                 if job.is_batch:
-                    place.close()  # its lines take places of their own
-                await job.become(State.IN_PROGRESS)
-                order = {"id": job.id, "input": job.input}
-                async for output in self._worker.outputs(order, record, job.timeout_seconds):
+                    slot.close()  # each of its lines takes a slot
+                await job.set_state(JobState.IN_PROGRESS)
+                async for output in self._worker.outputs(
+                    {"id": job.id, "input": job.input},
+                    record,
+                    execution_timeout_seconds=job.execution_timeout_seconds,
+                ):
                     if isinstance(output, dict) and output.keys() == {"error"}:
                         job.error = str(output["error"])
                     else:
@@ -229,54 +219,60 @@ class Jobs:
         except Exception as error:
             job.error = render(error)
         if record.outcome == "timeout":
-            await job.become(State.TIMED_OUT)
+            await job.set_state(JobState.TIMED_OUT)
         else:
-            await job.become(State.FAILED if job.error else State.COMPLETED)
+            await job.set_state(JobState.FAILED if job.error else JobState.COMPLETED)
 
-    def _end(self, job: HttpJob, place: Slot, keep_seconds: float) -> None:
-        place.close()
+    def _end(self, job: HttpJob, slot: Slot, keep_seconds: float) -> None:
+        slot.close()
         job.input = None  # it may be large, and the result is kept for long
         if job.state in FINISHED:
-            self._ended[job.state] += 1
-        self._make_room()
+            self._finished_counts[job.state] += 1
+        self._forget_oldest()
         asyncio.get_running_loop().call_later(keep_seconds, self._jobs.pop, job.id, None)
 
-    def _make_room(self) -> None:
-        """Forget the oldest results where there are too many, never a job that is not over."""
-        kept = [job for job in self._jobs.values() if job.state in FINISHED]
-        count, size = len(self._jobs), sum(job.bytes for job in kept)
-        for job in kept:
-            if count <= MOST_KEPT and size <= MOST_KEPT_BYTES:
+    def _forget_oldest(self) -> None:
+        """Drop the oldest results over the limits, never a job that is not finished."""
+        finished = [job for job in self._jobs.values() if job.state in FINISHED]
+        count, size = len(self._jobs), sum(job.output_bytes for job in finished)
+        for job in finished:
+            if count <= MAX_KEPT_JOBS and size <= MAX_KEPT_BYTES:
                 break
             del self._jobs[job.id]
-            count, size = count - 1, size - job.bytes
+            count, size = count - 1, size - job.output_bytes
 
 
-def _read(body: bytes) -> HttpJob:
+def _parse_submission(body: bytes) -> HttpJob:
     try:
-        order = orjson.loads(body)
+        submission = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"The body is no JSON: {error}.", "body") from error
-    if not isinstance(order, dict) or "input" not in order:
+        raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
+    if not isinstance(submission, dict) or "input" not in submission:
         raise InvalidInput('The body must be an object with an "input".', "input")
-    for name, instead in NOT_HERE.items():
-        if order.get(name):
-            raise InvalidInput(f"{name} is not served here: {instead}.", name)
-    policy = order.get("policy") or {}
-    return HttpJob(order["input"], _timeout_seconds(policy))
-
-
-def _timeout_seconds(policy: Mapping[str, Any]) -> float | None:
+    for name, alternative in UNSUPPORTED_FIELDS.items():
+        if submission.get(name):
+            raise InvalidInput(f"{name} is not supported here: {alternative}.", name)
+    policy = submission.get("policy") or {}
     if not isinstance(policy, dict):
         raise InvalidInput("policy must be an object.", "policy")
-    given = policy.get("executionTimeout")
-    if given is None:
+    return HttpJob(submission["input"], _execution_timeout(policy.get("executionTimeout")))
+
+
+def _execution_timeout(milliseconds: object) -> float | None:
+    """Return `policy.executionTimeout` in seconds."""
+    if milliseconds is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or given <= 0:
+    if (
+        isinstance(milliseconds, bool)
+        or not isinstance(milliseconds, int | float)
+        or milliseconds <= 0
+    ):
         raise InvalidInput(
-            f"policy.executionTimeout must be milliseconds, not {given!r}.", "policy"
+            f"policy.executionTimeout must be a positive number of milliseconds, got "
+            f"{milliseconds!r}.",
+            "policy",
         )
-    return float(given) / 1000
+    return milliseconds / 1000
 
 
 def _milliseconds(seconds: float) -> int:

@@ -1,10 +1,13 @@
-"""The HTTP front door: open before the engine is up, closed after the last answer has left."""
+"""The HTTP front end from before the engine is up until after the last answer has left."""
 
 import logging
 import signal
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from types import FrameType
+from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 
@@ -12,101 +15,125 @@ from handler.engine.interface import AsgiApp
 from handler.errors import EngineDied
 from handler.metrics.monitor import Monitor
 from handler.serve.http.admission import AdmissionQueue
-from handler.serve.http.app import App, Service
-from handler.serve.http.auth import keys
+from handler.serve.http.app import HttpApp, Service
+from handler.serve.http.auth import api_keys
 from handler.serve.http.inference import Inference
-from handler.serve.http.jobs import Jobs
+from handler.serve.http.jobs import HttpJobs
 from handler.serve.http.server import HttpServer
 from handler.serve.worker import Worker
-from handler.setting_types import origins
+from handler.setting_types import parse_origins
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.05
-NOTICE_SECONDS = 0.2  # for a request that has just been accepted to be seen
+POLL_INTERVAL_SECONDS = 0.05
+ACCEPT_GRACE_SECONDS = 0.2  # until a connection that has just been accepted counts as a request
 
 
 class HttpFrontEnd:
     """Serves until SIGTERM, SIGINT or the engine's death.
 
-    Args:
-        settings: ports, keys, limits.
-
     Raises:
-        BadSetting: a key is missing, or a port is taken.
+        InvalidSetting: a key is missing, or a port is taken.
     """
 
     def __init__(self, settings: Settings) -> None:
-        health = settings.port_health if settings.port_health != settings.http_port else None
-        self._settings = settings
-        self._app = App(keys(settings), health, settings.playground)
-        ports = {"PORT": settings.http_port} | ({"PORT_HEALTH": health} if health else {})
-        self._server = HttpServer(_with_cors(self._app, settings), settings.http_host, ports)
+        port, health_port = settings.http_port, settings.port_health
+        if health_port == port:
+            health_port = None
+        origins = parse_origins(settings.cors_origins)
+        keys = api_keys(
+            settings.api_key.get_secret_value() if settings.api_key else "",
+            host=settings.http_host,
+            origins=origins,
+            is_behind_gateway=settings.endpoint_id is not None,
+            allow_all=settings.allow_unauthenticated,
+        )
+        self._host, self._port = settings.http_host, port
+        self._max_waiting = settings.max_queue
+        self._drain_timeout_seconds = settings.drain_timeout_seconds
+        self._app = HttpApp(keys, health_port, settings.playground)
+        ports = {"PORT": port} | ({"PORT_HEALTH": health_port} if health_port else {})
+        self._server = HttpServer(_with_cors(self._app, origins), self._host, ports)
         self._over = threading.Event()
         self._signal: str | None = None
 
     def __enter__(self) -> "HttpFrontEnd":
         self._server.__enter__()
-        host, port = self._settings.http_host, self._settings.http_port
-        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        log.info("listening on http://%s:%d", host, self._port)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.__exit__()
 
-    def serve(self, worker: Worker, jobs_at_once: int, monitor: Monitor) -> None:
+    async def report_progress(self, job: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+        self._service().jobs.get(job["id"]).progress = counts
+
+    def batch_line_slot(self) -> AbstractAsyncContextManager[None]:
+        return self._service().admission.batch_line_slot()
+
+    def _service(self) -> Service:
+        if self._app.service is None:
+            raise RuntimeError("a batch runs before serve() was called")
+        return self._app.service
+
+    def serve(self, worker: Worker, max_jobs: int, monitor: Monitor) -> None:
         """Answer requests until the end.
 
         Raises:
             EngineDied: the engine died; every request that ran has failed with an error.
         """
-        host = worker.host
-        slots = AdmissionQueue(jobs_at_once, self._settings.max_queue)
+        runtime = worker.runtime
+        admission = AdmissionQueue(max_jobs, self._max_waiting)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
         self._app.service = Service(
-            Inference(worker, slots), Jobs(worker, slots), slots, monitor.exposition
+            inference=Inference(worker, admission),
+            jobs=HttpJobs(worker, admission),
+            admission=admission,
+            exposition=monitor.exposition,
         )
-        host.on_death(self._over.set)
-        if not host.dead:
+        runtime.on_death(self._over.set)
+        if not runtime.dead:
             self._app.state = "ready"
             self._over.wait()
-        if host.dead and self._signal is None:
+        if runtime.dead and self._signal is None:
             self._app.state = "dead"
-            self._wait(worker.last_seconds)
+            self._wait_for_requests(worker.last_output_grace_seconds)
             raise EngineDied("The engine died. The platform has to replace this worker.")
+        self._drain(worker, admission)
+
+    def _drain(self, worker: Worker, admission: AdmissionQueue) -> None:
         self._app.state = "draining"
-        log.info("%s: %d requests to finish", self._signal, self._app.busy)
-        self._wait(self._settings.drain_timeout_seconds)
-        if self._app.busy:
-            log.warning(
-                "%d requests did not finish in %g s",
-                *(self._app.busy, self._settings.drain_timeout_seconds),
-            )
-            slots.closed = True
-            host.fail_requests("The worker was stopped before the answer was complete.")
-            self._wait(worker.last_seconds)
+        log.info("%s: %d requests to finish", self._signal, self._app.unfinished)
+        self._wait_for_requests(self._drain_timeout_seconds)
+        if not self._app.unfinished:
+            return
+        log.warning(
+            "%d requests did not finish in %g s", self._app.unfinished, self._drain_timeout_seconds
+        )
+        admission.closed = True
+        worker.runtime.fail_requests("The worker was stopped before the answer was complete.")
+        self._wait_for_requests(worker.last_output_grace_seconds)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
         self._over.set()
 
-    def _wait(self, seconds: float) -> None:
-        """Wait until no request is open, no longer than that."""
-        time.sleep(NOTICE_SECONDS)
-        deadline = time.monotonic() + seconds
-        while self._app.busy and time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
+    def _wait_for_requests(self, timeout_seconds: float) -> None:
+        time.sleep(ACCEPT_GRACE_SECONDS)
+        deadline = time.monotonic() + timeout_seconds
+        while self._app.unfinished and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL_SECONDS)
 
 
-def _with_cors(app: App, settings: Settings) -> AsgiApp:
-    allowed = origins(settings.cors_origins)
-    if not allowed:
+def _with_cors(app: HttpApp, origins: list[str]) -> AsgiApp:
+    if not origins:
         return app
     return CORSMiddleware(
         app,
-        allow_origins=allowed,
+        allow_origins=origins,
         allow_methods=["GET", "POST"],
         allow_headers=["*"],
         expose_headers=["x-request-id", "retry-after", "x-should-retry"],

@@ -1,11 +1,14 @@
-"""The metrics on a port of their own, where the front door is not HTTP."""
+"""The metrics on a port of their own, for workers whose front end is the queue."""
 
 from collections.abc import Awaitable, Callable
 
-from handler.engine.interface import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
 from handler.errors import EngineUnavailable, RequestError, UnknownRoute
-from handler.serve.http.app import EXPOSITION
-from handler.serve.http.request import BodyMemory, HttpCall
+from handler.serve.http.app import METRICS_TYPE, NOT_READY, error_response
+from handler.serve.http.request import BodyMemory, RequestBody
 from handler.serve.http.server import HttpServer
 
 
@@ -16,15 +19,12 @@ class MetricsServer:
         host: the address to listen on.
         port: METRICS_PORT.
 
-    Attributes:
-        exposition: returns the metrics; None while the engine starts.
-
     Raises:
-        BadSetting: the port is taken.
+        InvalidSetting: the port is taken.
     """
 
     def __init__(self, host: str, port: int) -> None:
-        self.exposition: Callable[[], Awaitable[str]] | None = None
+        self._exposition: Callable[[], Awaitable[str]] | None = None
         self._server = HttpServer(self._serve, host, {"METRICS_PORT": port})
 
     def __enter__(self) -> "MetricsServer":
@@ -34,16 +34,23 @@ class MetricsServer:
     def __exit__(self, *_: object) -> None:
         self._server.__exit__()
 
+    def publish(self, exposition: Callable[[], Awaitable[str]]) -> None:
+        """Serve what `exposition` returns; until then the engine is starting."""
+        self._exposition = exposition
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = HttpCall(scope, receive, send, BodyMemory())
         try:
-            if call.path == "/ping":
-                await call.answer(204 if self.exposition is None else 200)
-            elif call.path != "/metrics":
-                raise UnknownRoute(f"There is no route {call.path!r} on this port.")
-            elif self.exposition is None:
-                raise EngineUnavailable("The engine is starting.")
-            else:
-                await call.answer(200, (await self.exposition()).encode(), EXPOSITION)
+            response = await self._response(scope["path"])
         except RequestError as error:
-            await call.answer_error(error)
+            body = RequestBody(Request(scope), BodyMemory())
+            response = error_response(error, scope["path"], body)
+        await response(scope, receive, send)
+
+    async def _response(self, path: str) -> Response:
+        if path == "/ping":
+            return Response(status_code=204 if self._exposition is None else 200)
+        if path != "/metrics":
+            raise UnknownRoute(f"There is no route {path!r} on this port.")
+        if self._exposition is None:
+            raise EngineUnavailable(NOT_READY["starting"])
+        return PlainTextResponse(await self._exposition(), headers={"content-type": METRICS_TYPE})

@@ -11,12 +11,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from handler.metrics.prometheus import PostOutcome
 from handler.serve.queue.connections import Answer, Connections
 
 log = logging.getLogger(__name__)
@@ -28,21 +28,20 @@ LEFT_OUT = frozenset({"content-type", "accept-encoding"})
 
 AGAIN = frozenset({408, 425, 429})  # with 5xx: the same body may be taken later
 
-PostOutcome = Literal["taken", "again", "lost"]
-Posted = Callable[[PostOutcome, float, int], None]
-"""Told of each POST: what came of it, its seconds, its body's bytes."""
+OnPost = Callable[[PostOutcome, float, int], None]
+"""Called after each POST with its outcome, its seconds and the bytes of its body."""
 
 
 class Delivery:
     """Posts results for one event loop, on connections that stay open.
 
     Args:
-        posted: told of each POST.
+        on_post: called after each POST.
     """
 
-    def __init__(self, posted: Posted = lambda *_: None) -> None:
+    def __init__(self, on_post: OnPost = lambda *_: None) -> None:
         self.connections = Connections()
-        self._posted = posted
+        self._on_post = on_post
 
     async def transmit(self, session: aiohttp.ClientSession, url: str, data: str) -> None:
         """POST a result; in place of `runpod.serverless.modules.rp_http._transmit`.
@@ -69,7 +68,7 @@ class Delivery:
                 failure = error
             again = pause_seconds is not None and _may_help(failure)
             outcome: PostOutcome = "taken" if failure is None else "again" if again else "lost"
-            self._posted(outcome, time.monotonic() - began, len(body))
+            self._on_post(outcome, time.monotonic() - began, len(body))
             if failure is None:
                 return
             if not again or pause_seconds is None:

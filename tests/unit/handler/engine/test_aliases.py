@@ -7,7 +7,6 @@ from handler.engine.aliases import (
     flags_to_variables,
     refuse_settings_of_other_engine,
 )
-from handler.engine.response import refusal
 from handler.errors import InvalidSetting
 
 
@@ -85,8 +84,4 @@ def test_a_setting_of_the_other_engine_is_refused(engine, name, value, refused):
     ],
 )
 def test_flags_in_an_engines_message_become_variables(message, shown):
-    """At the start, and in an error that a caller gets."""
     assert flags_to_variables(message) == shown
-    payload = {"error": {"message": message, "param": "--tool-call-parser"}}
-    refused = refusal(400, payload, None)
-    assert (str(refused), refused.param) == (shown, "--tool-call-parser")

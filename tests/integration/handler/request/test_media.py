@@ -10,11 +10,11 @@ import pytest
 
 from handler.errors import InvalidInput
 from handler.request import safe_fetch
-from handler.request.media import MOST_ADDRESSES, RequestMedia, media
+from handler.request.media import MAX_URLS, RequestMedia, find_media
 from handler.request.parse import RequestParser
 from handler.request.safe_fetch import is_public
-from tests.test_public import PICTURE, server
-from tests.test_public import picture as answers
+from tests.integration.handler.request.test_safe_fetch import PICTURE, server
+from tests.integration.handler.request.test_safe_fetch import picture as answers
 
 NONE = frozenset()
 
@@ -50,7 +50,7 @@ SHAPES = {
 def test_where_a_request_names_media(shape):
     """In the shapes of all routes."""
     url = "https://a.example/x.png"
-    assert media(shape(url), ()) == RequestMedia((url,), NONE)
+    assert find_media(shape(url), ()) == RequestMedia((url,), NONE)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -63,7 +63,7 @@ def test_media_stand_in_the_request_instead_of_their_address(shape, monkeypatch)
     async def run():
         async with server({"/x": answers}) as port:
             body = shape(f"http://127.0.0.1:{port}/x") | {"seed": 2**70, "user": "Zoë"}
-            return await media(body, ()).brought(json.dumps(body).encode())
+            return await find_media(body, ()).inline_into(json.dumps(body).encode())
 
     brought = json.loads(asyncio.run(run()))
     uri = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
@@ -76,7 +76,7 @@ def test_one_that_cannot_be_had_fails_the_request(monkeypatch):
     async def run():
         async with server({}) as port:
             url = f"http://127.0.0.1:{port}/x"
-            await RequestMedia((url,), NONE).brought(json.dumps(picture(url)).encode())
+            await RequestMedia((url,), NONE).inline_into(json.dumps(picture(url)).encode())
 
     with pytest.raises(InvalidInput, match=r"127\.0\.0\.1 is not a public address"):
         asyncio.run(run())
@@ -106,30 +106,30 @@ def test_one_that_cannot_be_had_fails_the_request(monkeypatch):
 )
 def test_what_is_no_address_of_media(body):
     """A text about one, a tool's schema, and what brings its own bytes."""
-    assert media(body, ()) is None
+    assert find_media(body, ()) is None
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("A" * 100 + "=", r"Bytes of media go into a data URI: data:image/png;base64,…\."),
-        ("/" * 64 + "etc/passwd", r"Bytes of media go into a data URI"),
-        ("/etc/passwd", r"'/etc/passwd' is no address of the web: http or https\."),
-        (" DATA:image/png;base64,AAAA", "is no address of the web"),
+        ("A" * 100 + "=", r"Media bytes must be a data URI: data:image/png;base64,…\."),
+        ("/" * 64 + "etc/passwd", r"Media bytes must be a data URI"),
+        ("/etc/passwd", r"'/etc/passwd' must be an http or https URL\."),
+        (" DATA:image/png;base64,AAAA", "must be an http or https URL"),
     ],
 )
 def test_what_an_engine_would_open_is_refused(text, said):
     """SGLang takes what is no address for a path, and base64 may look like one."""
     for body in (picture(text), {"image_data": text}, {"input": [{"image": text}]}):
         with pytest.raises(InvalidInput, match=said):
-            media(body, ())
+            find_media(body, ())
 
 
 def test_too_many_are_refused():
     """Before the first is fetched."""
-    body = {"image_data": [{"url": f"https://a.example/{n}"} for n in range(MOST_ADDRESSES + 1)]}
-    with pytest.raises(InvalidInput, match="65 media are too many: 64 are the most"):
-        media(body, ())
+    body = {"image_data": [{"url": f"https://a.example/{n}"} for n in range(MAX_URLS + 1)]}
+    with pytest.raises(InvalidInput, match="A request may name at most 64 media URLs, got 65"):
+        find_media(body, ())
 
 
 def test_a_request_carries_what_is_to_be_brought():
@@ -137,12 +137,13 @@ def test_a_request_carries_what_is_to_be_brought():
     domains = frozenset({"a.example"})
     reader = RequestParser(("m",), "org/m", {}, media_domains=domains)
     body = picture("https://a.example/x")
-    job = reader.read({"id": "j", "input": {"route": "chat/completions", "body": body}})
-    assert job.request.media == RequestMedia(("https://a.example/x",), domains)
+    job = reader.parse_job({"id": "j", "input": {"route": "chat/completions", "body": body}})
+    media = RequestMedia(("https://a.example/x",), domains)
+    assert job.request.prepare_body.__self__ == media
     with pytest.raises(InvalidInput, match="Media may come from "):
-        reader.read({"id": "j", "input": picture("http://b.example/")})
-    with pytest.raises(InvalidInput, match="is no address of the web"):
-        reader.read({"id": "j", "input": picture("file:///etc/passwd")})
+        reader.parse_job({"id": "j", "input": picture("http://b.example/")})
+    with pytest.raises(InvalidInput, match="must be an http or https URL"):
+        reader.parse_job({"id": "j", "input": picture("file:///etc/passwd")})
 
 
 def png():

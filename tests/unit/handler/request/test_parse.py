@@ -7,7 +7,7 @@ import pytest
 
 from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
 from handler.request.parse import MAX_BODY_BYTES, RequestParser
-from handler.request.routes import GET, POST, path_of
+from handler.request.routes import GET, POST, path_of_input
 
 FIELDS = {
     "/v1/chat/completions": frozenset(
@@ -21,7 +21,9 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 def read(data, **job):
-    return RequestParser(MODELS, "org/repository", FIELDS).read({"id": "j1", "input": data, **job})
+    return RequestParser(MODELS, "org/repository", FIELDS).parse_job(
+        {"id": "j1", "input": data, **job}
+    )
 
 
 def body(data):
@@ -104,10 +106,10 @@ def test_a_native_stream_counts_its_tokens():
     counted = {"include_usage": True}
     asked = {"prompt": "Hi", "stream": True}
     assert body(asked)["stream_options"] == counted
-    assert not read(asked).request.hides_count
+    assert not read(asked).request.hides_usage
     unseen = asked | {"stream_options": {"include_usage": False}}
     assert body(unseen)["stream_options"] == counted
-    assert read(unseen).request.hides_count
+    assert read(unseen).request.hides_usage
 
 
 @pytest.mark.parametrize("model", [None, "", "served", "org/repository"])
@@ -126,12 +128,12 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
     reader = RequestParser(MODELS, "org/repository", FIELDS, frozenset({"/v1/completions"}))
     wrong = {"route": "responses", "body": {"input": "Hi", "model": "adapter"}}
     with pytest.raises(InvalidInput) as caught:
-        reader.read({"id": "j1", "input": wrong})
+        reader.parse_job({"id": "j1", "input": wrong})
     assert str(caught.value) == (
-        "/v1/responses takes no adapter with this engine; /v1/completions do."
+        "/v1/responses takes no LoRA adapter with this engine; /v1/completions do."
     )
     right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
-    assert b"adapter" in reader.read({"id": "j1", "input": right}).request.body
+    assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
 
 
 def test_another_model_is_refused():
@@ -150,9 +152,9 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
 @pytest.mark.parametrize(
     ("data", "message", "param"),
     [
-        ("Hi", "input must be an object, not a text.", "input"),
-        (None, "input must be an object, not nothing.", "input"),
-        ([1], "input must be an object, not a list.", "input"),
+        ("Hi", "input must be a JSON object, got a string.", "input"),
+        (None, "input must be a JSON object, got null.", "input"),
+        ([1], "input must be a JSON object, got a list.", "input"),
         (
             {},
             "input needs openai_route with openai_input, route with body, prompt, messages, "
@@ -161,10 +163,10 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"openai_route": "/v1/completions", "openai_input": [1]},
-            "the body must be a JSON object, not a list.",
+            "The body must be a JSON object, got a list.",
             "body",
         ),
-        ({"openai_route": 5}, "route must be a text, not a number.", "route"),
+        ({"openai_route": 5}, "route must be a string, got a number.", "route"),
         (
             {"openai_route": "/v1/completions"},
             "/v1/completions is a POST route and needs a body.",
@@ -177,12 +179,12 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"route": "models", "method": "DELETE"},
-            "method must be GET or POST, not 'DELETE'.",
+            "method must be GET or POST, got 'DELETE'.",
             "method",
         ),
         (
             {"route": "models", "temperature": 1},
-            "'temperature' does not go beside route; give route, body, method.",
+            "'temperature' is not allowed beside route; give route, body, method.",
             "temperature",
         ),
         (
@@ -204,12 +206,12 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         (
             {"prompt": "a", "batch_size": 1},
             "The engine has no field 'batch_size' on /v1/completions: "
-            "streams are paced by the worker; leave it out.",
+            "the worker paces streams; leave it out.",
             "batch_size",
         ),
         (
             {"prompt": "a", "sampling_params": [1]},
-            "sampling_params must be an object, not a list.",
+            "sampling_params must be a JSON object, got a list.",
             "sampling_params",
         ),
         (
@@ -229,7 +231,7 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"route": "audio/transcriptions", "body": {"language": "en"}},
-            "file must be the audio file as base64 text.",
+            "file must be the audio file in base64.",
             "file",
         ),
     ],
@@ -243,7 +245,7 @@ def test_bad_input_says_what_was_wrong_and_what_would_be_right(data, message, pa
 
 def test_a_body_over_the_limit_is_refused():
     """The limit is the platform's own on its other kind of endpoint."""
-    with pytest.raises(InputTooLarge, match=f"{MAX_BODY_BYTES} are the most"):
+    with pytest.raises(InputTooLarge, match=f"the limit is {MAX_BODY_BYTES}"):
         read({"prompt": "x" * MAX_BODY_BYTES})
 
 
@@ -297,4 +299,4 @@ def test_half_a_surrogate_pair_is_refused(data):
 )
 def test_a_refused_job_counts_for_the_route_that_it_named(data, path):
     """As far as it names one."""
-    assert path_of(data) == path
+    assert path_of_input(data) == path

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from handler.engine.capacity import lines_at_once
+from handler.engine.capacity import batch_concurrency
 from handler.engine.interface import Capacity, RunningEngine
 from handler.engine.runtime import EngineRuntime
 from handler.errors import RequestError
@@ -25,11 +25,37 @@ from handler.request import safe_fetch
 from handler.request.parse import RequestParser
 from handler.request.safe_fetch import is_public
 from handler.serve.batch import input, jsonl, output, run, spool
-from handler.serve.batch.output import RESCUE_SECONDS
+from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
 from handler.serve.batch.spool import Spool
-from handler.serve.worker import LAST_SECONDS, Worker
+from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, NoFrontEnd, Worker
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=8192, max_model_tokens=2048)
+
+
+def worker_on(runtime, front_end=None, **more):
+    """Return a worker for the stand-in, which takes as many jobs as the engine can hold."""
+    parser = RequestParser(("served",), "org/name", {})
+    front_end = front_end or NoFrontEnd()
+    return Worker(runtime, parser, max_jobs=8, front_end=front_end, **more)
+
+
+class Watcher(NoFrontEnd):
+    """A front end that keeps what it is told of batches."""
+
+    def __init__(self):
+        self.reports = []
+        self.failure = None
+
+    @property
+    def done(self):
+        """How many lines are done, by the last report."""
+        _, counts = self.reports[-1] if self.reports else ("", {"completed": 0, "failed": 0})
+        return counts["completed"] + counts["failed"]
+
+    async def report_progress(self, job, counts):
+        self.reports.append((job["id"], counts))
+        if self.failure is not None:
+            raise self.failure
 
 
 class StandIn:
@@ -74,7 +100,8 @@ def engine():
     adapter = StandIn()
     with EngineRuntime(adapter) as host:
         host.wait_until_up()
-        yield adapter, host, Worker(host, RequestParser(("served",), "org/name", {}), None)
+        watcher = Watcher()
+        yield adapter, host, worker_on(host, watcher), watcher
 
 
 @pytest.fixture
@@ -87,9 +114,14 @@ def worker(engine):
     return engine[2]
 
 
+@pytest.fixture
+def watcher(engine):
+    return engine[3]
+
+
 @pytest.fixture(autouse=True)
 def here_and_soon(monkeypatch):
-    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.01)
+    monkeypatch.setattr(run, "PROGRESS_INTERVAL_SECONDS", 0.01)
     monkeypatch.setattr(
         safe_fetch, "is_public", lambda text: text == "127.0.0.1" or is_public(text)
     )
@@ -184,17 +216,6 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-def followed(worker):
-    """Return what becomes the number of lines that are done."""
-    done = []
-
-    async def tell(_, counts):
-        done[:] = [counts["completed"] + counts["failed"]]
-
-    worker.on_progress = tell
-    return done
-
-
 def as_file(content):
     if isinstance(content, bytes):
         return content
@@ -225,33 +246,33 @@ def test_each_line_has_its_result_in_the_order_of_the_lines(worker, adapter):
 
 
 BROKEN = [
-    (1, "invalid_line", "Line 2 is no JSON object."),
-    ([], "invalid_line", "Line 2 is no JSON object."),
+    (1, "invalid_line", "Line 2 is not a JSON object."),
+    ([], "invalid_line", "Line 2 is not a JSON object."),
     (
         line("x") | {"custom_id": None},
-        *("missing_custom_id", "Line 2 has no custom_id, which is a text."),
+        *("missing_custom_id", "Line 2 has no custom_id, which must be a string."),
     ),
-    (line(7), "missing_custom_id", "Line 2 has no custom_id, which is a text."),
+    (line(7), "missing_custom_id", "Line 2 has no custom_id, which must be a string."),
     (
         line("\ud800"),
-        *("missing_custom_id", "Line 2 has half a surrogate pair as custom_id."),
+        *("missing_custom_id", "Line 2 has half a surrogate pair in its custom_id."),
     ),
     (line("first"), "duplicate_custom_id", "Line 2 has the custom_id of line 1."),
     (
         line("x", method="GET"),
-        *("invalid_method", "Line 2 has the method 'GET', not 'POST'."),
+        *("invalid_method", "Line 2 has method 'GET'; it must be 'POST'."),
     ),
     (
         line("x", url="/v1/load_lora_adapter"),
         "invalid_url",
-        "Line 2 has the url '/v1/load_lora_adapter', which is none of /v1/chat/completions, ",
+        "Line 2 has url '/v1/load_lora_adapter'; it must be one of /v1/chat/completions, ",
     ),
-    (line("x", url="/v1/models"), "invalid_url", "Line 2 has the url '/v1/models', which is none"),
-    (line("x", body=None), "invalid_body", "Line 2 has no body, which is an object."),
+    (line("x", url="/v1/models"), "invalid_url", "Line 2 has url '/v1/models'; it must be one of"),
+    (line("x", body=None), "invalid_body", "Line 2 has no body, which must be an object."),
     (
         line("x", body={"prompt": "a", "stream": True}),
         "invalid_body",
-        "Line 2 has stream in its body: no line of a batch can stream.",
+        "Line 2 has stream in its body; a batch line cannot stream.",
     ),
 ]
 
@@ -293,7 +314,7 @@ def test_a_line_that_is_refused_has_the_error_that_a_job_would_have(
 
 def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(engine):
     """REQUEST_TIMEOUT is for each line, not for all of them."""
-    worker = Worker(engine[1], RequestParser(("served",), "org/name", {}), timeout_seconds=1.0)
+    worker = worker_on(engine[1], request_timeout_seconds=1.0)
     requests = [line("x", "wait"), *(line(str(n), "slow") for n in range(11))]
     first, *others = results(worker, *requests, concurrency=1)
     assert first["response"]["status_code"] == 408
@@ -308,9 +329,9 @@ def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(engine):
     [(None, 8, 4), (None, 2, 2), (3, 8, 3), (100, 8, 8)],
     ids=["half of the engine's batch", "a small worker", "as asked", "no more than the worker's"],
 )
-def test_lines_at_once(wanted, jobs_at_once, lines):
+def test_batch_concurrency(wanted, jobs_at_once, lines):
     """The engine here batches eight typical requests."""
-    assert lines_at_once(wanted, jobs_at_once, CAPACITY) == lines
+    assert batch_concurrency(wanted, jobs_at_once, CAPACITY) == lines
 
 
 @pytest.mark.parametrize(("wanted", "at_once"), [(None, 4), (1, 1)], ids=["usual", "as asked"])
@@ -346,18 +367,18 @@ def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
         ({"requests": {}}, "requests must be a list of at least one line.", "requests"),
         (
             {"requests": [1] * 50_001},
-            "50001 requests are too many: 50000 are the most.",
+            "50001 requests are too many: a batch has at most 50000.",
             "requests",
         ),
-        ({"url": 1}, "url must be a text: an address of the web.", "url"),
+        ({"url": 1}, "url must be an http or https URL.", "url"),
         (
             {"requests": [1], "concurrency": 0},
-            "concurrency must be a whole number from 1 on, not 0.",
+            "concurrency must be an integer of at least 1, got 0.",
             "concurrency",
         ),
         (
             {"requests": [1], "output": "http://a"},
-            "batch has no field 'output'; there are requests, url, output_url, resume_url, "
+            "batch has no field 'output'; it has requests, url, output_url, resume_url, "
             "concurrency.",
             "output",
         ),
@@ -366,7 +387,11 @@ def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
             "The batch at 'http://10.0.0.1/x': 10.0.0.1 is not a public address.",
             "url",
         ),
-        ({"url": "file:///etc/passwd"}, "'file:///etc/passwd' is no address of the web: ", "url"),
+        (
+            {"url": "file:///etc/passwd"},
+            "'file:///etc/passwd' must be an http or https URL.",
+            "url",
+        ),
         (
             {"requests": [1], "output_url": "http://[::1]/x?signature=secret"},
             "The output at 'http://[::1]/x': ::1 is not a public address.",
@@ -397,7 +422,7 @@ def test_nothing_goes_beside_a_batch(worker):
         return [output async for output in worker.handle(job)]
 
     [failed] = asyncio.run(answer())
-    assert error(failed)["message"] == "'output_url' does not go beside batch."
+    assert error(failed)["message"] == "'output_url' is not allowed beside batch."
 
 
 # ---- files
@@ -411,13 +436,13 @@ def test_a_batch_comes_from_an_address(worker, adapter):
     first, broken, last = output["results"]
     assert (text(first), text(last)) == ("1", "2")
     assert broken["error"]["code"] == "invalid_json"
-    assert broken["error"]["message"].startswith("Line 3 is no JSON: ")
+    assert broken["error"]["message"].startswith("Line 3 is not JSON: ")
 
 
 def test_a_line_that_is_too_long_is_broken(worker, monkeypatch):
     """However many pieces it comes in; the next ones are read."""
-    monkeypatch.setattr(jsonl, "MOST_LINE_BYTES", 500)
-    monkeypatch.setattr(input, "MOST_LINE_BYTES", 500)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 500)
+    monkeypatch.setattr(input, "MAX_LINE_BYTES", 500)
     requests = [line("a"), line("b", "x" * 200_000), line("c")]
     [output], _ = stored(worker, {"in": requests}, url="in")
     first, long, last = output["results"]
@@ -431,28 +456,26 @@ def test_a_line_that_is_too_long_is_broken(worker, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\n \n", "The batch has no line."),
+        (b"\n \n", "The batch has no lines."),
         ([1, 2, 3], "The batch has more than 2 lines."),
-        (None, "cannot be fetched: the answer is 404."),
+        (None, "cannot be fetched: the server answered 404."),
     ],
     ids=["empty", "too many", "gone"],
 )
 def test_a_file_that_is_no_batch(worker, monkeypatch, content, message):
     """The job fails, with the reason."""
-    monkeypatch.setattr(input, "MOST_LINES", 2)
+    monkeypatch.setattr(input, "MAX_LINES", 2)
     [failed], _ = stored(worker, {"in": content} if content is not None else {}, url="in")
     assert error(failed)["message"].endswith(message)
 
 
 def test_an_earlier_output_of_more_lines_than_a_batch_has_is_refused(worker, monkeypatch):
     """It would be kept in memory."""
-    monkeypatch.setattr(input, "MOST_LINES", 2)
+    monkeypatch.setattr(input, "MAX_LINES", 2)
     [failed], _ = stored(
         worker, {"out": [1, 2, 3]}, requests=[line("a")], output_url="o", resume_url="out"
     )
-    assert error(failed)["message"] == (
-        "The earlier output has more than 2 lines, the most of a batch."
-    )
+    assert error(failed)["message"] == ("The earlier output has more than 2 lines.")
 
 
 def test_a_line_is_kept_whole_or_not_at_all():
@@ -462,7 +485,7 @@ def test_a_line_is_kept_whole_or_not_at_all():
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
         try:
-            with pytest.raises(RequestError, match=r"^The worker's disk takes no more: File too"):
+            with pytest.raises(RequestError, match=r"^The worker's disk is full: File too"):
                 kept.add(2, b"b" * 80)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -471,20 +494,19 @@ def test_a_line_is_kept_whole_or_not_at_all():
         assert kept.bytes == 53
 
 
-def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(worker, monkeypatch):
+def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(worker, monkeypatch, watcher):
     """With the reason."""
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     async def more(job, store):
-        done = followed(worker)
         running = asyncio.create_task(anext(worker.handle(job)))
-        await until(lambda: done == [1])
+        await until(lambda: watcher.done == 1)
         monkeypatch.setattr(spool.os, "pwrite", full)
         failed = error(await running)
         assert (failed["code"], failed["message"]) == (
-            *(500, "The worker's disk takes no more: No space left on device."),
+            *(500, "The worker's disk is full: No space left on device."),
         )
         assert [each["custom_id"] for each in store.lines("out")] == ["b"]
 
@@ -516,10 +538,10 @@ def test_results_that_a_post_does_not_hold_come_in_several_outputs(worker, monke
 
 def test_results_that_a_job_cannot_bring_need_an_address(worker, monkeypatch):
     """The batch ends early: what comes after would be lost as well."""
-    monkeypatch.setattr(output.InlineOutput, "most_bytes", 500)
+    monkeypatch.setattr(output.InlineOutput, "max_bytes", 500)
     [failed] = outputs(worker, {"requests": [line(str(n)) for n in range(6)]})
     assert (error(failed)["code"], error(failed)["param"]) == (413, "output_url")
-    assert error(failed)["message"].endswith(": give an output_url.")
+    assert error(failed)["message"].endswith(": set output_url.")
 
 
 def test_an_address_that_takes_nothing_ends_the_batch_before_its_first_line(worker, adapter):
@@ -527,13 +549,13 @@ def test_an_address_that_takes_nothing_ends_the_batch_before_its_first_line(work
     [failed], _ = stored(
         worker, {}, refusals=[307], requests=[line("a")], output_url="out?signature=secret"
     )
-    assert error(failed)["message"].endswith("/out' cannot be written: the answer is 307.")
+    assert error(failed)["message"].endswith("/out' cannot be written: the server answered 307.")
     assert adapter.prompts == []
 
 
 def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
     """A store that is busy for a moment costs no results."""
-    monkeypatch.setattr(output, "PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(output, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
 
     async def more(job, store):
         async for _ in worker.handle(job):
@@ -544,7 +566,7 @@ def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
 
     monkeypatch.setattr(output.UploadedOutput, "begin", begin)
     stored(worker, {}, more, [503, 503], requests=[line("a")], output_url="out?signature=secret")
-    assert caplog.text.count("cannot be written: the answer is 503. Again in 0 s") == 2
+    assert caplog.text.count("cannot be written: the server answered 503. Trying again in 0 s") == 2
     assert "secret" not in caplog.text
 
 
@@ -553,7 +575,7 @@ def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
 
 def test_what_is_done_is_saved_now_and_then(worker, monkeypatch):
     """Even where an earlier line is still to come."""
-    monkeypatch.setattr(output, "SAVE_SECONDS", 0.02)
+    monkeypatch.setattr(output, "MIN_SAVE_INTERVAL_SECONDS", 0.02)
 
     async def more(job, store):
         running = asyncio.create_task(anext(worker.handle(job)))
@@ -566,13 +588,12 @@ def test_what_is_done_is_saved_now_and_then(worker, monkeypatch):
     assert [each["custom_id"] for each in store.lines("out")] == ["b", "c"]
 
 
-def test_a_batch_that_is_cancelled_saves_what_is_done_and_is_resumed(worker, adapter):
+def test_a_batch_that_is_cancelled_saves_what_is_done_and_is_resumed(worker, adapter, watcher):
     """All of its lines leave the engine; a later batch asks only for what is missing."""
 
     async def more(job, store):
-        done = followed(worker)
         running = asyncio.create_task(anext(worker.handle(job)))
-        await until(lambda: done == [2] and adapter.running_requests == 1)
+        await until(lambda: watcher.done == 2 and adapter.running_requests == 1)
         running.cancel()
         await asyncio.wait([running])
         await until(lambda: not adapter.running_requests)
@@ -601,13 +622,12 @@ def test_nothing_to_resume_from_is_a_first_run(worker):
     assert output == {"batch": {"total": 1, "completed": 1, "failed": 0, "resumed": 0}}
 
 
-def test_an_engine_that_dies_fails_the_job_and_what_is_done_is_saved(worker, adapter):
+def test_an_engine_that_dies_fails_the_job_and_what_is_done_is_saved(worker, adapter, watcher):
     """No line is asked any more."""
 
     async def more(job, store):
-        done = followed(worker)
         running = asyncio.create_task(anext(worker.handle(job)))
-        await until(lambda: done == [1])
+        await until(lambda: watcher.done == 1)
         adapter.living = False
         assert error(await running)["code"] == 503
         assert [each["custom_id"] for each in store.lines("out")] == ["b"]
@@ -624,17 +644,17 @@ def test_while_there_is_a_batch_the_last_save_has_its_time(worker, adapter):
         batch = {"requests": [line("a", "wait")]}
         running = asyncio.create_task(anext(worker.handle({"id": "j", "input": {"batch": batch}})))
         await until(lambda: adapter.running_requests)
-        during = worker.last_seconds
+        during = worker.last_output_grace_seconds
         running.cancel()
         await asyncio.wait([running])
-        return during, worker.last_seconds
+        return during, worker.last_output_grace_seconds
 
-    assert asyncio.run(run()) == (RESCUE_SECONDS, LAST_SECONDS)
+    assert asyncio.run(run()) == (RESCUE_TIMEOUT_SECONDS, LAST_OUTPUT_GRACE_SECONDS)
 
 
 def test_a_worker_that_is_stopped_fails_the_job(engine):
     """As a job of its own would; lines that wait are not asked."""
-    adapter, host, worker = engine
+    adapter, host, worker, _ = engine
 
     async def answer():
         job = {"id": "j", "input": {"batch": {"requests": [line(n, "wait") for n in "abcdef"]}}}
@@ -651,30 +671,20 @@ def test_a_worker_that_is_stopped_fails_the_job(engine):
 # ---- what is seen of it
 
 
-def test_its_progress_is_told_and_at_the_end_all_of_it(worker):
+def test_progress_is_reported_and_at_the_end_all_of_it(worker, watcher):
     """With the job, for whoever posts it."""
-    told = []
-
-    async def tell(job, counts):
-        told.append((job["id"], counts))
-
-    worker.on_progress = tell
     results(worker, line("a"), 7, *(line(str(n), "slow") for n in range(8)))
-    assert {name for name, _ in told} == {"j"}
-    counts = [each["completed"] + each["failed"] for _, each in told]
+    assert {name for name, _ in watcher.reports} == {"j"}
+    counts = [each["completed"] + each["failed"] for _, each in watcher.reports]
     assert counts == sorted(set(counts))
     assert len(counts) > 2
-    assert told[0][1]["total"] == 10
-    assert told[-1][1] == {"total": 10, "completed": 9, "failed": 1}
+    assert watcher.reports[0][1]["total"] == 10
+    assert watcher.reports[-1][1] == {"total": 10, "completed": 9, "failed": 1}
 
 
-def test_a_progress_that_cannot_be_told_costs_nothing(worker):
+def test_progress_that_cannot_be_reported_costs_nothing(worker, watcher):
     """The results matter."""
-
-    async def tell(job, counts):
-        raise OSError("nobody listens")
-
-    worker.on_progress = tell
+    watcher.failure = OSError("nobody listens")
     assert text(results(worker, line("a"))[0]) == "Hi"
 
 

@@ -10,7 +10,7 @@ from handler.errors import (
     InvalidInput,
     RequestTimedOut,
     UnknownRoute,
-    keep_secret,
+    hide_secrets,
     render,
 )
 
@@ -104,7 +104,7 @@ def test_an_unforeseen_error_says_nothing_of_its_inside(caplog):
 
 def test_paths_and_secrets_are_taken_out_of_server_errors():
     """An engine's internal error may name files; a token must not leave under any code."""
-    keep_secret(["hf_abc"])
+    hide_secrets(["hf_abc"])
     refused = EngineError(500, {"message": "cannot open /opt/venv/lib/x.py with hf_abc"})
     assert error_of(refused)["message"] == "cannot open [path] with ***"
     assert error_of(InvalidInput("hf_abc on /v1/models"))["message"] == "*** on /v1/models"

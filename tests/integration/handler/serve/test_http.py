@@ -15,6 +15,7 @@ import httpx
 import openai
 import pytest
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -25,7 +26,7 @@ from handler.errors import EngineDied, InvalidSetting, Unauthorized
 from handler.metrics.monitor import Monitor
 from handler.request.parse import RequestParser
 from handler.serve.batch import run
-from handler.serve.http import jobs, request, server
+from handler.serve.http import jobs, request, uvicorn_patches
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
@@ -128,7 +129,13 @@ class Door:
         self.monitor = Monitor(self._host, StartupTimings(time.time()), 2).__enter__()
         reader = RequestParser(("stand-in",), "org/name", {})
         worker = Worker(
-            self._host, reader, timeout_seconds, self.monitor, self.settings.log_content
+            self._host,
+            reader,
+            max_jobs=self.concurrency,
+            front_end=self.door,
+            request_timeout_seconds=timeout_seconds,
+            monitor=self.monitor,
+            log_content=self.settings.log_content,
         )
         self._thread = threading.Thread(target=self._serve, args=(worker,))
         self._thread.start()
@@ -273,10 +280,10 @@ def test_who_is_called_as_this_machine(host, passes):
     """With a port or without."""
     keys = ApiKeys([])
     if passes:
-        keys.check({b"host": host.encode()})
+        keys.check(Headers({"host": host}))
     else:
         with pytest.raises(Unauthorized):
-            keys.check({b"host": host.encode()})
+            keys.check(Headers({"host": host}))
 
 
 @pytest.mark.parametrize("origin", ["https://a.example", "null", "http://127.0.0.1:1"])
@@ -346,7 +353,7 @@ def test_a_port_that_is_taken_is_refused():
     with Door() as door, pytest.raises(InvalidSetting) as raised:
         HttpFrontEnd(door.settings)
     assert str(raised.value) == (
-        f"PORT={door.settings.http_port} on 0.0.0.0 cannot be listened on: Address already in use."
+        f"PORT={door.settings.http_port} on 0.0.0.0 is not available: Address already in use."
     )
 
 
@@ -360,7 +367,7 @@ def test_a_port_that_is_taken_is_refused():
         ("DELETE", "/status/x", 405, "/status/x takes GET or POST, not DELETE."),
         ("GET", "/status/x", 404, "There is no job 'x', or its result is no longer kept."),
         ("GET", "/run", 405, "/run takes POST, not GET."),
-        ("POST", "/v1/chat/completions", 400, "the body is no JSON: "),
+        ("POST", "/v1/chat/completions", 400, "The body is not JSON: "),
     ],
 )
 def test_what_is_no_route(door, method, path, status, said):
@@ -445,8 +452,8 @@ def test_what_has_no_place_waits_and_what_may_not_wait_is_turned_away(door):
     ]
     for number, thread in enumerate(threads, 1):
         thread.start()
-        slots = door.door._app.service.slots
-        wait_until(lambda number=number, slots=slots: slots.taken + slots.waiting == number)
+        slots = door.door._app.service.admission
+        wait_until(lambda number=number, slots=slots: slots.running + slots.waiting == number)
     assert door.adapter.running_requests == 2
     refused = [
         door.complete(),
@@ -462,7 +469,7 @@ def test_what_has_no_place_waits_and_what_may_not_wait_is_turned_away(door):
     for thread in threads:
         thread.join()
     assert answers == [200] * 3
-    assert (slots.taken, slots.waiting) == (0, 0)
+    assert (slots.running, slots.waiting) == (0, 0)
 
 
 def connected(door):
@@ -480,29 +487,29 @@ def raw(method, path, body=b"", length=None):
 
 def test_a_client_that_leaves_aborts_its_request(door):
     """While it is answered, and while it waits."""
-    slots = door.door._app.service.slots
+    slots = door.door._app.service.admission
     bodies = [b'{"prompt": "endless", "stream": true}'] * 2 + [b'{"prompt": "wait"}']
     clients = []
     for number, body in enumerate(bodies, 1):
         clients.append(connected(door))
         clients[-1].sendall(raw("POST", "/v1/completions", body))
-        wait_until(lambda number=number: slots.taken + slots.waiting == number)
+        wait_until(lambda number=number: slots.running + slots.waiting == number)
     clients.pop().close()
     wait_until(lambda: slots.waiting == 0)
-    assert slots.taken == 2
+    assert slots.running == 2
     for client in clients:
         client.close()
-    wait_until(lambda: door.adapter.running_requests == 0 and slots.taken == 0)
+    wait_until(lambda: door.adapter.running_requests == 0 and slots.running == 0)
 
 
 def test_a_reader_who_stops_reading_loses_its_place(door, monkeypatch):
     """Its stream fills the connection, and no more is kept for it."""
-    monkeypatch.setattr(server, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(uvicorn_patches, "STALL_TIMEOUT_SECONDS", 0.2)
     with connected(door) as client:
         client.sendall(raw("POST", "/v1/completions", b'{"prompt": "flood", "stream": true}'))
         wait_until(lambda: door.adapter.running_requests == 1)
         wait_until(lambda: door.adapter.running_requests == 0, 20)
-    assert door.door._app.service.slots.taken == 0
+    assert door.door._app.service.admission.running == 0
 
 
 def test_a_client_that_sends_ahead_and_leaves_aborts_what_runs(door):
@@ -543,7 +550,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(door):
 
 def test_a_body_that_does_not_come_is_not_waited_for(door, monkeypatch):
     """408, and the connection is closed."""
-    monkeypatch.setattr(request, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(request, "BODY_TIMEOUT_SECONDS", 0.1)
     with connected(door) as client:
         client.sendall(raw("POST", "/v1/completions", b"{", length=10))
         answer = client.recv(1000)
@@ -558,7 +565,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(door, monkeypatch):
 )
 def test_a_head_that_does_not_come_is_not_waited_for(sent, monkeypatch):
     """The connection is closed without a word."""
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(uvicorn_patches, "HEAD_TIMEOUT_SECONDS", 0.2)
     with Door() as door, connected(door) as client:
         client.sendall(sent)
         assert client.recv(1000) == b""
@@ -589,7 +596,7 @@ def test_a_heads_end_that_comes_in_two_parts_ends_it(door):
 
 def test_a_connection_too_many_is_closed(door, monkeypatch):
     """The others stay."""
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(uvicorn_patches, "MAX_CONNECTIONS", 1)
     with connected(door) as first:
         wait_until(lambda: len(door.door._server._server.server_state.connections) == 1)
         with connected(door) as second, suppress(ConnectionResetError):
@@ -600,7 +607,7 @@ def test_a_connection_too_many_is_closed(door, monkeypatch):
 
 def test_large_bodies_share_one_memory(door, monkeypatch):
     """What has no room is told to come again, and what is over makes some."""
-    monkeypatch.setattr(request, "MOST_BODIES_BYTES", 1_000)
+    monkeypatch.setattr(request, "MAX_BODIES_BYTES", 1_000)
     answer = door.complete("x" * 2_000)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     assert message(answer) == "Too many large requests are being answered: try again soon."
@@ -609,7 +616,7 @@ def test_large_bodies_share_one_memory(door, monkeypatch):
 
 def test_the_oldest_results_make_room(door, monkeypatch):
     """Where all of them together are too large."""
-    monkeypatch.setattr(jobs, "MOST_KEPT_BYTES", 300)
+    monkeypatch.setattr(jobs, "MAX_KEPT_BYTES", 300)
     names = [door.call("POST", "/runsync", json={"input": PROMPT}).json()["id"] for _ in "abc"]
     statuses = [door.call("GET", f"/status/{name}").status_code for name in names]
     assert statuses == [404, 200, 200]
@@ -734,13 +741,13 @@ def test_a_job_is_cancelled_and_a_job_times_out(door):
     assert (timed["status"], timed["error"]) == (*("TIMED_OUT", timed["error"]),)
     said = json.loads(timed["error"])["error"]
     assert (said["code"], said["message"]) == (
-        *(408, "The job took longer than policy.executionTimeout=0.1 seconds."),
+        *(408, "The request took longer than policy.executionTimeout=0.1 seconds."),
     )
     text = door.call("GET", "/metrics").text
     ended = 'llm_worker_requests_total{outcome="%s",route="/v1/completions"}'
     assert [value(text, ended % outcome) for outcome in ("cancelled", "timeout")] == [1, 1]
     wait_until(lambda: door.adapter.running_requests == 0)
-    assert door.door._app.service.slots.taken == 0
+    assert door.door._app.service.admission.running == 0
 
 
 def batch_of(*prompts, **more):
@@ -755,12 +762,12 @@ def batch_of(*prompts, **more):
 
 def test_a_batch_is_one_job_whose_lines_are_requests(door, monkeypatch):
     """Its progress stands where its output will be."""
-    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(run, "PROGRESS_INTERVAL_SECONDS", 0.02)
     order = {"input": {"batch": batch_of("a", "b", "c", "wait", concurrency=2)}}
     name = door.call("POST", "/run", json=order).json()["id"]
     done = {"total": 4, "completed": 3, "failed": 0}
     wait_until(lambda: door.call("GET", f"/status/{name}").json().get("output") == done, 10)
-    assert door.door._app.service.slots.taken == 1
+    assert door.door._app.service.admission.running == 1
     assert door.complete().status_code == 200
     door.adapter.may_answer.set()
     status = finished(door, name)
@@ -775,14 +782,14 @@ def test_a_batch_is_one_job_whose_lines_are_requests(door, monkeypatch):
 
 def test_no_more_batches_than_some_and_a_job_keeps_its_room(door, monkeypatch):
     """Each may be large: its body counts until it is over."""
-    monkeypatch.setattr(jobs, "MOST_BATCHES", 1)
+    monkeypatch.setattr(jobs, "MAX_BATCHES", 1)
     order = {"input": {"batch": batch_of("wait", concurrency=1)}}
     name = door.call("POST", "/run", json=order).json()["id"]
     refused = door.call("POST", "/run", json=order)
     assert (refused.status_code, message(refused)) == (
-        *(429, "1 batches are being answered: wait until one is over."),
+        *(429, "The limit of 1 batches at once is reached: try again later."),
     )
-    room = door.door._app._room
+    room = door.door._app._memory
     assert room.taken_bytes == len(json.dumps(order, separators=(",", ":")))
     assert door.complete().status_code == 200
     door.adapter.may_answer.set()
@@ -797,15 +804,15 @@ def test_the_lines_of_a_batch_take_places_like_requests():
         door.open()
         order = {"input": {"batch": batch_of("wait", "b", "c", concurrency=3)}}
         name = door.call("POST", "/run", json=order).json()["id"]
-        slots = door.door._app.service.slots
+        slots = door.door._app.service.admission
         wait_until(lambda: door.adapter.running_requests == 1)
-        assert (slots.taken, slots.waiting) == (1, 0)
+        assert (slots.running, slots.waiting) == (1, 0)
         door.terminate()
         wait_until(lambda: door.ping() == 503)
         door.adapter.may_answer.set()
         [output] = finished(door, name)["output"]
         assert output["batch"] == {"total": 3, "completed": 3, "failed": 0}
-        assert (slots.taken, door.adapter.running_requests) == (0, 0)
+        assert (slots.running, door.adapter.running_requests) == (0, 0)
 
 
 def test_a_batch_is_cancelled_or_times_out_with_all_its_lines(door):
@@ -818,7 +825,7 @@ def test_a_batch_is_cancelled_or_times_out_with_all_its_lines(door):
     timed = door.call("POST", "/runsync", json=order | {"policy": {"executionTimeout": 200}}).json()
     assert timed["status"] == "TIMED_OUT"
     wait_until(lambda: door.adapter.running_requests == 0)
-    assert door.door._app.service.slots.taken == 0
+    assert door.door._app.service.admission.running == 0
 
 
 @pytest.mark.parametrize(
@@ -826,12 +833,12 @@ def test_a_batch_is_cancelled_or_times_out_with_all_its_lines(door):
     [
         ([], 'The body must be an object with an "input".'),
         ({}, 'The body must be an object with an "input".'),
-        ({"input": {}, "webhook": "http://x"}, "webhook is not served here: ask /status or"),
+        ({"input": {}, "webhook": "http://x"}, "webhook is not supported here: ask /status or"),
         ({"input": {}, "policy": []}, None),
         ({"input": {}, "policy": "x"}, "policy must be an object."),
         (
             {"input": {}, "policy": {"executionTimeout": "1"}},
-            "policy.executionTimeout must be milliseconds, not '1'.",
+            "policy.executionTimeout must be a positive number of milliseconds, got '1'.",
         ),
     ],
 )
@@ -855,7 +862,7 @@ def test_an_answer_in_bytes(door):
     failed = json.loads(door.call("POST", "/runsync", json=order).json()["error"])["error"]
     assert (failed["code"], failed["param"], failed["message"]) == (
         *(400, "encoding_format"),
-        "A job's output is JSON, which has no bytes: ask for encoding_format base64 or float.",
+        "The output of a job is JSON and cannot hold bytes: set encoding_format to base64 or float.",
     )
 
 
@@ -896,6 +903,6 @@ def test_a_queues_worker_has_its_metrics_on_a_port_of_their_own():
         async def exposition():
             return "a 1\n"
 
-        door.exposition = exposition
+        door.publish(exposition)
         assert httpx.get(f"{url}/metrics").text == "a 1\n"
         assert httpx.get(f"{url}/run").status_code == 404

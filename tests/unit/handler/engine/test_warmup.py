@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from handler.engine.warmup import read
+from handler.engine.warmup import parse_prefixes
 from handler.errors import InvalidSetting
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
@@ -17,12 +17,12 @@ def test_prefixes_have_three_forms(tmp_path, from_file):
     setting = str(tmp_path / "prefixes.json") if from_file else text
     (tmp_path / "prefixes.json").write_text(text)
     alone = {"messages": SYSTEM}
-    assert read(setting) == (alone, alone, {"messages": SYSTEM, "tools": []})
+    assert parse_prefixes(setting) == (alone, alone, {"messages": SYSTEM, "tools": []})
 
 
 def test_no_setting_no_prefix():
     """Nothing is prefilled unless it is asked for."""
-    assert read(None) == ()
+    assert parse_prefixes(None) == ()
 
 
 @pytest.mark.parametrize(
@@ -38,20 +38,7 @@ def test_no_setting_no_prefix():
 def test_what_is_no_prefix_stops_the_start(setting, reason):
     """With what would be right, before the engine is imported."""
     with pytest.raises(InvalidSetting) as caught:
-        read(setting)
+        parse_prefixes(setting)
     text = str(caught.value)
-    assert text.startswith(f"PREFIX_WARMUP={setting!r} should be a JSON list, or a file with one, ")
+    assert text.startswith(f"PREFIX_WARMUP={setting!r} must be a JSON list, or a file with one, ")
     assert text.endswith(f"({reason}).")
-
-
-def test_the_very_first_job_hits_the_cache(endpoint):
-    """Whole blocks with vLLM, every shared token with SGLang."""
-    usage = endpoint.first_job.output[0]["usage"]
-    cached = usage["prompt_tokens_details"]["cached_tokens"]
-    assert (usage["prompt_tokens"], cached) == EXPECTED[endpoint.engine]
-    [line] = [line for line in endpoint.log.read_text().splitlines() if " prefix 1: " in line]
-    assert line.split(" prefix 1: ")[1].startswith(PREFILLED[endpoint.engine])
-
-
-EXPECTED = {"vllm": (424, 384), "sglang": (432, 417)}  # prompt, cached
-PREFILLED = {"vllm": "408 tokens prefilled in ", "sglang": "420 tokens prefilled in "}

@@ -19,18 +19,24 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from handler.engine.capacity import concurrency
+from handler.engine.capacity import job_concurrency
 from handler.engine.interface import Capacity, RunningEngine
 from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineStartFailed, InvalidSetting
 from handler.request.parse import RequestParser
-from handler.serve.worker import Worker
+from handler.serve.queue.loop import QueueJobs
+from handler.serve.worker import NoFrontEnd, Worker
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=4096, max_model_tokens=2048)
 
 
 def event(text):
     return b"data: " + json.dumps({"choices": [{"index": 0, "text": text}]}).encode() + b"\n\n"
+
+
+def worker_on(runtime, **more):
+    parser = RequestParser(("served",), "org/name", {})
+    return Worker(runtime, parser, max_jobs=4, front_end=NoFrontEnd(), **more)
 
 
 class StandIn:
@@ -121,9 +127,8 @@ def started(request):
     """A host with the stand-in, and a worker on it."""
     adapter = StandIn(getattr(request, "param", None))
     with EngineRuntime(adapter) as host:
-        running = host.wait_until_up()
-        reader = RequestParser(("served",), "org/name", running.request_fields)
-        yield adapter, host, Worker(host, reader, timeout_seconds=None)
+        host.wait_until_up()
+        yield adapter, host, worker_on(host)
     adapter.reap()
 
 
@@ -211,14 +216,15 @@ def test_a_task_that_ends_between_two_yields_aborts_the_request(started, caplog)
     asyncio.run(run())
 
 
-def test_a_job_that_is_expected_is_asked_for_at_once_and_once(started):
+def test_a_prestarted_job_is_sent_at_once_and_once(started):
     """The SDK begins it later; then what has gathered is there."""
     adapter, _, worker = started
-    worker.expect([NATIVE, {"id": "wrong", "input": 1}])
+    jobs = QueueJobs(worker)
+    jobs.prestart([NATIVE, {"id": "wrong", "input": 1}])
     assert adapter.began.acquire(timeout=2)
 
     async def run():
-        generator = worker.handle(NATIVE)
+        generator = jobs.handle(NATIVE)
         first = await anext(generator)
         await generator.aclose()
         return first
@@ -226,19 +232,20 @@ def test_a_job_that_is_expected_is_asked_for_at_once_and_once(started):
     assert asyncio.run(run())["choices"][0]["text"][0] == "x"
     assert not adapter.began.acquire(timeout=0.2)
     assert adapter.ended.wait(2)
-    [refused] = outputs(worker, {"id": "wrong", "input": 1})
+    [refused] = outputs(jobs, {"id": "wrong", "input": 1})
     assert json.loads(refused["error"])["error"]["code"] == 400
 
 
-def test_a_job_that_is_expected_and_stopped_before_it_begins_is_aborted(started):
+def test_a_prestarted_job_that_is_stopped_before_it_starts_is_aborted(started):
     """Its request has begun."""
     adapter, _, worker = started
-    worker.expect([NATIVE])
+    jobs = QueueJobs(worker)
+    jobs.prestart([NATIVE])
     assert adapter.began.acquire(timeout=2)
-    worker.stop_early(["j"])
+    jobs.stop_early(["j"])
 
     async def run():
-        task = asyncio.ensure_future(anext(worker.handle(NATIVE)))
+        task = asyncio.ensure_future(anext(jobs.handle(NATIVE)))
         await asyncio.wait([task])
         assert task.cancelled()
 
@@ -246,19 +253,20 @@ def test_a_job_that_is_expected_and_stopped_before_it_begins_is_aborted(started)
     assert adapter.ended.wait(2)
 
 
-def test_a_job_that_is_stopped_before_it_is_taken_is_not_asked_for(started):
+def test_a_job_that_is_stopped_before_it_is_taken_is_not_sent(started):
     """The platform's two polls answer when they like; a second run of that name is another."""
     adapter, _, worker = started
-    worker.stop_early(["j"])
-    worker.expect([NATIVE])
+    jobs = QueueJobs(worker)
+    jobs.stop_early(["j"])
+    jobs.prestart([NATIVE])
 
     async def run():
-        task = asyncio.ensure_future(anext(worker.handle(NATIVE)))
+        task = asyncio.ensure_future(anext(jobs.handle(NATIVE)))
         await asyncio.wait([task])
         assert task.cancelled()
-        assert not worker.busy
+        assert not jobs.busy
         assert not adapter.began.acquire(timeout=0.2)
-        generator = worker.handle(NATIVE)
+        generator = jobs.handle(NATIVE)
         assert "choices" in await anext(generator)
         await generator.aclose()
 
@@ -269,7 +277,7 @@ def test_a_job_that_is_stopped_before_it_is_taken_is_not_asked_for(started):
 def test_a_request_that_hangs_times_out(started):
     """REQUEST_TIMEOUT bounds every wait for the engine, and the request is aborted."""
     adapter, host, _ = started
-    worker = Worker(host, RequestParser(("served",), "org/name", {}), timeout_seconds=0.2)
+    worker = worker_on(host, request_timeout_seconds=0.2)
     [last] = outputs(worker, NATIVE)
     assert json.loads(last["error"])["error"]["code"] == 408
     assert adapter.ended.wait(2)
@@ -372,4 +380,4 @@ def test_a_failed_start_says_the_root_cause(fault, error, message):
 )
 def test_jobs_at_once(setting, capacity, jobs):
     """A number is a number; auto is what the engine can batch and its cache holds."""
-    assert concurrency(setting, capacity) == jobs
+    assert job_concurrency(setting, capacity) == jobs

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from handler.engine.pacing import LONGEST_SECONDS, FlushGate, Pacer
+from handler.engine.pacing import MAX_INTERVAL_SECONDS, FlushGate, Pacer
 
 
 @pytest.mark.parametrize(
@@ -14,26 +14,26 @@ from handler.engine.pacing import LONGEST_SECONDS, FlushGate, Pacer
         (100, [], 0.25),
         (1, [0.05] * 200, 0.05),
         (100, [0.05] * 200, 0.25),
-        (4000, [], LONGEST_SECONDS),
-        (1, [60.0] * 200, LONGEST_SECONDS),
+        (4000, [], MAX_INTERVAL_SECONDS),
+        (1, [60.0] * 200, MAX_INTERVAL_SECONDS),
     ],
     ids=["none", "streams", "round trip", "the longer one", "crowd", "hanging platform"],
 )
 def test_the_interval_follows_the_streams_and_the_platform(streams, round_trips, interval):
     """Streams share the posts; a stream's posts follow each other in any case."""
-    pacer = Pacer(posts_per_second=400)
+    pacer = Pacer(flushes_per_second=400)
     for _ in range(streams):
-        pacer.begin()
+        pacer.stream_opened()
     for seconds in round_trips:
-        pacer.posted(seconds)
+        pacer.flushed(seconds)
     assert pacer.interval_seconds() == pytest.approx(interval)
 
 
 def test_a_stream_that_has_ended_takes_no_share():
     """Of the posts."""
-    pacer = Pacer(posts_per_second=1)
-    pacer.begin()
-    pacer.end()
+    pacer = Pacer(flushes_per_second=1)
+    pacer.stream_opened()
+    pacer.stream_closed()
     assert pacer.interval_seconds() == 0
 
 
@@ -53,8 +53,8 @@ class Clock:
 @pytest.fixture
 def pacer():
     """One stream, four flushes a second."""
-    made = Pacer(posts_per_second=4)
-    made.begin()
+    made = Pacer(flushes_per_second=4)
+    made.stream_opened()
     return made
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from handler.serve.queue.loop import LOOK_SECONDS, _run_jobs
+from handler.serve.queue.sdk_patches import POLL_INTERVAL_SECONDS, start_jobs
 from tests.conftest import ANSWERS
 from tests.platform import State
 from tests.processes import arguments
@@ -383,14 +383,14 @@ def test_jobs_begin_as_they_come_and_all_are_awaited():
 
     async def run():
         scaler, never_began = Scaler(), []
-        running = asyncio.create_task(_run_jobs(scaler, "session", never_began.append))
+        running = asyncio.create_task(start_jobs(scaler, "session", never_began.append))
         for number, name in enumerate(["broken", "a", "b"], 1):
             scaler.jobs_queue.put_nowait({"id": name})
             while len(scaler.begun) < number:
                 await asyncio.sleep(0)
         assert scaler.begun == [("session", name) for name in scaler.jobs_tasks]
         scaler.alive = False
-        await asyncio.sleep(2 * LOOK_SECONDS)
+        await asyncio.sleep(2 * POLL_INTERVAL_SECONDS)
         assert not running.done()
         scaler.go.set()
         await running
@@ -404,7 +404,7 @@ def test_a_job_that_is_stopped_before_its_first_step_frees_its_place():
 
     async def run():
         scaler, never_began = Scaler(), []
-        running = asyncio.create_task(_run_jobs(scaler, "session", never_began.append))
+        running = asyncio.create_task(start_jobs(scaler, "session", never_began.append))
         scaler.jobs_queue.put_nowait({"id": "a"})
         while not scaler.jobs_tasks:
             await asyncio.sleep(0)
@@ -442,3 +442,16 @@ def test_the_start_is_told_stage_by_stage(endpoint):
     assert float(table[0].split()[0]) == pytest.approx(max(ends.values()), abs=0.01)
     rows = [line.split(maxsplit=2)[2].rsplit(maxsplit=2) for line in table[2 : 2 + len(seconds)]]
     assert {name.strip() for name, _, _ in rows} == seconds.keys()
+
+
+def test_the_very_first_job_hits_the_cache(endpoint):
+    """Whole blocks with vLLM, every shared token with SGLang."""
+    usage = endpoint.first_job.output[0]["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    assert (usage["prompt_tokens"], cached) == PREFIX_TOKENS[endpoint.engine]
+    [line] = [line for line in endpoint.log.read_text().splitlines() if " prefix 1: " in line]
+    assert line.split(" prefix 1: ")[1].startswith(PREFILLED[endpoint.engine])
+
+
+PREFIX_TOKENS = {"vllm": (424, 384), "sglang": (432, 417)}  # prompt, cached
+PREFILLED = {"vllm": "408 tokens prefilled in ", "sglang": "420 tokens prefilled in "}

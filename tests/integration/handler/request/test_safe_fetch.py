@@ -39,7 +39,7 @@ async def picture(_):
 
 def get(address, routes=None, domains=(), most_bytes=10_000, seconds=5.0):
     async def run():
-        reading = SafeFetch(domains, most_bytes, seconds, "Media")
+        reading = SafeFetch(domains, max_bytes=most_bytes, timeout_seconds=seconds, what="Media")
         async with server(routes or {}) as port, reading as there:
             return await there.get(address.replace("PORT", str(port)))
 
@@ -102,7 +102,7 @@ def test_a_name_is_looked_up_once_and_that_address_is_asked(here_is_public, name
 def test_a_name_with_a_private_address_beside_a_public_one_is_refused(here_is_public, names):
     """All of its addresses have to be public."""
     names[0]["a.example"] = [["127.0.0.1", "10.0.0.1"]]
-    with pytest.raises(InvalidInput, match=r"'a\.example' is not a public name"):
+    with pytest.raises(InvalidInput, match=r"'a\.example' does not resolve to a public address"):
         get("http://a.example:PORT/x", {"/x": picture})
 
 
@@ -123,8 +123,8 @@ def test_a_redirect_is_followed(here_is_public):
     ("target", "said"),
     [
         ("http://10.0.0.1/x", "10.0.0.1 is not a public address"),
-        ("http://localhost:PORT/x", "'localhost' is not a public name"),
-        ("file:///etc/passwd", "'file:///etc/passwd' is no address of the web"),
+        ("http://localhost:PORT/x", "'localhost' does not resolve to a public address"),
+        ("file:///etc/passwd", "'file:///etc/passwd' must be an http or https URL"),
         ("http://b.example/x", "Media may come from 127.0.0.1, localhost, not from 'b.example'."),
         ("/again", "more than 3 redirects"),
     ],
@@ -133,7 +133,7 @@ def test_a_redirect_is_judged_as_the_first_address(here_is_public, monkeypatch, 
     """It leads nowhere that the request may not name."""
     if "localhost" in target:
         monkeypatch.setattr(safe_fetch, "is_public", lambda text: False)
-        monkeypatch.setattr(safe_fetch, "_refuse_private_literal", lambda url: None)
+        monkeypatch.setattr(safe_fetch, "_refuse_private_address", lambda url: None)
     domains = {"127.0.0.1", "localhost"} if "10.0" not in target else ()
     with pytest.raises(InvalidInput) as raised:
         get("http://127.0.0.1:PORT/again", {"/again": to(target)}, domains)
@@ -155,9 +155,9 @@ async def gone(_):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (large, "cannot be fetched: there are more than 10000 bytes."),
-        (slow, "did not come in 0.3 s."),
-        (gone, "cannot be fetched: the answer is 404."),
+        (large, "cannot be fetched: it has more than 10000 bytes."),
+        (slow, "was not fetched in 0.3 s."),
+        (gone, "cannot be fetched: the server answered 404."),
     ],
 )
 def test_what_cannot_be_had(here_is_public, answer, said):
@@ -174,7 +174,7 @@ def test_who_does_not_answer_and_who_is_not_known(here_is_public):
         port = closed.getsockname()[1]
         with pytest.raises(InvalidInput, match=f"127.0.0.1:{port} cannot be reached"):
             get(f"http://127.0.0.1:{port}/x")
-    with pytest.raises(InvalidInput, match=r"the name 'no\.such\.invalid' is not known"):
+    with pytest.raises(InvalidInput, match=r"the name 'no\.such\.invalid' cannot be resolved"):
         get("http://no.such.invalid/x")
 
 
@@ -184,7 +184,7 @@ def put(address, routes=None, seconds=5.0):
             yield b"x" * 100_000
 
     async def run():
-        writing = SafeFetch((), 0, seconds, "The output")
+        writing = SafeFetch(timeout_seconds=seconds, what="The output")
         async with server(routes or {}) as port, writing as there:
             await there.put(address.replace("PORT", str(port)), content(), 300_000)
 
@@ -224,9 +224,9 @@ def test_azure_is_told_what_to_make(here_is_public, names, host, kind):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (to("/other"), "'http://127.0.0.1:PORT/x' cannot be written: the answer is 302."),
-        (gone, "'http://127.0.0.1:PORT/x' cannot be written: the answer is 404."),
-        (slow, "'http://127.0.0.1:PORT/x' was not taken in 0.3 s."),
+        (to("/other"), "'http://127.0.0.1:PORT/x' cannot be written: the server answered 302."),
+        (gone, "'http://127.0.0.1:PORT/x' cannot be written: the server answered 404."),
+        (slow, "'http://127.0.0.1:PORT/x' was not written in 0.3 s."),
     ],
     ids=["redirect", "refusal", "silence"],
 )
@@ -240,7 +240,7 @@ def test_what_cannot_be_put(here_is_public, answer, said):
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.8"])
 def test_a_private_address_is_not_written_to(host):
     """It is judged as one that is read from."""
-    with pytest.raises(InvalidInput, match="is not a public"):
+    with pytest.raises(InvalidInput, match="a public address"):
         put(f"http://{host}:PORT/x", {"/x": picture})
 
 
@@ -253,15 +253,15 @@ def test_nothing_at_an_address_is_an_error_of_its_own(here_is_public):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("file:///etc/passwd", "'file:///etc/passwd' is no address of the web: http or https."),
-        ("/dev/zero", "'/dev/zero' is no address of the web"),
-        ("picture.png", "'picture.png' is no address of the web"),
-        ("\\\\host\\share", "is no address"),
-        ("ftp://a.example/x", "'ftp://a.example/x' is no address of the web"),
-        ("http:\\\\a.example", "is no address"),
-        ("http://a.example\\@b.example/", "is no address"),
-        ("https:///x", "'https:///x' is no address"),
-        ("http://[::1", "'http://[::1' is no address."),
+        ("file:///etc/passwd", "'file:///etc/passwd' must be an http or https URL."),
+        ("/dev/zero", "'/dev/zero' must be an http or https URL"),
+        ("picture.png", "'picture.png' must be an http or https URL"),
+        ("\\\\host\\share", "must be an http or https URL"),
+        ("ftp://a.example/x", "'ftp://a.example/x' must be an http or https URL"),
+        ("http:\\\\a.example", "must be an http or https URL"),
+        ("http://a.example\\@b.example/", "is not a URL"),
+        ("https:///x", "'https:///x' must be an http or https URL"),
+        ("http://[::1", "'http://[::1' is not a URL."),
         ("https://b.example/x", "Media may come from a.example, not from 'b.example'."),
         ("https://a.example.b.example/x", "Media may come from a.example, not from"),
         ("https://a.example@b.example/x", "Media may come from a.example, not from 'b.example'."),
@@ -270,5 +270,5 @@ def test_nothing_at_an_address_is_an_error_of_its_own(here_is_public):
 def test_what_may_not_be_asked(url, said):
     """With what would be right."""
     with pytest.raises(InvalidInput) as raised:
-        safe_fetch.allowed(url, {"a.example"}, "Media")
+        safe_fetch.allowed_url(url, {"a.example"}, what="Media")
     assert said in str(raised.value)

@@ -9,7 +9,7 @@ import pytest
 
 from handler.metrics.engine_stats import EngineStats, StatsWindow, read, window
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[4]
 EXPOSITIONS = ROOT / "tests/expositions"
 
 

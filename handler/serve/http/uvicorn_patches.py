@@ -1,0 +1,92 @@
+"""What is replaced in uvicorn.
+
+| replaced                     | why                                                             |
+| ---------------------------- | --------------------------------------------------------------- |
+| `HttpToolsProtocol`, by a    | There is no limit on the size of a request's head, on the time  |
+| subclass                     | until it is complete, or on a client that stops reading.        |
+|                              | Pipelined requests are not notified of a disconnect.            |
+
+uvicorn 0.54; it can go when `uvicorn.Config` has these limits. Pinned by
+tests/contract/test_uvicorn.py.
+"""
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_TIMEOUT_SECONDS = 20.0  # from a connection, or a request's first byte, to the end of its head
+STALL_TIMEOUT_SECONDS = 120.0  # for a client to read what has been sent
+MAX_CONNECTIONS = 4096
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Closes a connection whose head is too long or too slow, or whose client does not read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+        self._head_bytes = self._line_bytes = 0
+        self._in_head = False
+        self._cycles: list[RequestResponseCycle] = []  # uvicorn itself notifies only the newest
+        self._stall: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(
+            HEAD_TIMEOUT_SECONDS, transport.close
+        )
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head or self._deadline is not None:
+            self._head_bytes += len(data)
+            self._check_head(self._head_bytes)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._line_bytes += len(name) + len(value)
+        self._check_head(self._line_bytes)
+
+    def _check_head(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes, self._line_bytes = True, 0, 0
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self.transport.close)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._cancel_deadline()
+        super().on_headers_complete()
+        self._cycles = [cycle for cycle in self._cycles if not cycle.response_complete]
+        self._cycles.append(self.cycle)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall is None:
+            self._stall = self.loop.call_later(STALL_TIMEOUT_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_stall()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_deadline()
+        self._cancel_stall()
+        super().connection_lost(exc)
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _cancel_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

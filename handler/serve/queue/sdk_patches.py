@@ -1,0 +1,150 @@
+"""The Runpod SDK's functions that the queue replaces, all of them. The SDK has no hooks for these.
+
+| replaced                            | why                                                        |
+| ----------------------------------- | ---------------------------------------------------------- |
+| `rp_scale.get_job`                  | takes a job while it polls in a drain; a full worker looks |
+|                                     | for a free slot once a second; a job in its own queue      |
+|                                     | counts twice                                               |
+| `rp_scale.get_stop_signals`         | drops a stop for a job that is taken and not started; a    |
+|                                     | poll on a closed connection is repeated for ever           |
+| `rp_scale.JobScaler.run_jobs`       | starts a job up to 0.1 s after it was taken                |
+| `rp_http._transmit`                 | loses a chunk when a connection breaks, see `delivery`     |
+
+Called without being public: `JobsProgress.get_job_count`, `rp_http.send_result`,
+`JobScaler.{handle_job,is_alive,jobs_queue,jobs_tasks,job_progress}`.
+
+SDK 1.12.0. All but `_transmit` can go with SDK 2, whose dispatch is event-driven. Pinned by
+tests/contract/test_runpod.py.
+"""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+POLL_INTERVAL_SECONDS = 0.1
+
+# The SDK reads these at its import. Its checks of GPU and disk take seconds and can create a CUDA
+# context in this process.
+SDK_ENVIRONMENT = {
+    "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+    "RUNPOD_SKIP_GPU_CHECK": "true",
+}
+# The SDK's default is DEBUG, which prints every chunk. The worker logs one line per job itself.
+SDK_LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
+
+
+def sdk_environment(log_level: str) -> dict[str, str]:
+    """Return the variables that the SDK reads at its import."""
+    return {**SDK_ENVIRONMENT, "RUNPOD_LOG_LEVEL": SDK_LOG_LEVELS[log_level]}
+
+
+def import_sdk() -> None:
+    """Import the SDK, which takes over a second: call it while the engine loads."""
+    root = logging.getLogger()
+    handlers, root_level = root.handlers[:], root.level
+    import runpod.serverless  # noqa: F401
+
+    root.handlers[:] = handlers  # the SDK's handler prints every library's INFO once more
+    root.setLevel(root_level)
+
+
+@dataclass(frozen=True)
+class SdkHooks:
+    """What the replaced functions call.
+
+    Attributes:
+        free_slots: how many jobs to take, given how many the SDK has.
+        slot_freed: waits until that may have changed.
+        jobs_taken: called with the jobs of one poll.
+        jobs_stopped: called with the ids in one stop signal.
+        job_cancelled: called with the id of a job that was cancelled before its first step.
+        transmit: posts a result, see `Delivery.transmit`.
+    """
+
+    free_slots: Callable[[int], int]
+    slot_freed: Callable[[], Awaitable[object]]
+    jobs_taken: Callable[[list[dict[str, Any]]], object]
+    jobs_stopped: Callable[[list[str]], object]
+    job_cancelled: Callable[[str], object]
+    transmit: Callable[..., Awaitable[None]]
+
+
+def patch_sdk(hooks: SdkHooks) -> None:
+    """Replace the functions in the table above."""
+    from runpod.serverless.modules import rp_http, rp_scale
+    from runpod.serverless.modules.worker_state import JobsProgress
+
+    sdk_get_job, sdk_get_stop_signals = rp_scale.get_job, rp_scale.get_stop_signals
+    in_progress = JobsProgress()
+
+    async def get_job(session: Any, _: int = 1) -> list[dict[str, Any]]:
+        free = hooks.free_slots(in_progress.get_job_count())
+        if free <= 0:
+            await hooks.slot_freed()
+            return []  # and be called again, with all of the SDK's time for a poll
+        jobs = list(await sdk_get_job(session, free) or [])
+        hooks.jobs_taken(jobs)
+        return jobs
+
+    async def get_stop_signals(session: Any) -> list[str]:
+        if session.closed:
+            # The SDK's loop has ended, and the cancellation of this poll was lost: an error of the
+            # closed connection came first. Without another one the SDK would poll for ever.
+            raise asyncio.CancelledError
+        names: list[str] = await sdk_get_stop_signals(session)
+        hooks.jobs_stopped(names)
+        return names
+
+    async def run_jobs(scaler: Any, session: Any) -> None:
+        await start_jobs(scaler, session, hooks.job_cancelled)
+
+    rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
+    rp_scale.JobScaler.run_jobs = run_jobs
+    rp_http._transmit = hooks.transmit
+
+
+async def start_jobs(scaler: Any, session: Any, job_cancelled: Callable[[str], object]) -> None:
+    """Start each job when it arrives, in place of `JobScaler.run_jobs`.
+
+    Args:
+        scaler: the SDK's JobScaler.
+        session: the SDK's aiohttp session.
+        job_cancelled: called with the id of a job that was cancelled before its first step, where
+            the SDK's own clean-up does not run.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    def ended(job: dict[str, Any], task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if scaler.jobs_tasks.get(job["id"]) is task:
+            del scaler.jobs_tasks[job["id"]]
+            scaler.job_progress.remove(job)
+            scaler.jobs_queue.task_done()
+            job_cancelled(job["id"])
+
+    while scaler.is_alive() or not scaler.jobs_queue.empty():
+        try:
+            job = await asyncio.wait_for(scaler.jobs_queue.get(), POLL_INTERVAL_SECONDS)
+        except TimeoutError:
+            continue  # and look whether the worker is to end
+        task = asyncio.create_task(scaler.handle_job(session, job))
+        scaler.jobs_tasks[job["id"]] = task
+        tasks.add(task)
+        task.add_done_callback(functools.partial(ended, job))
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def post_progress(job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
+    """Post a job's progress, and return when it has arrived.
+
+    The SDK's `progress_update` posts the same from a thread of its own, so the last progress could
+    arrive after the job's end; and the connections of `delivery` belong to this loop.
+    """
+    from runpod.http_client import AsyncClientSession
+    from runpod.serverless.modules.rp_http import send_result
+
+    async with AsyncClientSession() as session:
+        await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
