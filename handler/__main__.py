@@ -26,7 +26,7 @@ from handler.engine.interface import RunningEngine
 from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.environ import load
+from handler.environ import export, load
 from handler.errors import EXIT_FAILED, StartError, hide_secrets
 from handler.metrics.monitor import Monitor, PushTarget, push_target
 from handler.model.resolve import ResolvedModel, locate
@@ -152,8 +152,7 @@ class Start:
         runtime.launch()
         if mode == "queue":
             with timings.stage("SDK"):
-                for name, value in sdk_environment(settings.log_level).items():
-                    os.environ.setdefault(name, value)
+                export(sdk_environment(settings.log_level))
                 import_sdk()
         engine = runtime.wait_until_up()
         with timings.stage("warm-up"):

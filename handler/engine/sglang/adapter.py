@@ -87,7 +87,7 @@ class SglangAdapter:
             args = self._args
             ranks = args.dp_size * args.tp_size * args.pp_size
             cores = sorted(os.sched_getaffinity(0))
-            threads = os.environ.get("OMP_NUM_THREADS", "")
+            threads = self._environ.get("OMP_NUM_THREADS", "")
             export(platform.thread_binding(ranks, cores, threads))
 
     def _parse_args(self, log_level: str) -> Any:
