@@ -71,8 +71,8 @@ WORKDIR /opt/worker
 ENV PYTHONPATH=/opt/fetch
 COPY handler/__init__.py handler/errors.py handler/
 COPY handler/model handler/model
-COPY builder/__init__.py builder/checksums.py builder/errors.py builder/fetch.py builder/folder.py \
-     builder/lora.py builder/order.py builder/told.py builder/
+COPY builder/__init__.py builder/checksums.py builder/cli.py builder/errors.py builder/fetch.py \
+     builder/folder.py builder/lora.py builder/order.py builder/
 ARG HF_ENDPOINT
 ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS=""
 RUN --mount=type=secret,id=HF_TOKEN \

@@ -1,44 +1,114 @@
-"""What can go wrong while a model is fetched or made.
+"""Every error that the builder's commands raise on purpose, with the exit code it ends them with.
 
-BuildError        1
-├── WheelError    1  the demo model's package cannot be had, or is not the pinned one
-├── GgufError     1  a GGUF file is not a Llama model in a form that we read
-├── Refused       2  the checkpoint is not what was asked for, or not what may be served
-├── Damaged       4  a file is not what the hub says it is
-└── NotQuantized  4  llm-compressor is not there, or does not get through this model
+    BuilderError                1
+    ├── WheelError              1  the demo model's package is not available, or not the pinned one
+    ├── GgufError               1  a GGUF file is not a Llama model of a supported form
+    ├── InvalidArgument         2  an argument, or the file or folder that it names, is invalid
+    ├── CheckpointRefused       2  the checkpoint is not what was asked for, or must not be served
+    ├── DamagedFile             4  a file is not what the hub says it is
+    ├── QuantizationFailed      4  llm-compressor is missing, or fails on this model
+    └── DeployError             1
+        ├── ApiKeyRefused       3  RUNPOD_API_KEY is missing, invalid, or lacks a right
+        ├── NoCredit            4  the account has no credit
+        ├── NotFound            5  no such endpoint, worker or volume
+        ├── RequestRefused      6  the API refuses the request
+        ├── ApiUnavailable      7  the API cannot be reached, fails, or stays busy
+        ├── NoHealthyWorker     8  no worker became healthy in time
+        ├── SmokeTestFailed     9  the endpoint is up and does not answer the test request
+        └── NotDeleted         10  the user said no, or jobs are running
 
-`main` of each command prints one as a line and ends with its code. What the hub refuses is
-`handler.errors.ModelUnavailable`, 3; a full disk or a missing right is an OSError, 4.
+`builder.cli.run_command` prints an error as one line and returns its exit code. A hub's error is a
+`handler.errors.ModelUnavailable` (3); a full disk or a missing right is an OSError.
+
+The image's build copies this module alone: it imports nothing.
 """
 
 
-class BuildError(Exception):
+class BuilderError(Exception):
     """The base of the others; its text is one line for the user."""
 
     exit_code = 1
 
 
-class WheelError(BuildError):
-    """The demo model's package cannot be had, or is not the pinned one."""
+class WheelError(BuilderError):
+    """The demo model's package is not available, or is not the pinned one."""
 
 
-class GgufError(BuildError):
-    """A GGUF file is not a Llama model in a form that we read."""
+class GgufError(BuilderError):
+    """A GGUF file is not a Llama model of a supported form."""
 
 
-class Refused(BuildError):
-    """The checkpoint is not what was asked for, or not one that may be served."""
+class InvalidArgument(BuilderError):
+    """An argument is invalid, or the file or folder that it names is."""
 
     exit_code = 2
 
 
-class Damaged(BuildError):
-    """A file is not what the hub says it is, also when it is fetched again."""
+class CheckpointRefused(BuilderError):
+    """The checkpoint is not what was asked for, or must not be served."""
+
+    exit_code = 2
+
+
+class DamagedFile(BuilderError):
+    """A file is not what the hub says it is, also after a second download."""
 
     exit_code = 4
 
 
-class NotQuantized(BuildError):
-    """llm-compressor is not there, or does not get through this model."""
+class QuantizationFailed(BuilderError):
+    """llm-compressor is missing, or fails on this model."""
 
     exit_code = 4
+
+
+class DeployError(BuilderError):
+    """The base of what `deploy`, `status`, `logs` and `delete` report."""
+
+
+class ApiKeyRefused(DeployError):
+    """RUNPOD_API_KEY is missing, invalid, or lacks a right."""
+
+    exit_code = 3
+
+
+class NoCredit(DeployError):
+    """The account has no credit."""
+
+    exit_code = 4
+
+
+class NotFound(DeployError):
+    """There is no such endpoint, worker or volume."""
+
+    exit_code = 5
+
+
+class RequestRefused(DeployError):
+    """The API refuses the request and says why."""
+
+    exit_code = 6
+
+
+class ApiUnavailable(DeployError):
+    """The API cannot be reached, fails, or stays busy."""
+
+    exit_code = 7
+
+
+class NoHealthyWorker(DeployError):
+    """No worker became healthy in time."""
+
+    exit_code = 8
+
+
+class SmokeTestFailed(DeployError):
+    """The endpoint is up and does not answer the test request."""
+
+    exit_code = 9
+
+
+class NotDeleted(DeployError):
+    """Nothing was deleted: the user said no, or jobs are running."""
+
+    exit_code = 10

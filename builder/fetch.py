@@ -25,10 +25,10 @@ from typing import get_args
 from pydantic import SecretStr
 
 from builder.checksums import checksums
-from builder.errors import Damaged, Refused
+from builder.cli import Console, command_parser, run_command
+from builder.errors import CheckpointRefused, DamagedFile
 from builder.folder import alone, level_dates, strangers, whole
 from builder.order import PICKLE_INDEX, Kind, Order, check, choose
-from builder.told import parser, told
 from handler.errors import ModelUnavailable, StartError
 from handler.model import hub, manifest
 from handler.model.checkpoint import INDEX, quantization_of, shards
@@ -46,20 +46,20 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """Fetch one repository and print the folder; one line on stderr if that fails."""
     options = _parser(environ).parse_args(argv)
 
-    def work() -> None:
+    def work(console: Console) -> None:
         order = _order(options, environ)
         folder = options.out or Path("models", order.repository.rpartition("/")[2].lower())
-        print(fetch(order, folder), flush=True)
+        console.print(fetch(order, folder))
 
-    return told("fetch", work)
+    return run_command("fetch", work)
 
 
 def fetch(order: Order, folder: Path) -> Path:
     """Return the finished folder, fetched now unless it is there at the same commit.
 
     Raises:
-        Refused: the checkpoint is not what was asked for, or the folder is something else.
-        Damaged: a file is not what the hub says it is.
+        CheckpointRefused: it is not what was asked for, or the folder is something else.
+        DamagedFile: a file is not what the hub says it is.
         ModelUnavailable: the hub's refusal, or too little space, in one sentence.
     """
     target = folder.resolve()
@@ -92,7 +92,7 @@ def _fetched_before(order: Order, folder: Path) -> Manifest | None:
         what = f"has files that were not fetched, such as {others[0]}"
     elif there:
         what = f"holds {there.repository} as a {there.kind}"
-    raise Refused(f"{folder} {what}: choose another --out, or remove it.")
+    raise CheckpointRefused(f"{folder} {what}: choose another --out, or remove it.")
 
 
 def _fill(part: Path, order: Order, found: hub.RepoListing) -> None:
@@ -103,7 +103,7 @@ def _fill(part: Path, order: Order, found: hub.RepoListing) -> None:
         index = shards(part) or (shards(part, PICKLE_INDEX) if order.patterns else None)
         quantization = quantization_of(part) if "config.json" in first else None
     except ModelUnavailable as error:
-        raise Refused(f"{order.repository}: {error}.") from error
+        raise CheckpointRefused(f"{order.repository}: {error}.") from error
     names = [n for n in choose(order, by_path, index) if n != manifest.NAME]
     for name in set(first) - set(names):
         (part / name).unlink()
@@ -154,7 +154,7 @@ def _verified(
             path.unlink()
             _download(part, order, found, [file])
     expected = f"{file.bytes} bytes with {file.sha256 or file.git_oid}"
-    raise Damaged(
+    raise DamagedFile(
         f"{order.repository}/{file.path} is damaged: the hub says {expected}, "
         f"{size} bytes with {sha256 if file.sha256 else git_oid} arrived."
     )
@@ -191,11 +191,11 @@ def token_in(environ: Mapping[str, str]) -> SecretStr | None:
     try:
         return one_word(SecretStr(token)) if token else None
     except ValueError as error:
-        raise Refused(f"{source} should be {error}.") from error
+        raise CheckpointRefused(f"{source} should be {error}.") from error
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
-    made = parser("fetch", str(__doc__))
+    made = command_parser("fetch", str(__doc__))
     add = made.add_argument
     add("repository", help="org/name on the hub")
     add("--revision", default="main", help="branch, tag or commit (main)")

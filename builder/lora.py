@@ -10,19 +10,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from builder.cli import Console, command_parser, run_command
 from builder.fetch import fetch, token_in
 from builder.order import Order
-from builder.told import parser, told
 from handler.model.lora import SETTING, read
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch all of them and print their folders."""
-    made = parser("lora", str(__doc__), prog="python -m builder.lora")
+    made = command_parser("lora", str(__doc__), prog="python -m builder.lora")
     made.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     out: Path = made.parse_args(argv).out
 
-    def work() -> None:
+    def work(console: Console) -> None:
         for one in read(environ.get(SETTING, "")):
             order = Order(
                 repository=one.source,
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
                 kind="lora",
                 token=token_in(environ),
             )
-            print(fetch(order, out / one.folder_name()), flush=True)
+            console.print(fetch(order, out / one.folder_name()))
 
-    return told("fetch", work)
+    return run_command("fetch", work)
 
 
 if __name__ == "__main__":

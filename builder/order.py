@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from handler.model import hub_files
 from handler.model.checkpoint import INDEX, is_of
 from handler.model.reference import HubReference
@@ -58,7 +58,7 @@ def choose(order: Order, names: Collection[str], shards: Collection[str] | None)
         shards: the files that its index names, None where it has no index.
 
     Raises:
-        Refused: the repository has no configuration or no weights that may be taken.
+        CheckpointRefused: the repository has no configuration or no weights that may be taken.
     """
     if order.kind == "tokenizer":
         return _tokenizer(order, names)
@@ -67,29 +67,33 @@ def choose(order: Order, names: Collection[str], shards: Collection[str] | None)
     chosen = _matching(order, names) if order.patterns else hub_files.wanted(names, shards)
     through = " that ALLOW_PATTERNS lets through" if order.patterns else ""
     if "config.json" not in chosen:
-        raise Refused(f"{order.repository} has no config.json{through}: no engine can load it.")
+        raise CheckpointRefused(
+            f"{order.repository} has no config.json{through}: no engine can load it."
+        )
     pickles = hub_files.pickles(chosen)
     if not pickles and not any(name.endswith(".safetensors") for name in chosen):
-        raise Refused(_no_weights(order, names))
+        raise CheckpointRefused(_no_weights(order, names))
     if pickles and INDEX not in chosen:
         needed = set(shards or ()) if PICKLE_INDEX in chosen else set()
     else:
         needed = {name for name in shards or () if name.endswith(".safetensors")}
     if lost := sorted(needed - set(chosen)):
-        raise Refused(f"{order.repository} has no {lost[0]}{through}, which its index names.")
+        raise CheckpointRefused(
+            f"{order.repository} has no {lost[0]}{through}, which its index names."
+        )
     return sorted(chosen)
 
 
 def _tokenizer(order: Order, names: Collection[str]) -> list[str]:
     chosen = _matching(order, names) if order.patterns else hub_files.small(names)
     if not hub_files.has_tokenizer(chosen):
-        raise Refused(f"{order.repository} has no tokenizer.")
+        raise CheckpointRefused(f"{order.repository} has no tokenizer.")
     return chosen
 
 
 def _adapter(order: Order, names: Collection[str]) -> list[str]:
     if lost := [name for name in hub_files.ADAPTER if name not in names]:
-        raise Refused(f"{order.repository} has no {lost[0]}: it is no LoRA adapter.")
+        raise CheckpointRefused(f"{order.repository} has no {lost[0]}: it is no LoRA adapter.")
     return hub_files.adapter(names)
 
 
@@ -121,33 +125,33 @@ def check(order: Order, found: str | None) -> None:
     """Compare what the checkpoint says of its quantization with what was asked for.
 
     Raises:
-        Refused: with what to do about it.
+        CheckpointRefused: with what to do about it.
     """
     wanted, name = order.quantization, order.repository
     if found is None and wanted == "auto":
-        raise Refused(
+        raise CheckpointRefused(
             f"{name} is not quantized: choose a quantized repository (its name often ends in -AWQ "
             "or -FP8; on the hub, open the model's page and look under Quantizations), make one "
             "(python -m builder quantize), or set QUANTIZATION=none to take it as it is."
         )
     if found is None and wanted != "none":
-        raise Refused(
+        raise CheckpointRefused(
             f"QUANTIZATION={wanted} contradicts the checkpoint: {name} is not quantized. "
             "QUANTIZATION=none takes it as it is."
         )
     if found is None:
         return
     if wanted == "none":
-        raise Refused(
+        raise CheckpointRefused(
             f"{name} is quantized already, as {found!r}: QUANTIZATION=none takes a checkpoint that "
             "is not."
         )
     if wanted == "auto" and not (is_of("awq", found) or is_of("fp8", found)):
-        raise Refused(
+        raise CheckpointRefused(
             f"{name} is quantized as {found!r}, which is neither AWQ nor FP8. "
             f"QUANTIZATION={found} takes it."
         )
     if wanted != "auto" and not is_of(wanted, found):
-        raise Refused(
+        raise CheckpointRefused(
             f"QUANTIZATION={wanted} contradicts the checkpoint: {name} is quantized as {found!r}."
         )

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from builder.__main__ import COMMANDS
+from builder.cli import COMMANDS
 from tests.conftest import ROOT, clean_environment
 
 
@@ -30,7 +30,7 @@ def test_another_command_is_refused():
     assert builder("plann") == (
         2,
         "",
-        f"builder: there is no 'plann', only {', '.join(COMMANDS)}.\n",
+        f"builder: unknown command 'plann', must be one of {', '.join(COMMANDS)}.\n",
     )
 
 
@@ -53,13 +53,13 @@ def test_an_interruption_while_something_is_made_is_one_line():
     """A progress bar that is not whole complains when it goes, and nobody wants to know."""
     code = """
 from tqdm import tqdm
-from builder.told import told
+from builder.cli import run_command
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
 tqdm._get_free_pos = interrupt
-raise SystemExit(told("fetch", lambda: list(tqdm([1]))))
+raise SystemExit(run_command("fetch", lambda _: list(tqdm([1]))))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "fetch: interrupted\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.order import Order, check
 from handler.model.hub_files import small, wanted
 from handler.model.manifest import Manifest
@@ -509,5 +509,5 @@ def test_what_a_quantization_takes(asked, found, taken):
     if taken:
         check(order, found)
         return
-    with pytest.raises(Refused, match="org/name"):
+    with pytest.raises(CheckpointRefused, match="org/name"):
         check(order, found)

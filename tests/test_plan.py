@@ -11,7 +11,7 @@ from math import prod
 
 import pytest
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.plan.cards import COUNTS, Card, chosen, table
 from builder.plan.estimate import Wanted, row
 from builder.plan.source import Source
@@ -257,8 +257,8 @@ def test_a_number_that_is_none(hub, value):
     code, _, err = plan(hub, "org/fp8", "--context", value)
     assert (code, err.splitlines()[-1]) == (
         2,
-        f"python -m builder plan: error: argument --context: {value!r} should be a whole "
-        "number from 1 on",
+        f"python -m builder plan: error: argument --context: {value!r} must be a whole "
+        "number from 1 up",
     )
 
 
@@ -330,7 +330,7 @@ def test_groups_that_are_still_to_be_made():
     conv = Tensor("model.layers.0.conv.conv.weight", "BF16", (64, 1, 3), 384)
     assert weights(Source("m", "", {}, (conv,), None), "awq").bytes == 384
     narrow = Source("m", "", {}, (Tensor("a.q_proj.weight", "BF16", (64, 40), 5120),), None)
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(CheckpointRefused) as raised:
         weights(narrow, "awq")
     assert str(raised.value) == (
         "m cannot be quantized as awq: a.q_proj.weight has 40 inputs, which do not divide into "

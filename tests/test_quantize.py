@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused, InvalidArgument
 from builder.quantize import base, data, source
 from builder.quantize.base import Base
 from builder.quantize.card import card
@@ -313,7 +313,7 @@ def test_what_is_no_base(tmp_path, config, files, said):
         (tmp_path / "config.json").write_text(json.dumps(config))
     for name in files:
         (tmp_path / name).touch()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CheckpointRefused) as refused:
         base.check(tmp_path, "m")
     assert str(refused.value)[: len(said)] == said
 
@@ -348,7 +348,7 @@ def test_broken_documents(tmp_path, name, content, said):
     """The line's number, and what would be right."""
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidArgument) as refused:
         data.documents(path)
     assert str(refused.value).endswith(said)
 
@@ -358,14 +358,14 @@ def test_the_last_tenth_is_held_out():
     documents = [str(number) for number in range(25)]
     assert data.split(documents, "d") == (documents[:23], documents[23:])
     assert data.split(documents[:2], "d") == (["0"], ["1"])
-    with pytest.raises(Refused, match=r"^d has one document"):
+    with pytest.raises(InvalidArgument, match=r"^d has one document"):
         data.split(documents[:1], "d")
 
 
 def test_what_is_held_out_does_not_calibrate():
     """Nor what repeats it; where nothing is left, that is said."""
     assert data.without(["a", "b", CHAT, "a"], ["a", list(CHAT)], "d") == ["b"]
-    with pytest.raises(Refused, match=r"^d has nothing that is not held out"):
+    with pytest.raises(InvalidArgument, match=r"^d has nothing that is not held out"):
         data.without(["a"], ["a"], "d")
 
 
@@ -378,7 +378,7 @@ def test_windows():
     assert whole.startswith("One two three.\n\n<|im_start|>system\n")
     assert whole.endswith("<|im_start|>assistant\nThe capital of Germany is Berlin.<|im_end|>\n")
     assert windows(["One two three.", CHAT], tokenizer, 16, 1) == cut[:1]
-    with pytest.raises(Refused, match="two tokens"):
+    with pytest.raises(InvalidArgument, match="two tokens"):
         windows([], tokenizer, 16, 1)
 
 
@@ -400,9 +400,13 @@ def test_the_size_of_groups(widths, size):
 
 def test_no_size_of_groups():
     """The layer at fault is named."""
-    with pytest.raises(Refused, match=r"^b has 72 inputs, .* groups of 128 or 32: choose --to fp8"):
+    with pytest.raises(
+        CheckpointRefused, match=r"^b has 72 inputs, .* groups of 128 or 32: choose --to fp8"
+    ):
         group_size({"a": 64, "b": 72})
-    with pytest.raises(Refused, match=r"^b has 32 inputs, .* groups of 64: choose a smaller"):
+    with pytest.raises(
+        CheckpointRefused, match=r"^b has 32 inputs, .* groups of 64: choose a smaller"
+    ):
         group_size({"a": 64, "b": 32}, 64)
 
 
@@ -422,7 +426,7 @@ def test_the_file_of_a_data_set(names, wanted, chosen):
     if chosen:
         assert source.choose("org/d", names, wanted) == chosen
         return
-    with pytest.raises(Refused, match=r"^org/d has no"):
+    with pytest.raises(InvalidArgument, match=r"^org/d has no"):
         source.choose("org/d", names, wanted)
 
 

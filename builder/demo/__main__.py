@@ -18,7 +18,7 @@ from typing import get_args
 from builder.demo import wheel
 from builder.demo.model_card import model_card
 from builder.demo.recipe import Recipe, Variant
-from builder.errors import BuildError
+from builder.errors import BuilderError
 from builder.folder import alone, whole
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         folder = make(Recipe(options.variant), options.out, options.wheel)
-    except (BuildError, OSError) as error:
+    except (BuilderError, OSError) as error:
         _say(str(error))
         return 1
     except KeyboardInterrupt:

@@ -39,7 +39,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from builder.deploy.caller import ADDRESS, Caller, InDoubt
-from builder.deploy.errors import NotFound, Unreachable
+from builder.errors import ApiUnavailable, NotFound
 
 URL = "https://api.runpod.io"
 Kind = Literal["QUEUE", "LOAD_BALANCER"]
@@ -67,7 +67,7 @@ class Api:
         answer = self.caller.get(f"{self._url}/{PATHS[noun]}", f"the list of {LISTS[noun]}")
         things = answer.get(LISTS[noun])
         if not isinstance(things, list):
-            raise Unreachable(f"What answers has no list of {LISTS[noun]}: check {ADDRESS}.")
+            raise ApiUnavailable(f"What answers has no list of {LISTS[noun]}: check {ADDRESS}.")
         return [
             each
             for each in things
@@ -127,7 +127,7 @@ class Api:
 
 def _with_id(answer: Thing) -> Thing:
     if "id" not in answer:
-        raise Unreachable(f"What answers gives no id: check {ADDRESS}.")
+        raise ApiUnavailable(f"What answers gives no id: check {ADDRESS}.")
     return answer
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from builder.deploy.errors import DeployError, Unreachable
 from builder.deploy.failures import failure
+from builder.errors import ApiUnavailable, DeployError
 
 # The platform's edge refuses the default names of some HTTP clients.
 USER_AGENT = "runpod-llm-worker"
@@ -98,7 +98,7 @@ class Caller:
             busy = failure(answer, what)
             asked_seconds = _retry_after(answer)
             if asked_seconds > self.pace.longest_seconds:
-                raise Unreachable(f"{str(busy)[:-1]}, in {asked_seconds:.0f} s.")
+                raise ApiUnavailable(f"{str(busy)[:-1]}, in {asked_seconds:.0f} s.")
             self.pause(busy, next(waits_seconds, None), asked_seconds)
         if answer.status_code >= 500 or answer.status_code == 408:
             raise InDoubt(str(failure(answer, what)))
@@ -117,10 +117,10 @@ class Caller:
             at_least_seconds: that the answer asks for.
 
         Raises:
-            Unreachable: it has been tried often enough.
+            ApiUnavailable: it has been tried often enough.
         """
         if seconds is None:
-            raise Unreachable(str(error)) from error
+            raise ApiUnavailable(str(error)) from error
         seconds = max(seconds, at_least_seconds)
         cause = ADVICE.split(str(error))[0].rstrip(".")
         self._say(f"{cause}; again in {seconds:g} s")
@@ -157,5 +157,5 @@ def _decoded(answer: httpx.Response) -> dict[str, Any]:
     except ValueError:
         made = None
     if not isinstance(made, dict):
-        raise Unreachable(f"What answers at {answer.url.host} is not Runpod's: check {ADDRESS}.")
+        raise ApiUnavailable(f"What answers at {answer.url.host} is not Runpod's: check {ADDRESS}.")
     return made

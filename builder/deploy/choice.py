@@ -3,7 +3,7 @@
 import difflib
 import re
 
-from builder.deploy.errors import WrongOrder
+from builder.errors import InvalidArgument
 from builder.plan.cards import Card, table
 from builder.presets import PRESETS, Preset
 
@@ -27,7 +27,7 @@ def preset_named(text: str) -> Preset:
     """Find a preset by either word, or by its model's whole name.
 
     Raises:
-        WrongOrder: there is none; the text names the nearest, or all.
+        InvalidArgument: there is none; the text names the nearest, or all.
     """
     words = _words()
     if text in words:
@@ -35,7 +35,7 @@ def preset_named(text: str) -> Preset:
     known = [slugs(preset)[0] for preset in PRESETS]
     near = difflib.get_close_matches(text.lower(), words, n=1)
     advice = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
-    raise WrongOrder(f"There is no preset {text!r}: {advice}")
+    raise InvalidArgument(f"There is no preset {text!r}: {advice}")
 
 
 def made_of(word: str) -> str:
@@ -49,7 +49,7 @@ def pools(text: str) -> list[str]:
     """Read GPU pools, with commas or spaces between them.
 
     Raises:
-        WrongOrder: there is no such pool; the text names the pool of such a card, or all.
+        InvalidArgument: there is no such pool; the text names the pool of such a card, or all.
     """
     cards = table().cards
     known = {card.pool for card in cards}
@@ -59,10 +59,10 @@ def pools(text: str) -> list[str]:
         # A card's name may be several words.
         for word in words if known.intersection(part.upper().split()) else [" ".join(words)]:
             if word.upper() not in known:
-                raise WrongOrder(f"There is no pool {word}: {_pool_of(word, cards)}.")
+                raise InvalidArgument(f"There is no pool {word}: {_pool_of(word, cards)}.")
             found.append(word.upper())
     if not found:
-        raise WrongOrder(f"--gpu {text!r} names no pool: {_pool_of(text, cards)}.")
+        raise InvalidArgument(f"--gpu {text!r} names no pool: {_pool_of(text, cards)}.")
     return found
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from builder.cli import signals_like_ctrl_c, whole_number
 from builder.deploy import deployment, order
 from builder.deploy import logs as worker_logs
 from builder.deploy.caller import USUAL, Pace
@@ -12,8 +13,7 @@ from builder.deploy.removal import remove
 from builder.deploy.report import report
 from builder.deploy.screen import Screen
 from builder.deploy.session import KEY, connected, endpoint_named
-from builder.errors import BuildError
-from builder.told import ending_in_order, number
+from builder.errors import BuilderError
 from handler.errors import StartError
 
 Arguments = Sequence[str] | None
@@ -60,7 +60,7 @@ def logs(
     parser.add_argument("--worker", help="of this one only")
     parser.add_argument("--follow", "-f", action="store_true", help="wait for more, until Ctrl-C")
     parser.add_argument(
-        "--tail", type=number(0), default=100, metavar="LINES", help="to begin with (100)"
+        "--tail", type=whole_number(0), default=100, metavar="LINES", help="to begin with (100)"
     )
     parser.add_argument("--source", choices=("container", "system"), help="one of both (both)")
     options = parser.parse_args(argv)
@@ -106,9 +106,9 @@ def told(command: str, work: Callable[[Screen], None], ends_unread: bool = False
     """
     screen = Screen(ends_unread)
     try:
-        with ending_in_order():
+        with signals_like_ctrl_c():
             work(screen)
-    except (BuildError, StartError) as error:
+    except (BuilderError, StartError) as error:
         print(screen.hide(f"{command}: {error}"), file=sys.stderr, flush=True)
         return error.exit_code
     except BrokenPipeError:

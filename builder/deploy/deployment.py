@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from builder.deploy import order
 from builder.deploy.api import Api, Thing, openai_of
 from builder.deploy.environment import doubted_folder, doubted_gpus, judged
-from builder.deploy.errors import DeployError
 from builder.deploy.names import is_secret
 from builder.deploy.plan import Step, endpoint_step, template_step
 from builder.deploy.privacy import hidden, hidden_before
@@ -16,6 +15,7 @@ from builder.deploy.screen import Screen
 from builder.deploy.session import one
 from builder.deploy.wait import first_worker, reason, watching
 from builder.deploy.wanted import Wanted, at
+from builder.errors import DeployError
 from builder.presets import Preset
 from handler.engine.aliases import TITLES, EngineName
 from handler.environ import variables as known

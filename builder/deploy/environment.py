@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.deploy.errors import WrongOrder
 from builder.deploy.names import is_reference, is_secret, known, known_names
+from builder.errors import InvalidArgument
 from handler.engine import aliases
 from handler.engine.aliases import EngineName
 from handler.engine.flags import unused_variable_warnings
@@ -77,15 +77,17 @@ def read(
         is_whole: whether nothing else is to be left of what is there.
 
     Raises:
-        WrongOrder: an argument is none of those, or has a secret in it.
+        InvalidArgument: an argument is none of those, or has a secret in it.
     """
     values, secret, dropped = dict(base), set[str](), set[str]()
     for argument in given:
         name, has_value, value = argument.partition("=")
         if not NAME.fullmatch(name):
-            raise WrongOrder(f"--env {name!r} is no variable's name: --env NAME=VALUE, or NAME.")
+            raise InvalidArgument(
+                f"--env {name!r} is no variable's name: --env NAME=VALUE, or NAME."
+            )
         if has_value and value and is_secret(name, value):
-            raise WrongOrder(
+            raise InvalidArgument(
                 f"--env {name}=… shows a secret to whoever lists processes: export {name} and "
                 f"give --env {name}, or --env '{name}={{{{ RUNPOD_SECRET_name }}}}'."
             )
@@ -94,7 +96,9 @@ def read(
             if name not in MODEL_NAMES:  # which callers have to know
                 secret.add(name)
             if not value:
-                raise WrongOrder(f"--env {name} takes its value from the environment: export it.")
+                raise InvalidArgument(
+                    f"--env {name} takes its value from the environment: export it."
+                )
         values[name] = value
         if value:
             dropped.discard(name)

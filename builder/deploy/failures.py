@@ -6,13 +6,13 @@ from typing import Any
 
 import httpx
 
-from builder.deploy.errors import (
+from builder.errors import (
+    ApiKeyRefused,
+    ApiUnavailable,
     DeployError,
-    KeyRefused,
     NoCredit,
     NotFound,
-    Refused,
-    Unreachable,
+    RequestRefused,
 )
 from handler.errors import one_line
 
@@ -30,7 +30,7 @@ def failure(answer: httpx.Response, what: str) -> DeployError:
     """
     status, reason = answer.status_code, reason_of(answer)
     if status == 401:
-        return KeyRefused(
+        return ApiKeyRefused(
             f"RUNPOD_API_KEY is not valid ({reason}): make a key in Runpod's console, under "
             "Settings and API Keys, and export it."
         )
@@ -39,7 +39,7 @@ def failure(answer: httpx.Response, what: str) -> DeployError:
             f"The account has no credit ({reason}): add some in Runpod's console, under Billing."
         )
     if status == 403:
-        return KeyRefused(
+        return ApiKeyRefused(
             f"RUNPOD_API_KEY may not reach {what} ({reason}): give the key read and write access "
             "in Runpod's console, under Settings and API Keys."
         )
@@ -48,10 +48,10 @@ def failure(answer: httpx.Response, what: str) -> DeployError:
             f"Runpod does not know {what}, or RUNPOD_API_KEY does not reach it ({reason})."
         )
     if status == 429:
-        return Unreachable(f"Runpod answers 429 for {what} ({reason}): try again later.")
+        return ApiUnavailable(f"Runpod answers 429 for {what} ({reason}): try again later.")
     if status >= 500:
-        return Unreachable(f"Runpod fails with {status} for {what} ({reason}): try again later.")
-    return Refused(f"Runpod refuses {what} with {status}: {reason}.")
+        return ApiUnavailable(f"Runpod fails with {status} for {what} ({reason}): try again later.")
+    return RequestRefused(f"Runpod refuses {what} with {status}: {reason}.")
 
 
 def reason_of(answer: httpx.Response) -> str:

@@ -10,8 +10,8 @@ import httpx
 
 from builder.deploy.api import Api
 from builder.deploy.caller import Caller, Say, unreachable
-from builder.deploy.errors import NotFound, Unreachable
 from builder.deploy.failures import failure
+from builder.errors import ApiUnavailable, NotFound
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ async def _of_worker(
         except httpx.RequestError as error:
             wait_seconds = next(waits_seconds, None) if order.follow else None
             if wait_seconds is None:
-                raise Unreachable(unreachable(url, error)) from error
+                raise ApiUnavailable(unreachable(url, error)) from error
         if not order.follow or wait_seconds is None:
             return
         await asyncio.sleep(wait_seconds)

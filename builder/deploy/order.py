@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from builder.cli import whole_number
 from builder.deploy.api import Kind, Thing, kind_of
 from builder.deploy.choice import listed, name_for, pools, preset_named
 from builder.deploy.environment import OVER_HTTP, read
-from builder.deploy.errors import WrongOrder
 from builder.deploy.wanted import Wanted
+from builder.errors import InvalidArgument
 from builder.presets import Preset
-from builder.told import number
 
 KINDS: dict[str, Kind] = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
 WAIT_SECONDS = 900
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     add("--image", help="the worker's image; needed for a new endpoint")
     add("--model", metavar="MODEL", help="MODEL_NAME, instead of the preset's")
     add("--gpu", metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
-    add("--gpu-count", type=number(1), metavar="N", help="cards of one worker (1)")
+    add("--gpu-count", type=whole_number(1), metavar="N", help="cards of one worker (1)")
     add(
         *("--env", "-e"),
         action="append",
@@ -57,9 +57,11 @@ def parser() -> argparse.ArgumentParser:
         help="a setting; NAME takes the value from the environment and never shows it, NAME= takes "
         "the variable out",
     )
-    add("--min", type=number(0), metavar="N", help="workers that always run (0)")
-    add("--max", type=number(0), metavar="N", help="workers at most (3)")
-    add("--idle-timeout", type=number(1), metavar="SECONDS", help="until an idle one ends (5)")
+    add("--min", type=whole_number(0), metavar="N", help="workers that always run (0)")
+    add("--max", type=whole_number(0), metavar="N", help="workers at most (3)")
+    add(
+        "--idle-timeout", type=whole_number(1), metavar="SECONDS", help="until an idle one ends (5)"
+    )
     add(
         "--flashboot",
         type=str.upper,
@@ -67,12 +69,12 @@ def parser() -> argparse.ArgumentParser:
         help="keep a worker's state after its end (FLASHBOOT)",
     )
     add("--volume", type=_words, metavar="ID[,ID]", help="network volumes, '' for none")
-    add("--disk", type=number(1), metavar="GB", help="of a container (150)")
-    add("--execution-timeout", type=number(1), metavar="SECONDS", help="of a job (600)")
+    add("--disk", type=whole_number(1), metavar="GB", help="of a container (150)")
+    add("--execution-timeout", type=whole_number(1), metavar="SECONDS", help="of a job (600)")
     add("--dry-run", action="store_true", help="show the plan, change nothing")
     add(
         "--wait",
-        type=number(0),
+        type=whole_number(0),
         default=WAIT_SECONDS,
         metavar="SECONDS",
         help="for the first worker and its answer; 0 waits for nothing (900)",
@@ -89,14 +91,16 @@ def name_of(options: argparse.Namespace) -> str:
     """Return the endpoint's name: the one that was said, or the model's.
 
     Raises:
-        WrongOrder: neither was said, or the name is none.
+        InvalidArgument: neither was said, or the name is none.
     """
     _check_word("--name", options.name)
     preset = preset_of(options)
     model = options.model or (preset.model if preset else "")
     name = options.name or name_for(model)
     if not name:
-        raise WrongOrder("Say what to deploy: a preset (--help lists them), --model or --name.")
+        raise InvalidArgument(
+            "Say what to deploy: a preset (--help lists them), --model or --name."
+        )
     return str(name)
 
 
@@ -104,13 +108,13 @@ def wanted(options: argparse.Namespace, there: Thing | None, environ: Mapping[st
     """Return what is asked for, beside the endpoint that is there.
 
     Raises:
-        WrongOrder: an argument means nothing, or contradicts the endpoint.
+        InvalidArgument: an argument means nothing, or contradicts the endpoint.
     """
     name, preset = name_of(options), preset_of(options)
     _check_word("--image", options.image)
     kind = KINDS[options.type] if options.type else kind_of(there or {})
     if there is not None and kind != kind_of(there):
-        raise WrongOrder(
+        raise InvalidArgument(
             f"Endpoint {name} has the type {kind_of(there)}, which cannot be changed: delete it "
             f"first (python -m builder delete {name}), or take another --name."
         )
@@ -145,7 +149,7 @@ def _said(options: argparse.Namespace, preset: Preset | None) -> dict[str, Any]:
 
 def _check_word(option: str, text: str | None) -> None:
     if text is not None and text.split() != [text]:
-        raise WrongOrder(f"{option} {text!r} should be one word without spaces.")
+        raise InvalidArgument(f"{option} {text!r} should be one word without spaces.")
 
 
 def _words(text: str) -> list[str]:

@@ -6,8 +6,8 @@ import httpx
 
 from builder.deploy.api import Thing, openai_of
 from builder.deploy.caller import Caller, unreachable
-from builder.deploy.errors import NoAnswer
 from builder.deploy.failures import reason_of
+from builder.errors import SmokeTestFailed
 
 QUESTION = "What is the capital of France?"
 MAX_TOKENS = 200  # a model that reasons first needs some
@@ -18,7 +18,7 @@ def ask(caller: Caller, endpoint: Thing, model: str) -> str:
     """Send a small chat to the endpoint's own address; return the answer's text.
 
     Raises:
-        NoAnswer: the refusal in one sentence.
+        SmokeTestFailed: the refusal in one sentence.
     """
     url = f"{openai_of(endpoint)}/chat/completions"
     body = {
@@ -30,14 +30,16 @@ def ask(caller: Caller, endpoint: Thing, model: str) -> str:
     try:
         answer = caller.client.post(url, json=body, timeout=ANSWER_SECONDS)
     except httpx.RequestError as error:
-        raise NoAnswer(f"The test request had no answer: {unreachable(url, error)}") from error
+        raise SmokeTestFailed(
+            f"The test request had no answer: {unreachable(url, error)}"
+        ) from error
     if answer.status_code != 200:
-        raise NoAnswer(
+        raise SmokeTestFailed(
             f"The test request was answered with {answer.status_code}: {reason_of(answer)}."
         )
     text = _text(answer)
     if text is None:
-        raise NoAnswer(f"The answer to the test request is no chat completion: check {url}.")
+        raise SmokeTestFailed(f"The answer to the test request is no chat completion: check {url}.")
     return text
 
 

@@ -4,10 +4,10 @@ import sys
 
 from builder.deploy.api import Api, Thing, kind_of
 from builder.deploy.choice import made_of
-from builder.deploy.errors import LeftAlone, NotFound
 from builder.deploy.report import jobs_of
 from builder.deploy.screen import Screen
 from builder.deploy.session import one
+from builder.errors import NotDeleted, NotFound
 
 
 def remove(api: Api, name: str, yes: bool, force: bool, screen: Screen) -> None:
@@ -21,7 +21,7 @@ def remove(api: Api, name: str, yes: bool, force: bool, screen: Screen) -> None:
         screen: shows what is done.
 
     Raises:
-        LeftAlone: jobs run, or somebody said no.
+        NotDeleted: jobs run, or somebody said no.
         DeployError: the API refuses, in one sentence.
     """
     endpoint, template = one(api, "endpoint", name), one(api, "template", name)
@@ -51,15 +51,15 @@ def _check_idle(api: Api, name: str, endpoint: Thing) -> None:
         waiting, running = 0, int(summary.get("running") or 0)
         what = f"{running} workers that answer requests"
     if waiting or running:
-        raise LeftAlone(f"{name} has {what}: wait for them, or give --force.")
+        raise NotDeleted(f"{name} has {what}: wait for them, or give --force.")
 
 
 def _ask(what: str) -> None:
     if not sys.stdin.isatty():
-        raise LeftAlone(f"Nobody can be asked whether to delete {what}: give --yes.")
+        raise NotDeleted(f"Nobody can be asked whether to delete {what}: give --yes.")
     try:
         said = input(f"Delete {what}? [y/N] ")
     except EOFError:  # Ctrl-D
         said = ""
     if said.strip().lower() not in ("y", "yes"):
-        raise LeftAlone(f"Kept {what}.")
+        raise NotDeleted(f"Kept {what}.")

@@ -9,8 +9,8 @@ from pydantic import SecretStr
 from builder.deploy.api import URL, Api, Noun, Thing
 from builder.deploy.caller import ADDRESS, Caller, Pace
 from builder.deploy.choice import made_of
-from builder.deploy.errors import KeyRefused, NotFound, WrongOrder
 from builder.deploy.screen import Screen
+from builder.errors import ApiKeyRefused, InvalidArgument, NotFound
 from handler.model.reference import one_word
 
 KEY = "RUNPOD_API_KEY"
@@ -22,19 +22,19 @@ def connected(environ: Mapping[str, str], pace: Pace, screen: Screen) -> Iterato
     """Give the API as the user of RUNPOD_API_KEY.
 
     Raises:
-        KeyRefused: there is no key, or it is none.
-        WrongOrder: RUNPOD_API_URL is no address that a key may go to.
+        ApiKeyRefused: there is no key, or it is none.
+        InvalidArgument: RUNPOD_API_URL is no address that a key may go to.
     """
     text = environ.get(KEY, "").strip()
     if not text:
-        raise KeyRefused(
+        raise ApiKeyRefused(
             f"{KEY} is not set: make a key in Runpod's console, under Settings and API Keys, and "
             "export it."
         )
     try:
         key = one_word(SecretStr(text))
     except ValueError as error:
-        raise KeyRefused(f"{KEY} should be {error}.") from error
+        raise ApiKeyRefused(f"{KEY} should be {error}.") from error
     screen.keep([text])
     caller = Caller(key, pace, screen)
     with caller.client:
@@ -45,12 +45,12 @@ def one(api: Api, noun: Noun, name: str) -> Thing | None:
     """Return the endpoint or the template of a name, with all that it has; None if there is none.
 
     Raises:
-        WrongOrder: there are several.
+        InvalidArgument: there are several.
     """
     things = api.named(noun, name)
     if len(things) > 1:
         ids = ", ".join(str(each["id"]) for each in things)
-        raise WrongOrder(
+        raise InvalidArgument(
             f"There are {len(things)} {noun}s named {name} ({ids}): delete or rename all but one "
             "in Runpod's console."
         )
@@ -62,7 +62,7 @@ def endpoint_named(api: Api, name: str) -> Thing:
 
     Raises:
         NotFound: there is none.
-        WrongOrder: there are several.
+        InvalidArgument: there are several.
     """
     endpoint = one(api, "endpoint", name)
     if endpoint is None:
@@ -78,4 +78,4 @@ def _address(environ: Mapping[str, str]) -> str:
         host = (parts.hostname or "").encode("idna").decode()
         if host and (parts.scheme == "https" or (parts.scheme == "http" and host in THIS_MACHINE)):
             return address
-    raise WrongOrder(f"{ADDRESS}={address!r} should be https://…: the key goes there.")
+    raise InvalidArgument(f"{ADDRESS}={address!r} should be https://…: the key goes there.")

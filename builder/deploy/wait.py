@@ -9,10 +9,10 @@ import httpx
 
 from builder.deploy.api import Api, Thing, kind_of, root_of
 from builder.deploy.caller import Caller, Say
-from builder.deploy.errors import DeployError, NotFound, NoWorker
 from builder.deploy.failures import failure
 from builder.deploy.wanted import at
 from builder.deploy.workers import Workers
+from builder.errors import DeployError, NoHealthyWorker, NotFound
 from handler.errors import one_line
 
 # Workers come when there is work: this job wakes one, and costs no token.
@@ -46,7 +46,7 @@ class QueueWatch:
         """Ask for the counts, and for the job.
 
         Raises:
-            NoWorker: the worker failed on the job.
+            NoHealthyWorker: the worker failed on the job.
         """
         try:
             if self._job is None:  # in doubt twice, which does no harm
@@ -60,7 +60,9 @@ class QueueWatch:
         if status in ("FAILED", "TIMED_OUT", "CANCELLED"):
             reason = one_line(str(job.get("error") or status))[:MAX_REASON_CHARACTERS]
             self._job = None
-            raise NoWorker(f"A worker started and failed on the first job: {reason.rstrip('.')}.")
+            raise NoHealthyWorker(
+                f"A worker started and failed on the first job: {reason.rstrip('.')}."
+            )
         if status != "COMPLETED":
             return Workers.of_health(health), None
         self._job = None
@@ -126,7 +128,7 @@ def first_worker(
         explain: says in a sentence why there is none, when the time is over.
 
     Raises:
-        NoWorker: none became healthy in time, or the first one failed.
+        NoHealthyWorker: none became healthy in time, or the first one failed.
     """
     say(f"waiting for the first worker, at most {seconds:.0f} s")
     started, before = time.monotonic(), ""
@@ -139,7 +141,7 @@ def first_worker(
         if models is not None:
             return models
         if passed >= seconds:
-            raise NoWorker(explain(workers))
+            raise NoHealthyWorker(explain(workers))
         before = now
         time.sleep(min(poll_seconds, seconds - passed))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.deploy.api import Kind, Thing
 from builder.deploy.environment import HTTP_PORT, Environment
-from builder.deploy.errors import WrongOrder
+from builder.errors import InvalidArgument
 from builder.listing import CUDA_VERSIONS, DISK_GB
 
 TEMPLATE_FIELDS = ("image", "disk", "ports")
@@ -53,7 +53,7 @@ class Wanted:
         """Return its fields but the environment: said ones, and the others of a new endpoint.
 
         Raises:
-            WrongOrder: a new endpoint needs more than was said, or fields contradict each other.
+            InvalidArgument: a new endpoint needs more, or fields contradict each other.
         """
         fields = dict(self.said)
         if self.kind == "LOAD_BALANCER" and self.environment is not None:
@@ -61,7 +61,7 @@ class Wanted:
         if self.there is None:
             for name, option in (("image", "--image"), ("gpu.pools", "--gpu")):
                 if name not in fields:
-                    raise WrongOrder(f"There is no endpoint {self.name} yet: {NEEDS[option]}")
+                    raise InvalidArgument(f"There is no endpoint {self.name} yet: {NEEDS[option]}")
             fields = self._defaults() | fields
         self._check_workers(fields)
         return fields
@@ -76,7 +76,7 @@ class Wanted:
         least, most = (fields.get(name, at(self.there or {}, name)) for name in names)
         if not self.said.keys() & set(names) or least is None or most is None or least <= most:
             return
-        raise WrongOrder(
+        raise InvalidArgument(
             f"workers.min would be {least} and workers.max {most}: give a --min of at most {most}, "
             f"or a --max of at least {least}."
         )

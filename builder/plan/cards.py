@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.errors import Refused
+from builder.errors import InvalidArgument
 
 DATA = Path(__file__).with_name("cards.json")
 MIB = 1 << 20
@@ -60,7 +60,7 @@ def chosen(cards: tuple[Card, ...], wanted: str) -> tuple[Card, ...]:
     """Return the cards of a pool or with a name, such as ADA_48_PRO, H100, 4090 or "6000 Ada".
 
     Raises:
-        Refused: there is none.
+        InvalidArgument: there is none.
     """
     words = set(wanted.lower().replace("rtx", "").split())
     found = tuple(card for card in cards if wanted.lower() == card.pool.lower()) or tuple(
@@ -68,5 +68,5 @@ def chosen(cards: tuple[Card, ...], wanted: str) -> tuple[Card, ...]:
     )
     if not found:
         names = "; ".join(f"{card.pool} ({card.name})" for card in cards)
-        raise Refused(f"--gpu {wanted!r}: no such card. There are {names}.")
+        raise InvalidArgument(f"--gpu {wanted!r}: no such card. There are {names}.")
     return found

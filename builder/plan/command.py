@@ -24,14 +24,14 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from builder.errors import Refused
+from builder.cli import Console, command_parser, run_command, whole_number
+from builder.errors import InvalidArgument
 from builder.fetch import token_in
 from builder.plan.cards import COUNTS, chosen, table
 from builder.plan.estimate import Wanted, row
 from builder.plan.report import Plan, as_json, as_text
 from builder.plan.source import read
 from builder.plan.weights import weights
-from builder.told import number, parser, told
 from handler.errors import ModelUnavailable
 from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
 from handler.model.reference import HubReference
@@ -44,21 +44,21 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """Print the plan; one line on stderr if there is none."""
     options = _parser().parse_args(argv)
 
-    def work() -> None:
+    def work(console: Console) -> None:
         made = plan(options, environ)
         if options.json:
-            print(json.dumps(as_json(made), indent=2))
+            console.print(json.dumps(as_json(made), indent=2))
         else:
-            print(as_text(made, everything=options.gpu is not None))
+            console.print(as_text(made, everything=options.gpu is not None))
 
-    return told("plan", work)
+    return run_command("plan", work)
 
 
 def plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     """Find out about a model and estimate it on every kind of GPU.
 
     Raises:
-        Refused: an argument, or the checkpoint, means nothing here.
+        InvalidArgument: an argument, or the checkpoint, means nothing here.
         ModelUnavailable, BadSetting: the hub's refusal, or a model that is not understood.
     """
     cards = table()
@@ -79,7 +79,7 @@ def _wanted(options: argparse.Namespace, model: Architecture, has_fp8_cache: boo
     context = options.context or min(own, CONTEXT_TOKENS)
     request = options.tokens_per_request or min(context, REQUEST_TOKENS)
     if request > context:
-        raise Refused(
+        raise InvalidArgument(
             f"--tokens-per-request {request} is more than --context {context}, the most that a "
             "request may have."
         )
@@ -89,26 +89,26 @@ def _wanted(options: argparse.Namespace, model: Architecture, has_fp8_cache: boo
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("plan", str(__doc__))
+    made = command_parser("plan", str(__doc__))
     add = made.add_argument
     add("model", help="org/name on the hub, or a folder")
     add("--revision", help="branch, tag or commit (main)")
     add(
         "--context",
-        type=number(1),
+        type=whole_number(1),
         metavar="N",
         help=f"tokens of the longest request (the model's own, {CONTEXT_TOKENS} at most)",
     )
     add(
         "--concurrency",
-        type=number(1),
+        type=whole_number(1),
         default=1,
         metavar="N",
         help="requests at once that have to fit (1)",
     )
     add(
         "--tokens-per-request",
-        type=number(1),
+        type=whole_number(1),
         metavar="N",
         help="of a usual request, prompt and "
         f"answer together (the context, {REQUEST_TOKENS} at most)",

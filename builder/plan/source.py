@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from handler.errors import ModelUnavailable
 from handler.model import hub
 from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
@@ -50,15 +50,17 @@ def read(reference: HubReference) -> Source:
     """Read a model's description.
 
     Raises:
-        Refused: it has no safetensors weights.
+        CheckpointRefused: it has no safetensors weights.
         ModelUnavailable, BadSetting: the hub's refusal, or what is broken, in one sentence.
     """
     folder = Path(reference.name)
     if reference.name.count("/") != 1 and not folder.is_dir():
-        raise Refused(f"{reference.name} is neither a folder nor a repository (org/name).")
+        raise CheckpointRefused(
+            f"{reference.name} is neither a folder nor a repository (org/name)."
+        )
     source = _local(folder) if (folder / "config.json").is_file() else _remote(reference)
     if not source.tensors:
-        raise Refused(
+        raise CheckpointRefused(
             f"{reference.name} has no safetensors weights, whose headers could be read: choose a "
             "repository that has."
         )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.plan.source import Source
 from builder.quantize.recipe import TRIED_SIZES, fitting
 from handler.memory.groups import Groups, groups
@@ -55,7 +55,7 @@ def weights(source: Source, wanted: str) -> Weights:
     """Return what the weights take in a method; auto is the checkpoint's own.
 
     Raises:
-        Refused: the checkpoint is quantized in another, or cannot be quantized so.
+        CheckpointRefused: the checkpoint is quantized in another, or cannot be quantized so.
     """
     found = source.quantization
     if found is None:
@@ -64,7 +64,7 @@ def weights(source: Source, wanted: str) -> Weights:
         sizes = [_size(tensor, method, shared) for tensor in source.tensors]
         return _weights(source.tensors, sizes, method, method == "bf16", shared)
     if wanted != "auto" and not is_of(wanted, found):
-        raise Refused(
+        raise CheckpointRefused(
             f"{source.name} is quantized as {found!r}, not {wanted}: plan for it as it is, or for "
             "the unquantized model."
         )
@@ -98,7 +98,7 @@ def _groups_to_make(source: Source) -> Groups:
     if size := fitting(inputs.values()):
         return Groups(size)
     name, width = next((n, w) for n, w in inputs.items() if w % TRIED_SIZES[-1])
-    raise Refused(
+    raise CheckpointRefused(
         f"{source.name} cannot be quantized as awq: {name} has {width} inputs, which do not divide "
         f"into groups of {' or '.join(map(str, TRIED_SIZES))}. Choose --quantization fp8."
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from builder.checksums import checksums
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 from builder.fetch import fetch
 from builder.order import Order
 from handler.errors import ModelUnavailable
@@ -61,17 +61,21 @@ def find(model: str, revision: str | None, token: SecretStr | None, place: Path)
         place: the folder that fetched models are kept in.
 
     Raises:
-        Refused: it is neither, or no unquantized language model with safetensors.
+        CheckpointRefused: it is neither, or no unquantized language model with safetensors.
         ModelUnavailable, BadSetting: the hub's refusal, in one sentence.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if revision:
-            raise Refused(f"{model} is a folder: --revision is for a repository on the hub.")
+            raise CheckpointRefused(
+                f"{model} is a folder: --revision is for a repository on the hub."
+            )
         check(folder, model)
         return _local(folder)
     if model.startswith(LOCAL) or not REPOSITORY.fullmatch(model):
-        raise Refused(f"{model} is neither a folder nor a repository on the hub (org/name).")
+        raise CheckpointRefused(
+            f"{model} is neither a folder nor a repository on the hub (org/name)."
+        )
     order = Order(model, revision or "main", quantization="none", token=token)
     folder = fetch(order, place / model.rpartition("/")[2].lower())
     check(folder, model)
@@ -82,29 +86,29 @@ def check(folder: Path, name: str) -> None:
     """Refuse what cannot be quantized, before anything is loaded.
 
     Raises:
-        Refused: with what would be right.
+        CheckpointRefused: with what would be right.
     """
     try:
         found = quantization_of(folder)
         config = json_object(folder / "config.json")
         is_whole = is_complete(folder)
     except ModelUnavailable as error:
-        raise Refused(f"{name} is no model: {error}.") from error
+        raise CheckpointRefused(f"{name} is no model: {error}.") from error
     if found:
-        raise Refused(
+        raise CheckpointRefused(
             f"{name} is quantized already, as {found!r}: choose the unquantized model that it was "
             "made from."
         )
     if senses := [sense for sense in OTHER_SENSES if config.get(sense)]:
-        raise Refused(
+        raise CheckpointRefused(
             f"{name} reads more than text ({senses[0]} in config.json): only language models "
             "are quantized here."
         )
     names = [path.name for path in folder.iterdir()]
     if not any(file.endswith(".safetensors") for file in names):
-        raise Refused(f"{hub_files.lack_of_weights(name, names)}.")
+        raise CheckpointRefused(f"{hub_files.lack_of_weights(name, names)}.")
     if not is_whole:
-        raise Refused(f"{name} lacks weights that its index names: fetch it again.")
+        raise CheckpointRefused(f"{name} lacks weights that its index names: fetch it again.")
 
 
 def _local(folder: Path) -> Base:
@@ -136,6 +140,6 @@ def _licence(folder: Path) -> str | None:
     try:
         data = metadata_load(card) if card.is_file() else None
     except ValueError as error:
-        raise Refused(f"{card} begins with no readable metadata.") from error
+        raise CheckpointRefused(f"{card} begins with no readable metadata.") from error
     found = data.get("license") if isinstance(data, dict) else None
     return str(found) if found else None

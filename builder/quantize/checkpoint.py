@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder.checksums import checksums
-from builder.errors import NotQuantized, Refused
+from builder.errors import CheckpointRefused, QuantizationFailed
 from builder.folder import alone, level_dates, strangers, whole
 from builder.quantize import recipe
 from builder.quantize.card import card
@@ -27,8 +27,8 @@ def make(work: Work, folder: Path) -> Path:
     """Return the finished folder, made now unless it is there by the same recipe.
 
     Raises:
-        Refused: the folder is something else, or the model or a text is not as it should be.
-        NotQuantized: llm-compressor does not get through it.
+        CheckpointRefused: the folder is something else, or the model cannot be quantized so.
+        QuantizationFailed: llm-compressor does not get through it.
     """
     target = folder.resolve()
     with alone(target.with_name(f".{target.name}.lock")):
@@ -48,11 +48,13 @@ def _is_made(work: Work, folder: Path) -> bool:
     with suppress(StartError):
         there = manifest.read(folder)
     if there is None or not made_by.is_file():
-        raise Refused(_taken(folder, "is something else"))
+        raise CheckpointRefused(_taken(folder, "is something else"))
     if difference := work.recipe.difference(made_by.read_text(encoding="utf-8")):
-        raise Refused(_taken(folder, difference))
+        raise CheckpointRefused(_taken(folder, difference))
     if others := strangers(folder, {manifest.NAME, *(file.path for file in there.files)}):
-        raise Refused(_taken(folder, f"has files that were not made, such as {others[0]}"))
+        raise CheckpointRefused(
+            _taken(folder, f"has files that were not made, such as {others[0]}")
+        )
     try:
         there.check(folder)
     except StartError as error:
@@ -93,7 +95,9 @@ def _seal(part: Path, work: Work, title: str) -> None:
     """Write the manifest, as a model's that was fetched."""
     found = quantization_of(part)
     if found is None or not is_of(work.recipe.method, found):
-        raise NotQuantized(f"what was written is quantized as {found!r}, not {work.recipe.method}.")
+        raise QuantizationFailed(
+            f"what was written is quantized as {found!r}, not {work.recipe.method}."
+        )
     files = []
     for path in sorted(path for path in part.rglob("*") if path.is_file()):
         path.chmod(READABLE)

@@ -25,13 +25,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from builder.errors import Refused
+from builder.cli import Console, command_parser, run_command, whole_number
+from builder.errors import InvalidArgument
 from builder.fetch import token_in
 from builder.quantize import base, source
 from builder.quantize.checkpoint import make
 from builder.quantize.recipe import GROUP_SIZES, Method, Recipe
 from builder.quantize.run import Work, look
-from builder.told import number, parser, told
 from handler.model.checkpoint import json_object
 
 SEQUENCE_TOKENS = 512
@@ -44,23 +44,23 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     """Quantize one model and print the folder; one line on stderr if that fails."""
     options = _parser().parse_args(argv)
 
-    def work() -> None:
+    def work(console: Console) -> None:
         _check(options)
         look()
         folder = _folder(options)
-        print(make(_work(options, environ, folder.parent), folder), flush=True)
+        console.print(make(_work(options, environ, folder.parent), folder))
 
-    return told("quantize", work)
+    return run_command("quantize", work)
 
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what can be known to be wrong before anything is fetched.
 
     Raises:
-        Refused: with what would be right.
+        InvalidArgument: with what would be right.
     """
     if options.to == "awq" and not options.dataset:
-        raise Refused(
+        raise InvalidArgument(
             "--to awq needs text to calibrate with: give --dataset FILE (.jsonl, .txt or "
             ".parquet) or --dataset org/name of a data set on the hub. --to fp8 needs none."
         )
@@ -71,7 +71,7 @@ def _folder(options: argparse.Namespace) -> Path:
     name = Path(options.model).expanduser().resolve().name.lower()
     folder: Path = options.out or Path("models", f"{name}-{options.to}")
     if Path(options.model).is_dir() and folder.resolve() == Path(options.model).resolve():
-        raise Refused(f"--out {folder} is the model itself: choose another.")
+        raise InvalidArgument(f"--out {folder} is the model itself: choose another.")
     return folder
 
 
@@ -106,14 +106,14 @@ def _sequence_tokens(asked: int | None, model: base.Base) -> int:
     if not isinstance(longest, int):
         return asked or SEQUENCE_TOKENS
     if asked and asked > longest:
-        raise Refused(
+        raise InvalidArgument(
             f"--sequence-length {asked} is longer than the {longest} tokens of the model."
         )
     return asked or min(SEQUENCE_TOKENS, longest)
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = parser("quantize", str(__doc__))
+    made = command_parser("quantize", str(__doc__))
     add = made.add_argument
     add("model", metavar="MODEL", help="a folder, or org/name on the hub; not quantized")
     add("--to", choices=get_args(Method), required=True, help="FP8 dynamic, or four-bit AWQ")
@@ -140,20 +140,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--samples",
-        type=number(1),
+        type=whole_number(1),
         default=SAMPLES,
         metavar="N",
         help=f"how many windows of text calibrate ({SAMPLES})",
     )
     add(
         "--sequence-length",
-        type=number(LEAST_TOKENS),
+        type=whole_number(LEAST_TOKENS),
         metavar="TOKENS",
         help=f"of a sample, and of a window to compare on ({SEQUENCE_TOKENS}, or the model's)",
     )
     add(
         "--grid",
-        type=number(4),
+        type=whole_number(4),
         default=GRID,
         metavar="N",
         help=f"how many scales AWQ tries for each group of layers: fewer are faster ({GRID})",

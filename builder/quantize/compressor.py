@@ -77,7 +77,7 @@ def to_awq(base: Path, folder: Path, rows: Sequence[Sequence[int]], recipe: Reci
         recipe: how many scales are tried, and the size of groups that is asked for.
 
     Raises:
-        Refused: the layers do not divide into groups.
+        CheckpointRefused: the layers do not divide into groups.
     """
     model = _load(base)
     widths = _linears(model)

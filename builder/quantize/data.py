@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.errors import Refused
+from builder.errors import InvalidArgument
 
 Document = str | list[dict[str, Any]]
 
@@ -23,17 +23,19 @@ def documents(path: Path) -> list[Document]:
     """Read a file of documents: lines of JSON, paragraphs of plain text, or rows of Parquet.
 
     Raises:
-        Refused: it is none of these, or empty; a line that is broken, with its number.
+        InvalidArgument: it is none of these, or empty; a line that is broken, with its number.
         OSError: it cannot be read.
     """
     if path.suffix not in SUFFIXES:
-        raise Refused(f"{path} should end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
+        raise InvalidArgument(f"{path} should end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}.")
     try:
         found = list(_READERS[path.suffix](path))
     except UnicodeDecodeError as error:
-        raise Refused(f"{path} is not text in UTF-8: byte {error.start} is wrong.") from error
+        raise InvalidArgument(
+            f"{path} is not text in UTF-8: byte {error.start} is wrong."
+        ) from error
     if not found:
-        raise Refused(f"{path} is empty: it should hold text.")
+        raise InvalidArgument(f"{path} is empty: it should hold text.")
     return found
 
 
@@ -41,10 +43,10 @@ def split(found: Sequence[Document], name: str) -> tuple[list[Document], list[Do
     """Keep the last tenth apart, to compare on: what calibrates says nothing of the loss.
 
     Raises:
-        Refused: one document does not divide.
+        InvalidArgument: one document does not divide.
     """
     if len(found) < 2:
-        raise Refused(
+        raise InvalidArgument(
             f"{name} has one document, of which nothing can be kept apart to compare on: give "
             "--held-out FILE."
         )
@@ -56,12 +58,12 @@ def without(found: Sequence[Document], others: Sequence[Document], name: str) ->
     """Leave out the documents that are among others: a data set may repeat itself.
 
     Raises:
-        Refused: nothing is left.
+        InvalidArgument: nothing is left.
     """
     known = {json.dumps(other, sort_keys=True) for other in others}
     left = [one for one in found if json.dumps(one, sort_keys=True) not in known]
     if not left:
-        raise Refused(f"{name} has nothing that is not held out: give another --held-out.")
+        raise InvalidArgument(f"{name} has nothing that is not held out: give another --held-out.")
     return left
 
 
@@ -73,7 +75,7 @@ def _lines(path: Path) -> Iterable[Document]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise Refused(
+                raise InvalidArgument(
                     f"{path}, line {number} is no JSON: it should be {SHAPES}."
                 ) from error
             yield _document(row, f"{path}, line {number}")
@@ -100,14 +102,14 @@ def _rows(path: Path) -> Iterable[Document]:
         file = parquet.ParquetFile(path)
         columns = [column for column in COLUMNS if column in file.schema_arrow.names][:1]
         if not columns:
-            raise Refused(f"{path} should have a column {' or '.join(COLUMNS)}.")
+            raise InvalidArgument(f"{path} should have a column {' or '.join(COLUMNS)}.")
         number = 0
         for batch in file.iter_batches(columns=columns):
             for row in batch.to_pylist():
                 number += 1
                 yield _document(row, f"{path}, row {number}")
     except pyarrow.ArrowException as error:
-        raise Refused(f"{path} is no Parquet file.") from error
+        raise InvalidArgument(f"{path} is no Parquet file.") from error
 
 
 _READERS = {".jsonl": _lines, ".txt": _paragraphs, ".parquet": _rows}
@@ -121,7 +123,7 @@ def _document(row: Any, where: str) -> Document:
             return text
         if isinstance(messages, list) and messages and all(map(_is_message, messages)):
             return messages
-    raise Refused(f"{where} has no text: it should be {SHAPES}.")
+    raise InvalidArgument(f"{where} has no text: it should be {SHAPES}.")
 
 
 def _is_message(message: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
-from builder.errors import NotQuantized
+from builder.errors import QuantizationFailed
 from builder.quantize.recipe import Method
 
 log = logging.getLogger("quantize")
@@ -32,7 +32,7 @@ def perplexity(
         written: how it was quantized, None for an unquantized one.
 
     Raises:
-        NotQuantized: the model is not what was written, or foresees nothing.
+        QuantizationFailed: the model is not what was written, or foresees nothing.
     """
     model = _load(folder, written)
     loss, tokens, said = 0.0, 0, time.monotonic()
@@ -44,7 +44,9 @@ def perplexity(
             log.info("read window %d of %d", number, len(windows))
     mean = loss / tokens
     if not math.isfinite(mean):
-        raise NotQuantized(f"the model in {folder} foresees nothing: its mean loss is {mean}.")
+        raise QuantizationFailed(
+            f"the model in {folder} foresees nothing: its mean loss is {mean}."
+        )
     return math.exp(mean)
 
 
@@ -68,7 +70,9 @@ def _load(folder: Path, written: Method | None) -> Any:
     )
     wrong = sorted({*loading["missing_keys"], *loading["unexpected_keys"]})
     if written and wrong:
-        raise NotQuantized(f"what was written cannot be read back: {wrong[0]} finds no place.")
+        raise QuantizationFailed(
+            f"what was written cannot be read back: {wrong[0]} finds no place."
+        )
     return model.train(False)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from builder.errors import Refused
+from builder.errors import CheckpointRefused
 
 Method = Literal["awq", "fp8"]
 
@@ -78,14 +78,14 @@ def group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
         asked: the size that it has to be, None for the first that fits.
 
     Raises:
-        Refused: no size does, with the first layer that is at fault.
+        CheckpointRefused: no size does, with the first layer that is at fault.
     """
     sizes = (asked,) if asked else TRIED_SIZES
     if size := fitting(widths.values(), sizes):
         return size
     name, width = next((n, w) for n, w in widths.items() if w % sizes[-1])
     advice = "choose a smaller --group-size, or --to fp8" if asked else "choose --to fp8"
-    raise Refused(
+    raise CheckpointRefused(
         f"{name} has {width} inputs, which do not divide into groups of "
         f"{' or '.join(map(str, sizes))}: {advice}."
     )

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from builder.errors import BuildError, NotQuantized
+from builder.errors import BuilderError, QuantizationFailed
 from builder.quantize import data
 from builder.quantize.base import Base
 from builder.quantize.recipe import Recipe
@@ -50,7 +50,7 @@ class Work:
         """Return what calibrates and what is held out; no document is both.
 
         Raises:
-            Refused: a text is not as it should be.
+            InvalidArgument: a text is not as it should be.
         """
         if self.dataset is None:
             return [], data.documents(self.held_out.path)
@@ -66,10 +66,10 @@ def look() -> None:
     """Look for llm-compressor, before anything is fetched for it.
 
     Raises:
-        NotQuantized: it is not installed.
+        QuantizationFailed: it is not installed.
     """
     if find_spec("llmcompressor") is None:
-        raise NotQuantized(
+        raise QuantizationFailed(
             f"llm-compressor is not installed in {sys.prefix}: `make .venv-quantize/cpu` makes an "
             "environment that has it, and `.venv-quantize/bin/python` runs this there."
         )
@@ -79,18 +79,18 @@ def run(work: Work, folder: Path) -> Result:
     """Quantize into an empty folder, and compare what is there then with the base.
 
     Raises:
-        Refused: a text or the model is not as it should be.
-        NotQuantized: a library failed on the model.
+        InvalidArgument: a text or the model is not as it should be.
+        QuantizationFailed: a library failed on the model.
     """
     texts = work.texts()
     try:
         with _quiet():
             result = _run(work, folder, *texts)
-    except (BuildError, StartError, OSError):
+    except (BuilderError, StartError, OSError):
         raise
     except Exception as error:
         reason = one_line(str(error)) or type(error).__name__
-        raise NotQuantized(f"{work.base.repository} cannot be quantized: {reason}") from error
+        raise QuantizationFailed(f"{work.base.repository} cannot be quantized: {reason}") from error
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     log.info("it took %.1f GB of main memory at most", peak_gb)
     return result

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import SecretStr
 
 from builder.checksums import checksums
-from builder.errors import Damaged, Refused
+from builder.errors import DamagedFile, InvalidArgument
 from builder.quantize.base import LOCAL, REPOSITORY
 from builder.quantize.data import SUFFIXES
 from handler.model.hub_errors import explained, patiently
@@ -48,11 +48,11 @@ def local(path: Path) -> Source:
     """Return a file of this machine.
 
     Raises:
-        Refused: there is none.
+        InvalidArgument: there is none.
     """
     path = path.expanduser()
     if not path.is_file():
-        raise Refused(f"{path} is no file: give one that ends in .jsonl, .txt or .parquet.")
+        raise InvalidArgument(f"{path} is no file: give one that ends in .jsonl, .txt or .parquet.")
     return Source(path, path.name, checksums(path)[1])
 
 
@@ -66,15 +66,17 @@ def find(name: str, revision: str, file: str | None, token: SecretStr | None) ->
         token: for gated and private ones.
 
     Raises:
-        Refused: there is no such file.
-        Damaged: it is not what the hub says it is.
+        InvalidArgument: there is no such file.
+        DamagedFile: it is not what the hub says it is.
         ModelUnavailable, BadSetting: the hub's refusal, in one sentence.
     """
     path = Path(name).expanduser()
     if path.is_file() or path.suffix in SUFFIXES or name.startswith(LOCAL):
         return local(path)
     if not REPOSITORY.fullmatch(name):
-        raise Refused(f"--dataset {name} is neither a file nor a data set on the hub (org/name).")
+        raise InvalidArgument(
+            f"--dataset {name} is neither a file nor a data set on the hub (org/name)."
+        )
     return _fetched(HubReference(name, revision, "DATASET_NAME", token), file)
 
 
@@ -82,16 +84,16 @@ def choose(name: str, names: list[str], wanted: str | None = None) -> str:
     """Choose the file to take: the one that is wanted, else the first with `train` in its name.
 
     Raises:
-        Refused: there is none.
+        InvalidArgument: there is none.
     """
     data = sorted(n for n in names if n.endswith(SUFFIXES) and not _is_no_data(n))
     if wanted is not None:
         if wanted not in data:
             shown = ", ".join(data[:5]) or "none that can be read"
-            raise Refused(f"{name} has no {wanted} of a kind that is read; it has {shown}.")
+            raise InvalidArgument(f"{name} has no {wanted} of a kind that is read; it has {shown}.")
         return wanted
     if not data:
-        raise Refused(f"{name} has no file that ends in .jsonl, .txt or .parquet.")
+        raise InvalidArgument(f"{name} has no file that ends in .jsonl, .txt or .parquet.")
     return next((n for n in data if "train" in n), data[0])
 
 
@@ -127,7 +129,7 @@ def _fetched(reference: HubReference, wanted: str | None) -> Source:
         )
     sha256 = checksums(Path(path))[1]
     if file.lfs and file.lfs.sha256 != sha256:
-        raise Damaged(
+        raise DamagedFile(
             f"{reference.name}/{file.rfilename} is damaged: the hub says {file.lfs.sha256}, "
             f"{sha256} arrived. Remove {path} and try again."
         )

@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from builder.errors import Refused
+from builder.errors import InvalidArgument
 from builder.quantize.data import Document
 
 SEED = 0  # the same documents in the same order, whenever it runs
@@ -34,7 +34,7 @@ def windows(
         most: as many windows are made.
 
     Raises:
-        Refused: there are no two tokens, or a chat that the model's template does not take.
+        InvalidArgument: there are no two tokens, or a chat that the model's template does not take.
     """
     start = _start(tokenizer)
     wanted = tokens - len(start)
@@ -46,7 +46,7 @@ def windows(
     cut = [start + stream[i : i + wanted] for i in range(0, len(stream), wanted)][:most]
     cut = [window for window in cut if len(window) > 1]  # one token foresees nothing
     if not cut:
-        raise Refused("the text has no two tokens: give more of it.")
+        raise InvalidArgument("the text has no two tokens: give more of it.")
     return cut
 
 
@@ -65,4 +65,6 @@ def _text(document: Document, tokenizer: Any) -> str:
         return str(tokenizer.apply_chat_template(document, tokenize=False))
     except (TemplateError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Refused(f"the model's chat template does not take a chat: {reason}") from error
+        raise InvalidArgument(
+            f"the model's chat template does not take a chat: {reason}"
+        ) from error

@@ -4,8 +4,8 @@ import pytest
 
 from builder.deploy.choice import pools, preset_named, slugs
 from builder.deploy.environment import read
-from builder.deploy.errors import WrongOrder
 from builder.deploy.names import is_secret
+from builder.errors import InvalidArgument
 from builder.presets import PRESETS
 from tests.deploy.conftest import CHAT, snippet
 from tests.runpod_api import KEY, Fault
@@ -128,7 +128,7 @@ def test_a_variable_may_be_taken_out_of_a_preset():
     """An empty value takes it out; a later one puts it back."""
     made = read({"A": "1", "B": "2"}, ["A=", "B=", "B=3"], {})
     assert (made.values, made.dropped) == ({"B": "3"}, frozenset({"A"}))
-    with pytest.raises(WrongOrder, match=r"^--env '' is no variable's name"):
+    with pytest.raises(InvalidArgument, match=r"^--env '' is no variable's name"):
         read({}, ["=1"], {})
 
 
@@ -415,7 +415,7 @@ def test_a_value_from_elsewhere_is_not_shown_and_the_template_keeps_its_own(api,
 
 def test_an_address_with_a_password_is_a_secret():
     """Under any name."""
-    with pytest.raises(WrongOrder, match="--env PROMETHEUS_PUSHGATEWAY=… shows a secret"):
+    with pytest.raises(InvalidArgument, match="--env PROMETHEUS_PUSHGATEWAY=… shows a secret"):
         read({}, ["PROMETHEUS_PUSHGATEWAY=https://user:password@push.example"], {})
     assert not is_secret("HF_ENDPOINT", "https://hub.example:8443/a@b")
 

@@ -1,0 +1,190 @@
+"""The frame of the builder's commands: dispatch, arguments, output, signals and exit codes."""
+
+import argparse
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import FrameType
+
+from builder.errors import BuilderError
+from handler.errors import StartError
+
+HELP = """From a model's name to a running endpoint: the builder's commands.
+
+    python -m builder plan MODEL          which GPU fits, how many requests it holds, what it costs
+    python -m builder fetch MODEL         a pre-quantized checkpoint, pinned and verified
+    python -m builder quantize MODEL      an AWQ or FP8 checkpoint, where there is none
+    python -m builder deploy              a Runpod template and endpoint, up to the first answer
+    python -m builder status NAME         an endpoint's address, workers and jobs
+    python -m builder logs NAME           the logs of its workers
+    python -m builder delete NAME         delete an endpoint and its template
+
+Each has --help."""
+COMMANDS = {
+    "plan": ("builder.plan.command", "main"),
+    "fetch": ("builder.fetch", "main"),
+    "quantize": ("builder.quantize.command", "main"),
+    "deploy": ("builder.deploy.command", "deploy"),
+    "status": ("builder.deploy.command", "status"),
+    "logs": ("builder.deploy.command", "logs"),
+    "delete": ("builder.deploy.command", "delete"),
+}
+EXIT_INTERRUPTED = 1
+EXIT_ARGUMENT = 2
+EXIT_PACKAGES = 4
+EXIT_FILES = 4
+STARS = "***"
+MIN_SECRET_CHARACTERS = 4  # a shorter text would also be found inside ordinary words
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return its exit code."""
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if name not in COMMANDS:
+        print(
+            f"builder: unknown command {name!r}, must be one of {', '.join(COMMANDS)}.",
+            file=sys.stderr,
+        )
+        return EXIT_ARGUMENT
+    module, function = COMMANDS[name]
+    try:
+        command = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        print(
+            f"builder: {name} needs the package {error.name}, which this Python does not have: "
+            f"call it as .venv/bin/python -m builder {name}, after `make run` has made that "
+            "environment.",
+            file=sys.stderr,
+        )
+        return EXIT_PACKAGES
+    return int(command(argv[1:]))
+
+
+class OutputClosed(Exception):
+    """Nobody reads stdout any more."""
+
+
+class Console:
+    """Prints lines to stdout without delay, with stars in place of secrets.
+
+    Args:
+        stop_when_closed: whether a closed stdout (`| head`) ends the command. Otherwise the work
+            goes on without output.
+    """
+
+    def __init__(self, stop_when_closed: bool = False) -> None:
+        self._stop_when_closed = stop_when_closed
+        self._secrets: set[str] = set()
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Register secrets that must never be printed."""
+        self._secrets.update(value for value in values if len(value) >= MIN_SECRET_CHARACTERS)
+
+    def print(self, line: object = "") -> None:
+        """Print a line.
+
+        Raises:
+            OutputClosed: nobody reads stdout, which ends the command.
+        """
+        try:
+            print(self.without_secrets(str(line)), flush=True)
+        except BrokenPipeError as error:
+            # The interpreter flushes stdout again when it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if self._stop_when_closed:
+                raise OutputClosed from error
+
+    def without_secrets(self, text: str) -> str:
+        """Return the text with stars in place of secrets."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, STARS)
+        return text
+
+
+def run_command(
+    name: str,
+    work: Callable[[Console], None],
+    *,
+    stop_when_closed: bool = False,
+    exit_os_error: int = EXIT_FILES,
+) -> int:
+    """Do a command's work and return its exit code; a failure is one line on stderr.
+
+    Args:
+        name: of the command, in front of each line on stderr.
+        work: the command; SIGTERM and SIGHUP end it like Ctrl-C.
+        stop_when_closed: whether the command ends when nobody reads its output.
+        exit_os_error: the exit code for a full disk or a missing right.
+    """
+    console = Console(stop_when_closed)
+    logging.basicConfig(format=f"{name}: %(message)s", level=logging.INFO, stream=sys.stderr)
+    for library in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
+        logging.getLogger(library).setLevel(logging.WARNING)
+    try:
+        with signals_like_ctrl_c():
+            work(console)
+    except (BuilderError, StartError) as error:
+        code, text = error.exit_code, str(error)
+    except OutputClosed:
+        return 0
+    except OSError as error:
+        code, text = exit_os_error, f"{error.filename or 'writing'}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        # A progress bar that was interrupted while it was made complains when it is collected.
+        sys.unraisablehook = lambda _: None
+        code, text = EXIT_INTERRUPTED, "interrupted"
+    else:
+        return 0
+    print(console.without_secrets(f"{name}: {text}"), file=sys.stderr, flush=True)
+    return code
+
+
+@contextlib.contextmanager
+def signals_like_ctrl_c() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt; one that is ignored (nohup) stays so."""
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def command_parser(command: str, text: str, prog: str | None = None) -> argparse.ArgumentParser:
+    """Return a command's parser.
+
+    Args:
+        command: its name behind `python -m builder`.
+        text: the description; what follows "Exit codes" comes after the arguments.
+        prog: another way to call it.
+    """
+    text, _, codes = text.partition("\n\nExit codes")
+    return argparse.ArgumentParser(
+        prog=prog or f"python -m builder {command}",
+        description=text,
+        epilog=f"Exit codes{codes}" if codes else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return a type for an argument: a whole number that is at least `minimum`."""
+
+    def parse_number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from {minimum} up")
+        return int(text)
+
+    return parse_number
