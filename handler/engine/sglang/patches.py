@@ -6,8 +6,10 @@ version that the worker supports.
 Replaced by `apply` before the engine starts:
 
 managers.tokenizer_manager.ReqState
-    A stream's consumer is woken when its next flush is due, not for each token: @FIGURE@
-    Until SGLang merges by time.
+    A stream's consumer is woken when its next flush is due, not for each token, which makes
+    MAX_POSTS_PER_SECOND hold: 1.2 times the tokens/s and 0.6 of the POSTs at 192 streams
+    (docs/benchmarks.md). Until SGLang merges by time: its `stream_interval` counts tokens. It saves
+    more CPU, a third with 8, and can be set as well.
 managers.tokenizer_manager.kill_process_tree
     An exception in its loop would kill the worker before its jobs get an error.
     Until SGLang raises in an embedded engine.
