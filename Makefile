@@ -1,4 +1,4 @@
-# run · serve · endpoint · image · test · test-image · bench · check · lock. Each makes what it needs and is missing.
+# run · serve · endpoint · image · test · test-unit · test-image · bench · check · lock. Each makes what it needs and is missing.
 PYTHON ?= python3.11
 BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
@@ -16,7 +16,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: run serve endpoint image test test-image bench check lock clean
+.PHONY: run serve endpoint image test test-unit test-image bench check lock clean
 .DELETE_ON_ERROR:
 
 ifdef MODEL_NAME
@@ -47,7 +47,7 @@ serve: $(RUN_ENVIRONMENT) $(MODEL)  ## HTTP and a page to chat at on http://127.
 	@exec $(RUN_BIN)/python -m handler
 
 endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## the Runpod platform in small, with one worker
-	@exec $(BIN)/python -m tests.platform -- $(RUN_BIN)/python -m handler
+	@exec $(BIN)/python -m runpod_local -- $(RUN_BIN)/python -m handler
 
 # ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
 # handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.
@@ -70,6 +70,9 @@ test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf1
 	wait $$other || code=1; \
 	cat $(TESTED); exit $$code
 
+test-unit: .venv/dev  ## tests/unit: no engine, no other program
+	@$(BIN)/python -m pytest tests/unit
+
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	$(BIN)/python -m pytest tests/image -rs
 
@@ -82,6 +85,7 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/hadolint Dockerfile
 
 $(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.py) builder/folder.py builder/errors.py

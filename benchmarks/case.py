@@ -10,7 +10,7 @@ from benchmarks.checkpoint import checkpoint
 from benchmarks.endpoint import Endpoint, serving
 from benchmarks.report import Table
 from benchmarks.workers import WORKER, Contender, environment
-from tests.conftest import MODELS, NAME
+from tests.support.environment import MODELS, NAME
 
 Measured = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import cold, metrics
 from benchmarks.load import chat
 from benchmarks.workers import BASELINE, Contender
-from tests.platform import Job, Platform, running_platform, running_worker
+from runpod_local import Job, Platform, running_platform, running_worker
 
 START_SECONDS = 300.0
 STOP_SECONDS = 30.0

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from benchmarks.processes import cpu_seconds
-from tests.platform import Job, Platform, State
-from tests.platform.store import Store
+from runpod_local import Job, JobState, Platform
+from runpod_local.endpoint_state import EndpointState
 
 TIMEOUT_SECONDS = 600.0
 
@@ -100,23 +100,23 @@ def run(
 ) -> list[Job]:
     """Keep `streams` jobs running until `jobs` are done, and return these."""
 
-    async def users(store: Store) -> list[Job]:
+    async def users(state: EndpointState) -> list[Job]:
         numbers = iter(range(jobs))
         done: list[Job] = []
 
         async def user() -> None:
             for number in numbers:
-                job = store.submit(make(number, tokens))
-                await job.news.wait_for(lambda job=job: job.finished, TIMEOUT_SECONDS)  # type: ignore[misc]
-                del store.jobs[job.id]
+                job = state.submit(make(number, tokens))
+                await job.changed.wait_for(lambda job=job: job.finished, TIMEOUT_SECONDS)  # type: ignore[misc]
+                del state.jobs[job.id]
                 done.append(job)
 
         await asyncio.gather(*(user() for _ in range(streams)))
         return done
 
-    done = platform.drive(users)
+    done = platform.run_in_loop(users(platform.state))
     for job in done:
-        if job.state is not State.COMPLETED or usage(job)["completion_tokens"] != tokens:
+        if job.state is not JobState.COMPLETED or usage(job)["completion_tokens"] != tokens:
             raise RuntimeError(f"a job went wrong: {job.state}, {job.error or job.chunks[-1:]}")
     return done
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from tests.platform import Platform
+from runpod_local import Platform
 
 TIMEOUT_SECONDS = 60.0
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import clean_environment, worker_command
+from tests.support.environment import clean_environment, worker_command
 
 ENGINES: Mapping[str, Mapping[str, str]] = {
     # The engine's flags of one GPU: the core and its one rank in one process.

@@ -28,7 +28,7 @@ from handler.engine.runtime import EngineRuntime
 from handler.engine.warmup import parse_prefixes, warm_up
 from handler.environ import export, load
 from handler.errors import EXIT_FAILED, StartError, hide_secrets
-from handler.metrics.monitor import Monitor, PushTarget, push_target
+from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, locate
 from handler.request.parse import RequestParser
 from handler.serve import local
@@ -105,7 +105,7 @@ class Start:
     def serve(self) -> int:
         """Serve the queue or HTTP to the end and return the exit code."""
         settings = self._settings
-        push = push_target(settings)
+        pushgateway = self._pushgateway()
         with contextlib.ExitStack() as stack:
             http = metrics_server = None
             if settings.mode == "http":
@@ -117,7 +117,7 @@ class Start:
             runtime, caches, parser = self._start_engine(stack, mode=settings.mode)
             engine = runtime.wait_until_up()
             max_jobs = job_concurrency(settings.max_concurrency, engine.capacity)
-            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs, push))
+            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs, pushgateway))
             if metrics_server is not None:
                 metrics_server.publish(monitor.exposition)
             log.info("ready for %d jobs at once as %s", max_jobs, engine.models[0])
@@ -179,10 +179,25 @@ class Start:
         )
 
     def _monitor(
-        self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int, push: PushTarget | None
+        self,
+        runtime: EngineRuntime,
+        engine: RunningEngine,
+        max_jobs: int,
+        pushgateway: Pushgateway | None,
     ) -> Monitor:
         max_running = min(max_jobs, engine.capacity.max_sequences)
-        return Monitor(runtime, self._timings, max_running, push)
+        return Monitor(runtime, self._timings, max_running, pushgateway)
+
+    def _pushgateway(self) -> Pushgateway | None:
+        settings = self._settings
+        if settings.pushgateway is None:
+            return None
+        return Pushgateway(
+            settings.pushgateway,
+            job=settings.push_job,
+            endpoint=settings.endpoint_id or "none",
+            worker=settings.worker_id or "none",
+        )
 
     def _worker(
         self,

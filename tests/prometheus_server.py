@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from monitoring.recorded import Prometheus
-from tests.conftest import ROOT, clean_environment
-from tests.http_worker import free_port
+from tests.support.environment import ROOT, clean_environment
+from tests.support.http_worker import free_port
 
 MONITORING = ROOT / "monitoring"
 PACKAGES = ("prometheus", "prometheus-pushgateway")  # their programs have the same names

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from builder.cli import COMMANDS
-from tests.conftest import ROOT, clean_environment
+from tests.support.environment import ROOT, clean_environment
 
 
 def builder(*arguments, options=()):

@@ -9,7 +9,7 @@ import pytest
 from handler.environ import load
 from handler.errors import InvalidSetting
 from handler.startup.compile_cache import FOLDERS, CompileCache
-from tests.conftest import ROOT
+from tests.support.environment import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from builder.errors import CheckpointRefused
 from builder.order import Order, check
 from handler.model.hub_files import small, wanted
 from handler.model.manifest import Manifest
-from tests.conftest import ROOT, clean_environment
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
+from tests.support.environment import ROOT, clean_environment
 
 AWQ = {"quantization_config": {"quant_method": "awq"}}
 PIECE_BYTES = 10 * 1024 * 1024  # what huggingface-hub writes at once

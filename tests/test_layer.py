@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.layer import Owned, differences, locked_names, missing, not_installed, overwritten
-from tests.conftest import ROOT, clean_environment
+from tests.support.environment import ROOT, clean_environment
 
 REQUIREMENTS = ROOT / "requirements"
 LOCK = (REQUIREMENTS / "worker.txt").read_text()

@@ -8,8 +8,9 @@ import pytest
 from builder import listing
 from builder.presets import PRESETS
 from handler.environ import load, variables
-from tests.conftest import ROOT, check
-from tests.platform import State
+from runpod_local import JobState
+from tests.support.environment import ROOT
+from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
@@ -106,4 +107,4 @@ def test_the_hubs_tests_pass_on_a_worker(endpoint):
     """Each job of tests.json, on the demo model."""
     for job in listing.tests()["tests"]:
         done = endpoint.run(job["input"])
-        assert (job["name"], done.state) == (job["name"], State.COMPLETED), done.error
+        assert (job["name"], done.state) == (job["name"], JobState.COMPLETED), done.error

@@ -10,8 +10,8 @@ from handler.environ import load
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.lora import LoraSpec, locate, read
 from tests.checkpoints import lora
-from tests.conftest import ROOT, clean_environment
 from tests.hub import Repository, running_hub
+from tests.support.environment import ROOT, clean_environment
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -18,7 +18,8 @@ from handler.memory.layers import kinds
 from handler.memory.states import state_bytes
 from handler.model.checkpoint import has_fp8_cache
 from handler.model.safetensors import Tensor, in_file, in_folder
-from tests.conftest import MODELS, NAME, check
+from tests.support.environment import MODELS, NAME
+from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 

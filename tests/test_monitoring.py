@@ -16,7 +16,6 @@ import yaml
 
 from monitoring import dashboard, picture, queries
 from monitoring.recorded import Prometheus, filled
-from tests.conftest import NAME, START_SECONDS, WORKER, worker_environment
 from tests.prometheus_server import (
     MONITORING,
     configuration,
@@ -26,6 +25,7 @@ from tests.prometheus_server import (
     running_prometheus,
     running_pushgateway,
 )
+from tests.support.environment import NAME, START_SECONDS, WORKER, worker_environment
 
 KEY = "a-key-of-the-tests"
 LABELS = {"job": "llm-worker", "endpoint": "an-endpoint", "worker": "a-worker"}

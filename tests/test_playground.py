@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tests.browser import browser, install
-from tests.conftest import START_SECONDS, worker_command, worker_environment
-from tests.http_worker import KEY, running_http_worker
+from tests.support.browser import browser, install
+from tests.support.environment import START_SECONDS, worker_command, worker_environment
+from tests.support.http_worker import KEY, running_http_worker
 
 ENTER, ESCAPE, CONTROL = "\ue007", "\ue00c", "\ue009"
 LAST = "[...document.querySelectorAll('.message.assistant')].at(-1)"

@@ -20,7 +20,8 @@ from builder.quantize.windows import shuffled, windows
 from handler.model.checkpoint import quantization_of
 from handler.model.manifest import Manifest, read
 from tests.checkpoints import tiny_llama
-from tests.conftest import (
+from tests.hub import COMMIT, Repository, running_hub
+from tests.support.environment import (
     MODELS,
     NAME,
     ROOT,
@@ -28,7 +29,6 @@ from tests.conftest import (
     worker_command,
     worker_environment,
 )
-from tests.hub import COMMIT, Repository, running_hub
 
 PYTHON = ROOT / ".venv-quantize/bin/python"
 DEMO = MODELS / f"{NAME}-bf16"

@@ -4,7 +4,7 @@ import re
 
 from handler.environ import variables
 from handler.settings import Settings
-from tests.conftest import ROOT
+from tests.support.environment import ROOT
 
 
 def test_the_table_of_settings_is_complete_and_true():

@@ -23,7 +23,7 @@ from benchmarks.endpoint import START_SECONDS, STOP_SECONDS
 from benchmarks.proxy import SERVE
 from benchmarks.report import Row, Table, at_least
 from benchmarks.workers import WORKER
-from tests.http_worker import free_port
+from tests.support.http_worker import free_port
 
 TOKENS = 128
 STREAMS = (1, 16, 64, 192)

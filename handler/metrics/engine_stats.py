@@ -1,8 +1,8 @@
-"""What an engine says of itself: its Prometheus exposition, in the same fields for both engines.
+"""The engine's state from its Prometheus exposition, in the same fields for both engines.
 
-A `EngineStats` is one look; a `StatsWindow` is what happened between two. SGLang's gauges are those of its
-last report, which it makes every 40 decode steps and when it falls idle, and a counter of its
-appears with its first event. What is to be done about the figures this module does not know.
+`EngineStats` is one sample, `StatsWindow` is what happened between two. SGLang's gauges are those
+of its last report, which it makes every 40 decode steps and when it becomes idle; its counters
+appear with their first event.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,24 +15,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """One look at an engine; None where it has no such figure.
+    """One sample of an engine; None where it has no such metric.
 
     Attributes:
         running: requests in the batch.
-        waiting: requests that the engine has queued.
-        kv_cache_usage: the part of the KV cache that requests hold, 0 to 1; of several engines
-            the fullest.
-        preemptions_total: times that a request has lost its KV cache to others.
-        prefix_queries_total: prompt tokens that were looked for in the prefix cache.
+        waiting: requests that wait in the engine.
+        kv_cache_usage: the share of the KV cache that requests hold, 0 to 1; the highest of
+            several replicas.
+        preemptions_total: requests that lost their KV cache to others.
+        prefix_queries_total: prompt tokens looked up in the prefix cache.
         prefix_hits_total: those that were found.
-        prompt_tokens_total: tokens of prompts; SGLang counts a request's when it has ended.
-        generation_tokens_total: tokens written; SGLang's first token of each request is not in it.
-        spec_drafts_total: drafts verified, one a step for each request; vLLM's, like the next two.
-        spec_draft_tokens_total: tokens in them.
-        spec_accepted_tokens_total: those that the model would have written as well.
-        spec_accepted_per_step: SGLang's gauge of accepted tokens in a step, without the one that a
-            step gives anyway.
-        spec_acceptance: SGLang's gauge of accepted tokens to drafted ones, 0 to 1.
+        prompt_tokens_total: SGLang counts those of a request when it ends.
+        generation_tokens_total: SGLang leaves out the first token of each request.
+        spec_drafts_total: verified drafts, one per step and request; vLLM's, like the next two.
+        spec_draft_tokens_total: drafted tokens.
+        spec_accepted_tokens_total: drafted tokens that were accepted.
+        spec_accepted_per_step: SGLang's gauge of accepted tokens per step, without the bonus token.
+        spec_acceptance: SGLang's gauge of the acceptance rate, 0 to 1.
     """
 
     running: float | None = None
@@ -51,12 +50,12 @@ class EngineStats:
 
 
 @dataclass(frozen=True)
-class Series:
+class MetricSource:
     """Where a field stands in an exposition.
 
     Attributes:
-        name: the samples' name.
-        modes: values of their label `mode`, none for all.
+        name: of the metric.
+        modes: values of its label `mode`, empty for all.
         largest: whether the largest sample is taken, and not the sum.
     """
 
@@ -66,79 +65,77 @@ class Series:
 
 
 VLLM = {
-    "running": Series("vllm:num_requests_running"),
-    "waiting": Series("vllm:num_requests_waiting"),
-    "kv_cache_usage": Series("vllm:kv_cache_usage_perc", largest=True),
-    "preemptions_total": Series("vllm:num_preemptions_total"),
-    "prefix_queries_total": Series("vllm:prefix_cache_queries_total"),
-    "prefix_hits_total": Series("vllm:prefix_cache_hits_total"),
-    "prompt_tokens_total": Series("vllm:prompt_tokens_total"),
-    "generation_tokens_total": Series("vllm:generation_tokens_total"),
-    "spec_drafts_total": Series("vllm:spec_decode_num_drafts_total"),
-    "spec_draft_tokens_total": Series("vllm:spec_decode_num_draft_tokens_total"),
-    "spec_accepted_tokens_total": Series("vllm:spec_decode_num_accepted_tokens_total"),
+    "running": MetricSource("vllm:num_requests_running"),
+    "waiting": MetricSource("vllm:num_requests_waiting"),
+    "kv_cache_usage": MetricSource("vllm:kv_cache_usage_perc", largest=True),
+    "preemptions_total": MetricSource("vllm:num_preemptions_total"),
+    "prefix_queries_total": MetricSource("vllm:prefix_cache_queries_total"),
+    "prefix_hits_total": MetricSource("vllm:prefix_cache_hits_total"),
+    "prompt_tokens_total": MetricSource("vllm:prompt_tokens_total"),
+    "generation_tokens_total": MetricSource("vllm:generation_tokens_total"),
+    "spec_drafts_total": MetricSource("vllm:spec_decode_num_drafts_total"),
+    "spec_draft_tokens_total": MetricSource("vllm:spec_decode_num_draft_tokens_total"),
+    "spec_accepted_tokens_total": MetricSource("vllm:spec_decode_num_accepted_tokens_total"),
 }
 HITS = ("device_hit", "host_hit", "storage_hit")
 SGLANG = {
-    "running": Series("sglang:num_running_reqs"),
-    "waiting": Series("sglang:num_queue_reqs"),
-    "kv_cache_usage": Series("sglang:token_usage", largest=True),
-    "preemptions_total": Series("sglang:num_retracted_requests_total"),
+    "running": MetricSource("sglang:num_running_reqs"),
+    "waiting": MetricSource("sglang:num_queue_reqs"),
+    "kv_cache_usage": MetricSource("sglang:token_usage", largest=True),
+    "preemptions_total": MetricSource("sglang:num_retracted_requests_total"),
     # Counted with each prefill; sglang:cached_tokens_total only when a request has ended.
-    "prefix_queries_total": Series("sglang:prefill_effective_tokens_total", ("input", *HITS)),
-    "prefix_hits_total": Series("sglang:prefill_effective_tokens_total", HITS),
-    "prompt_tokens_total": Series("sglang:prompt_tokens_total"),
+    "prefix_queries_total": MetricSource("sglang:prefill_effective_tokens_total", ("input", *HITS)),
+    "prefix_hits_total": MetricSource("sglang:prefill_effective_tokens_total", HITS),
+    "prompt_tokens_total": MetricSource("sglang:prompt_tokens_total"),
     # Counted with each step; sglang:generation_tokens_total only when a request has ended.
-    "generation_tokens_total": Series("sglang:realtime_tokens_total", ("decode",)),
-    "spec_accepted_per_step": Series("sglang:spec_accept_length", largest=True),
-    "spec_acceptance": Series("sglang:spec_accept_rate", largest=True),
+    "generation_tokens_total": MetricSource("sglang:realtime_tokens_total", ("decode",)),
+    "spec_accepted_per_step": MetricSource("sglang:spec_accept_length", largest=True),
+    "spec_acceptance": MetricSource("sglang:spec_accept_rate", largest=True),
 }
 # Ranks of one engine see the same requests, each in a series of its own.
 RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
 
-def read(text: str) -> EngineStats:
-    """Return what the exposition says of the engine; all None where there is no engine in it."""
-    if any(line.startswith("sglang:") for line in text.splitlines()):
-        return EngineStats(**_in_vllm_terms(_values(text, SGLANG)))
-    return EngineStats(**_values(text, VLLM))
+def parse_stats(exposition: str) -> EngineStats:
+    """Return the engine's stats; all None if the exposition has none of an engine."""
+    if any(line.startswith("sglang:") for line in exposition.splitlines()):
+        return EngineStats(**_in_vllm_terms(_values(exposition, SGLANG)))
+    return EngineStats(**_values(exposition, VLLM))
 
 
-def _values(text: str, table: Mapping[str, Series]) -> dict[str, float | None]:
-    # prometheus_client decides at its import whether several processes share it. SGLang's do, and
-    # says so when it starts: nothing may import it before.
+def _values(exposition: str, table: Mapping[str, MetricSource]) -> dict[str, float | None]:
+    # Imported late: see prometheus.py.
     from prometheus_client.parser import text_string_to_metric_families
 
-    # The parser is slow, and of some five hundred lines about ten are wanted.
-    names = tuple(series.name for series in table.values())
-    wanted = "\n".join(line for line in text.splitlines() if line.startswith(names))
-    families = text_string_to_metric_families(wanted)
+    # The parser is slow, and about ten of some five hundred lines are needed.
+    names = tuple(source.name for source in table.values())
+    lines = "\n".join(line for line in exposition.splitlines() if line.startswith(names))
+    families = text_string_to_metric_families(lines)
     samples = [sample for family in families for sample in family.samples]
-    return {field: _value(samples, series) for field, series in table.items()}
+    return {field: _value(samples, source) for field, source in table.items()}
 
 
-def _value(samples: Iterable["Sample"], series: Series) -> float | None:
+def _value(samples: Iterable["Sample"], source: MetricSource) -> float | None:
     engines: dict[frozenset[tuple[str, str]], float] = {}
     for sample in samples:
         labels = sample.labels
         # With priorities, SGLang's sample without one is the sum of the others.
-        if sample.name != series.name or labels.get("priority"):
+        if sample.name != source.name or labels.get("priority"):
             continue
-        if series.modes and labels.get("mode") not in series.modes:
+        if source.modes and labels.get("mode") not in source.modes:
             continue
         engine = frozenset(item for item in labels.items() if item[0] not in RANKS)
         engines[engine] = max(engines.get(engine, 0.0), sample.value)
     if not engines:
         return None
-    return max(engines.values()) if series.largest else sum(engines.values())
+    return max(engines.values()) if source.largest else sum(engines.values())
 
 
 def _in_vllm_terms(values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return SGLang's figures with vLLM's meaning.
+    """Return SGLang's values with vLLM's meaning.
 
-    A counter that is not there yet is 0. The accepted length is 0 where nothing is speculated;
-    else it has the token in it that a step gives anyway, "accepted drafts + bonus token per
-    forward" as its HELP says.
+    A counter that has not appeared yet is 0. The accept length is 0 without speculation, else it
+    includes the bonus token ("accepted drafts + bonus token per forward" in its HELP).
     """
     counted = {
         name: 0.0 if name.endswith("_total") and value is None else value
@@ -152,15 +149,13 @@ def _in_vllm_terms(values: Mapping[str, float | None]) -> dict[str, float | None
 
 @dataclass(frozen=True)
 class StatsWindow:
-    """What an engine did between two readings; None where nothing can be said.
+    """What an engine did between two samples; None where that is not known.
 
     Attributes:
-        prefix_hit_ratio: prompt tokens found in the prefix cache to those looked for.
-        accepted_tokens_per_step: accepted draft tokens in a step of verification, without the one
-            that a step gives anyway.
-        acceptance_ratio: accepted draft tokens to drafted ones.
+        prefix_hit_ratio: prompt tokens found in the prefix cache to those looked up.
+        accepted_tokens_per_step: accepted draft tokens per step, without the bonus token.
+        acceptance_ratio: accepted draft tokens to all drafted ones.
         generation_tokens_per_second: of all requests together.
-        preemptions: how many there were.
     """
 
     prefix_hit_ratio: float | None = None
@@ -170,14 +165,14 @@ class StatsWindow:
     preemptions: float | None = None
 
 
-def window(before: EngineStats, after: EngineStats, seconds: float) -> StatsWindow:
-    """Return what happened in the seconds from one reading to the other."""
+def window_between(before: EngineStats, after: EngineStats, seconds: float) -> StatsWindow:
+    """Return what happened in the `seconds` from one sample to the other."""
     grown = _growth(before, after)
     accepted = grown.spec_accepted_tokens_total
     per_step = _ratio(accepted, grown.spec_drafts_total)
     acceptance = _ratio(accepted, grown.spec_draft_tokens_total)
     if grown.spec_drafts_total is None and grown.generation_tokens_total:
-        # A gauge keeps its last value when nothing is written any more.
+        # A gauge keeps its last value when nothing is generated any more.
         per_step, acceptance = after.spec_accepted_per_step, after.spec_acceptance
     return StatsWindow(
         prefix_hit_ratio=_ratio(grown.prefix_hits_total, grown.prefix_queries_total),
@@ -189,7 +184,7 @@ def window(before: EngineStats, after: EngineStats, seconds: float) -> StatsWind
 
 
 def _growth(before: EngineStats, after: EngineStats) -> EngineStats:
-    """Return by how much each counter has grown; from 0 where the engine is another one."""
+    """Return by how much each counter has grown; since 0 if the engine was restarted."""
     now = {
         field.name: value
         for field in fields(EngineStats)

@@ -1,7 +1,6 @@
-"""How the engine is, read from its own metrics now and then: gauges, a verdict in the log, a push.
+"""The engine's state, sampled from its metrics: gauges, bottlenecks in the log, a Pushgateway.
 
-The engine's exposition is the source; this module knows no engine. The verdict's rules stand in
-bottleneck.py.
+bottleneck.py has the rules.
 """
 
 import asyncio
@@ -18,48 +17,50 @@ from handler.engine.interface import EngineRequest
 from handler.engine.response import ask
 from handler.engine.runtime import EngineRuntime
 from handler.errors import InvalidSetting, RequestError
-from handler.metrics.bottleneck import KINDS, Announcer, judge, speculation_pays
-from handler.metrics.engine_stats import EngineStats, StatsWindow, read, window
+from handler.metrics.bottleneck import (
+    KINDS,
+    BottleneckLog,
+    find_bottleneck,
+    speculation_pays,
+)
+from handler.metrics.engine_stats import EngineStats, StatsWindow, parse_stats, window_between
 from handler.metrics.prometheus import Gauges, WorkerMetrics
-from handler.settings import Settings
 from handler.startup.timings import StartupTimings
 
 log = logging.getLogger(__name__)
 
-SAMPLE_SECONDS = 10.0
-SPAN_SECONDS = 60.0  # what "of late" means
+SAMPLE_INTERVAL_SECONDS = 10.0
+WINDOW_SECONDS = 60.0  # what "of late" means
 PUSH_TIMEOUT_SECONDS = 5.0
 
 
 class Monitor:
-    """Samples one engine, on a thread of its own.
+    """Samples one engine on a thread of its own; use as `with Monitor(…)`.
 
     Args:
         runtime: the running engine.
-        stages: of the start.
-        max_running: requests that can run at once.
-        push: where to push to, None for nowhere.
+        timings: of the start.
+        max_running: requests that the engine can run at once.
+        pushgateway: gets the metrics; leaving the context deletes them there.
 
     Attributes:
         metrics: what the worker counts.
-
-    Use as `with Monitor(…)`; leaving it takes back what was pushed.
     """
 
     def __init__(
         self,
         runtime: EngineRuntime,
-        stages: StartupTimings,
+        timings: StartupTimings,
         max_running: int,
-        push: "PushTarget | None" = None,
+        pushgateway: "Pushgateway | None" = None,
     ) -> None:
         self._runtime = runtime
         self._max_running = max_running
-        self._push = push
-        self.metrics = WorkerMetrics(stages, runtime.pacer, self._gauges)
-        self._samples: deque[tuple[float, EngineStats]] = deque()
+        self._pushgateway = pushgateway
+        self.metrics = WorkerMetrics(timings, runtime.pacer, self._gauges)
+        self._samples: deque[tuple[float, EngineStats]] = deque()  # monotonic seconds, stats
         self._lock = threading.Lock()
-        self._announcer = Announcer()
+        self._bottleneck_log = BottleneckLog()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._main, name="monitor", daemon=True)
 
@@ -70,42 +71,43 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(PUSH_TIMEOUT_SECONDS)
-        if self._push is not None:
-            self._push.delete()
+        if self._pushgateway is not None:
+            self._pushgateway.delete()
 
     async def exposition(self) -> str:
-        """Return the engine's metrics and the worker's own; from any loop."""
-        return self.combined(await self._engines())
+        """Return the engine's metrics and the worker's own; on any loop."""
+        return self.combined(await self._engine_exposition())
 
-    def combined(self, engines: str) -> str:
-        """Return the same for an exposition of the engine that is here already."""
-        self._note(engines)
-        return self.metrics.exposition(engines)
+    def combined(self, engine_exposition: str) -> str:
+        """Return the engine's metrics, which are at hand, and the worker's own."""
+        self._add_sample(engine_exposition)
+        return self.metrics.exposition(engine_exposition)
 
-    async def _engines(self) -> str:
+    async def _engine_exposition(self) -> str:
         try:
             async with ask(self._runtime, EngineRequest("GET", "/metrics")) as response:
                 return (await response.read_all()).decode()
         except RequestError:
             return ""  # the engine is gone; what the worker has counted is not
 
-    def _note(self, engines: str) -> None:
-        if not engines:
+    def _add_sample(self, engine_exposition: str) -> None:
+        if not engine_exposition:
             return
-        now, reading = time.monotonic(), read(engines)
+        now, stats = time.monotonic(), parse_stats(engine_exposition)
         with self._lock:
-            if len(self._samples) > 1 and now - self._samples[-2][0] < SAMPLE_SECONDS:
-                self._samples.pop()  # a scrape between two samples takes the newest one's place
-            self._samples.append((now, reading))
-            while len(self._samples) > 2 and now - self._samples[1][0] >= SPAN_SECONDS:
-                self._samples.popleft()
+            samples = self._samples
+            if len(samples) > 1 and now - samples[-2][0] < SAMPLE_INTERVAL_SECONDS:
+                samples.pop()  # a scrape between two samples replaces the newest one
+            samples.append((now, stats))
+            while len(samples) > 2 and now - samples[1][0] >= WINDOW_SECONDS:
+                samples.popleft()
 
     def _latest(self) -> tuple[EngineStats, StatsWindow] | None:
         with self._lock:
             if not self._samples:
                 return None
             (began, first), (ended, last) = self._samples[0], self._samples[-1]
-        return last, window(first, last, ended - began)
+        return last, window_between(first, last, ended - began)
 
     def _gauges(self) -> Gauges:
         running = self._runtime.running
@@ -113,92 +115,84 @@ class Monitor:
         gauges: dict[str, float | dict[str, float]] = {"engine_up": float(lives)}
         if (latest := self._latest()) is None:
             return gauges
-        reading, late = latest
-        verdict = judge(reading, late, self._max_running)
-        known = {
-            "kv_cache_usage_ratio": reading.kv_cache_usage,
-            "engine_running_requests": reading.running,
-            "engine_waiting_requests": reading.waiting,
-            "preemptions_total": reading.preemptions_total,
-            "prefix_cache_hit_ratio": late.prefix_hit_ratio,
-            "accepted_tokens_per_step": late.accepted_tokens_per_step,
-            "acceptance_ratio": late.acceptance_ratio,
-            "speculation_pays": speculation_pays(late),
+        stats, window = latest
+        bottleneck = find_bottleneck(stats, window, self._max_running)
+        values = {
+            "kv_cache_usage_ratio": stats.kv_cache_usage,
+            "engine_running_requests": stats.running,
+            "engine_waiting_requests": stats.waiting,
+            "preemptions_total": stats.preemptions_total,
+            "prefix_cache_hit_ratio": window.prefix_hit_ratio,
+            "accepted_tokens_per_step": window.accepted_tokens_per_step,
+            "acceptance_ratio": window.acceptance_ratio,
+            "speculation_pays": speculation_pays(window),
         }
-        gauges |= {name: float(value) for name, value in known.items() if value is not None}
-        gauges["bottleneck"] = {kind: float(kind == verdict.kind) for kind in KINDS}
+        gauges |= {name: float(value) for name, value in values.items() if value is not None}
+        gauges["bottleneck"] = {kind: float(kind == bottleneck.kind) for kind in KINDS}
         return gauges
 
-    # ---- its thread ----
+    # ---- the monitor's thread ----
 
     def _main(self) -> None:
         with asyncio.Runner() as runner:
-            while not self._over.wait(SAMPLE_SECONDS):
+            while not self._over.wait(SAMPLE_INTERVAL_SECONDS):
                 try:
                     runner.run(self._sample())
                 except Exception:  # the worker serves without a monitor as well
                     log.exception("the monitor failed once")
 
     async def _sample(self) -> None:
-        async with asyncio.timeout(SAMPLE_SECONDS):
-            text = await self.exposition()
+        async with asyncio.timeout(SAMPLE_INTERVAL_SECONDS):
+            exposition = await self.exposition()
         if (latest := self._latest()) is not None and not self._runtime.dead:
-            verdict = judge(*latest, self._max_running)
-            for line in self._announcer.lines(verdict, latest[1], time.monotonic()):
+            stats, window = latest
+            bottleneck = find_bottleneck(stats, window, self._max_running)
+            for line in self._bottleneck_log.lines(bottleneck, window, time.monotonic()):
                 log.info(line)
-        if self._push is not None:
-            await self._push.put(text)
+        if self._pushgateway is not None:
+            await self._pushgateway.push(exposition)
 
 
-def push_target(settings: Settings) -> "PushTarget | None":
-    """Return where the settings say that metrics are pushed to.
-
-    Raises:
-        InvalidSetting: it is no URL.
-    """
-    if settings.pushgateway is None:
-        return None
-    try:
-        url = httpx.URL(settings.pushgateway)
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidSetting(
-            f"PROMETHEUS_PUSHGATEWAY={settings.pushgateway!r} should be a URL such as "
-            "http://pushgateway:9091."
-        )
-    labels = {"job": settings.push_job, "endpoint": settings.endpoint_id or "none"}
-    return PushTarget(settings.pushgateway, labels | {"worker": settings.worker_id or "none"})
-
-
-class PushTarget:
-    """A Pushgateway, and the group of this worker in it.
+class Pushgateway:
+    """A Prometheus Pushgateway and the metrics group of this worker in it.
 
     Args:
-        url: the gateway's.
-        labels: of the group, `job` the first of them.
+        url: PROMETHEUS_PUSHGATEWAY.
+        job, endpoint, worker: the labels of the group.
+
+    Raises:
+        InvalidSetting: the URL is not valid.
     """
 
-    def __init__(self, url: str, labels: dict[str, str]) -> None:
+    def __init__(self, url: str, *, job: str, endpoint: str, worker: str) -> None:
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL:
+            parsed = httpx.URL("")
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise InvalidSetting(
+                f"PROMETHEUS_PUSHGATEWAY={url!r} must be a URL such as http://pushgateway:9091."
+            )
+        labels = {"job": job, "endpoint": endpoint, "worker": worker}
         path = "/".join(f"{name}/{quote(value, safe='')}" for name, value in labels.items())
         self._url = f"{url.rstrip('/')}/metrics/{path}"
-        self._problem = ""
+        self._logged_problem = ""
 
-    async def put(self, exposition: str) -> None:
-        """Replace what the gateway has of this worker; say once what is wrong with it."""
+    async def push(self, exposition: str) -> None:
+        """Replace the worker's metrics in the gateway; log each new problem once."""
         problem = ""
         try:
             async with httpx.AsyncClient(timeout=PUSH_TIMEOUT_SECONDS) as client:
-                answer = await client.put(self._url, content=exposition.encode())
-                if answer.is_error:
-                    problem = f"{answer.status_code} {answer.text.strip()[:200]}"
+                response = await client.put(self._url, content=exposition.encode())
+                if response.is_error:
+                    problem = f"{response.status_code} {response.text.strip()[:200]}"
         except httpx.HTTPError as error:
             problem = str(error) or repr(error)
-        if problem and problem != self._problem:
+        if problem and problem != self._logged_problem:
             log.warning("PROMETHEUS_PUSHGATEWAY does not take the metrics: %s", problem)
-        self._problem = problem
+        self._logged_problem = problem
 
     def delete(self) -> None:
-        """Take it back: the worker ends."""
+        """Delete the worker's metrics in the gateway: the worker ends."""
         with contextlib.suppress(httpx.HTTPError):
             httpx.delete(self._url, timeout=PUSH_TIMEOUT_SECONDS)

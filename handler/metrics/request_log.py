@@ -1,6 +1,6 @@
-"""What one request did, from its arrival to its end: a line in the log, and the metrics.
+"""One request from its arrival to its end: a line in the log, and what the metrics count.
 
-No text of a prompt or an answer is in it, unless LOG_CONTENT says so.
+Prompts and completions are left out unless LOG_CONTENT is set.
 """
 
 import logging
@@ -14,72 +14,76 @@ from handler.errors import ClientDisconnected, RequestError
 log = logging.getLogger(__name__)
 
 Outcome = Literal["ok", "refused", "failed", "timeout", "cancelled", "rejected"]
-"""refused: the caller's error. failed: ours or the engine's. rejected: too many wait."""
-EVENT = re.compile(rb"^event: ?(\S+)", re.MULTILINE)
-HEAD = frozenset({b"response.created", b"response.queued", b"response.in_progress"})
-CANCELLED = 499  # nobody reads on; a status that only the log has
-LONGEST_CONTENT_CHARACTERS = 20_000
+"""refused: the caller's error. failed: ours or the engine's. rejected: the queue is full."""
+EVENT_NAME = re.compile(rb"^event: ?(\S+)", re.MULTILINE)
+# The events with which /v1/responses begins before anything is computed.
+HEAD_EVENTS = frozenset({b"response.created", b"response.queued", b"response.in_progress"})
+DONE = b"data: [DONE]"
+CANCELLED = 499  # the client has left; nginx's status, which only the log has
+MAX_CONTENT_CHARACTERS = 20_000
 
 
 class RequestRecord:
     """One request; times are seconds on the monotonic clock.
 
     Args:
-        id: the job's, or the request's.
-        log_content: whether the texts go to the log as well.
+        request_id: the job's id, or the request's.
+        log_content: whether prompt and completion go to the log.
 
     Attributes:
-        route: the engine's path, or "?" for what is none.
-        status: the HTTP status that it has come to.
-        began_at: when it arrived.
-        engine_at: when it was handed to the engine.
-        first_at: when the first of its output was there.
+        route: the engine's path, or "?" if there is none.
+        status: the HTTP status it has come to; CANCELLED until then.
+        streams: whether the response is a stream.
+        began_at: when the request arrived.
+        engine_at: when it was sent to the engine.
+        first_output_at: when the first output arrived from the engine.
         ended_at: when it was over.
-        yields: the pieces in which its output left.
+        yields: the pieces in which the output left.
     """
 
-    def __init__(self, id: str, log_content: bool = False) -> None:
-        self.id = id
+    def __init__(self, request_id: str, log_content: bool = False) -> None:
+        self.id = request_id
         self.route = "?"
         self.status = CANCELLED
         self.streams = False
         self.began_at = time.monotonic()
         self.engine_at: float | None = None
-        self.first_at: float | None = None
+        self.first_output_at: float | None = None
         self.ended_at: float | None = None
         self.yields = 0
-        self._counter = UsageCounter()
+        self._usage = UsageCounter()
         self._log_content = log_content
-        self._asked = b""
-        self._answered: list[bytes] = []
+        self._prompt = b""
+        self._completion: list[bytes] = []
 
     def sent(self, route: str, body: bytes) -> None:
-        """It is handed to the engine."""
+        """The request is sent to the engine."""
         self.route, self.engine_at = route, time.monotonic()
         if self._log_content:
-            self._asked = body
+            self._prompt = body
 
     def answered(self, data: bytes) -> None:
-        """The engine has answered this."""
+        """The engine has sent `data`: whole events, or a whole body."""
         if not data:
             return
-        if self.first_at is None and not _is_head(data):
-            self.first_at = time.monotonic()
-        self._counter.add(data)
+        if self.first_output_at is None and not _is_head(data):
+            self.first_output_at = time.monotonic()
+        if DONE in data:
+            self.status = 200  # a client that has this may leave before the response's end
+        self._usage.add(data)
         if self._log_content:
-            self._answered.append(data)
+            self._completion.append(data)
 
     def failed(self, error: BaseException) -> None:
-        """It ends with this error."""
         if isinstance(error, ClientDisconnected):
             self.status = CANCELLED
         else:
             self.status = error.status if isinstance(error, RequestError) else RequestError.status
 
     def end(self) -> None:
-        """It is over: say so in the log."""
+        """The request is over: write its line to the log."""
         self.ended_at = time.monotonic()
-        usage, first = self.usage, self.first_token_seconds
+        usage, first = self.usage, self.time_to_first_token_seconds
         fields = {
             "route": self.route,
             "outcome": self.outcome,
@@ -90,66 +94,60 @@ class RequestRecord:
             "firstTokenSeconds": None if first is None else round(first, 4),
             "seconds": round(self.seconds, 4),
         }
-        if self._log_content:
-            fields |= {"asked": _text(self._asked), "answered": _text(b"".join(self._answered))}
-        shown = "" if first is None else f", first token {first:.3f} s"
-        log.info(
-            "%s %d %s, %d tokens in (%d cached), %d out%s, %.2f s%s",
-            *(self.route, self.status, self.outcome, usage.prompt, usage.cached, usage.completion),
-            *(shown, self.seconds),
-            f": {fields['asked']} → {fields['answered']}" if self._log_content else "",
-            extra={"fields": fields},
+        text = (
+            f"{self.route} {self.status} {self.outcome}, {usage.prompt} tokens in "
+            f"({usage.cached} cached), {usage.completion} out"
         )
+        if first is not None:
+            text += f", first token {first:.3f} s"
+        text += f", {self.seconds:.2f} s"
+        if self._log_content:
+            asked, answered = _text(self._prompt), _text(b"".join(self._completion))
+            fields |= {"asked": asked, "answered": answered}
+            text += f": {asked} → {answered}"
+        log.info("%s", text, extra={"fields": fields})
 
     @property
     def outcome(self) -> Outcome:
-        """How it ended."""
-        match self.status:
-            case 408:
-                return "timeout"
-            case 429:
-                return "rejected"
-            case 499:
-                return "cancelled"
-            case status if status >= 500:
-                return "failed"
-            case status if status >= 400:
-                return "refused"
-        return "ok"
+        named: dict[int, Outcome] = {408: "timeout", 429: "rejected", CANCELLED: "cancelled"}
+        if self.status in named:
+            return named[self.status]
+        if self.status >= 500:
+            return "failed"
+        return "refused" if self.status >= 400 else "ok"
 
     @property
     def usage(self) -> Usage:
-        """Its tokens."""
-        return self._counter.usage
+        return self._usage.usage
 
     @property
     def seconds(self) -> float:
-        """From its arrival to its end, or to now."""
+        """From the arrival to the end, or to now."""
         return (self.ended_at or time.monotonic()) - self.began_at
 
     @property
     def queue_seconds(self) -> float | None:
-        """From its arrival to the engine."""
+        """From the arrival until it was sent to the engine."""
         return None if self.engine_at is None else self.engine_at - self.began_at
 
     @property
-    def first_token_seconds(self) -> float | None:
-        """From its arrival to the first of its output, of a stream."""
-        if self.first_at is None or not self.streams:
+    def time_to_first_token_seconds(self) -> float | None:
+        """From the arrival to the first output of a stream."""
+        if self.first_output_at is None or not self.streams:
             return None
-        return self.first_at - self.began_at
+        return self.first_output_at - self.began_at
 
     @property
-    def inter_token_seconds(self) -> float | None:
-        """On average between two tokens of its stream."""
+    def inter_token_latency_seconds(self) -> float | None:
+        """Between two tokens of a stream, on average."""
         tokens = self.usage.completion
-        if self.first_at is None or self.ended_at is None or tokens < 2 or not self.streams:
+        if self.first_output_at is None or self.ended_at is None or tokens < 2 or not self.streams:
             return None
-        return (self.ended_at - self.first_at) / (tokens - 1)
+        return (self.ended_at - self.first_output_at) / (tokens - 1)
 
 
 class RequestObserver:
-    """Sees the requests go by; this one lets them."""
+    """Notified of each request; this one does nothing."""
 
     def began(self, record: RequestRecord) -> None:
         """A request has arrived."""
@@ -159,13 +157,10 @@ class RequestObserver:
 
 
 def _is_head(data: bytes) -> bool:
-    """Whether these are only the events with which /v1/responses begins before it is computed.
-
-    An engine sends each of them whole.
-    """
-    names = EVENT.findall(data)
-    return bool(names) and all(name in HEAD for name in names)
+    """Whether all events are HEAD_EVENTS; an engine sends each of them whole."""
+    names = EVENT_NAME.findall(data)
+    return bool(names) and all(name in HEAD_EVENTS for name in names)
 
 
 def _text(data: bytes) -> str:
-    return data.decode("utf-8", "replace")[:LONGEST_CONTENT_CHARACTERS]
+    return data.decode("utf-8", "replace")[:MAX_CONTENT_CHARACTERS]

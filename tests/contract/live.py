@@ -25,7 +25,7 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
 from handler.model.resolve import locate
-from tests.conftest import ROOT, START_SECONDS, VARIANT, worker_environment
+from tests.support.environment import ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
 ABORT_TIMEOUT_SECONDS = 10

@@ -7,8 +7,8 @@ import pytest
 
 from builder.deploy import command
 from builder.deploy.api import openai_of
-from tests.conftest import ANSWERS
 from tests.deploy.conftest import CHAT, PACE, snippet
+from tests.engine.conftest import ANSWERS
 from tests.runpod_api import running_runpod_api
 from tests.runpod_endpoint import ANSWER
 

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.deploy.conftest import CHAT
-from tests.http_worker import free_port
 from tests.runpod_api import Fault
+from tests.support.http_worker import free_port
 
 
 def test_several_endpoints_of_a_name_are_an_error_with_their_ids(api, said):

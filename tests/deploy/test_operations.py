@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, clean_environment
 from tests.deploy.conftest import CHAT, eventually
 from tests.runpod_api import KEY, Fault
+from tests.support.environment import ROOT, clean_environment
 
 WORKER = {
     "id": "w-1",

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import PYTHON, ROOT, clean_environment
+from tests.support.environment import PYTHON, ROOT, clean_environment
 
 TIMEOUT_SECONDS = 400  # one start of the engine in each
 

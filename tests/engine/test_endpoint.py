@@ -10,7 +10,7 @@ import anthropic
 import openai
 import pytest
 
-from tests.conftest import ANSWERS
+from tests.engine.conftest import ANSWERS
 
 pytestmark = pytest.mark.parametrize("endpoint", ["vllm", "sglang", "http"], indirect=True)
 

@@ -13,10 +13,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import START_SECONDS, VARIANT, worker_command, worker_environment
-from tests.http_worker import free_port, running_http_worker
-from tests.platform import running_platform, running_worker
-from tests.processes import arguments
+from runpod_local import running_platform, running_worker
+from tests.support.environment import START_SECONDS, VARIANT, worker_command, worker_environment
+from tests.support.http_worker import free_port, running_http_worker
+from tests.support.processes import arguments
 
 CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}

@@ -7,15 +7,15 @@ import time
 import psutil
 import pytest
 
+from runpod_local import JobState, running_platform, running_worker
 from tests.checkpoints import tiny_llama
-from tests.conftest import (
+from tests.support.environment import (
     START_SECONDS,
     clean_environment,
     worker_command,
     worker_environment,
 )
-from tests.platform import State, running_platform, running_worker
-from tests.ray_cluster import PLUGIN, running_ray
+from tests.support.ray_cluster import PLUGIN, running_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # engines and torch warn while they are imported
 
@@ -80,7 +80,7 @@ def answer_and_lose_a_rank(engine, environment, answer, victim):
         for job in (platform.job(job_id) for job_id in job_ids):
             error = json.loads(job.error)["error"]
             assert (job.state, error["code"], error["type"]) == (
-                State.FAILED,
+                JobState.FAILED,
                 503,
                 "ServiceUnavailableError",
             )

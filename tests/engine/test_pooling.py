@@ -2,9 +2,9 @@
 
 import pytest
 
+from runpod_local import JobState, running_platform, running_worker
 from tests.checkpoints import tiny_bert, tiny_llama
-from tests.conftest import START_SECONDS, worker_command, worker_environment
-from tests.platform import State, running_platform, running_worker
+from tests.support.environment import START_SECONDS, worker_command, worker_environment
 
 TEXTS = ["Paris is a city.", "Bread is baked.", "Paris is a city."]
 
@@ -24,7 +24,7 @@ def ask(engine, folder, *job_inputs, **environ):
 
 
 def check_embeddings(job, size):
-    assert job.state is State.COMPLETED, job.error
+    assert job.state is JobState.COMPLETED, job.error
     [answer] = job.output
     first, second, third = (entry["embedding"] for entry in answer["data"])
     assert len(first) == size
@@ -36,7 +36,7 @@ def check_embeddings(job, size):
 
 def check_rerank(job):
     """Documents come in the order of their scores, and the same text has the same score."""
-    assert job.state is State.COMPLETED, job.error
+    assert job.state is JobState.COMPLETED, job.error
     answer = job.output[0]
     results = answer["results"] if isinstance(answer, dict) else answer
     scores = [result.get("relevance_score", result.get("score")) for result in results]
@@ -83,5 +83,5 @@ def test_sglang_scores_with_a_model_that_writes(endpoint):
     """Its score is the probability of given tokens after each item; vLLM's is for pooling."""
     body = {"query": "Paris is in", "items": [" France", " Peru"], "label_token_ids": [2, 28]}
     job = endpoint.run({"route": "score", "body": {**body, "apply_softmax": True}})
-    assert job.state is State.COMPLETED, job.error
+    assert job.state is JobState.COMPLETED, job.error
     assert [round(sum(scores), 3) for scores in job.output[0]["scores"]] == [1, 1]

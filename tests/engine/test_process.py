@@ -13,7 +13,9 @@ import time
 import psutil
 import pytest
 
-from tests.conftest import (
+from runpod_local import JobState, running_platform, running_worker
+from tests.hub import Repository, running_hub
+from tests.support.environment import (
     MODELS,
     NAME,
     PYTHON,
@@ -23,9 +25,7 @@ from tests.conftest import (
     worker_command,
     worker_environment,
 )
-from tests.hub import Repository, running_hub
-from tests.platform import State, running_platform, running_worker
-from tests.processes import arguments
+from tests.support.processes import arguments
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
@@ -208,17 +208,17 @@ def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(engine):
         job_id = platform.submit({**STORY, "max_tokens": tokens})
         platform.wait_until(job_id, lambda job: job.chunks, 30)
         taken_id = platform.submit({**STORY, "max_tokens": 5})
-        platform.wait_until(taken_id, lambda job: job.state is not State.IN_QUEUE, 30)
+        platform.wait_until(taken_id, lambda job: job.state is not JobState.IN_QUEUE, 30)
         worker.send_signal(signal.SIGTERM)
         late_id = platform.submit({**STORY, "max_tokens": 5})
         assert worker.wait(60) == 0
         job = platform.job(job_id)
-        assert job.state is State.COMPLETED
+        assert job.state is JobState.COMPLETED
         assert job.output[-1]["usage"]["completion_tokens"] == tokens
-        assert platform.job(taken_id).state is State.COMPLETED
+        assert platform.job(taken_id).state is JobState.COMPLETED
         # The poll that was open at the signal may have brought the late job: then it was served.
         late = platform.job(late_id)
-        assert late.state in (State.IN_QUEUE, State.COMPLETED)
+        assert late.state in (JobState.IN_QUEUE, JobState.COMPLETED)
         assert [process for process in family if process.is_running()] == []
 
 
@@ -249,7 +249,7 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
         job = platform.job(job_id)
         error = json.loads(job.error)["error"]
         assert (job.state, error["code"], error["message"]) == (
-            State.FAILED,
+            JobState.FAILED,
             503,
             "The worker was stopped before the answer was complete.",
         )
@@ -286,7 +286,7 @@ def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(engine):
         assert time.monotonic() - killed_at < 10
         for job_id in streamed + plain:
             job = platform.job(job_id)
-            assert job.state is State.FAILED
+            assert job.state is JobState.FAILED
             error = json.loads(job.error)["error"]
             assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
             assert error["message"] in SAID

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from handler.serve.queue.sdk_patches import POLL_INTERVAL_SECONDS, start_jobs
-from tests.conftest import ANSWERS
-from tests.platform import State
-from tests.processes import arguments
+from runpod_local import JobState
+from tests.engine.conftest import ANSWERS
+from tests.support.processes import arguments
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 # The SDK hears of a cancel up to a second late: it pauses after a poll that brought nothing. The
@@ -23,14 +23,14 @@ STORY = {"prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True, "
 
 
 def error_of(job):
-    assert job.state is State.FAILED
+    assert job.state is JobState.FAILED
     return json.loads(job.error)["error"]
 
 
 def test_a_native_chat_with_top_level_fields(endpoint):
     """A temperature beside messages counts; the answer is one OpenAI object."""
     job = endpoint.run({"messages": QUESTION, "temperature": 0, "max_tokens": 4})
-    assert job.state is State.COMPLETED
+    assert job.state is JobState.COMPLETED
     [answer] = job.output
     assert answer["choices"][0]["message"]["content"] == "The capital of France"
     assert answer["usage"]["completion_tokens"] == 4
@@ -218,13 +218,13 @@ def test_a_cancelled_job_frees_its_blocks(endpoint, job_input):
     """Within a second nothing of it runs, and other jobs go on."""
     other = endpoint.platform.submit({**STORY, "max_tokens": 40})
     job_id = endpoint.platform.submit(job_input)
-    endpoint.platform.wait_until(job_id, lambda job: job.state is State.IN_PROGRESS, 30)
+    endpoint.platform.wait_until(job_id, lambda job: job.state is JobState.IN_PROGRESS, 30)
     time.sleep(1.5)  # the SDK drops a stop signal for a job that it has not begun
     endpoint.platform.cancel(job_id)
     cancelled_at = time.monotonic()
     finished = endpoint.platform.wait(other, 60)
     assert finished.output[-1]["usage"]["completion_tokens"] == 40
-    assert endpoint.platform.job(job_id).state is State.CANCELLED
+    assert endpoint.platform.job(job_id).state is JobState.CANCELLED
     time.sleep(max(0.0, cancelled_at + STOP_SECONDS - time.monotonic()))
     assert endpoint.engine_load() == {"running": 0, "kv_cache_usage": 0}
 
@@ -233,7 +233,7 @@ def test_a_job_cancelled_before_it_began_does_not_run(endpoint):
     """The SDK forgets such a stop; the worker does not."""
     for _ in range(3):
         job_id = endpoint.platform.submit({**STORY, "max_tokens": 4000})
-        endpoint.platform.wait_until(job_id, lambda job: job.state is State.IN_PROGRESS, 30)
+        endpoint.platform.wait_until(job_id, lambda job: job.state is JobState.IN_PROGRESS, 30)
         endpoint.platform.cancel(job_id)
     time.sleep(STOP_SECONDS)
     assert endpoint.engine_load() == {"running": 0, "kv_cache_usage": 0}
@@ -266,7 +266,7 @@ def test_a_large_stream_is_split_under_the_limit(endpoint):
     """One event of nearly 2 MB: the pieces fit, and make it up again."""
     body = {**LARGE, "stream": True}
     job = endpoint.run({"openai_route": "/v1/completions", "openai_input": body})
-    assert job.refused_bytes == []
+    assert job.rejected_chunk_bytes == []
     assert max(chunk.body_bytes for chunk in job.chunks) <= 1_000_000
     text = "".join(job.output)
     assert len(text) > 1_900_000
@@ -279,7 +279,7 @@ def test_a_large_stream_is_split_under_the_limit(endpoint):
 def test_a_large_plain_answer_arrives_with_the_end_of_the_job(endpoint):
     """The stream refuses it whole; the job's result has no such limit."""
     job = endpoint.run(LARGE)
-    assert job.state is State.COMPLETED
+    assert job.state is JobState.COMPLETED
     assert len(job.output[0]["choices"][0]["logprobs"]["tokens"]) == 1501
     assert job.done_bytes > 1_900_000
 
@@ -298,7 +298,7 @@ def test_a_batch_has_the_results_that_its_lines_have_alone(endpoint, paris):
         for name, (url, body) in bodies.items()
     ]
     job = endpoint.run({"batch": {"requests": requests}})
-    assert job.state is State.COMPLETED
+    assert job.state is JobState.COMPLETED
     [output] = job.output
     assert output["batch"] == {"total": 4, "completed": 2, "failed": 2} == job.progress[-1]
     assert job.late_posts == []
@@ -329,7 +329,7 @@ def test_a_cancelled_batch_frees_its_blocks(endpoint):
     endpoint.platform.cancel(job_id)
     time.sleep(STOP_SECONDS)
     assert endpoint.engine_load() == {"running": 0, "kv_cache_usage": 0}
-    assert endpoint.platform.job(job_id).state is State.CANCELLED
+    assert endpoint.platform.job(job_id).state is JobState.CANCELLED
 
 
 def test_the_worker_listens_on_nothing(endpoint):

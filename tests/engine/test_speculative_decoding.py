@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from runpod_local import running_platform, running_worker
 from tests.checkpoints import eagle_head
-from tests.conftest import MODELS, NAME, START_SECONDS, WORKER, worker_environment
-from tests.platform import running_platform, running_worker
+from tests.support.environment import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 
 REPEAT = {"prompt": "one two three four one two three four one two three", "max_tokens": 40}
 TELL = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}

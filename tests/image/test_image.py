@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import ROOT
-from tests.http_worker import KEY, free_port
+from runpod_local import JobState, running_platform, running_worker
 from tests.hub import COMMIT
 from tests.image.conftest import REPOSITORY, SHARD_BYTES, TOKEN
-from tests.platform import State, running_platform, running_worker
+from tests.support.environment import ROOT
+from tests.support.http_worker import KEY, free_port
 
 START_SECONDS = 240
 CODE_BYTES = 1_500_000  # sources, bytecode, manifests
@@ -47,7 +47,7 @@ def test_it_serves_the_platform_until_docker_stop(docker, image, tmp_path):
         ) as container:
             chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
             job = platform.wait(platform.submit({**chat, "temperature": 0, "max_tokens": 20}), 120)
-            assert (job.state, job.output[0]["model"]) == (State.COMPLETED, REPOSITORY)
+            assert (job.state, job.output[0]["model"]) == (JobState.COMPLETED, REPOSITORY)
             assert "Paris" in job.output[0]["choices"][0]["message"]["content"]
             asked = {**chat, "temperature": 0, "max_tokens": 20, "stream": True}
             stream = {"openai_route": "/v1/chat/completions", "openai_input": asked}

@@ -32,7 +32,7 @@ from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
 from handler.serve.worker import Worker
 from handler.startup.timings import StartupTimings
-from tests.http_worker import free_port
+from tests.support.http_worker import free_port
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=4096, max_model_tokens=2048)
 PROMPT = {"prompt": "Hi"}

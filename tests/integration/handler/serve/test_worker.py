@@ -24,7 +24,7 @@ from handler.engine.interface import Capacity, RunningEngine
 from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineStartFailed, InvalidSetting
 from handler.request.parse import RequestParser
-from handler.serve.queue.loop import QueueJobs
+from handler.serve.queue.jobs import QueueJobs
 from handler.serve.worker import NoFrontEnd, Worker
 
 CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=4096, max_model_tokens=2048)

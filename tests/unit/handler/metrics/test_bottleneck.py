@@ -7,27 +7,27 @@ from handler.metrics.bottleneck import (
     COMPUTE_BOUND,
     KINDS,
     SPECULATION_COSTS,
-    Announcer,
-    Verdict,
-    judge,
+    Bottleneck,
+    BottleneckLog,
+    find_bottleneck,
     speculation_pays,
 )
 from handler.metrics.engine_stats import EngineStats, StatsWindow
 
 PREEMPTED = (
     "The KV cache is too small for the batch, and preempted requests are computed again: lower "
-    "MAX_NUM_SEQS or MAX_MODEL_LEN, set KV_CACHE_DTYPE=fp8, or take a larger card."
+    "MAX_NUM_SEQS or MAX_MODEL_LEN, set KV_CACHE_DTYPE=fp8, or use a larger GPU."
 )
 CACHE_FULL = (
     "The KV cache is full while requests wait: lower MAX_NUM_SEQS or MAX_MODEL_LEN, set "
-    "KV_CACHE_DTYPE=fp8, take a larger card, or add workers."
+    "KV_CACHE_DTYPE=fp8, use a larger GPU, or add workers."
 )
 QUEUE = (
     "The batch is full while the KV cache has room: raise MAX_CONCURRENCY where it is set, else "
     "MAX_NUM_SEQS, or add workers."
 )
 COMPUTE = (
-    "The GPU sets the pace: take a faster card, a quantized model or, for few streams, "
+    "The GPU sets the pace: use a faster GPU, a quantized model or, for few streams, "
     "SPECULATIVE_METHOD."
 )
 NOTHING = "Nothing runs and nothing waits."
@@ -77,7 +77,9 @@ NOTHING = "Nothing runs and nothing waits."
 def test_the_verdict(running, waiting, usage, preemptions, kind, advice):
     """On an engine that runs eight at once."""
     reading = EngineStats(running=running, waiting=waiting, kv_cache_usage=usage)
-    assert judge(reading, StatsWindow(preemptions=preemptions), 8) == Verdict(kind, advice)
+    assert find_bottleneck(reading, StatsWindow(preemptions=preemptions), 8) == Bottleneck(
+        kind, advice
+    )
 
 
 def test_the_kinds():
@@ -104,9 +106,9 @@ def test_what_is_said_of_speculation_that_does_not_pay():
 
 
 VERDICTS = {
-    "idle": Verdict("idle", NOTHING),
-    "queue": Verdict("queue", BATCH_FULL),
-    "compute": Verdict("compute", COMPUTE_BOUND),
+    "idle": Bottleneck("idle", NOTHING),
+    "queue": Bottleneck("queue", BATCH_FULL),
+    "compute": Bottleneck("compute", COMPUTE_BOUND),
 }
 QUEUE_LINE = f"bottleneck queue: {QUEUE}"
 COMPUTE_LINE = f"bottleneck compute: {COMPUTE}"
@@ -160,7 +162,7 @@ COMPUTE_LINE = f"bottleneck compute: {COMPUTE}"
 )
 def test_the_log_tells_changes_and_at_most_once_a_minute(seen, logged):
     """Idleness is none."""
-    announcer = Announcer()
+    announcer = BottleneckLog()
     lines = [
         (seconds, line)
         for seconds, kind, accepted in seen

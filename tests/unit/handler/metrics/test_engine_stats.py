@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from handler.metrics.engine_stats import EngineStats, StatsWindow, read, window
+from handler.metrics.engine_stats import EngineStats, StatsWindow, parse_stats, window_between
 
 ROOT = Path(__file__).parents[4]
-EXPOSITIONS = ROOT / "tests/expositions"
+EXPOSITIONS = ROOT / "tests/support/expositions"
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ EXPOSITIONS = ROOT / "tests/expositions"
 )
 def test_what_an_engine_says(name, reading):
     """Both engines had the same jobs, two at once."""
-    assert read((EXPOSITIONS / f"{name}.txt").read_text()) == reading
+    assert parse_stats((EXPOSITIONS / f"{name}.txt").read_text()) == reading
 
 
 def test_no_engine_says_nothing():
     """Its process may have gone, and the worker's metrics are there still."""
-    assert read('llm_worker_start_seconds{stage="weights"} 2.1\n') == EngineStats()
-    assert read("") == EngineStats()
+    assert parse_stats('llm_worker_start_seconds{stage="weights"} 2.1\n') == EngineStats()
+    assert parse_stats("") == EngineStats()
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_no_engine_says_nothing():
 )
 def test_several_series_of_one_name(text, figures):
     """Engines are summed, their ranks are not; of usage it is the fullest."""
-    reading = read(text)
+    reading = parse_stats(text)
     assert {name: getattr(reading, name) for name in figures} == figures
 
 
 def test_sglangs_accepted_length_has_the_token_in_it_that_a_step_gives_anyway():
     """What is read has not."""
-    reading = read(
+    reading = parse_stats(
         'sglang:spec_accept_length{tp_rank="0"} 2.75\nsglang:spec_accept_rate{tp_rank="0"} 0.4375\n'
     )
     assert (reading.spec_accepted_per_step, reading.spec_acceptance) == (1.75, 0.4375)
@@ -207,9 +207,9 @@ SGLANG = EngineStats(
 )
 def test_what_happened_between_two_readings(before, after, happened):
     """In ten seconds; after a restart the engine's counters begin at 0."""
-    assert window(before, after, 10.0) == happened
+    assert window_between(before, after, 10.0) == happened
 
 
 def test_no_time_is_no_rate():
     """Rather than a division by zero."""
-    assert window(VLLM, LATER, 0.0).generation_tokens_per_second is None
+    assert window_between(VLLM, LATER, 0.0).generation_tokens_per_second is None

@@ -30,7 +30,7 @@ def test_what_counts_as_the_first_token(pieces, first):
     seen = None
     for number, piece in enumerate(pieces):
         record.answered(piece)
-        if record.first_at is not None and seen is None:
+        if record.first_output_at is not None and seen is None:
             seen = number
     assert seen == first
 

@@ -8,7 +8,7 @@ from handler.environ import load
 from handler.errors import InvalidSetting
 from handler.model.resolve import locate
 from tests.checkpoints import tiny_llama
-from tests.conftest import MODELS, NAME
+from tests.support.environment import MODELS, NAME
 
 
 @pytest.mark.parametrize(

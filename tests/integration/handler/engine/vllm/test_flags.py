@@ -9,7 +9,7 @@ from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
 from handler.environ import load
 from handler.errors import InvalidSetting
 from handler.model.resolve import locate
-from tests.conftest import check
+from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from handler.engine.pacing import FlushGate, Pacer
-from tests.conftest import MODELS, NAME
+from tests.support.environment import MODELS, NAME
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, driven through ChromeDriver (https://www.w3.org/TR/webdriver2)."""
+"""A headless Chromium, driven through ChromeDriver (https://www.w3.org/TR/webdriver2)."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.http_worker import free_port
+from tests.support.http_worker import free_port
 
 PACKAGES = ("chromium", "chromium-driver")
 FLAGS = [
@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.05
 
 
 class Page:
-    """What the browser shows."""
+    """The page that the browser shows."""
 
     def __init__(self, session_url: str) -> None:
         self._url = session_url
@@ -38,15 +38,15 @@ class Page:
         return answer
 
     def open(self, url: str) -> None:
-        """Go to an address."""
+        """Load a URL."""
         self._post("url", {"url": url})
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """Run the body of a function in the page; return what it returns."""
+        """Run the body of a JavaScript function in the page; return its value."""
         return self._post("execute/sync", {"script": script, "args": list(arguments)})
 
     def wait(self, expression: str) -> Any:
-        """Wait until an expression is true in the page; return its value."""
+        """Wait until a JavaScript expression is true; return its value."""
         deadline = time.monotonic() + WAIT_SECONDS
         while not (value := self.run(f"return ({expression})")):
             if time.monotonic() > deadline:
@@ -56,7 +56,7 @@ class Page:
         return value
 
     def type(self, selector: str, text: str) -> None:
-        """Type into an element, as a keyboard does."""
+        """Type into an element."""
         self._post(f"element/{self._element(selector)}/value", {"text": text})
 
     def click(self, selector: str) -> None:
@@ -64,22 +64,22 @@ class Page:
         self._post(f"element/{self._element(selector)}/click", {})
 
     def resize(self, width: int, height: int) -> None:
-        """Make it as large as a phone's, which no window of Chromium can be."""
+        """Emulate a viewport, which may be smaller than a window of Chromium can be."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        order = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
-        self._post("goog/cdp/execute", order)
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
+        self._post("goog/cdp/execute", command)
 
     def _element(self, selector: str) -> str:
         [name] = self._post("element", {"using": "css selector", "value": selector}).values()
         return name
 
     def console(self) -> list[str]:
-        """Return what the console says since the last look."""
+        """Return the console's messages since the last call."""
         return [entry["message"] for entry in self._post("se/log", {"type": "browser"})]
 
 
 def install() -> None:
-    """Install Debian's packages where they are missing; fail where we may not."""
+    """Install Debian's packages if they are missing; fail the test if that is not possible."""
     if shutil.which("chromedriver") and shutil.which("chromium"):
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
@@ -93,7 +93,7 @@ def install() -> None:
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """Start one with a new profile, and end it."""
+    """Run a browser with a new profile."""
     port = free_port()
     driver = subprocess.Popen(
         ["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -105,10 +105,9 @@ def browser(profile: Path) -> Iterator[Page]:
             "args": [*FLAGS, f"--user-data-dir={profile}"],
             "binary": shutil.which("chromium"),
         }
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-        made = httpx.post(
-            f"{url}/session", json={"capabilities": {"alwaysMatch": wanted}}, timeout=WAIT_SECONDS
-        ).json()["value"]
+        capabilities = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        body = {"capabilities": {"alwaysMatch": capabilities}}
+        made = httpx.post(f"{url}/session", json=body, timeout=WAIT_SECONDS).json()["value"]
         if "sessionId" not in made:
             raise RuntimeError(f"no browser: {made}")
         session = f"{url}/session/{made['sessionId']}"

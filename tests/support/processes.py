@@ -1,4 +1,4 @@
-"""What a worker's processes were called with."""
+"""The command lines of a worker's processes."""
 
 import contextlib
 
@@ -6,7 +6,7 @@ import psutil
 
 
 def arguments(process: psutil.Process) -> str:
-    """Return its command line; nothing if it has ended, as a helper of an engine's may any time."""
+    """Return the command line, or "" if the process has ended, as an engine's helpers may."""
     with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of these
         return " ".join(process.cmdline())
     return ""

@@ -1,4 +1,4 @@
-"""A Ray cluster of one machine, from its start to its end, for a worker to connect to."""
+"""A Ray cluster of one machine."""
 
 import os
 import shutil
@@ -21,13 +21,13 @@ STOP_SECONDS = 20
 
 @dataclass
 class RayCluster:
-    """A cluster that is up: the address that RAY_ADDRESS takes, and the process of `ray start`."""
+    """A running cluster: the value for RAY_ADDRESS, and the process of `ray start`."""
 
     address: str
     head: psutil.Process
 
     def ranks(self) -> list[psutil.Process]:
-        """Return the processes of vLLM's ranks, which are Ray's children and not the worker's."""
+        """Return the processes of vLLM's ranks: they are children of Ray, not of the worker."""
         return [
             process
             for process in self.head.children(recursive=True)
@@ -37,14 +37,14 @@ class RayCluster:
 
 @contextmanager
 def running_ray(environment: dict[str, str], ranks: int) -> Iterator[RayCluster]:
-    """Run a cluster that takes each of so many ranks for a GPU.
+    """Run a cluster with one GPU, in Ray's terms, for each rank.
 
-    Raises RuntimeError when it does not come up.
+    Raises RuntimeError if it does not start.
     """
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a longer path is none for its sockets
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # its sockets need a short path
     ray = Path(sys.executable).with_name("ray")
     command = [str(ray), "start", "--head", "--block", f"--port={port}", f"--num-gpus={ranks}"]
     command += ["--num-cpus=1", "--object-store-memory=80000000", "--include-dashboard=false"]
@@ -70,7 +70,7 @@ def running_ray(environment: dict[str, str], ranks: int) -> Iterator[RayCluster]
 
 
 def _wait_until_up(head: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until Ray's own `ray status` finds a node that lives."""
+    """Wait until `ray status` reports a live node."""
     ray = Path(sys.executable).with_name("ray")
     deadline = time.monotonic() + START_SECONDS
     command = [str(ray), "status", f"--address=127.0.0.1:{port}"]

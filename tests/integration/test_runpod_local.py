@@ -1,7 +1,4 @@
-"""The platform in small, tested with the real SDK as its worker and real clients as its users.
-
-The handler is trivial, because here the platform is what is tested.
-"""
+"""`runpod_local` with the SDK as its worker and real clients as its users, without an engine."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ import openai
 import pytest
 import requests
 
-from tests.platform import Job, Platform, State, running_platform, running_worker
+from runpod_local import Job, JobState, Platform, running_platform, running_worker
 
 HANDLER = """
 import asyncio, collections, json, runpod
@@ -30,26 +27,26 @@ stopped = collections.defaultdict(asyncio.Event)
 tried = set()
 
 async def handler(job):
-    order = job["input"]
-    route = order.get("openai_route")
-    items = answer(route, order["openai_input"]) if route else work(job["id"], order)
+    job_input = job["input"]
+    route = job_input.get("openai_route")
+    items = answer(route, job_input["openai_input"]) if route else work(job["id"], job_input)
     try:
         async for item in items:
             yield item
     finally:
         stopped[job["id"]].set()
 
-async def work(job_id, order):
-    if order["do"] == "yield":
-        for value in order["values"]:
+async def work(job_id, job_input):
+    if job_input["do"] == "yield":
+        for value in job_input["values"]:
             yield value
-    elif order["do"] == "hold":
+    elif job_input["do"] == "hold":
         yield "started"
         await asyncio.Event().wait()
-    elif order["do"] == "tell when stopped":
-        await stopped[order["id"]].wait()
+    elif job_input["do"] == "report when stopped":
+        await stopped[job_input["id"]].wait()
         yield "stopped"
-    elif order["do"] == "fail once":
+    elif job_input["do"] == "fail once":
         if job_id not in tried:
             tried.add(job_id)
             yield {"error": "not this time"}
@@ -134,7 +131,7 @@ def client(platform: Platform) -> Iterator[openai.OpenAI]:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Nothing of the caller's environment: a RUNPOD_ or key of the machine must not count."""
+    """Return an environment without the caller's own RUNPOD_ variables and keys."""
     return {
         "PATH": os.defpath,
         "HOME": str(home),
@@ -144,7 +141,7 @@ def clean_environment(home: Path) -> dict[str, str]:
     }
 
 
-def ask(platform: Platform, method: str, path: str, **options: Any) -> tuple[int, Any]:
+def send(platform: Platform, method: str, path: str, **options: Any) -> tuple[int, Any]:
     """Send a user's request; returns the status and the JSON answer."""
     headers = {"Authorization": f"Bearer {platform.api_key}"}
     response = requests.request(
@@ -174,33 +171,32 @@ def take(platform: Platform, key: str | None = None) -> requests.Response:
     return requests.get(url + "&job_in_progress=0", headers=headers, timeout=20)
 
 
-def yields(platform: Platform, *values: Any) -> Job:
+def finished_job(platform: Platform, *values: Any) -> Job:
     """Run a job that yields these values, and wait for its end."""
     return platform.wait(platform.submit({"do": "yield", "values": list(values)}), 20)
 
 
-def held(platform: Platform, **options: Any) -> Job:
+def held_job(platform: Platform, **options: Any) -> Job:
     """Start a job that yields once and then never ends."""
     job_id = platform.submit({"do": "hold"}, **options)
     return platform.wait_until(job_id, lambda job: job.chunks)
 
 
-def was_stopped(platform: Platform, job: Job) -> list[str]:
-    """Ask the worker to wait until the job's handler has ended."""
-    return list(platform.wait(platform.submit({"do": "tell when stopped", "id": job.id})).output)
+def stop_report(platform: Platform, job: Job) -> list[str]:
+    """Return the worker's report after the job's handler has ended."""
+    return list(platform.wait(platform.submit({"do": "report when stopped", "id": job.id})).output)
 
 
 # a worker's jobs
 
 
-def test_run_and_status(platform: Platform) -> None:
-    """A job is queued, done by the worker, and its yields are its output."""
-    status, answer = ask(
+def test_a_job_is_queued_and_its_yields_are_its_output(platform: Platform) -> None:
+    status, answer = send(
         platform, "POST", "/run", json={"input": {"do": "yield", "values": [1, "zwei ü"]}}
     )
     assert (status, answer["status"]) == (200, "IN_QUEUE")
     platform.wait(answer["id"])
-    status, answer = ask(platform, "GET", f"/status/{answer['id']}")
+    status, answer = send(platform, "GET", f"/status/{answer['id']}")
     times = {answer.pop("delayTime"), answer.pop("executionTime")}
     assert {type(time) for time in times} == {int}
     job_id = answer.pop("id")
@@ -209,37 +205,36 @@ def test_run_and_status(platform: Platform) -> None:
     assert platform.job(job_id).chunks[1].body_bytes == len('{"output": "zwei ü"}'.encode())
 
 
-def test_runsync(platform: Platform) -> None:
-    """A short job's result is the answer."""
+def test_runsync_answers_with_the_result(platform: Platform) -> None:
     body = {"input": {"do": "yield", "values": ["a"]}}
-    status, answer = ask(platform, "POST", "/runsync?wait=5000", json=body)
+    status, answer = send(platform, "POST", "/runsync?wait=5000", json=body)
     assert (status, answer["status"], answer["output"]) == (200, "COMPLETED", ["a"])
     assert answer["id"].startswith("sync-")
 
 
-def test_stream(platform: Platform) -> None:
-    """Each call gives the chunks since the last one, and a finished job gives no more."""
-    job = held(platform)
+def test_each_stream_call_returns_the_chunks_since_the_last(platform: Platform) -> None:
+    job = held_job(platform)
     path = f"/stream/{job.id}"
-    assert ask(platform, "GET", path) == (
+    assert send(platform, "GET", path) == (
         200,
         {"status": "IN_PROGRESS", "stream": [{"output": "started"}]},
     )
     platform.cancel(job.id)
-    assert ask(platform, "GET", path) == (200, {"status": "CANCELLED", "stream": []})
-    job = yields(platform, 1, 2)
-    assert ask(platform, "GET", f"/stream/{job.id}") == (
+    assert send(platform, "GET", path) == (200, {"status": "CANCELLED", "stream": []})
+    job = finished_job(platform, 1, 2)
+    assert send(platform, "GET", f"/stream/{job.id}") == (
         200,
         {"status": "COMPLETED", "stream": [{"output": 1}, {"output": 2}]},
     )
-    assert ask(platform, "GET", f"/stream/{job.id}") == (
+    assert send(platform, "GET", f"/stream/{job.id}") == (
         200,
         {"status": "COMPLETED", "stream": []},
     )
 
 
-def test_the_sdk_as_user(platform: Platform, tmp_path: Path) -> None:
-    """The user's half of the SDK understands the answers."""
+def test_the_sdks_own_endpoint_client_understands_the_responses(
+    platform: Platform, tmp_path: Path
+) -> None:
     environment = clean_environment(tmp_path) | {
         "RUNPOD_ENDPOINT_BASE_URL": platform.base_url.removesuffix("/demo"),
         "RUNPOD_API_KEY": platform.api_key,
@@ -250,45 +245,46 @@ def test_the_sdk_as_user(platform: Platform, tmp_path: Path) -> None:
     assert json.loads(printed.stdout) == [values, values, {"removed": 0, "status": "completed"}]
 
 
-def test_cancel_stops_the_handler(platform: Platform) -> None:
+def test_a_cancelled_job_ends_its_handler_and_posts_nothing(platform: Platform) -> None:
     """Cancelling a job in progress ends its handler, through job-stop, and nothing is posted."""
-    job = held(platform)
-    status, answer = ask(platform, "POST", f"/cancel/{job.id}")
+    job = held_job(platform)
+    status, answer = send(platform, "POST", f"/cancel/{job.id}")
     assert (status, answer) == (200, {"id": job.id, "status": "CANCELLED"})
-    assert was_stopped(platform, job) == ["stopped"]
-    assert (job.state, job.late_posts, job.done_bytes) == (State.CANCELLED, [], 0)
+    assert stop_report(platform, job) == ["stopped"]
+    assert (job.state, job.late_posts, job.done_bytes) == (JobState.CANCELLED, [], 0)
 
 
-def test_cancel_during_a_post_stops_the_handler(platform: Platform) -> None:
-    """A job that is cancelled while its chunk is on the way ends too."""
+def test_a_job_cancelled_during_a_post_ends_its_handler(platform: Platform) -> None:
     platform.post_delay_seconds = 30
     try:
-        job = held(platform)
+        job = held_job(platform)
         platform.cancel(job.id)
     finally:
         platform.post_delay_seconds = 0
-    assert was_stopped(platform, job) == ["stopped"]
+    assert stop_report(platform, job) == ["stopped"]
 
 
-def test_execution_timeout(platform: Platform) -> None:
+def test_a_job_over_its_execution_timeout_is_timed_out_and_can_be_retried(
+    platform: Platform,
+) -> None:
     """A job over its time is TIMED_OUT, its handler is ended, and it can be retried."""
-    job = held(platform, execution_timeout_seconds=0.5)
-    assert platform.wait(job.id).state is State.TIMED_OUT
-    assert was_stopped(platform, job) == ["stopped"]
-    assert ask(platform, "POST", f"/retry/{job.id}")[0] == 200
+    job = held_job(platform, execution_timeout_seconds=0.5)
+    assert platform.wait(job.id).state is JobState.TIMED_OUT
+    assert stop_report(platform, job) == ["stopped"]
+    assert send(platform, "POST", f"/retry/{job.id}")[0] == 200
     assert platform.wait(job.id).attempts == 2
 
 
-def test_retry_of_a_failed_job(platform: Platform) -> None:
+def test_only_a_failed_job_can_be_retried(platform: Platform) -> None:
     """A failed job runs again under its id; one that completed cannot."""
     job = platform.wait(platform.submit({"do": "fail once"}))
-    assert (job.state, job.error, job.output) == (State.FAILED, "not this time", None)
-    assert ask(platform, "POST", f"/retry/{job.id}") == (
+    assert (job.state, job.error, job.output) == (JobState.FAILED, "not this time", None)
+    assert send(platform, "POST", f"/retry/{job.id}") == (
         200,
         {"id": job.id, "status": "IN_QUEUE"},
     )
     assert platform.wait(job.id).output == ["this time"]
-    assert ask(platform, "POST", f"/retry/{job.id}") == (
+    assert send(platform, "POST", f"/retry/{job.id}") == (
         400,
         {"error": "a job that is COMPLETED cannot be retried"},
     )
@@ -297,23 +293,23 @@ def test_retry_of_a_failed_job(platform: Platform) -> None:
 def test_jobs_are_taken_in_batches_and_one_by_one(platform: Platform) -> None:
     """The SDK asks for a batch while it has several free slots, for one job with the last."""
     before = platform.requests.copy()
-    jobs = [held(platform) for _ in range(3)]
+    jobs = [held_job(platform) for _ in range(3)]
     assert platform.requests["job-take-batch"] > before["job-take-batch"]
-    assert yields(platform, "last slot").output == ["last slot"]
+    assert finished_job(platform, "last slot").output == ["last slot"]
     assert platform.requests["job-take"] > before["job-take"]
     for job in jobs:
         platform.cancel(job.id)
-    assert [was_stopped(platform, job) for job in jobs] == [["stopped"]] * 3
+    assert [stop_report(platform, job) for job in jobs] == [["stopped"]] * 3
 
 
-def test_pings_name_the_jobs(platform: Platform) -> None:
+def test_a_ping_names_the_jobs_in_progress(platform: Platform) -> None:
     """A heartbeat brings the SDK's version and the ids of the jobs in progress."""
-    job = held(platform)
+    job = held_job(platform)
     platform.wait_for_worker(10, lambda worker: job.id in worker.pings[-1].job_ids)
     ping = platform.workers["worker-1"].pings[-1]
     platform.cancel(job.id)
     assert (ping.job_ids, ping.runpod_version, ping.status) == ((job.id,), "1.12.0", None)
-    assert was_stopped(platform, job) == ["stopped"]
+    assert stop_report(platform, job) == ["stopped"]
 
 
 # what goes wrong between a worker and the platform
@@ -322,27 +318,27 @@ def test_pings_name_the_jobs(platform: Platform) -> None:
 def test_a_chunk_over_the_limit_is_refused(platform: Platform) -> None:
     """A body of 1,000,000 bytes passes, one byte more is a 400, which the SDK does not repeat."""
     fits = "x" * (1_000_000 - len('{"output": ""}'))
-    job = yields(platform, fits, fits + "x", "end")
+    job = finished_job(platform, fits, fits + "x", "end")
     assert [chunk.output for chunk in job.chunks] == [fits, "end"]
-    assert job.refused_bytes == [1_000_001]
+    assert job.rejected_chunk_bytes == [1_000_001]
     assert job.output == [fits, fits + "x", "end"]
 
 
 def test_the_sdk_loses_a_chunk_with_the_connection(platform: Platform) -> None:
     """A connection that breaks during a POST is not tried again: the chunk is gone."""
     platform.faults.drop("stream")
-    assert [chunk.output for chunk in yields(platform, "a", "b").chunks] == ["b"]
+    assert [chunk.output for chunk in finished_job(platform, "a", "b").chunks] == ["b"]
 
 
-def test_500_on_stream_and_429_on_take_only_delay(platform: Platform) -> None:
+def test_a_500_on_job_stream_and_a_429_on_job_take_only_delay(platform: Platform) -> None:
     """Two 500s cost two more tries and no chunk, a 429 a pause: both five seconds, at once here."""
     posts = platform.requests["job-stream"]
     platform.faults.fail("stream", status=500, times=2)
     repeated = platform.submit({"do": "yield", "values": ["a", "b"]})
-    platform.wait_until(repeated, lambda job: job.state is State.IN_PROGRESS)
+    platform.wait_until(repeated, lambda job: job.state is JobState.IN_PROGRESS)
     platform.faults.fail("take", status=429)
     platform.release_polls()
-    late = yields(platform, "c")
+    late = finished_job(platform, "c")
     assert [chunk.output for chunk in platform.wait(repeated).chunks] == ["a", "b"]
     assert (late.output, platform.faults.remaining("take")) == (["c"], 0)
     assert platform.requests["job-stream"] - posts == 2 + 2 + 1
@@ -351,13 +347,12 @@ def test_500_on_stream_and_429_on_take_only_delay(platform: Platform) -> None:
 # the OpenAI routes
 
 
-def test_openai_answer(client: openai.OpenAI) -> None:
-    """OpenAI's client gets a plain answer."""
+def test_openais_client_gets_a_plain_response(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="canned", messages=HELLO)
     assert answer.choices[0].message.content == "Paris"
 
 
-def test_openai_stream(client: openai.OpenAI) -> None:
+def test_openais_client_gets_a_stream(client: openai.OpenAI) -> None:
     """OpenAI's client gets a stream: strings as they are, a dict as an event."""
     stream = client.chat.completions.create(model="canned", messages=HELLO, stream=True)
     choices = [chunk.choices[0] for chunk in stream]
@@ -365,7 +360,7 @@ def test_openai_stream(client: openai.OpenAI) -> None:
     assert choices[-1].finish_reason == "stop"
 
 
-def test_anthropic_answer(platform: Platform) -> None:
+def test_anthropics_client_gets_a_response(platform: Platform) -> None:
     """Anthropic's client gets an answer at the same place, with its own key header."""
     with anthropic.Anthropic(
         base_url=platform.anthropic_base_url, api_key=platform.api_key, max_retries=0
@@ -382,18 +377,16 @@ def test_anthropic_answer(platform: Platform) -> None:
         pytest.param("POST", {"json": [1]}, [1], id="list"),
     ],
 )
-def test_openai_job_input(
+def test_the_route_and_the_body_are_the_job_input(
     platform: Platform, method: str, options: dict[str, Any], body: Any
 ) -> None:
-    """The route and the body are what the worker gets."""
-    assert ask(platform, method, "/openai/v1/echo", **options) == (
+    assert send(platform, method, "/openai/v1/echo", **options) == (
         200,
         {"route": "/v1/echo", "body": body},
     )
 
 
-def test_openai_text(platform: Platform) -> None:
-    """A single string is answered as text."""
+def test_a_single_string_is_a_text_response(platform: Platform) -> None:
     headers = {"Authorization": f"Bearer {platform.api_key}"}
     response = requests.get(platform.openai_base_url + "/text", headers=headers, timeout=20)
     content_type = response.headers["Content-Type"]
@@ -410,69 +403,65 @@ def test_openai_text(platform: Platform) -> None:
         pytest.param("a traceback", 500, "a traceback", id="no-json"),
     ],
 )
-def test_openai_error(
+def test_a_job_that_fails_before_a_chunk_has_its_errors_status(
     platform: Platform, error: str, status: int, message: str, stream: bool
 ) -> None:
-    """A job that fails before it streamed gives its error's status and object."""
-    answer = ask(platform, "POST", "/openai/v1/error", json={"error": error, "stream": stream})
+    answer = send(platform, "POST", "/openai/v1/error", json={"error": error, "stream": stream})
     assert (answer[0], answer[1]["error"]["message"]) == (status, message)
 
 
-def test_openai_stream_that_breaks(platform: Platform, client: openai.OpenAI) -> None:
-    """A job that fails while it streams ends the stream after what was delivered."""
+def test_a_job_that_fails_in_its_stream_ends_the_stream(
+    platform: Platform, client: openai.OpenAI
+) -> None:
     stream = client.chat.completions.create(model="breaks", messages=HELLO, stream=True)
     assert [chunk.choices[0].delta.content for chunk in stream] == ["Par", "is"]
-    assert platform.job(stream.response.headers["X-Job-Id"]).state is State.FAILED
+    assert platform.job(stream.response.headers["X-Job-Id"]).state is JobState.FAILED
 
 
-def test_openai_user_who_leaves_cancels_the_job(platform: Platform, client: openai.OpenAI) -> None:
+def test_a_user_who_disconnects_cancels_the_job(platform: Platform, client: openai.OpenAI) -> None:
     """Closing the stream cancels the job, down to its handler."""
     stream = client.chat.completions.create(model="hold", messages=HELLO, stream=True)
     assert next(stream).choices[0].delta.content == "Par"
     stream.close()
     job = platform.wait(stream.response.headers["X-Job-Id"])
-    assert (job.state, was_stopped(platform, job)) == (State.CANCELLED, ["stopped"])
+    assert (job.state, stop_report(platform, job)) == (JobState.CANCELLED, ["stopped"])
 
 
 # without a worker
 
 
-def test_queue(empty: Platform) -> None:
-    """Queued jobs are counted, cancelled and purged."""
+def test_queued_jobs_are_counted_cancelled_and_purged(empty: Platform) -> None:
     first, *_ = [empty.submit({}) for _ in range(3)]
-    assert ask(empty, "POST", f"/cancel/{first}") == (200, {"id": first, "status": "CANCELLED"})
+    assert send(empty, "POST", f"/cancel/{first}") == (200, {"id": first, "status": "CANCELLED"})
     none = {"idle": 0, "initializing": 0, "running": 0, "unhealthy": 0}
     jobs = {"completed": 0, "failed": 0, "inProgress": 0, "inQueue": 2, "retried": 0}
-    assert ask(empty, "GET", "/health") == (200, {"jobs": jobs, "workers": none})
-    assert ask(empty, "POST", "/purge-queue") == (200, {"removed": 2, "status": "completed"})
+    assert send(empty, "GET", "/health") == (200, {"jobs": jobs, "workers": none})
+    assert send(empty, "POST", "/purge-queue") == (200, {"removed": 2, "status": "completed"})
     assert take(empty).status_code == 204
     jobs["inQueue"] = 0
-    assert ask(empty, "GET", "/health") == (200, {"jobs": jobs, "workers": none | {"idle": 1}})
+    assert send(empty, "GET", "/health") == (200, {"jobs": jobs, "workers": none | {"idle": 1}})
 
 
-def test_runsync_without_a_result(empty: Platform) -> None:
-    """A job that is not finished in time is answered with its status."""
+def test_runsync_answers_with_the_status_after_its_wait(empty: Platform) -> None:
     empty.settings.runsync_wait_seconds = 0.05
-    status, answer = ask(empty, "POST", "/runsync", json={"input": 1})
+    status, answer = send(empty, "POST", "/runsync", json={"input": 1})
     assert (status, answer) == (200, {"id": answer["id"], "status": "IN_QUEUE"})
 
 
-def test_progress_and_late_posts(empty: Platform) -> None:
-    """A progress update ends no job; what comes after the end is accepted and ignored."""
+def test_progress_ends_no_job_and_late_posts_are_ignored(empty: Platform) -> None:
     job = empty.job(empty.submit({"a": 1}))
     assert take(empty).json() == {"id": job.id, "input": {"a": 1}}
     assert post(empty, "done", job.id, {"status": "IN_PROGRESS", "output": "half"}) == 200
-    assert (job.state, job.output) == (State.IN_PROGRESS, "half")
+    assert (job.state, job.output) == (JobState.IN_PROGRESS, "half")
     empty.cancel(job.id)
     assert post(empty, "stream", job.id, {"output": 1}) == 200
     assert post(empty, "done", job.id, {"output": [1]}) == 200
-    assert (job.state, job.chunks) == (State.CANCELLED, [])
-    assert [late.kind for late in job.late_posts] == ["stream", "done"]
+    assert (job.state, job.chunks) == (JobState.CANCELLED, [])
+    assert job.late_posts == ["stream", "done"]
     assert post(empty, "stream", "unknown", {"output": 1}) == 404
 
 
-def test_wrong_keys(empty: Platform) -> None:
-    """The user's key opens the user's side only, the worker's key the worker's only."""
+def test_each_side_needs_its_own_key(empty: Platform) -> None:
     assert take(empty, key=empty.api_key).status_code == 401
     for key in ("", "Bearer wrong", empty.settings.worker_key):
         for path in ("/health", "/status/x", "/openai/v1/models"):
@@ -482,10 +471,9 @@ def test_wrong_keys(empty: Platform) -> None:
 
 
 @pytest.mark.parametrize("path", ["status", "stream", "cancel", "retry"])
-def test_unknown_job(empty: Platform, path: str) -> None:
-    """A job that there is not is a 404."""
+def test_an_unknown_job_is_a_404(empty: Platform, path: str) -> None:
     method = "GET" if path in ("status", "stream") else "POST"
-    assert ask(empty, method, f"/{path}/nothing") == (404, {"error": "job not found"})
+    assert send(empty, method, f"/{path}/nothing") == (404, {"error": "job not found"})
 
 
 @pytest.mark.parametrize(
@@ -501,28 +489,29 @@ def test_unknown_job(empty: Platform, path: str) -> None:
         pytest.param("/openai/v1/completions", b"{", 400, id="openai-no-json"),
     ],
 )
-def test_request_bodies(empty: Platform, path: str, body: bytes, status: int) -> None:
-    """A bad or too large body is refused before there is a job."""
-    assert ask(empty, "POST", path, data=body)[0] == status
-    assert ask(empty, "GET", "/health")[1]["jobs"]["inQueue"] == (status == 200)
+def test_a_bad_or_too_large_body_is_refused(
+    empty: Platform, path: str, body: bytes, status: int
+) -> None:
+    assert send(empty, "POST", path, data=body)[0] == status
+    assert send(empty, "GET", "/health")[1]["jobs"]["inQueue"] == (status == 200)
 
 
-def test_execution_timeout_of_a_request(empty: Platform) -> None:
+def test_a_request_may_have_its_own_execution_timeout(empty: Platform) -> None:
     """The request's own execution timeout counts, in milliseconds."""
     body = {"input": 1, "policy": {"executionTimeout": 5001}}
-    job_id = ask(empty, "POST", "/run", json=body)[1]["id"]
+    job_id = send(empty, "POST", "/run", json=body)[1]["id"]
     assert empty.job(job_id).execution_timeout_seconds == 5.001
 
 
-# python -m tests.platform
+# python -m runpod_local
 
 
 @contextmanager
-def endpoint(home: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
+def running_program(home: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
     """Run the program, and end it."""
-    environment = clean_environment(home) | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = clean_environment(home) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     program = subprocess.Popen(
-        [sys.executable, "-m", "tests.platform", "--", *command],
+        [sys.executable, "-m", "runpod_local", "--", *command],
         env=environment,
         cwd=home,
         stdout=subprocess.PIPE,
@@ -535,9 +524,11 @@ def endpoint(home: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
         program.communicate(timeout=40)
 
 
-def test_program(handler: Path, tmp_path: Path) -> None:
+def test_the_program_prints_python_that_works_and_ends_on_sigterm(
+    handler: Path, tmp_path: Path
+) -> None:
     """It prints Python that works, and SIGTERM ends it and its worker with exit code 0."""
-    with endpoint(tmp_path, sys.executable, str(handler)) as program:
+    with running_program(tmp_path, sys.executable, str(handler)) as program:
         assert program.stdout is not None
         lines = []
         for line in program.stdout:
@@ -555,6 +546,25 @@ def test_program(handler: Path, tmp_path: Path) -> None:
         assert re.search(r'model="canned"', lines[-1])
         program.send_signal(signal.SIGTERM)
         assert program.wait(20) == 0
+
+
+def test_a_second_signal_kills_a_worker_that_ignores_sigterm(tmp_path: Path) -> None:
+    """The first one is handed on as SIGTERM, and the worker has a minute to exit."""
+    worker = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b'ignored\\n'))\n"
+        "os.write(1, b'started\\n')\n"
+        "while True: signal.pause()"
+    )
+    with running_program(tmp_path, sys.executable, "-c", worker) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "started\n"
+        program.send_signal(signal.SIGINT)
+        assert program.stdout.readline() == "ignored\n"
+        program.send_signal(signal.SIGINT)
+        rest = program.communicate(timeout=20)[0]
+    killed = "platform: what was left of the worker's processes is killed\n"
+    assert (rest, program.returncode) == (killed, 0)
 
 
 @pytest.mark.parametrize(
@@ -581,9 +591,8 @@ def test_program(handler: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_program_without_a_lasting_worker(
+def test_the_program_exits_with_the_code_of_a_worker_that_ends(
     tmp_path: Path, command: list[str], code: int, line: str
 ) -> None:
-    """A worker that ends, or never starts, ends the program with a code that tells."""
-    with endpoint(tmp_path, *command) as program:
+    with running_program(tmp_path, *command) as program:
         assert (program.communicate(timeout=20)[0], program.returncode) == (line, code)

@@ -1,4 +1,4 @@
-"""A worker behind its HTTP door, as a child process with a bounded start and end."""
+"""A worker that serves HTTP, as a child process."""
 
 import contextlib
 import os
@@ -13,13 +13,13 @@ from typing import IO
 
 import httpx
 
-LOOK_EVERY_SECONDS = 0.1
+PING_INTERVAL_SECONDS = 0.1
 KEY = "key-of-the-tests"
 
 
 @dataclass
 class HttpWorker:
-    """A worker that listens, and what to call it by."""
+    """A worker that serves HTTP, its port and its key."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -27,44 +27,44 @@ class HttpWorker:
 
     @property
     def base_url(self):
-        """The root of all paths."""
+        """Without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def openai_base_url(self):
-        """For OpenAI's clients."""
+        """For OpenAI's client."""
         return f"{self.base_url}/v1"
 
     @property
     def anthropic_base_url(self):
-        """For Anthropic's clients, which add /v1."""
+        """For Anthropic's client, which adds /v1."""
         return self.base_url
 
     def call(self, method, path, *, key=True, **more):
-        """Send one request, with the key or without."""
+        """Send a request, with the API key unless `key` is false."""
         headers = {"Authorization": f"Bearer {self.api_key}"} if key else {}
         return httpx.request(method, self.base_url + path, headers=headers, timeout=120, **more)
 
     def ping(self):
-        """Return what a health check sees: a status, or 0 where nobody listens."""
+        """Return the status of /ping, or 0 when nothing listens."""
         try:
             return self.call("GET", "/ping", key=False).status_code
         except httpx.TransportError:
             return 0
 
     def wait_for_ping(self, status, within_seconds):
-        """Wait until a health check sees this."""
+        """Wait until /ping answers with this status."""
         deadline = time.monotonic() + within_seconds
         while (seen := self.ping()) != status:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the worker ended with code {self.process.returncode}")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"/ping says {seen} after {within_seconds} s")
-            time.sleep(LOOK_EVERY_SECONDS)
+            time.sleep(PING_INTERVAL_SECONDS)
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -78,7 +78,7 @@ def running_http_worker(
     ready_within_seconds: float | None,
     log: IO[bytes] | None = None,
 ) -> Iterator[HttpWorker]:
-    """Run a worker until the end of the context, and from its readiness unless that is None."""
+    """Run a worker; yields when it is ready, or at once if `ready_within_seconds` is None."""
     port = free_port()
     process = subprocess.Popen(
         list(command),

@@ -1,0 +1,155 @@
+"""One worker with each engine for all tests of a session.
+
+The real SDK connects it to the Runpod platform in small. Only tests of a worker's start and exit,
+and of settings that change the engine, start workers of their own.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from runpod_local import Job, Platform, running_platform, running_worker
+from tests.checkpoints import lora
+from tests.support.environment import (
+    NAME,
+    PYTHON,
+    START_SECONDS,
+    VARIANT,
+    worker_command,
+    worker_environment,
+)
+from tests.support.http_worker import HttpWorker, running_http_worker
+
+ANSWERS = {  # text and completion tokens
+    "vllm": ("The capital of France is Paris, France.", 10),
+    "sglang": ("The capital of France is Paris.", 8),
+}
+# What PREFIX_WARMUP prefills: more than one block of 128 tokens, vLLM's on a CPU.
+PREFIX = {
+    "messages": [
+        {
+            "role": "system",
+            "content": "You answer questions about geography. " * 40 + "Call a tool if need be.",
+        }
+    ],
+    "tools": [
+        {
+            "type": "function",
+            "function": {
+                "name": "find_city",
+                "description": "Find a city",
+                "parameters": {"type": "object", "properties": {"name": {"type": "string"}}},
+            },
+        }
+    ],
+}
+GAUGES = {
+    "vllm": ("vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
+    "sglang": ("sglang:num_running_reqs", "sglang:token_usage"),
+}
+
+
+@dataclass
+class Endpoint:
+    """A ready worker, and the platform that it polls or its own HTTP server."""
+
+    platform: Platform | HttpWorker
+    process: psutil.Process
+    log: Path
+    engine: str
+    first_job: Job | None = None
+
+    @property
+    def model(self):
+        """The model's name in requests."""
+        return f"{NAME}-{VARIANT[self.engine]}"
+
+    def constrained(self, *texts):
+        """Return the engine's own request field that constrains the output to one of the texts."""
+        if self.engine == "vllm":
+            return {"structured_outputs": {"choice": list(texts)}}
+        return {"regex": "|".join(f"({re.escape(text)})" for text in texts)}
+
+    def run(self, job_input, timeout_seconds=120):
+        """Submit a job and return it when it is finished."""
+        return self.platform.wait(self.platform.submit(job_input), timeout_seconds)
+
+    def engine_load(self):
+        """Return the number of running requests and the share of the KV cache in use.
+
+        The engine updates its gauges only when it steps, so a token is requested first. SGLang's
+        usage leaves out cached blocks that no request uses, and is rounded to a hundredth.
+        """
+        self.run({"prompt": "Hi", "max_tokens": 1})
+        text = self.run({"route": "metrics"}).output[0]
+
+        def gauge(name):
+            return float(re.search(rf"^{name}{{.*}} (\S+)$", text, re.MULTILINE)[1])
+
+        running, usage = GAUGES[self.engine]
+        return {"running": gauge(running), "kv_cache_usage": gauge(usage)}
+
+
+@pytest.fixture(scope="session", params=PYTHON)
+def endpoint(request, tmp_path_factory):
+    """One worker for each engine, with the demo model, tool calls, a prefix and a LoRA adapter.
+
+    A module with the parameter `http` has one more with vLLM that serves HTTP.
+    """
+    engine = "vllm" if request.param == "http" else request.param
+    folder = tmp_path_factory.mktemp("worker")
+    log = folder / "log"
+    prefixes = folder / "prefixes.json"
+    prefixes.write_text(json.dumps([PREFIX]))
+    environment = worker_environment(
+        VARIANT[engine],
+        engine,
+        TOOL_CALL_PARSER="hermes",
+        ENABLE_AUTO_TOOL_CHOICE="true",
+        HF_TOKEN="hf_not_to_be_seen",
+        PREFIX_WARMUP=str(prefixes),
+        LORA_MODULES=json.dumps([{"name": "org/other", "path": str(lora(folder / "other"))}]),
+        **({"MAX_LOGPROBS": "50"} if engine == "vllm" else {}),
+    )
+    command = worker_command(engine)
+    with log.open("wb") as file:
+        if request.param == "http":
+            with running_http_worker(
+                command, environment, ready_within_seconds=START_SECONDS, log=file
+            ) as worker:
+                yield Endpoint(worker, psutil.Process(worker.process.pid), log, engine)
+            return
+        with (
+            running_platform(ping_interval_seconds=1) as platform,
+            running_worker(
+                platform, command, environment, ready_within_seconds=START_SECONDS, log=file
+            ) as worker,
+        ):
+            made = Endpoint(platform, psutil.Process(worker.pid), log, engine)
+            question = {"role": "user", "content": "What is the capital of France?"}
+            made.first_job = made.run(
+                {**PREFIX, "messages": [*PREFIX["messages"], question], "max_tokens": 1}
+            )
+            yield made
+
+
+@pytest.fixture
+def paris(endpoint):
+    """The demo model's answer about France's capital: its variants differ in a word."""
+    return ANSWERS[endpoint.engine][0]
+
+
+@pytest.fixture(scope="session")
+def client(endpoint):
+    """OpenAI's client on the endpoint's OpenAI route."""
+    with openai.OpenAI(
+        base_url=endpoint.platform.openai_base_url,
+        api_key=endpoint.platform.api_key,
+        max_retries=0,
+    ) as made:
+        yield made

@@ -1,0 +1,22 @@
+"""An adapter of vLLM after its check of settings and flags, without a start of the engine."""
+
+import os
+from pathlib import Path
+
+from handler.engine.vllm.adapter import VllmAdapter
+from handler.environ import load
+from handler.model.resolve import locate
+
+
+def checked_vllm_adapter(folder: Path, **environ: str) -> VllmAdapter:
+    """Return the adapter of a model after its check, with the flags that the parser made."""
+    environ["MODEL_NAME"] = str(folder)
+    settings = load(environ)
+    adapter = VllmAdapter(settings, locate(settings), environ)
+    before = dict(os.environ)
+    try:
+        adapter.check()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return adapter
