@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from builder.errors import BuilderError
 from handler.errors import StartError
@@ -65,6 +66,15 @@ def main(argv: Sequence[str]) -> int:
         )
         return EXIT_PACKAGES
     return int(command(argv[1:]))
+
+
+def exit_process(code: int) -> NoReturn:
+    """End the process; at once after an interruption, where a download's connection may hang."""
+    if code == EXIT_INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class OutputClosed(Exception):

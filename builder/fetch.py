@@ -15,7 +15,6 @@ import argparse
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,15 +24,15 @@ from typing import get_args
 from pydantic import SecretStr
 
 from builder.checksums import checksums
-from builder.cli import Console, command_parser, run_command
+from builder.cli import Console, command_parser, exit_process, run_command
 from builder.errors import CheckpointRefused, DamagedFile
 from builder.folder import alone, level_dates, strangers, whole
 from builder.order import PICKLE_INDEX, Kind, Order, check, choose
 from handler.errors import ModelUnavailable, StartError
-from handler.model import hub, manifest
+from handler.model import hub
 from handler.model.checkpoint import INDEX, quantization_of, shards
-from handler.model.manifest import Manifest, ManifestFile
-from handler.model.reference import one_word
+from handler.model.manifest import MANIFEST_NAME, Manifest, ManifestFile, read_manifest
+from handler.setting_types import check_token
 
 log = logging.getLogger("fetch")
 
@@ -63,7 +62,7 @@ def fetch(order: Order, folder: Path) -> Path:
         ModelUnavailable: the hub's refusal, or too little space, in one sentence.
     """
     target = folder.resolve()
-    found = hub.listing(order.reference())
+    found = hub.list_repository(order.reference())
     with alone(target.with_name(f".{target.name}.lock")):
         there = _fetched_before(order, target)
         if there and _is_whole(there, order, found.commit, target):
@@ -83,10 +82,10 @@ def _fetched_before(order: Order, folder: Path) -> Manifest | None:
         return None
     there = None
     with suppress(StartError):
-        there = manifest.read(folder)
+        there = read_manifest(folder)
     what = "is something else"
     if there and (there.repository, there.kind) == (order.repository, order.kind):
-        others = strangers(folder, {manifest.NAME, *(file.path for file in there.files)})
+        others = strangers(folder, {MANIFEST_NAME, *(file.path for file in there.files)})
         if not others:
             return there
         what = f"has files that were not fetched, such as {others[0]}"
@@ -104,7 +103,7 @@ def _fill(part: Path, order: Order, found: hub.RepoListing) -> None:
         quantization = quantization_of(part) if "config.json" in first else None
     except ModelUnavailable as error:
         raise CheckpointRefused(f"{order.repository}: {error}.") from error
-    names = [n for n in choose(order, by_path, index) if n != manifest.NAME]
+    names = [n for n in choose(order, by_path, index) if n != MANIFEST_NAME]
     for name in set(first) - set(names):
         (part / name).unlink()
     if order.kind == "model":
@@ -137,7 +136,7 @@ def _download(
     part: Path, order: Order, found: hub.RepoListing, files: Sequence[hub.RemoteFile]
 ) -> None:
     if files:
-        hub.download(order.reference(), found.commit, files, folder=part)
+        hub.download_files(order.reference(), found.commit, files, folder=part)
 
 
 def _verified(
@@ -189,7 +188,7 @@ def token_in(environ: Mapping[str, str]) -> SecretStr | None:
     if not token and SECRET.is_file():
         token, source = SECRET.read_bytes().decode("latin-1").strip(), f"the secret {SECRET.name}"
     try:
-        return one_word(SecretStr(token)) if token else None
+        return check_token(SecretStr(token)) if token else None
     except ValueError as error:
         raise CheckpointRefused(f"{source} should be {error}.") from error
 
@@ -225,4 +224,4 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())

@@ -6,14 +6,13 @@ A worker whose image has them serves them without a setting. Exit codes: those o
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder.cli import Console, command_parser, run_command
+from builder.cli import Console, command_parser, exit_process, run_command
 from builder.fetch import fetch, token_in
 from builder.order import Order
-from handler.model.lora import SETTING, read
+from handler.model.lora import SETTING, parse_lora_modules
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -23,7 +22,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     out: Path = made.parse_args(argv).out
 
     def work(console: Console) -> None:
-        for one in read(environ.get(SETTING, "")):
+        for one in parse_lora_modules(environ.get(SETTING, "")):
             order = Order(
                 repository=one.source,
                 revision=one.revision or "main",
@@ -36,4 +35,4 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())

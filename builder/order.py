@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from builder.errors import CheckpointRefused
 from handler.model import hub_files
-from handler.model.checkpoint import INDEX, is_of
+from handler.model.checkpoint import INDEX, method_matches
 from handler.model.reference import HubReference
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
@@ -64,13 +64,14 @@ def choose(order: Order, names: Collection[str], shards: Collection[str] | None)
         return _tokenizer(order, names)
     if order.kind == "lora":
         return _adapter(order, names)
-    chosen = _matching(order, names) if order.patterns else hub_files.wanted(names, shards)
+    usual = hub_files.select_files("model", names, shards)
+    chosen = _matching(order, names) if order.patterns else usual
     through = " that ALLOW_PATTERNS lets through" if order.patterns else ""
     if "config.json" not in chosen:
         raise CheckpointRefused(
             f"{order.repository} has no config.json{through}: no engine can load it."
         )
-    pickles = hub_files.pickles(chosen)
+    pickles = hub_files.pickle_files(chosen)
     if not pickles and not any(name.endswith(".safetensors") for name in chosen):
         raise CheckpointRefused(_no_weights(order, names))
     if pickles and INDEX not in chosen:
@@ -85,16 +86,17 @@ def choose(order: Order, names: Collection[str], shards: Collection[str] | None)
 
 
 def _tokenizer(order: Order, names: Collection[str]) -> list[str]:
-    chosen = _matching(order, names) if order.patterns else hub_files.small(names)
+    usual = hub_files.select_files("tokenizer", names)
+    chosen = _matching(order, names) if order.patterns else usual
     if not hub_files.has_tokenizer(chosen):
         raise CheckpointRefused(f"{order.repository} has no tokenizer.")
     return chosen
 
 
 def _adapter(order: Order, names: Collection[str]) -> list[str]:
-    if lost := [name for name in hub_files.ADAPTER if name not in names]:
+    if lost := [name for name in hub_files.LORA_FILES if name not in names]:
         raise CheckpointRefused(f"{order.repository} has no {lost[0]}: it is no LoRA adapter.")
-    return hub_files.adapter(names)
+    return hub_files.select_files("lora", names)
 
 
 def _matching(order: Order, names: Collection[str]) -> list[str]:
@@ -105,7 +107,7 @@ def _matching(order: Order, names: Collection[str]) -> list[str]:
         for suffix in [Path(name).suffix]
         if any(
             fnmatch.fnmatch(name, pattern)
-            and (suffix not in hub_files.PICKLE or pattern.endswith(suffix))
+            and (suffix not in hub_files.PICKLE_SUFFIXES or pattern.endswith(suffix))
             for pattern in order.patterns
         )
     ]
@@ -114,8 +116,8 @@ def _matching(order: Order, names: Collection[str]) -> list[str]:
 def _no_weights(order: Order, names: Collection[str]) -> str:
     if order.patterns:
         return f"{order.repository} has no weights that ALLOW_PATTERNS lets through."
-    sentence = hub_files.lack_of_weights(order.repository, names)
-    if pickles := [name for name in hub_files.pickles(names) if "/" not in name]:
+    sentence = hub_files.no_weights_reason(order.repository, names)
+    if pickles := [name for name in hub_files.pickle_files(names) if "/" not in name]:
         pattern = "pytorch_model*.bin" if pickles[0].startswith("pytorch_model") else pickles[0]
         sentence += f", or allow it by name with ALLOW_PATTERNS='{pattern} *.json *.txt *.model'"
     return f"{sentence}."
@@ -146,12 +148,12 @@ def check(order: Order, found: str | None) -> None:
             f"{name} is quantized already, as {found!r}: QUANTIZATION=none takes a checkpoint that "
             "is not."
         )
-    if wanted == "auto" and not (is_of("awq", found) or is_of("fp8", found)):
+    if wanted == "auto" and not (method_matches("awq", found) or method_matches("fp8", found)):
         raise CheckpointRefused(
             f"{name} is quantized as {found!r}, which is neither AWQ nor FP8. "
             f"QUANTIZATION={found} takes it."
         )
-    if wanted != "auto" and not is_of(wanted, found):
+    if wanted != "auto" and not method_matches(wanted, found):
         raise CheckpointRefused(
             f"QUANTIZATION={wanted} contradicts the checkpoint: {name} is quantized as {found!r}."
         )

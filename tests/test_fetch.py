@@ -12,7 +12,7 @@ import pytest
 
 from builder.errors import CheckpointRefused
 from builder.order import Order, check
-from handler.model.hub_files import small, wanted
+from handler.model.hub_files import select_files
 from handler.model.manifest import Manifest
 from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 from tests.support.environment import ROOT, clean_environment
@@ -230,8 +230,8 @@ def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
             ("org/private",),
             {},
             3,
-            "org/private: no such repository on the hub, or it is private and HF_TOKEN does not "
-            "open it.",
+            "org/private: no such repository on the hub, or it is private and HF_TOKEN gives "
+            "no access.",
         ),
         (
             ("org/awq",),
@@ -249,13 +249,13 @@ def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
             ("a/b/c",),
             {},
             2,
-            "MODEL_NAME='a/b/c' is no repository's name (org/name).",
+            "MODEL_NAME='a/b/c' must be the name of a repository (org/name).",
         ),
         (
             ("a/b/c", "--kind", "tokenizer"),
             {},
             2,
-            "TOKENIZER_NAME='a/b/c' is no repository's name (org/name).",
+            "TOKENIZER_NAME='a/b/c' must be the name of a repository (org/name).",
         ),
         (
             ("org/plain",),
@@ -282,7 +282,7 @@ def test_a_token_that_is_none_is_said_without_showing_it(tmp_path, hub, token):
             ("org/pickle",),
             {},
             2,
-            "org/pickle has its weights only as pickle (pytorch_model.bin), and reading those can "
+            "org/pickle has its weights only as pickle (pytorch_model.bin), and loading pickle can "
             "run any code: choose a repository with safetensors, or allow it by name with "
             "ALLOW_PATTERNS='pytorch_model*.bin *.json *.txt *.model'.",
         ),
@@ -478,9 +478,9 @@ def test_a_signal_in_the_middle_of_a_file_leaves_nothing(tmp_path, hub, number):
 )
 def test_the_choice_of_files(there, shards, chosen):
     """By names alone; each is given by how it begins."""
-    found = wanted(there, shards)
+    found = select_files("model", there, shards)
     assert [name[: len(start)] for name, start in zip(found, chosen, strict=True)] == chosen
-    assert not any(name.endswith(".safetensors") for name in small(there))
+    assert not any(name.endswith(".safetensors") for name in select_files("tokenizer", there))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from builder.quantize.result import Result, Written
 from builder.quantize.source import Source
 from builder.quantize.windows import shuffled, windows
 from handler.model.checkpoint import quantization_of
-from handler.model.manifest import Manifest, read
+from handler.model.manifest import Manifest, read_manifest
 from tests.checkpoints import tiny_llama
 from tests.hub import COMMIT, Repository, running_hub
 from tests.support.environment import (
@@ -94,7 +94,7 @@ def made(tmp_path_factory, chats):
             more = ("--dataset", chats, *SMALL) if method == "awq" else ()
             code, out, log = quantize(DEMO, "--to", method, "--out", folder, *more)
             assert (code, out) == (0, f"{folder}\n"), log
-            done[method] = (folder, read(folder), log)
+            done[method] = (folder, read_manifest(folder), log)
         return done[method]
 
     done: dict[str, tuple[Path, Manifest, list[str]]] = {}
@@ -165,7 +165,7 @@ def test_a_finished_folder_is_kept_and_another_is_not_touched(made):
     mine.unlink()
     what = "has files that were not made, such as mine.txt"
     assert (code, log[-1]) == (2, f"{folder} {what}: {advice}")
-    assert read(folder) == manifest
+    assert read_manifest(folder) == manifest
 
 
 def test_a_model_and_a_data_set_of_the_hub(tmp_path):
@@ -191,9 +191,9 @@ def test_a_model_and_a_data_set_of_the_hub(tmp_path):
             HF_HOME=str(tmp_path / "home"),
         )
     assert (code, out) == (0, "models/tiny-awq\n"), log
-    manifest = read(tmp_path / "models/tiny-awq")
+    manifest = read_manifest(tmp_path / "models/tiny-awq")
     assert (manifest.repository, manifest.commit, manifest.licence) == ("org/tiny", COMMIT, "mit")
-    assert read(tmp_path / "models/tiny").quantization is None
+    assert read_manifest(tmp_path / "models/tiny").quantization is None
     assert not hub.ranges("test.jsonl")
     text = (tmp_path / "models/tiny-awq/README.md").read_text()
     assert "license: mit\nbase_model: org/tiny\n" in text

@@ -11,7 +11,7 @@ from builder.deploy.caller import ADDRESS, Caller, Pace
 from builder.deploy.choice import made_of
 from builder.deploy.screen import Screen
 from builder.errors import ApiKeyRefused, InvalidArgument, NotFound
-from handler.model.reference import one_word
+from handler.setting_types import check_token
 
 KEY = "RUNPOD_API_KEY"
 THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
@@ -32,7 +32,7 @@ def connected(environ: Mapping[str, str], pace: Pace, screen: Screen) -> Iterato
             "export it."
         )
     try:
-        key = one_word(SecretStr(text))
+        key = check_token(SecretStr(text))
     except ValueError as error:
         raise ApiKeyRefused(f"{KEY} should be {error}.") from error
     screen.keep([text])

@@ -17,8 +17,9 @@ from builder.errors import CheckpointRefused
 from builder.fetch import fetch
 from builder.order import Order
 from handler.errors import ModelUnavailable
-from handler.model import hub_files, manifest
+from handler.model import hub_files
 from handler.model.checkpoint import is_complete, json_object, quantization_of
+from handler.model.manifest import read_manifest
 
 log = logging.getLogger("quantize")
 
@@ -106,7 +107,7 @@ def check(folder: Path, name: str) -> None:
         )
     names = [path.name for path in folder.iterdir()]
     if not any(file.endswith(".safetensors") for file in names):
-        raise CheckpointRefused(f"{hub_files.lack_of_weights(name, names)}.")
+        raise CheckpointRefused(f"{hub_files.no_weights_reason(name, names)}.")
     if not is_whole:
         raise CheckpointRefused(f"{name} lacks weights that its index names: fetch it again.")
 
@@ -115,7 +116,7 @@ def _local(folder: Path) -> Base:
     """Take what the folder's manifest says; without one the files themselves are the commit."""
     there = None
     with suppress(ModelUnavailable):
-        there = manifest.read(folder)
+        there = read_manifest(folder)
     if there:
         there.check(folder)
         return Base(folder, there.repository, there.revision, there.commit, there.licence)

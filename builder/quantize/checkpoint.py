@@ -13,13 +13,13 @@ from builder.quantize import recipe
 from builder.quantize.card import card
 from builder.quantize.run import Work, run
 from handler.errors import StartError
-from handler.model import hub_files, manifest
-from handler.model.checkpoint import is_of, quantization_of
-from handler.model.manifest import Manifest, ManifestFile
+from handler.model import hub_files
+from handler.model.checkpoint import method_matches, quantization_of
+from handler.model.manifest import MANIFEST_NAME, Manifest, ManifestFile, read_manifest
 
 log = logging.getLogger("quantize")
 
-OWN = (recipe.NAME, manifest.NAME, "recipe.json")  # the base's own say how the base was made
+OWN = (recipe.NAME, MANIFEST_NAME, "recipe.json")  # the base's own say how the base was made
 READABLE = 0o644  # transformers writes weights that only their owner may read
 
 
@@ -46,12 +46,12 @@ def _is_made(work: Work, folder: Path) -> bool:
         return False
     there, made_by = None, folder / recipe.NAME
     with suppress(StartError):
-        there = manifest.read(folder)
+        there = read_manifest(folder)
     if there is None or not made_by.is_file():
         raise CheckpointRefused(_taken(folder, "is something else"))
     if difference := work.recipe.difference(made_by.read_text(encoding="utf-8")):
         raise CheckpointRefused(_taken(folder, difference))
-    if others := strangers(folder, {manifest.NAME, *(file.path for file in there.files)}):
+    if others := strangers(folder, {MANIFEST_NAME, *(file.path for file in there.files)}):
         raise CheckpointRefused(
             _taken(folder, f"has files that were not made, such as {others[0]}")
         )
@@ -85,7 +85,7 @@ def _copy(base: Path, part: Path) -> None:
     which an engine may have, cannot read it.
     """
     names = (path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
-    for name in hub_files.small(names):
+    for name in hub_files.select_files("tokenizer", names):
         if name not in OWN and not name.endswith("index.json") and not (part / name).exists():
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(base / name, part / name)
@@ -94,7 +94,7 @@ def _copy(base: Path, part: Path) -> None:
 def _seal(part: Path, work: Work, title: str) -> None:
     """Write the manifest, as a model's that was fetched."""
     found = quantization_of(part)
-    if found is None or not is_of(work.recipe.method, found):
+    if found is None or not method_matches(work.recipe.method, found):
         raise QuantizationFailed(
             f"what was written is quantized as {found!r}, not {work.recipe.method}."
         )

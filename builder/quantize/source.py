@@ -14,7 +14,7 @@ from builder.checksums import checksums
 from builder.errors import DamagedFile, InvalidArgument
 from builder.quantize.base import LOCAL, REPOSITORY
 from builder.quantize.data import SUFFIXES
-from handler.model.hub_errors import explained, patiently
+from handler.model.hub_errors import hub_errors_explained, retry
 from handler.model.reference import HubReference
 
 log = logging.getLogger("quantize")
@@ -107,8 +107,8 @@ def _fetched(reference: HubReference, wanted: str | None) -> Source:
 
     disable_progress_bars()
     api, token = HfApi(token=reference.plain_token()), reference.plain_token()
-    with explained(reference):
-        info = patiently(
+    with hub_errors_explained(reference):
+        info = retry(
             lambda: api.dataset_info(
                 reference.name, revision=reference.revision, files_metadata=True
             )
@@ -117,8 +117,8 @@ def _fetched(reference: HubReference, wanted: str | None) -> Source:
     file = files[choose(reference.name, list(files), wanted)]
     commit = str(info.sha)
     log.info("%s of %s at commit %s", file.rfilename, reference.name, commit)
-    with explained(reference):
-        path = patiently(
+    with hub_errors_explained(reference):
+        path = retry(
             lambda: hf_hub_download(
                 reference.name,
                 file.rfilename,

@@ -179,7 +179,7 @@ def test_a_variable_may_be_taken_out_of_a_preset():
         ),
         pytest.param(
             ["small-awq", "--image", "i", "-e", "LOG_FORMAT=xml"],
-            "LOG_FORMAT='xml' should be 'text' or 'json'.",
+            "LOG_FORMAT='xml' must be 'text' or 'json'.",
             id="a-setting",
         ),
         pytest.param(

@@ -77,7 +77,7 @@ def test_what_one_worker_has_compiled_the_next_one_finds(tmp_path):
             )
         )
         assert done.returncode == 0, done.stderr
-        assert f"caches: {known} files from the volume" in done.stdout
+        assert f"compile cache: restored {known} files from the volume" in done.stdout
         [found] = cache.rglob("*.json")
         assert found.name == "vllm-model_executor-models-llama-LlamaForCausalLM.json"
         shutil.rmtree(cache)  # the next worker is on another machine
@@ -105,7 +105,7 @@ def test_a_model_from_the_hub_and_a_job_that_fails(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "environ", "code", "message"),
     [
-        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' should be "),
+        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' must be "),
         (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
         (("--test_input", "[]"), {}, 2, '--test_input must be an object with an "input".'),
         ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),

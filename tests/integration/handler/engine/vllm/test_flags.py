@@ -8,7 +8,7 @@ from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
 from handler.environ import load
 from handler.errors import InvalidSetting
-from handler.model.resolve import locate
+from handler.model.resolve import resolve_model
 from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -232,7 +232,7 @@ def test_measured_memory_is_reused_only_for_the_default_fraction(model, monkeypa
     monkeypatch.setattr(os, "environ", {**os.environ, **environ})
     environ = {**environ, "MODEL_NAME": str(model())}
     settings = load(environ)
-    VllmAdapter(settings, locate(settings), environ).check()
+    VllmAdapter(settings, resolve_model(settings), environ).check()
     assert os.environ.get("VLLM_ENABLE_STARTUP_PLAN") == plan
 
 

@@ -1,12 +1,11 @@
-"""The log is one line per event, with the job's id where there is one."""
+"""The log: one line per event, with the job's id during a job."""
 
 import json
 import logging
 
 import pytest
 
-from handler.environ import load
-from handler.logs import configure, job_id
+from handler.logs import configure_logging, job_id
 
 
 @pytest.fixture
@@ -17,9 +16,8 @@ def log():
     logger.handlers, logger.propagate, logger.level = before
 
 
-def test_json_lines_carry_the_job_and_the_traceback(log, capsys):
-    """Runpod's log search finds them by requestId."""
-    configure(load({"LOG_FORMAT": "json"}))
+def test_json_lines_have_the_jobs_id_and_the_traceback(log, capsys):
+    configure_logging("INFO", "json")
     token = job_id.set("j1")
     try:
         raise ValueError("broken")
@@ -28,13 +26,13 @@ def test_json_lines_carry_the_job_and_the_traceback(log, capsys):
     finally:
         job_id.reset(token)
     event = json.loads(capsys.readouterr().out)
+    # Runpod's log search looks for requestId.
     assert (event["level"], event["message"], event["requestId"]) == ("ERROR", "it is bad", "j1")
     assert event["exception"].endswith("ValueError: broken")
 
 
-def test_text_lines_are_short_and_the_level_counts(log, capsys):
-    """Time, level, job, message."""
-    configure(load({"LOG_LEVEL": "warning"}))
+def test_text_lines_have_time_level_and_message_from_the_level_on(log, capsys):
+    configure_logging("WARNING", "text")
     log.info("not shown")
     log.warning("shown")
     assert capsys.readouterr().out[8:] == " WARNING shown\n"

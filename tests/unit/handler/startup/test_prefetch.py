@@ -1,4 +1,4 @@
-"""Weights are read ahead, if they fit."""
+"""Weights are read into the page cache if they fit."""
 
 import ctypes
 import errno
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from handler.startup import prefetch
+from handler.startup.prefetch import available_memory_bytes, prefetch_weights
 
 
-def _resident(path: Path) -> int:
-    """Return how many bytes of a file are in the page cache, by the kernel's own word."""
+def _resident_bytes(path: Path) -> int:
+    """Return how many bytes of a file are in the page cache, according to the kernel."""
     size = path.stat().st_size
     with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as mapped:
         pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
@@ -39,51 +39,45 @@ def checkpoint(tmp_path):
 
 
 def test_all_weights_are_in_the_page_cache_afterwards(checkpoint):
-    """Every file, whole."""
     files = sorted(checkpoint.iterdir())
-    assert sum(_resident(file) for file in files) == 0
-    for reader in prefetch.prefetch(checkpoint):
+    assert sum(_resident_bytes(file) for file in files) == 0
+    for reader in prefetch_weights(checkpoint):
         reader.join()
-    assert [_resident(file) for file in files] == [4 << 20] * 3
+    assert [_resident_bytes(file) for file in files] == [4 << 20] * 3
 
 
-def test_weights_that_do_not_fit_are_left_alone(checkpoint, monkeypatch):
-    """Reading them would push out what was read before."""
-    monkeypatch.setattr(prefetch, "_free_bytes", lambda: 12 << 20)
-    assert prefetch.prefetch(checkpoint) == []
+def test_weights_that_do_not_fit_are_not_read(checkpoint):
+    assert prefetch_weights(checkpoint, available_bytes=12 << 20) == []
 
 
 def test_a_folder_without_safetensors_is_no_error(tmp_path):
-    """The engine says what is missing."""
-    assert prefetch.prefetch(tmp_path) == []
+    assert prefetch_weights(tmp_path) == []
 
 
-def test_a_file_that_cannot_be_read_stops_nothing(checkpoint, monkeypatch, caplog):
-    """The others are read all the same, by the same reader."""
-    monkeypatch.setattr(prefetch, "READERS", 1)
+def test_a_reader_goes_on_after_a_file_that_cannot_be_read(checkpoint, monkeypatch, caplog):
     opened = Path.open
 
     def fail(path, *arguments, **named):
         if path.name == "model-0.safetensors":
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(errno.EIO, "Input/output error")  # no test can make a disk fail
         return opened(path, *arguments, **named)
 
     monkeypatch.setattr(Path, "open", fail)
-    for reader in prefetch.prefetch(checkpoint):
+    for reader in prefetch_weights(checkpoint, max_readers=1):
         reader.join()
     monkeypatch.undo()
-    assert [_resident(file) for file in sorted(checkpoint.iterdir())] == [0, 4 << 20, 4 << 20]
+    assert [_resident_bytes(file) for file in sorted(checkpoint.iterdir())] == [
+        *(0, 4 << 20, 4 << 20)
+    ]
     assert [record.message for record in caplog.records] == [
-        "model-0.safetensors cannot be read ahead: Input/output error"
+        "prefetch of model-0.safetensors failed: Input/output error"
     ]
 
 
-def test_a_containers_limit_counts(tmp_path, monkeypatch):
-    """The machine's memory is not the container's."""
-    monkeypatch.setattr(prefetch, "CGROUP", tmp_path)
+def test_the_available_memory_is_that_of_the_container(tmp_path):
     (tmp_path / "memory.max").write_text("1000\n")
     (tmp_path / "memory.current").write_text("400\n")
     (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 250\n")
-    assert prefetch._free_bytes() == 850  # pages of files are given back
+    assert available_memory_bytes(tmp_path) == 850  # the kernel drops pages of files
     (tmp_path / "memory.max").write_text("max\n")
-    assert prefetch._free_bytes() > 1000
+    assert available_memory_bytes(tmp_path) > 1000
