@@ -1,10 +1,10 @@
-"""What is chosen by a word: a preset, and pools of GPUs as `builder/plan/cards.json` has them."""
+"""What is chosen by a word: a preset, and pools of GPUs as `builder/plan/gpus.json` has them."""
 
 import difflib
 import re
 
 from builder.errors import InvalidArgument
-from builder.plan.cards import Card, table
+from builder.plan.gpus import GpuPool, load_gpu_table
 from builder.presets import PRESETS, Preset
 
 
@@ -51,8 +51,8 @@ def pools(text: str) -> list[str]:
     Raises:
         InvalidArgument: there is no such pool; the text names the pool of such a card, or all.
     """
-    cards = table().cards
-    known = {card.pool for card in cards}
+    cards = load_gpu_table().pools
+    known = {card.name for card in cards}
     found = []
     for part in filter(None, map(str.strip, text.split(","))):
         words = part.split()
@@ -66,12 +66,12 @@ def pools(text: str) -> list[str]:
     return found
 
 
-def _pool_of(text: str, cards: tuple[Card, ...]) -> str:
+def _pool_of(text: str, cards: tuple[GpuPool, ...]) -> str:
     """Say which pool a card is in, by Runpod's name of it or a short one; else all pools."""
-    own = [card.pool for card in cards if any(_is_in(name, text) for name in card.name.split(", "))]
+    own = [card.name for card in cards if any(_is_in(name, text) for name in card.gpu_names)]
     if own:
         return f"{text} is {' or '.join(own)}"
-    return "take one of " + "; ".join(f"{card.pool} ({card.name})" for card in cards)
+    return "take one of " + "; ".join(f"{card.name} ({card.label})" for card in cards)
 
 
 def _is_in(card: str, text: str) -> bool:

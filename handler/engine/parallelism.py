@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from handler.errors import InvalidSetting
-from handler.memory.architecture import splits
+from handler.model.attention import attention_heads, heads_split_evenly
 from handler.model.checkpoint import json_object
 
 log = logging.getLogger(__name__)
@@ -111,13 +110,15 @@ def _check_heads(
     parallelism: Parallelism, environ: Mapping[str, str], folder: Path, gpus: int
 ) -> None:
     tensor, groups = parallelism.tensor, parallelism.groups
-    heads, kv_heads = _heads(json_object(folder / "config.json"))
-    if heads is None or splits(tensor // groups, heads, kv_heads or heads):
+    heads, kv_heads = attention_heads(json_object(folder / "config.json"))
+    if heads is None or heads_split_evenly(tensor // groups, heads, kv_heads or heads):
         return
     name, value = _variable_of_size(tensor, environ)
     auto = value.lower() == "auto"
     candidates = range(groups, (gpus if auto else max(gpus, MAX_SUGGESTED_GPUS)) + 1, groups)
-    sizes = [str(n) for n in candidates if splits(n // groups, heads, kv_heads or heads)]
+    sizes = [
+        str(n) for n in candidates if heads_split_evenly(n // groups, heads, kv_heads or heads)
+    ]
     seen = f"the worker has {tensor} GPUs for it, and " if auto else ""
     kv = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
     replicas = f", in {groups} replicas," if groups > 1 else ""
@@ -134,14 +135,3 @@ def _variable_of_size(size: int, environ: Mapping[str, str]) -> tuple[str, str]:
         if value == str(size) or value.lower() == "auto":
             return name, value
     return "ENGINE_ARGS", environ.get("ENGINE_ARGS", "")
-
-
-def _heads(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return the numbers of attention heads and of KV heads, None where there are none."""
-    nested = config.get("text_config")
-    text = nested if isinstance(nested, dict) and "num_attention_heads" in nested else config
-    heads, kv_heads = (
-        number if isinstance(number := text.get(name), int) and number > 0 else None
-        for name in ("num_attention_heads", "num_key_value_heads")
-    )
-    return heads, kv_heads

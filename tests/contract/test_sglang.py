@@ -28,8 +28,7 @@ from handler.engine.aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.sglang.adapter import SglangAdapter
-from handler.engine.sglang.demand import demand
-from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags
+from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load
 from handler.model.resolve import ResolvedModel, resolve_model
@@ -295,8 +294,13 @@ def test_the_flags_become_a_memory_demand(flags, given, expected):
     from sglang.srt.server_args import ServerArgs
 
     args = ServerArgs.from_cli_args(flags.parse(["--model-path=/m", *given]))
-    wanted = demand(args, ResolvedModel(Path("/m"), "org/m", None, "a local folder"))
-    found = wanted and (wanted.gpus, wanted.tensor, wanted.parts, wanted.share)
+    demand = memory_demand(args, ResolvedModel(Path("/m"), "org/m", None, "a local folder"))
+    found = demand and (
+        demand.gpus,
+        demand.tensor_parallel_size,
+        demand.kv_cache_parts,
+        demand.memory_fraction,
+    )
     assert found == expected
 
 

@@ -36,6 +36,7 @@ from handler.engine.vllm.platform import (
     REMOVED_VARIABLES,
     STARTUP_PLAN,
 )
+from handler.setting_types import SpeculativeMethod
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -390,7 +391,7 @@ def test_speculative_methods_and_fields_exist():
         assert made.keys() - inspect.signature(SpeculativeConfig).parameters.keys() == set()
 
 
-METHODS = sorted(set(get_args(speculative.Method)) - {"none"})
+METHODS = sorted(set(get_args(SpeculativeMethod)) - {"none"})
 
 
 # ---- a running engine

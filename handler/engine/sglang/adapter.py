@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from handler.engine import loading
+from handler.engine import preflight
 from handler.engine.aliases import flags_to_variables
 from handler.engine.capacity import Capacity
 from handler.engine.flags import parse_engine_flags
@@ -28,10 +28,8 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running
 from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
-from handler.engine.sglang.demand import demand
 from handler.environ import export
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
-from handler.memory import fit
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
@@ -110,11 +108,11 @@ class SglangAdapter:
     def _check_args(self) -> None:
         args = self._args
         check_parallelism(_parallelism(args), self._environ, self._model.path)
-        loading.check(args.load_format)
+        preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-        if wanted := demand(args, self._model):
-            fit.check(wanted, platform.gpus(self._environ))
+        if demand := flags.memory_demand(args, self._model):
+            preflight.check_memory(demand, platform.gpus(self._environ))
         try:
             args.resolve_once()
         except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from handler.engine import loading
+from handler.engine import preflight
 from handler.engine.aliases import flags_to_variables
 from handler.engine.capacity import Capacity
 from handler.engine.flags import parse_engine_flags
@@ -22,10 +22,8 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named
 from handler.engine.request_fields import request_fields
 from handler.engine.vllm import flags, platform
-from handler.engine.vllm.demand import demand
 from handler.environ import export
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
-from handler.memory import fit
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
@@ -118,12 +116,12 @@ class VllmAdapter:
         flags.import_parser_plugins(args)
         flags.check_names(args)
         check_parallelism(_parallelism(args), self._environ, self._model.path)
-        loading.check(args.load_format)
+        preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             # vLLM notices in a child process, and the reason would only be in its log.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-        if wanted := demand(args, _parallelism(args), self._model):
-            fit.check(wanted, platform.gpus(self._environ))
+        if demand := flags.memory_demand(args, _parallelism(args), self._model):
+            preflight.check_memory(demand, platform.gpus(self._environ))
         configure_logging_from_args(args)
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_WORKER
