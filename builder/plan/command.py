@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 
 from builder.cli import Console, command_parser, run_command, whole_number
 from builder.errors import InvalidArgument
-from builder.fetch import token_in
+from builder.fetch.request import hub_token
 from builder.plan.architecture import BF16_BYTES, Architecture, parse_architecture
 from builder.plan.estimate import Estimator, Workload
 from builder.plan.gpus import GPU_COUNTS, find_gpu_pools, load_gpu_table
@@ -66,7 +66,7 @@ def make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     table = load_gpu_table()
     pools = table.pools if options.gpu is None else find_gpu_pools(table.pools, options.gpu)
     metadata = read_model_metadata(
-        HubReference(options.model, options.revision, "MODEL", token_in(environ))
+        HubReference(options.model, options.revision, "MODEL", hub_token(environ))
     )
     try:
         model = parse_architecture(metadata.config)

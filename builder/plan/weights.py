@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from builder.errors import CheckpointRefused
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups, parse_quantization_groups
-from builder.quantize.recipe import TRIED_SIZES, fitting
+from builder.quantize.recipe import DEFAULT_GROUP_SIZES, fitting_group_size
 from handler.model.checkpoint import method_matches
 from handler.model.safetensors import Tensor
 
@@ -103,12 +103,13 @@ def _awq_groups(model: ModelMetadata) -> QuantizationGroups:
     widths = {
         tensor.name: tensor.shape[-1] for tensor in model.tensors if not _stays_unquantized(tensor)
     }
-    if size := fitting(widths.values()):
+    if size := fitting_group_size(widths.values()):
         return QuantizationGroups(size)
-    name, width = next((name, width) for name, width in widths.items() if width % TRIED_SIZES[-1])
+    largest = DEFAULT_GROUP_SIZES[-1]
+    name, width = next((name, width) for name, width in widths.items() if width % largest)
     raise CheckpointRefused(
         f"{model.name} cannot be quantized as awq: {name} has {width} inputs, which groups of "
-        f"{' or '.join(map(str, TRIED_SIZES))} do not divide. Choose --quantization fp8."
+        f"{' or '.join(map(str, DEFAULT_GROUP_SIZES))} do not divide. Choose --quantization fp8."
     )
 
 

@@ -22,8 +22,8 @@ TITLES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang"}
 OTHER_ENGINE: dict[EngineName, EngineName] = {"vllm": "sglang", "sglang": "vllm"}
 # Flags of an engine whose names a container may also have for another purpose.
 SHARED_WITH_OTHER_PROGRAMS = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
-# Names of all flags of both engines; `flag_names` writes the file, because a worker has one engine
-# installed and must know the other one's names.
+# Names of all flags of both engines, written by `flag_names.py`: a worker has one engine installed
+# and must know the other one's names.
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
 # A flag in an engine's message, and the flags that are set by another variable.
 FLAG_IN_TEXT = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")

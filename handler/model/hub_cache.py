@@ -11,7 +11,7 @@ from pathlib import Path
 
 from handler.errors import ModelUnavailable
 from handler.model.checkpoint import is_complete, json_object, shards
-from handler.model.hub_files import LORA_FILES, has_tokenizer, required_files, select_files
+from handler.model.hub_files import LORA_FILES, engine_files, has_tokenizer, required_files
 from handler.model.reference import ArtifactKind, HubReference
 
 log = logging.getLogger(__name__)
@@ -84,5 +84,5 @@ def _is_downloading(folder: Path, snapshot: Path, kind: ArtifactKind) -> bool:
     if not listing.is_file():
         return False
     names = list(json_object(listing).get("files", ()))
-    selected = select_files(kind, names, shards(snapshot) if kind == "model" else None)
+    selected = engine_files(kind, names, shards(snapshot) if kind == "model" else None)
     return any(not (snapshot / name).is_file() for name in required_files(selected))

@@ -17,7 +17,7 @@ LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TRAINING_STATE = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args")
 
 
-def select_files(
+def engine_files(
     kind: ArtifactKind, names: Iterable[str], shards: Collection[str] | None = None
 ) -> list[str]:
     """Return the files to download, without the same weights in a second format.

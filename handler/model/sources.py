@@ -21,7 +21,7 @@ from handler.model import hub
 from handler.model.checkpoint import INDEX, model_named_in_errors, shards
 from handler.model.hub_cache import find_snapshot, has_files, write_ref
 from handler.model.hub_errors import RETRY_WAITS_SECONDS
-from handler.model.hub_files import LORA_FILES, no_weights_reason, select_files
+from handler.model.hub_files import LORA_FILES, engine_files, no_weights_reason
 from handler.model.manifest import read_manifest
 from handler.model.reference import ArtifactKind, HubReference
 
@@ -140,7 +140,7 @@ class ModelSources:
             snapshot = download([INDEX])
             with model_named_in_errors(reference.name):
                 index = shards(snapshot)
-        names = select_files(kind, by_path, index)
+        names = engine_files(kind, by_path, index)
         if reason := _incomplete_reason(reference.name, kind, by_path, names, index):
             raise ModelUnavailable(f"{reason}.")
         path = download(names)

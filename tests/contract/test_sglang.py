@@ -19,7 +19,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from builder.flag_names import names
 from handler.engine import speculative
 from handler.engine.aliases import (
     ALIASES,
@@ -27,6 +26,7 @@ from handler.engine.aliases import (
     REASONING_PARSERS,
     TOOL_CALL_PARSERS,
 )
+from handler.engine.flag_names import flag_names
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
@@ -164,8 +164,8 @@ def test_the_exported_environment_is_read_by_sglang():
 
 
 def test_the_list_of_flags_is_the_parsers():
-    """`python -m builder.flag_names sglang` writes it."""
-    assert json.loads(FLAG_NAMES.read_text())["sglang"] == names("sglang")
+    """`python -m handler.engine.flag_names sglang` writes it."""
+    assert json.loads(FLAG_NAMES.read_text())["sglang"] == flag_names("sglang")
 
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):

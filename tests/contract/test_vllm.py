@@ -19,7 +19,6 @@ from typing import get_args
 
 import pytest
 
-from builder.flag_names import names
 from handler.engine import speculative
 from handler.engine.aliases import (
     ALIASES,
@@ -27,6 +26,7 @@ from handler.engine.aliases import (
     REASONING_PARSERS,
     TOOL_CALL_PARSERS,
 )
+from handler.engine.flag_names import flag_names
 from handler.engine.vllm.adapter import RANK_PROCESS
 from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
@@ -267,8 +267,8 @@ def test_read_collective_rpc():
 
 
 def test_the_list_of_flags_is_the_parsers():
-    """`python -m builder.flag_names vllm` writes it."""
-    assert json.loads(FLAG_NAMES.read_text())["vllm"] == names("vllm")
+    """`python -m handler.engine.flag_names vllm` writes it."""
+    assert json.loads(FLAG_NAMES.read_text())["vllm"] == flag_names("vllm")
 
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):

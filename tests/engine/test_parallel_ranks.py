@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from runpod_local import JobState, running_platform, running_worker
-from tests.checkpoints import tiny_llama
+from tests.support.checkpoints import tiny_llama
 from tests.support.environment import (
     START_SECONDS,
     clean_environment,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from runpod_local import running_platform, running_worker
-from tests.checkpoints import eagle_head
+from tests.support.checkpoints import eagle_head
 from tests.support.environment import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 
 REPEAT = {"prompt": "one two three four one two three four one two three", "max_tokens": 40}

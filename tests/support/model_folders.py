@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from handler.model.manifest import Manifest, ManifestFile
-from tests.hub import COMMIT
+from tests.support.hub import COMMIT
 
 INDEX = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})
 

@@ -8,9 +8,9 @@ from math import prod
 import pytest
 
 from builder.plan.gpus import GPU_COUNTS, load_gpu_table
-from tests.hub import TOKEN, Repository, running_hub
 from tests.support.environment import MODELS, NAME, ROOT, clean_environment
 from tests.support.header_checkpoints import safetensors_header
+from tests.support.hub import TOKEN, Repository, running_hub
 from tests.support.model_configs import LLAMA_70B
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 from tests.support.environment import ROOT, clean_environment
+from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 from tests.support.model_folders import INDEX, cached_snapshot, model_folder
 
 NO_HUB = "http://127.0.0.1:9"

@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.checkpoints import lora
-from tests.hub import Repository, running_hub
+from tests.support.checkpoints import lora
 from tests.support.environment import ROOT, clean_environment
+from tests.support.hub import Repository, running_hub
 
 RESOLVE = """
 import os

@@ -6,7 +6,7 @@ import pytest
 
 from handler.model.hub_cache import find_snapshot, write_ref
 from handler.model.reference import HubReference
-from tests.hub import COMMIT
+from tests.support.hub import COMMIT
 from tests.support.model_folders import INDEX, cached_snapshot
 
 

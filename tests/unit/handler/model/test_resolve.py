@@ -8,7 +8,7 @@ from handler.environ import load
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.resolve import resolve_model
 from handler.model.sources import VOLUME_CACHE, ModelSources
-from tests.hub import COMMIT
+from tests.support.hub import COMMIT
 from tests.support.model_folders import baked_folder, cached_snapshot, model_folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.reference import HubReference
 from handler.model.sources import BAKED, VOLUME_CACHE, ModelSources
-from tests.hub import COMMIT
+from tests.support.hub import COMMIT
 from tests.support.model_folders import baked_folder, cached_snapshot, model_folder
 
 
