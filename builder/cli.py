@@ -29,10 +29,10 @@ COMMANDS = {
     "plan": ("builder.plan.command", "main"),
     "fetch": ("builder.fetch.__main__", "main"),
     "quantize": ("builder.quantize.command", "main"),
-    "deploy": ("builder.deploy.command", "deploy"),
-    "status": ("builder.deploy.command", "status"),
-    "logs": ("builder.deploy.command", "logs"),
-    "delete": ("builder.deploy.command", "delete"),
+    "deploy": ("builder.deploy.commands", "deploy"),
+    "status": ("builder.deploy.commands", "status"),
+    "logs": ("builder.deploy.commands", "logs"),
+    "delete": ("builder.deploy.commands", "delete"),
 }
 EXIT_INTERRUPTED = 1
 EXIT_ARGUMENT = 2
