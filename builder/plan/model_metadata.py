@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builder.errors import CheckpointRefused
+from builder.errors import CheckpointRefused, InvalidArgument
 from handler.errors import ModelUnavailable
 from handler.model import hub
 from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
@@ -49,14 +49,13 @@ def read_model_metadata(reference: HubReference) -> ModelMetadata:
     """Read the metadata of a folder or a repository on the hub.
 
     Raises:
+        InvalidArgument: it is neither.
         CheckpointRefused: it has no safetensors weights.
         ModelUnavailable, InvalidSetting: the hub refuses it, or a file is broken.
     """
     folder = Path(reference.name)
     if reference.name.count("/") != 1 and not folder.is_dir():
-        raise CheckpointRefused(
-            f"{reference.name} is neither a folder nor a repository (org/name)."
-        )
+        raise InvalidArgument(f"{reference.name} is neither a folder nor a repository (org/name).")
     is_local = (folder / "config.json").is_file()
     found = _from_folder(folder, tensors_in_folder(folder)) if is_local else _from_hub(reference)
     if not found.tensors:

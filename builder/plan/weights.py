@@ -63,7 +63,7 @@ def measure_weights(model: ModelMetadata, method: str) -> WeightSizes:
     """Return the size of the weights in a method; `auto` is the checkpoint's own.
 
     Raises:
-        CheckpointRefused: the checkpoint is quantized in another method, or cannot be in this one.
+        CheckpointRefused: it is quantized in another method, or cannot be quantized in this one.
     """
     if model.quantization is None:
         method = "bf16" if method == "auto" else method
@@ -105,8 +105,9 @@ def _awq_groups(model: ModelMetadata) -> QuantizationGroups:
     }
     if size := fitting_group_size(widths.values()):
         return QuantizationGroups(size)
-    largest = DEFAULT_GROUP_SIZES[-1]
-    name, width = next((name, width) for name, width in widths.items() if width % largest)
+    name, width = next(
+        (name, width) for name, width in widths.items() if width % DEFAULT_GROUP_SIZES[-1]
+    )
     raise CheckpointRefused(
         f"{model.name} cannot be quantized as awq: {name} has {width} inputs, which groups of "
         f"{' or '.join(map(str, DEFAULT_GROUP_SIZES))} do not divide. Choose --quantization fp8."

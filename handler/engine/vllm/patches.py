@@ -49,9 +49,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.model_executor.models import registry
-from vllm.v1.engine import async_llm, output_processor, utils
+from vllm.v1.engine import async_llm, output_processor
 from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from handler.engine.pacing import FlushGate, Pacer
@@ -62,12 +60,11 @@ def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
 
     With `forks` the engine core is a fork of this process on a CPU.
     """
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.model_executor.models import registry
+    from vllm.v1.engine import utils
 
-    def collector(output_kind: Any, request_id: str) -> PacedCollector:
-        return PacedCollector(FlushGate(pacer), output_kind, request_id)
-
-    async_llm.RequestOutputCollector = collector
-    output_processor.RequestState = PacedState
+    pace_streams(pacer)
     OpenAIServingModels.show_available_models = _names_only(
         OpenAIServingModels.show_available_models
     )
@@ -77,13 +74,23 @@ def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
             utils.get_mp_context = lambda: multiprocessing.get_context("fork")
 
 
+def pace_streams(pacer: Pacer) -> None:
+    """Merge the tokens of each stream until its next flush is due."""
+
+    def collector(output_kind: Any, request_id: str) -> PacedCollector:
+        return PacedCollector(FlushGate(pacer), output_kind, request_id)
+
+    async_llm.RequestOutputCollector = collector
+    output_processor.RequestState = PacedState
+
+
 def prepare_app(app: Any) -> None:
     """Give the app what its error handlers read; `EngineRuntime` notices a dead engine itself."""
     app.state.server = SimpleNamespace(should_exit=False)
 
 
 def _names_only(show_available_models: Any) -> Any:
-    async def replacement(self: OpenAIServingModels) -> Any:
+    async def replacement(self: Any) -> Any:
         listed = await show_available_models(self)
         for card in listed.data:
             card.root = card.id

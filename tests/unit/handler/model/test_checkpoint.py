@@ -114,10 +114,10 @@ def test_an_invalid_config_json_is_an_error_in_one_sentence(tmp_path, config, me
         ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8}}, True),
         ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, True),
         ({"quant_method": "fp8", "kv_cache_scheme": None}, False),
-        ({}, False),
+        (None, False),
     ],
     ids=["compressed-tensors", "modelopt", "weights only", "unquantized"],
 )
 def test_a_checkpoint_may_ask_for_an_fp8_kv_cache(tmp_path, quantization, expected):
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": quantization}))
-    assert has_fp8_cache(tmp_path) == expected
+    folder = model_folder(tmp_path, quantization)
+    assert has_fp8_cache(folder) == expected
