@@ -26,7 +26,7 @@ from handler.errors import EngineDied, InvalidSetting, Unauthorized
 from handler.metrics.monitor import Monitor
 from handler.request.parse import RequestParser
 from handler.serve.batch import run
-from handler.serve.http import jobs, request, uvicorn_patches
+from handler.serve.http import body, jobs, uvicorn_patches
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
@@ -490,9 +490,9 @@ def test_a_client_that_leaves_aborts_its_request(door):
     slots = door.door._app.service.admission
     bodies = [b'{"prompt": "endless", "stream": true}'] * 2 + [b'{"prompt": "wait"}']
     clients = []
-    for number, body in enumerate(bodies, 1):
+    for number, payload in enumerate(bodies, 1):
         clients.append(connected(door))
-        clients[-1].sendall(raw("POST", "/v1/completions", body))
+        clients[-1].sendall(raw("POST", "/v1/completions", payload))
         wait_until(lambda number=number: slots.running + slots.waiting == number)
     clients.pop().close()
     wait_until(lambda: slots.waiting == 0)
@@ -550,7 +550,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(door):
 
 def test_a_body_that_does_not_come_is_not_waited_for(door, monkeypatch):
     """408, and the connection is closed."""
-    monkeypatch.setattr(request, "BODY_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(body, "BODY_TIMEOUT_SECONDS", 0.1)
     with connected(door) as client:
         client.sendall(raw("POST", "/v1/completions", b"{", length=10))
         answer = client.recv(1000)
@@ -607,7 +607,7 @@ def test_a_connection_too_many_is_closed(door, monkeypatch):
 
 def test_large_bodies_share_one_memory(door, monkeypatch):
     """What has no room is told to come again, and what is over makes some."""
-    monkeypatch.setattr(request, "MAX_BODIES_BYTES", 1_000)
+    monkeypatch.setattr(body, "MAX_BODIES_BYTES", 1_000)
     answer = door.complete("x" * 2_000)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     assert message(answer) == "Too many large requests are being answered: try again soon."
