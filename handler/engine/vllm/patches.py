@@ -14,9 +14,9 @@ v1.engine.utils.get_mp_context, on a CPU
     A forked engine core saves a second import of everything: 7 to 11 s from the start to the first
     token in place of 15. Until vLLM's CPU platform no longer forces the start method to spawn.
 model_executor.models.registry._run_in_subprocess, on a CPU
-    The subprocess that inspects a model class the first time imports everything once more: 15 s to
-    the first token in place of 25. On a GPU it stays, because it keeps CUDA out of this process.
-    Until vLLM can inspect in the same process.
+    The subprocess that inspects a model class the first time imports everything once more: 11 and
+    15 s to the first token in place of 15 and 25. On a GPU it stays, because it keeps CUDA out of
+    this process. Until vLLM can inspect in the same process.
 entrypoints.openai.models.serving.OpenAIServingModels.show_available_models
     /v1/models shows paths of this machine as `root`. Until it shows names.
 app.state.server
