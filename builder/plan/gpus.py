@@ -17,7 +17,6 @@ class GpuPool:
 
     Attributes:
         name: Runpod's, as in an endpoint's configuration.
-        gpu_names: the GPUs in it.
         memory_mib: of the smallest.
         bandwidth_gb_per_second: of the slowest one's memory.
         dollars_per_second: of a flex worker with one GPU, None where it is not known.
@@ -33,25 +32,22 @@ class GpuPool:
 
     @property
     def label(self) -> str:
-        """The names of its GPUs, as the table shows them."""
         return ", ".join(self.gpu_names)
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of each GPU, as nvidia-smi shows it."""
         return self.memory_mib * MIB
 
 
 @dataclass(frozen=True)
 class GpuTable:
-    """All pools; `date` is that of the prices."""
+    """All pools, and the date of their prices."""
 
     date: str
     pools: tuple[GpuPool, ...]
 
 
 def load_gpu_table() -> GpuTable:
-    """Load the data file."""
     data = json.loads(DATA_FILE.read_text(encoding="utf-8"))
     pools = (GpuPool(**{**pool, "gpu_names": tuple(pool["gpu_names"])}) for pool in data["pools"])
     return GpuTable(data["date"], tuple(pools))
