@@ -1,11 +1,12 @@
 """The plan as a table for people, and as JSON for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from builder.hub_listing import DISK_GB
 from builder.plan.architecture import UNBOUNDED_TOKENS, Architecture
 from builder.plan.estimate import Estimate, Workload
 from builder.plan.model_metadata import ModelMetadata
@@ -15,14 +16,27 @@ from builder.quantize.recipe import GROUP_SIZES, MULTIMODAL_CONFIGS
 
 GB = 1e9
 EXTRA_DISK_GB = 50  # the image, and what a container writes
-DEFAULT_DISK_GB = 150  # of `builder deploy`
 SHOWN_COUNTS = 2  # numbers of GPUs of a pool, from the smallest that fits on
 LAYER_NAMES = {
     "full": "full attention",
     "sliding": "sliding window",
     "chunked": "chunked attention",
 }
-COLUMNS = "GPU,,weights,reserve,KV cache,context,requests,tok/s each,tok/s all,$/M tokens,"
+COLUMNS: dict[str, Callable[[Estimate], str]] = {
+    "GPU": lambda each: f"{each.pool.label} ({each.pool.name})",
+    "": lambda each: f"× {each.gpus}",
+    "weights": lambda each: f"{each.weights_bytes / GB:.1f} GB",
+    "reserve": lambda each: f"{each.reserve_bytes / GB:.1f} GB",
+    "KV cache": lambda each: f"{each.kv_cache_bytes / GB:.1f} GB",
+    "context": lambda each: str(each.context_tokens),
+    "requests": lambda each: str(each.max_sequences),
+    "tok/s each": lambda each: f"{each.tokens_per_second_per_request:.0f}",
+    "tok/s all": lambda each: f"{each.tokens_per_second:.0f}",
+    "$/M tokens": lambda each: (
+        "?" if each.dollars_per_million_tokens is None else f"{each.dollars_per_million_tokens:.3f}"
+    ),
+}
+SIZE_COLUMNS = 4  # the first ones, which are shown where the model does not fit too
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,8 @@ class Plan:
         name = self.metadata.name
         if not self.weights.is_published:
             name = f"YOU/{Path(name).name}-{self.weights.method}"
-        context = min(self.workload.context_tokens, self.model.context_tokens or UNBOUNDED_TOKENS)
+        context = self.workload.context_tokens
+        context = min(context, self.model.context_tokens or context)
         variables = {
             "MODEL_NAME": name,
             "MAX_MODEL_LEN": str(context),
@@ -146,7 +161,7 @@ def plan_as_text(plan: Plan, *, show_all: bool) -> str:
     The table has the numbers of GPUs that are worth showing, or all of them.
     """
     shown = plan.estimates if show_all else _worth_showing(plan.estimates)
-    table = _aligned([COLUMNS.split(","), *(_cells(plan, estimate) for estimate in shown)])
+    table = _aligned([[*COLUMNS, ""], *(_cells(plan, estimate) for estimate in shown)])
     lines = [*_model_lines(plan), "", *table, "", *plan.notes(), ""]
     best = plan.best
     if best is None:
@@ -170,7 +185,7 @@ def _deploy_command(plan: Plan, best: Estimate) -> str:
         (
             f"python -m builder deploy --image YOUR/IMAGE --model {model} --gpu {best.pool.name}",
             *([f"--gpu-count {best.gpus}"] if best.gpus > 1 else []),
-            *([f"--disk {disk_gb}"] if disk_gb > DEFAULT_DISK_GB else []),
+            *([f"--disk {disk_gb}"] if disk_gb > DISK_GB else []),
             *(f"--env {name}={value}" for name, value in variables.items()),
         )
     )
@@ -211,26 +226,10 @@ def _worth_showing(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def _cells(plan: Plan, estimate: Estimate) -> list[str]:
-    pool = estimate.pool
-    cells = [
-        f"{pool.label} ({pool.name})",
-        f"× {estimate.gpus}",
-        f"{estimate.weights_bytes / GB:.1f} GB",
-        f"{estimate.reserve_bytes / GB:.1f} GB",
-    ]
+    cells = [cell(estimate) for cell in COLUMNS.values()]
     if estimate.obstacle is not None:
-        return [*cells, *[""] * (COLUMNS.count(",") - len(cells)), estimate.obstacle]
-    dollars = estimate.dollars_per_million_tokens
-    return [
-        *cells,
-        f"{estimate.kv_cache_bytes / GB:.1f} GB",
-        str(estimate.context_tokens),
-        str(estimate.max_sequences),
-        f"{estimate.tokens_per_second_per_request:.0f}",
-        f"{estimate.tokens_per_second:.0f}",
-        "?" if dollars is None else f"{dollars:.3f}",
-        "no FP8" if plan.needs_fp8 and not pool.has_fp8 else "",
-    ]
+        return [*cells[:SIZE_COLUMNS], *[""] * (len(cells) - SIZE_COLUMNS), estimate.obstacle]
+    return [*cells, "no FP8" if plan.needs_fp8 and not estimate.pool.has_fp8 else ""]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
