@@ -67,14 +67,7 @@ class Architecture:
     def kv_bytes(
         self, tokens: int, element_bytes: int = BF16_BYTES, gpus: int = 1, states: int = 1
     ) -> int:
-        """Return the KV cache of one sequence on each GPU.
-
-        Args:
-            tokens: length of the sequence.
-            element_bytes: size of one element of the cache.
-            gpus: tensor-parallel size.
-            states: kept by each recurrent layer.
-        """
+        """Return the KV cache of one sequence on each GPU, with the states of recurrent layers."""
         return sum(
             group.sequence_bytes(tokens, element_bytes, gpus, states) for group in self.layers
         )
