@@ -29,7 +29,7 @@ from builder.errors import InvalidArgument
 from builder.fetch.request import hub_token
 from builder.plan.architecture import BF16_BYTES, Architecture, parse_architecture
 from builder.plan.estimate import Estimator, Workload
-from builder.plan.gpus import GPU_COUNTS, find_gpu_pools, load_gpu_table
+from builder.plan.gpus import GPU_COUNTS, load_gpu_table
 from builder.plan.model_metadata import read_model_metadata
 from builder.plan.report import Plan, plan_as_json, plan_as_text
 from builder.plan.weights import measure_weights
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 def _make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     """Estimate the model on every number of GPUs of every pool."""
     table = load_gpu_table()
-    pools = find_gpu_pools(table.pools, options.gpu) if options.gpu is not None else table.pools
+    pools = table.pools if options.gpu is None else table.find_pools(options.gpu)
     metadata = read_model_metadata(
         HubReference(options.model, options.revision, "MODEL", hub_token(environ))
     )

@@ -89,7 +89,9 @@ class Estimator:
             workload.request_tokens, workload.kv_element_bytes, gpus, RECURRENT_STATES
         )
         fitting = max(0, available) // max(1, request_bytes)
-        sequences = _round_sequences(min(fitting, MAX_SEQUENCES))
+        sequences = min(fitting, MAX_SEQUENCES)
+        if sequences >= SEQUENCES_STEP:
+            sequences -= sequences % SEQUENCES_STEP
         context_tokens = model.max_tokens(available, workload.kv_element_bytes, gpus)
         if model.context_tokens:
             context_tokens = min(context_tokens, model.context_tokens)
@@ -158,7 +160,3 @@ class Estimator:
         cache = sequences * model.kv_bytes(workload.request_tokens, workload.kv_element_bytes, gpus)
         step_bytes = max(1.0, weights + cache)
         return sequences * pool.bandwidth_gb_per_second * 1e9 / step_bytes
-
-
-def _round_sequences(count: int) -> int:
-    return count if count < SEQUENCES_STEP else count // SEQUENCES_STEP * SEQUENCES_STEP

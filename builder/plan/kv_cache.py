@@ -173,10 +173,8 @@ def _kimi_delta_attention(config: Config) -> tuple[int, int] | None:
 
 def _lightning_attention(config: Config) -> tuple[int, int]:
     """MiniMax."""
-    heads = int_field(config, "num_attention_heads")
-    default = int_field(config, "hidden_size") // heads
-    head_dim = int_field(config, "head_dim", default=default)
-    return 0, heads * head_dim * head_dim
+    heads = int_field(config, *HEADS)
+    return 0, heads * key_head_dim(config, heads) ** 2
 
 
 def _mamba(config: Config) -> tuple[int, int]:
