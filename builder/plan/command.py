@@ -101,7 +101,13 @@ def _parser() -> argparse.ArgumentParser:
         help="tokens of the longest request (default: the model's own context, at most "
         f"{DEFAULT_CONTEXT_TOKENS})",
     )
-    add("--concurrency", type=count, default=1, metavar="N", help="requests at once (default: 1)")
+    add(
+        "--concurrency",
+        type=count,
+        default=1,
+        metavar="N",
+        help="usual requests at once (default: 1)",
+    )
     add(
         "--tokens-per-request",
         type=count,
@@ -113,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quantization",
         choices=("auto", "awq", "fp8", "bf16"),
         default="auto",
-        help="plan an unquantized checkpoint as quantized (default: auto, as the checkpoint is)",
+        help="how to quantize an unquantized checkpoint (default: auto, as it is)",
     )
     add(
         "--kv-dtype",

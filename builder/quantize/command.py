@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         help="text to calibrate on: a .jsonl file with text or messages in each line, a .txt or "
         ".parquet file, or org/name of a data set on the hub",
     )
-    add("--dataset-revision", default="main", help="of a data set (default: %(default)s)")
+    add("--dataset-revision", default="main", help="its branch, tag or commit (default: main)")
     add(
         "--dataset-file",
         metavar="PATH",
@@ -167,6 +167,6 @@ def _parser() -> argparse.ArgumentParser:
         "--group-size",
         type=int,
         choices=GROUP_SIZES,
-        help="inputs in a group of AWQ's (default: 128 if it divides every layer, else 32)",
+        help="inputs per AWQ group (default: 128 if it divides every layer, else 32)",
     )
     return parser
