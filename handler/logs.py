@@ -37,6 +37,11 @@ class _Json(logging.Formatter):
         return json.dumps(event, ensure_ascii=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return "1 job", "2 jobs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:
     """Send the logs of `handler` to stdout. The engine has its own handlers."""
     handler = logging.StreamHandler(sys.stdout)

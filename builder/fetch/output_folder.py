@@ -5,8 +5,7 @@ import hashlib
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,14 +41,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for another process that holds it."""
+def exclusive_lock(path: Path, report: Callable[[str], object]) -> Iterator[None]:
+    """Hold a lock file; waiting for another process that holds it is reported."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process that holds {path}", file=sys.stderr, flush=True)
+            report(f"waiting for another process that holds {path}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

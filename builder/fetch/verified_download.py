@@ -39,7 +39,7 @@ def fetch_repository(request: FetchRequest, folder: Path) -> Path:
     """
     target = folder.resolve()
     listing = hub.list_repository(request.reference())
-    with exclusive_lock(target.with_name(f".{target.name}.lock")):
+    with exclusive_lock(target.with_name(f".{target.name}.lock"), log.info):
         if _is_fetched(request, listing.commit, target):
             log.info("%s is at commit %s, nothing to do", folder, listing.commit)
             return folder

@@ -171,7 +171,10 @@ def plan_as_text(plan: Plan, *, show_all: bool) -> str:
     lines.append(f"# {best.pool.name}: {best.gpus} × {best.pool.label}{costs}")
     lines += [f"{name}={value}" for name, value in plan.environment(best).items()]
     if plan.metadata.commit is None and plan.weights.is_published:
-        lines += ["", "An endpoint needs the model in a repository or in its image."]
+        lines += [
+            "",
+            "To deploy it, upload this folder to the hub, or copy it to a network volume.",
+        ]
     else:
         lines += ["", "To deploy it as an endpoint:", _deploy_command(plan, best)]
     return "\n".join(lines)

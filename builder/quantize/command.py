@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 def _require_llm_compressor() -> None:
     if find_spec("llmcompressor") is None:
         raise QuantizationFailed(
-            f"llm-compressor is not installed in {sys.prefix}: `make .venv-quantize/cpu` makes an "
-            "environment with it, run this command with `.venv-quantize/bin/python`."
+            f"llm-compressor is not installed in {sys.prefix}. Run `make .venv-quantize/cpu`, then "
+            "this command with `.venv-quantize/bin/python`."
         )
 
 

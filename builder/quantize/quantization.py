@@ -70,7 +70,7 @@ def quantize_to_folder(task: QuantizationTask, folder: Path) -> None:
         QuantizationFailed: llm-compressor or transformers failed on the model.
     """
     target = folder.resolve()
-    with exclusive_lock(target.with_name(f".{target.name}.lock")):
+    with exclusive_lock(target.with_name(f".{target.name}.lock"), log.info):
         if _is_finished(task, folder):
             log.info("%s is finished, nothing to do", folder)
             return

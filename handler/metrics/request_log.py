@@ -20,6 +20,7 @@ EVENT_NAME = re.compile(rb"^event: ?(\S+)", re.MULTILINE)
 HEAD_EVENTS = frozenset({b"response.created", b"response.queued", b"response.in_progress"})
 DONE = b"data: [DONE]"
 CANCELLED = 499  # the client has left; nginx's status, which only the log has
+UNKNOWN_ROUTE = "?"
 MAX_CONTENT_CHARACTERS = 20_000
 
 
@@ -43,7 +44,7 @@ class RequestRecord:
 
     def __init__(self, request_id: str, log_content: bool = False) -> None:
         self.id = request_id
-        self.route = "?"
+        self.route = UNKNOWN_ROUTE
         self.status = CANCELLED
         self.streams = False
         self.began_at = time.monotonic()
@@ -94,10 +95,10 @@ class RequestRecord:
             "firstTokenSeconds": None if first is None else round(first, 4),
             "seconds": round(self.seconds, 4),
         }
-        text = (
-            f"{self.route} {self.status} {self.outcome}, {usage.prompt} tokens in "
-            f"({usage.cached} cached), {usage.completion} out"
-        )
+        route = "unknown route" if self.route == UNKNOWN_ROUTE else self.route
+        text = f"{route} {self.status} {self.outcome}"
+        if usage.prompt or usage.completion:
+            text += f", {usage.prompt} tokens in ({usage.cached} cached), {usage.completion} out"
         if first is not None:
             text += f", first token {first:.3f} s"
         text += f", {self.seconds:.2f} s"

@@ -45,7 +45,7 @@ def retry(
             if not _is_transient(error) or failures > len(waits_seconds):
                 raise
             wait_seconds = waits_seconds[failures - 1]
-            log.warning("%s; retrying in %.0f s", reason_of(error), wait_seconds)
+            log.warning("%s, trying again in %.0f s", _retry_reason(error), wait_seconds)
             time.sleep(wait_seconds)
 
 
@@ -94,6 +94,14 @@ def reason_of(error: BaseException) -> str:
     return text[:MAX_REASON_CHARACTERS] or type(error).__name__
 
 
+def _retry_reason(error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return reason_of(error)
+    return f"the hub cannot be reached ({reason_of(error)})"
+
+
 def _status_reason(error: Exception) -> str:
     """Explain a status; 401 and 403 of the CDN for large files do not concern the token."""
     status, host = error.response.status_code, error.response.url.host  # type: ignore[attr-defined]
@@ -110,7 +118,7 @@ def _failure_reason(error: Exception) -> str:
         return f" could not be stored: {error.strerror}"
     if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
         return f": {_endpoint()} is not a model hub: check HF_ENDPOINT"
-    return f": the hub at {_endpoint()} cannot be reached"
+    return f": the hub at {_endpoint()} cannot be reached, and there is no such local folder"
 
 
 def _endpoint() -> str:

@@ -73,6 +73,7 @@ class SglangAdapter:
 
     def check(self) -> None:
         """Import SGLang and check all settings; see `interface.EngineAdapter.check`."""
+        platform.check_quantization(self._model.quantization, self._model.name)
         log_level = self._environ.get("SGLANG_LOGGING_LEVEL") or self._settings.log_level
         export(platform.environment(log_level, offline=self._model.is_local))
         if platform.is_quiet(log_level):

@@ -4,6 +4,7 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 
 from handler.engine.parallelism import visible_gpus
+from handler.errors import InvalidSetting
 
 ENVIRONMENT = {"SGLANG_KILLPG_ON_SCHEDULER_EXCEPTION": "0"}
 # Without TORCH_COMPILE_DISABLE the first request of two ranks waits 20 s for a C++ build.
@@ -30,6 +31,23 @@ def version() -> str:
 def is_cpu() -> bool:
     """Whether torch is a build for CPUs."""
     return importlib.metadata.version("torch").endswith("+cpu")
+
+
+def check_quantization(method: str | None, model: str) -> None:
+    """Refuse a quantized checkpoint on a CPU: SGLang's kernels for it are for GPUs.
+
+    Args:
+        method: the checkpoint's quantization method, None if it is unquantized.
+        model: the model's name, for the error.
+
+    Raises:
+        InvalidSetting: the checkpoint is quantized and the build is for CPUs.
+    """
+    if method and is_cpu():
+        raise InvalidSetting(
+            f"SGLang cannot run a quantized model on a CPU, and {model} is quantized as "
+            f"{method!r}: use an unquantized model, or a GPU."
+        )
 
 
 def gpus(environ: Mapping[str, str]) -> list[str]:

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from handler.engine.interface import AsgiApp
 from handler.errors import EngineDied
+from handler.logs import counted
 from handler.metrics.monitor import Monitor
 from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.app import HttpApp, Service
@@ -106,12 +107,16 @@ class HttpFrontEnd:
 
     def _drain(self, worker: Worker, admission: AdmissionQueue) -> None:
         self._app.state = "draining"
-        log.info("%s: %d requests to finish", self._signal, self._app.unfinished)
+        unfinished = self._app.unfinished
+        waiting = f"waiting for {counted(unfinished, 'request')}"
+        log.info("%s: %s", self._signal, waiting if unfinished else "no request is running")
         self._wait_for_requests(self._drain_timeout_seconds)
         if not self._app.unfinished:
             return
         log.warning(
-            "%d requests did not finish in %g s", self._app.unfinished, self._drain_timeout_seconds
+            "%s did not finish in %g s",
+            counted(self._app.unfinished, "request"),
+            self._drain_timeout_seconds,
         )
         admission.closed = True
         worker.runtime.fail_requests("The worker was stopped before the answer was complete.")

@@ -10,6 +10,7 @@ import logging
 import signal
 from typing import Any
 
+from handler.logs import counted
 from handler.serve.queue.jobs import QueueJobs
 from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, Worker
 
@@ -59,7 +60,9 @@ class Drain:
     def _signalled(self, name: str) -> None:
         if self.has_begun:
             return
-        log.info("%s: %d jobs to finish", name, len(self._jobs.tasks))
+        running = len(self._jobs.tasks)
+        waiting = f"waiting for {counted(running, 'job')}"
+        log.info("%s: %s", name, waiting if running else "no job is running")
         self._begin(self._timeout_seconds)
 
     def _engine_died(self) -> None:
@@ -76,7 +79,8 @@ class Drain:
         """Let running jobs finish, fail those that do not, and end the SDK's loop."""
         await self._wait_for_jobs(timeout_seconds)
         if self._jobs.tasks:
-            log.warning("%d jobs did not finish in %g s", len(self._jobs.tasks), timeout_seconds)
+            unfinished = counted(len(self._jobs.tasks), "job")
+            log.warning("%s did not finish in %g s", unfinished, timeout_seconds)
             self._runtime.fail_requests("The worker was stopped before the answer was complete.")
             await self._wait_for_jobs(self._worker.last_output_grace_seconds)
         while self._poll is not None and not self._poll.done():

@@ -376,7 +376,8 @@ def test_a_hub_that_cannot_be_reached_is_named(tmp_path):
     assert fetch("http://127.0.0.1:9", "org/awq", "--out", tmp_path / "m") == (
         3,
         "",
-        "org/awq: the hub at http://127.0.0.1:9 cannot be reached.",
+        "org/awq: the hub at http://127.0.0.1:9 cannot be reached, "
+        "and there is no such local folder.",
     )
 
 

@@ -196,7 +196,9 @@ def test_a_multimodal_model_is_not_sent_to_builder_quantize(hub):
 
 def test_a_folder_has_to_get_into_a_repository_or_an_image_first(hub):
     _, out, _ = plan(hub, str(MODELS / f"{NAME}-awq"))
-    assert out.splitlines()[-1] == ("An endpoint needs the model in a repository or in its image.")
+    assert out.splitlines()[-1] == (
+        "To deploy it, upload this folder to the hub, or copy it to a network volume."
+    )
 
 
 def test_a_context_beyond_the_models_own_is_planned_with_a_note(hub):

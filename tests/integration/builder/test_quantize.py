@@ -94,8 +94,8 @@ def test_an_unknown_architecture_is_one_line_and_leaves_no_folder(tmp_path):
             (DEMO, "--to", "fp8"),
             sys.executable,
             4,
-            f"llm-compressor is not installed in {sys.prefix}: `make .venv-quantize/cpu` makes an "
-            "environment with it, run this command with `.venv-quantize/bin/python`.",
+            f"llm-compressor is not installed in {sys.prefix}. Run `make .venv-quantize/cpu`, then "
+            "this command with `.venv-quantize/bin/python`.",
         ),
         (
             (MODELS / f"{NAME}-awq", "--to", "fp8"),

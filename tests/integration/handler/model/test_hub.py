@@ -231,7 +231,8 @@ def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(tmp_path, hub
 
 def test_a_hub_that_cannot_be_reached_is_an_error_with_its_url(tmp_path):
     assert resolve(tmp_path, NO_HUB, MODEL_NAME="org/public") == (
-        f"ModelUnavailable org/public: the hub at {NO_HUB} cannot be reached."
+        f"ModelUnavailable org/public: the hub at {NO_HUB} cannot be reached, "
+        "and there is no such local folder."
     )
 
 
@@ -240,5 +241,6 @@ def test_the_hub_is_asked_for_a_model_that_is_incomplete_on_the_volume(tmp_path)
     snapshot = cached_snapshot(tmp_path / "huggingface-cache/hub", "models--org--public", "main")
     (snapshot / "model.safetensors").unlink()
     assert resolve(tmp_path, NO_HUB, MODEL_NAME="org/public") == (
-        f"ModelUnavailable org/public: the hub at {NO_HUB} cannot be reached."
+        f"ModelUnavailable org/public: the hub at {NO_HUB} cannot be reached, "
+        "and there is no such local folder."
     )

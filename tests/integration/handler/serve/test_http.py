@@ -411,7 +411,7 @@ def test_the_log_has_a_line_for_each_request_and_no_text_of_it(door, caplog):
     assert plain.getMessage().startswith("/v1/completions 200 ok, 7 tokens in (5 cached), 2 out, ")
     assert broken.getMessage().startswith("/v1/completions 500 failed, ")
     assert ", first token 0." in broken.getMessage()
-    assert nothing.getMessage().startswith("? 404 refused, 0 tokens in")
+    assert nothing.getMessage().startswith("unknown route 404 refused, 0.")
     assert plain.fields.keys() == {
         *("route", "outcome", "status", "promptTokens", "completionTokens", "cachedTokens"),
         *("firstTokenSeconds", "seconds"),

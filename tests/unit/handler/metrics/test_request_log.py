@@ -1,10 +1,12 @@
 """What a request's record says of its times and its end."""
 
 import json
+import re
 
 import pytest
 
 from handler.engine.usage import Usage, UsageCounter
+from handler.errors import InvalidInput
 from handler.metrics.request_log import RequestRecord
 
 CREATED = b'event: response.created\ndata: {"type":"response.created"}\n\n'
@@ -46,3 +48,13 @@ def test_anthropics_count_of_the_input_leaves_out_what_the_cache_had():
     assert counter.usage == Usage(204, 0, 0)
     counter.add(ended)
     assert counter.usage == Usage(204, 5, 28)
+
+
+def test_the_line_of_a_request_without_a_route_and_tokens_has_neither(caplog):
+    caplog.set_level("INFO", "handler")
+    record = RequestRecord("r")
+    record.failed(InvalidInput("no such route"))
+    record.end()
+    [line] = caplog.records
+    assert re.fullmatch(r"unknown route 400 refused, 0\.\d\d s", line.getMessage())
+    assert (line.fields["route"], line.fields["promptTokens"]) == ("?", 0)

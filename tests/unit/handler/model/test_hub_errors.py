@@ -1,5 +1,7 @@
 """Errors of huggingface-hub: which ones are retried, and what reaches the log."""
 
+import socket
+
 import pytest
 
 from handler.model.hub_errors import reason_of, retry
@@ -53,3 +55,11 @@ def test_a_full_disk_is_not_retried():
     with pytest.raises(OSError, match="No space left"):
         retry(calls, waits_seconds=(0, 0))
     assert calls.count == 1
+
+
+def test_a_retry_is_announced_with_its_reason(caplog):
+    error = socket.gaierror(-2, "Name or service not known")
+    assert retry(Calls(error), waits_seconds=(0,)) == "done"
+    assert caplog.messages == [
+        "the hub cannot be reached ([Errno -2] Name or service not known), trying again in 0 s"
+    ]

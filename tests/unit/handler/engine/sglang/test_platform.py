@@ -1,8 +1,10 @@
-"""The cores that SGLang's ranks get on a CPU."""
+"""SGLang on a CPU: what it cannot run, and the cores that its ranks get."""
 
 import pytest
 
-from handler.engine.sglang.platform import thread_binding
+from handler.engine.sglang import platform
+from handler.engine.sglang.platform import check_quantization, thread_binding
+from handler.errors import InvalidSetting
 
 
 @pytest.mark.parametrize(
@@ -13,3 +15,19 @@ from handler.engine.sglang.platform import thread_binding
 def test_one_rank_gets_omp_num_threads_and_several_share_all_cores(ranks, threads, binding):
     made = thread_binding(ranks, [0, 1, 2], threads)
     assert made == {"SGLANG_CPU_OMP_THREADS_BIND": binding}
+
+
+def test_a_quantized_model_is_refused_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(platform, "is_cpu", lambda: True)
+    check_quantization(None, "org/bf16")
+    with pytest.raises(InvalidSetting) as raised:
+        check_quantization("awq", "org/awq")
+    assert str(raised.value) == (
+        "SGLang cannot run a quantized model on a CPU, and org/awq is quantized as 'awq': "
+        "use an unquantized model, or a GPU."
+    )
+
+
+def test_a_quantized_model_may_run_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(platform, "is_cpu", lambda: False)
+    check_quantization("awq", "org/awq")
