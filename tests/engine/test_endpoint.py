@@ -289,7 +289,7 @@ def test_a_body_that_is_no_object(client):
     """400, and what it is instead."""
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/chat/completions", body=["x"], cast_to=object)
-    assert caught.value.body["message"] == "the body must be a JSON object, not a list."
+    assert caught.value.body["message"] == "The body must be a JSON object, got a list."
 
 
 def test_a_body_that_is_not_json(client):

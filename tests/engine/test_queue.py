@@ -99,8 +99,8 @@ def test_health_and_version(endpoint):
 @pytest.mark.parametrize(
     ("job_input", "code", "message"),
     [
-        ("Hi", 400, "input must be an object, not a text."),
-        ([], 400, "input must be an object, not a list."),
+        ("Hi", 400, "input must be a JSON object, got a string."),
+        ([], 400, "input must be a JSON object, got a list."),
         (
             {"messages": QUESTION, "temprature": 0},
             400,
