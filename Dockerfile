@@ -59,8 +59,8 @@ RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv 
     --mount=type=bind,source=requirements/overrides.txt,target=requirements/overrides.txt \
     --mount=type=bind,source=builder/__init__.py,target=builder/__init__.py \
     --mount=type=bind,source=builder/errors.py,target=builder/errors.py \
-    --mount=type=bind,source=builder/layer.py,target=builder/layer.py \
-    UV_NO_CACHE=1 python3 -m builder.layer requirements/worker.txt \
+    --mount=type=bind,source=builder/install.py,target=builder/install.py \
+    UV_NO_CACHE=1 python3 -m builder.install requirements/worker.txt \
       --least requirements/least.txt --overrides requirements/overrides.txt
 
 # ---- the model: fetched at a commit, verified, with a manifest; and a draft, and another tokenizer
@@ -71,8 +71,8 @@ WORKDIR /opt/worker
 ENV PYTHONPATH=/opt/fetch
 COPY handler/__init__.py handler/errors.py handler/
 COPY handler/model handler/model
-COPY builder/__init__.py builder/checksums.py builder/cli.py builder/errors.py builder/fetch.py \
-     builder/folder.py builder/lora.py builder/order.py builder/
+COPY builder/__init__.py builder/cli.py builder/errors.py builder/
+COPY builder/fetch builder/fetch
 ARG HF_ENDPOINT
 ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS=""
 RUN --mount=type=secret,id=HF_TOKEN \
@@ -93,7 +93,7 @@ RUN --mount=type=secret,id=HF_TOKEN \
 ARG LORA_MODULES=""
 RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/lora && { test -z "$LORA_MODULES" \
- || python3 -m builder.lora --out /opt/models/lora; } \
+ || python3 -m builder.fetch --kind lora --out /opt/models/lora; } \
  && rm -f /opt/models/lora/.*.lock
 # Large weights become several layers: registries have limits for one, and several are pulled at
 # once. A manifest says when it was fetched; apart from the weights it leaves their layers the same

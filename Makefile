@@ -85,9 +85,10 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/hadolint Dockerfile
 
-$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.py) builder/folder.py builder/errors.py
+$(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/output_folder.py
 	@$(BIN)/python -m builder.demo --variant $(patsubst bf16,none,$*) --out models >/dev/null
 	@touch $@
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from tests.checkpoints import tiny_llama
+from tests.support.checkpoints import tiny_llama
 
 PRINTABLE = [chr(code) for code in range(32, 127)]
 TEMPLATE = (

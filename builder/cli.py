@@ -26,7 +26,7 @@ HELP = """From a model's name to a running endpoint: the builder's commands.
 Each has --help."""
 COMMANDS = {
     "plan": ("builder.plan.command", "main"),
-    "fetch": ("builder.fetch", "main"),
+    "fetch": ("builder.fetch.__main__", "main"),
     "quantize": ("builder.quantize.command", "main"),
     "deploy": ("builder.deploy.command", "deploy"),
     "status": ("builder.deploy.command", "status"),

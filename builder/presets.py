@@ -1,8 +1,8 @@
-"""Models with the cards that they fit and the settings that suit both.
+"""Models with the GPUs that they fit and the settings for both.
 
-Each is a choice in the Runpod Hub's form (`builder/listing.py` writes it). The names of GPU pools
-are Runpod's. An FP8 checkpoint runs on every card from Ampere on, but only Ada, Hopper and newer
-ones calculate in FP8; the older ones widen the weights to 16 bits as they read them.
+`hub_listing.py` writes them into the Runpod Hub's form; `deploy` takes one by name. The names of
+GPU pools are Runpod's. An FP8 checkpoint runs on every GPU from Ampere on, but only Ada, Hopper and
+newer ones compute in FP8; the older ones widen the weights to 16 bits as they read them.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ TOOLS = {"ENABLE_AUTO_TOOL_CHOICE": "true"}
 
 @dataclass(frozen=True)
 class Preset:
-    """One model on one kind of card.
+    """One model on one kind of GPU.
 
     Attributes:
-        name: what the form shows.
+        name: the label in the form.
         model: the repository on the hub.
+        gpu: the GPUs in words.
+        gpu_pools: the same GPUs as Runpod's pools.
+        environment: settings besides MODEL_NAME.
         engine: the image that it needs, vllm or sglang.
-        gpu: the cards, in words.
-        gpu_pools: the same in Runpod's names.
-        gpu_count: cards of one worker.
-        environment: settings beside MODEL_NAME.
+        gpu_count: GPUs per worker.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Preset:
     gpu_count: int = 1
 
     def variables(self) -> dict[str, str]:
-        """Return everything that a worker with this preset has in its environment."""
+        """Return the environment of a worker with this preset."""
         return {"MODEL_NAME": self.model, **self.environment}
 
 
@@ -42,7 +42,7 @@ PRESETS = (
     Preset(
         "8B FP8: Qwen3 8B",
         "Qwen/Qwen3-8B-FP8",
-        "one card of 24 to 48 GB",
+        "one GPU of 24 to 48 GB",
         ("ADA_24", "ADA_32_PRO", "ADA_48_PRO"),
         {
             "MAX_MODEL_LEN": "16384",
@@ -55,7 +55,7 @@ PRESETS = (
     Preset(
         "Small AWQ: Qwen2.5 7B",
         "Qwen/Qwen2.5-7B-Instruct-AWQ",
-        "one card of 16 GB",
+        "one GPU of 16 GB",
         ("AMPERE_16", "AMPERE_24"),
         {
             "MAX_MODEL_LEN": "8192",
@@ -67,7 +67,7 @@ PRESETS = (
     Preset(
         "70B AWQ: Llama 3.3 70B",
         "casperhansen/llama-3.3-70b-instruct-awq",
-        "two cards of 48 GB",
+        "two GPUs of 48 GB",
         ("ADA_48_PRO", "AMPERE_48"),
         {
             "TENSOR_PARALLEL_SIZE": "2",
@@ -94,7 +94,7 @@ PRESETS = (
     Preset(
         "Coder with n-gram speculation: Qwen2.5 Coder 14B AWQ",
         "Qwen/Qwen2.5-Coder-14B-Instruct-AWQ",
-        "one card of 24 GB",
+        "one GPU of 24 GB",
         ("ADA_24", "AMPERE_24"),
         {
             "MAX_MODEL_LEN": "16384",
@@ -105,7 +105,7 @@ PRESETS = (
     Preset(
         "Agents on SGLang: Qwen3 14B FP8",
         "Qwen/Qwen3-14B-FP8",
-        "one card of 48 GB",
+        "one GPU of 48 GB",
         ("ADA_48_PRO",),
         {
             "MAX_MODEL_LEN": "32768",

@@ -9,9 +9,9 @@ import pytest
 from handler.environ import load
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.lora import LoraSpec, locate, read
-from tests.checkpoints import lora
-from tests.hub import Repository, running_hub
+from tests.support.checkpoints import lora
 from tests.support.environment import ROOT, clean_environment
+from tests.support.hub import Repository, running_hub
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -130,25 +130,3 @@ def test_an_adapter_streams_a_native_job(endpoint):
     job = endpoint.run({**chat, "max_tokens": 8, "stream": True})
     assert job.error is None
     assert job.output[-1]["usage"]["completion_tokens"] == 8
-
-
-def test_a_build_fetches_adapters_that_a_worker_serves_without_a_setting(tmp_path):
-    """Each in a folder of its name, verified, with a manifest."""
-    folder = lora(tmp_path / "adapter", rank=8)
-    modules = '[{"name": "org/sql", "path": "org/adapter"}, {"name": "x", "path": "org/adapter"}]'
-    with running_hub(adapter=Repository(folder)) as hub:
-        environ = clean_environment(
-            LORA_MODULES=modules, HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1", PYTHONPATH=str(ROOT)
-        )
-        command = [sys.executable, "-m", "builder.lora", "--out", str(tmp_path / "baked/lora")]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    baked = tmp_path / "baked/lora"
-    assert done.stdout.splitlines() == [str(baked / "org--sql"), str(baked / "x")]
-    served = locate(load({}), tmp_path / "baked")
-    assert [(adapter.name, adapter.rank, adapter.is_local) for adapter in served] == [
-        ("org/sql", 8, True),
-        ("x", 8, True),
-    ]
-    [named] = locate(load({"LORA_MODULES": "other=org/adapter"}), tmp_path / "baked")
-    assert (named.name, named.path) == ("other", baked / "org--sql")

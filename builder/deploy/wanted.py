@@ -11,7 +11,7 @@ from typing import Any
 from builder.deploy.api import Kind, Thing
 from builder.deploy.environment import HTTP_PORT, Environment
 from builder.errors import InvalidArgument
-from builder.listing import CUDA_VERSIONS, DISK_GB
+from builder.hub_listing import CUDA_VERSIONS, DISK_GB
 
 TEMPLATE_FIELDS = ("image", "disk", "ports")
 FIELDS = (

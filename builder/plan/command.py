@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 
 from builder.cli import Console, command_parser, run_command, whole_number
 from builder.errors import InvalidArgument
-from builder.fetch import token_in
+from builder.fetch.request import hub_token
 from builder.plan.cards import COUNTS, chosen, table
 from builder.plan.estimate import Wanted, row
 from builder.plan.report import Plan, as_json, as_text
@@ -59,11 +59,11 @@ def plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
 
     Raises:
         InvalidArgument: an argument, or the checkpoint, means nothing here.
-        ModelUnavailable, BadSetting: the hub's refusal, or a model that is not understood.
+        ModelUnavailable, InvalidSetting: the hub's refusal, or a model that is not understood.
     """
     cards = table()
     shown = cards.cards if options.gpu is None else chosen(cards.cards, options.gpu)
-    source = read(HubReference(options.model, options.revision, "MODEL", token_in(environ)))
+    source = read(HubReference(options.model, options.revision, "MODEL", hub_token(environ)))
     try:
         model = architecture(source.config)
     except ModelUnavailable as error:

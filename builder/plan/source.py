@@ -51,7 +51,7 @@ def read(reference: HubReference) -> Source:
 
     Raises:
         CheckpointRefused: it has no safetensors weights.
-        ModelUnavailable, BadSetting: the hub's refusal, or what is broken, in one sentence.
+        ModelUnavailable, InvalidSetting: the hub's refusal, or what is broken, in one sentence.
     """
     folder = Path(reference.name)
     if reference.name.count("/") != 1 and not folder.is_dir():

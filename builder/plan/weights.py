@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from builder.errors import CheckpointRefused
 from builder.plan.source import Source
-from builder.quantize.recipe import TRIED_SIZES, fitting
+from builder.quantize.recipe import DEFAULT_GROUP_SIZES, fitting_group_size
 from handler.memory.groups import Groups, groups
 from handler.model.checkpoint import is_of
 from handler.model.safetensors import Tensor
@@ -95,12 +95,12 @@ def _weights(
 def _groups_to_make(source: Source) -> Groups:
     """Return the groups that `quantize` takes for AWQ."""
     inputs = {each.name: each.shape[-1] for each in source.tensors if not _is_kept(each)}
-    if size := fitting(inputs.values()):
+    if size := fitting_group_size(inputs.values()):
         return Groups(size)
-    name, width = next((n, w) for n, w in inputs.items() if w % TRIED_SIZES[-1])
+    name, width = next((n, w) for n, w in inputs.items() if w % DEFAULT_GROUP_SIZES[-1])
     raise CheckpointRefused(
         f"{source.name} cannot be quantized as awq: {name} has {width} inputs, which do not divide "
-        f"into groups of {' or '.join(map(str, TRIED_SIZES))}. Choose --quantization fp8."
+        f"into groups of {' or '.join(map(str, DEFAULT_GROUP_SIZES))}. Choose --quantization fp8."
     )
 
 

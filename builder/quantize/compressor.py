@@ -1,7 +1,6 @@
-"""llm-compressor at work: a model on disk → the same one quantized, in compressed-tensors.
+"""llm-compressor: a model on disk → the same model quantized, in the format compressed-tensors.
 
-All code that knows llm-compressor's names stands here. Importing it imports torch, transformers
-and llm-compressor, which takes seconds. It does not know where the text comes from.
+Importing it imports torch, transformers and llm-compressor, which takes seconds.
 """
 
 import logging
@@ -11,92 +10,82 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.quantization import (  # type: ignore[import-untyped]
-    QuantizationArgs,
-    QuantizationScheme,
-)
-from compressed_tensors.utils import (  # type: ignore[import-untyped]
-    match_named_modules,
-    patch_attr,
-)
-from llmcompressor import oneshot  # type: ignore[import-not-found]
-from llmcompressor.modeling.moe.linearize import (  # type: ignore[import-not-found]
-    linearize_moe,
-)
-from llmcompressor.modifiers.quantization import (  # type: ignore[import-not-found]
-    QuantizationModifier,
-)
-from llmcompressor.modifiers.transform.awq import (  # type: ignore[import-not-found]
-    AWQModifier,
-)
-from llmcompressor.pipelines.cache import (  # type: ignore[import-not-found]
-    IntermediatesCache,
-)
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.utils import match_named_modules, patch_attr
+from llmcompressor import oneshot
+from llmcompressor.modeling.moe.linearize import linearize_moe
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
 from pydantic import PrivateAttr
 from transformers import AutoModelForCausalLM
 
-from builder.quantize.recipe import IGNORED, Recipe, group_size
-from builder.quantize.result import Written
+from builder.quantize.model_card import QuantizedLayers
+from builder.quantize.recipe import IGNORED_LAYERS, QuantizationRecipe, select_group_size
 
 log = logging.getLogger("quantize")
 
 TARGETS = ["Linear"]
 
 
-class Awq(AWQModifier):  # type: ignore[misc]
-    """AWQ that says how far it is: it takes minutes to hours."""
+class LoggedAwq(AWQModifier):  # type: ignore[misc]
+    """AWQ that logs its progress, for it takes minutes to hours."""
 
     layers: int
     _done: int = PrivateAttr(default=0)
 
     def on_sequential_epoch_end(self, state: Any, event: Any, **kwargs: Any) -> None:
-        """Search the scales of one layer; what comes after the last layer has none."""
+        """Search the scales of one layer; the last call is for what follows the layers."""
         super().on_sequential_epoch_end(state, event, **kwargs)
         self._done += 1
         if self._done <= self.layers:
             log.info("layer %d of %d", self._done, self.layers)
 
 
-def to_fp8(base: Path, folder: Path) -> Written:
-    """Round weights to FP8, one scale per output; activations are scaled while an engine runs."""
+def quantize_fp8(base: Path, folder: Path) -> QuantizedLayers:
+    """Round weights to FP8 with one scale per output channel; engines scale the activations."""
     model = _load(base)
-    count = len(_linears(model))
-    scheme = QuantizationModifier(targets=TARGETS, scheme="FP8_DYNAMIC", ignore=list(IGNORED))
+    count = len(_layer_widths(model))
+    scheme = QuantizationModifier(
+        targets=TARGETS, scheme="FP8_DYNAMIC", ignore=list(IGNORED_LAYERS)
+    )
     oneshot(model=model, recipe=[scheme])
     _save(model, folder)
-    return Written(count)
+    return QuantizedLayers(count)
 
 
-def to_awq(base: Path, folder: Path, rows: Sequence[Sequence[int]], recipe: Recipe) -> Written:
+def quantize_awq(
+    base: Path, folder: Path, samples: Sequence[Sequence[int]], recipe: QuantizationRecipe
+) -> QuantizedLayers:
     """Round weights to four bits after AWQ has moved scale from them to the activations.
 
     Args:
-        base: the unquantized model.
-        folder: where to.
-        rows: windows of tokens to calibrate with.
-        recipe: how many scales are tried, and the size of groups that is asked for.
+        base: folder of the unquantized model.
+        folder: for the quantized model.
+        samples: windows of token ids to calibrate with.
+        recipe: with the grid and the group size.
 
     Raises:
         CheckpointRefused: the layers do not divide into groups.
     """
     model = _load(base)
-    widths = _linears(model)
-    size = group_size(widths, recipe.group_size)
-    log.info("%d layers in groups of %d inputs, %d samples", len(widths), size, len(rows))
-    # transformers, which reads back what was written, takes no four-bit experts with zero points.
+    widths = _layer_widths(model)
+    size = select_group_size(widths, recipe.group_size)
+    log.info("%d layers in groups of %d inputs, %d samples", len(widths), size, len(samples))
+    # transformers cannot load four-bit experts with zero points.
     zero_points = not any(".experts." in name for name in widths)
     weights = QuantizationArgs(
         num_bits=4, type="int", symmetric=not zero_points, strategy="group", group_size=size
     )
     scheme = QuantizationScheme(targets=TARGETS, weights=weights)
     modifiers = [
-        Awq(n_grid=recipe.grid, layers=model.config.num_hidden_layers),
-        QuantizationModifier(config_groups={"group_0": scheme}, ignore=list(IGNORED)),
+        LoggedAwq(n_grid=recipe.grid, layers=model.config.num_hidden_layers),
+        QuantizationModifier(config_groups={"group_0": scheme}, ignore=list(IGNORED_LAYERS)),
     ]
-    with _unpinned():
-        oneshot(model=model, recipe=modifiers, dataset=_batches(rows))
+    with _without_pinned_memory():
+        oneshot(model=model, recipe=modifiers, dataset=_batches(samples))
     _save(model, folder)
-    return Written(len(widths), size, zero_points)
+    return QuantizedLayers(len(widths), size, zero_points)
 
 
 def _load(folder: Path) -> Any:
@@ -104,39 +93,38 @@ def _load(folder: Path) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, trust_remote_code=False
     )
-    # Experts one by one, so that each is a layer of its own. Loading them so, which llm-compressor
-    # can as well, would need torchvision, for models of other kinds.
+    # Make each expert a layer of its own. llm-compressor could load them so, with torchvision.
     linearize_moe(model)
     return model
 
 
-def _linears(model: torch.nn.Module) -> dict[str, int]:
-    """Return the input width of every layer that is to be quantized."""
+def _layer_widths(model: torch.nn.Module) -> dict[str, int]:
+    """Return the input width of every layer to quantize, by name."""
     return {
         name: int(module.weight.shape[-1])
-        for name, module in match_named_modules(model, TARGETS, list(IGNORED))
+        for name, module in match_named_modules(model, TARGETS, list(IGNORED_LAYERS))
     }
 
 
-def _batches(rows: Sequence[Sequence[int]]) -> Any:
-    ids = [torch.tensor([list(row)]) for row in rows]
-    batches = [{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in ids]
+def _batches(samples: Sequence[Sequence[int]]) -> Any:
+    ids = [torch.tensor([list(sample)]) for sample in samples]
+    batches = [{"input_ids": each, "attention_mask": torch.ones_like(each)} for each in ids]
     return torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
 
-def _unpinned() -> AbstractContextManager[Any]:
-    """Keep AWQ from pinning memory for a GPU where there is none: torch refuses to.
+def _without_pinned_memory() -> AbstractContextManager[Any]:
+    """Keep AWQ from pinning memory without a GPU, which torch refuses.
 
-    0.14.0.1 does it whatever its options say.
+    llm-compressor 0.14.0.1 pins it whatever its options are.
     """
     if torch.accelerator.is_available():
         return nullcontext()
-    unpinned: AbstractContextManager[Any] = patch_attr(
+    patch: AbstractContextManager[Any] = patch_attr(
         IntermediatesCache, "pin_memory", lambda *_: None
     )
-    return unpinned
+    return patch
 
 
 def _save(model: Any, folder: Path) -> None:
     model.save_pretrained(folder, save_compressed=True)
-    (folder / "recipe.yaml").unlink(missing_ok=True)  # quantize.json says it, and which text
+    (folder / "recipe.yaml").unlink(missing_ok=True)  # quantize.json has more

@@ -1,4 +1,4 @@
-"""How well a model on disk foresees a text: the exponential of the mean loss of its tokens.
+"""The perplexity of a model on disk: the exponential of the mean loss of a text's tokens.
 
 Importing it imports torch and transformers, which takes seconds.
 """
@@ -18,47 +18,45 @@ from builder.quantize.recipe import Method
 
 log = logging.getLogger("quantize")
 
-SAID_SECONDS = 30.0
+PROGRESS_INTERVAL_SECONDS = 30.0
 
 
 def perplexity(
-    folder: Path, windows: Sequence[Sequence[int]], written: Method | None = None
+    folder: Path, windows: Sequence[Sequence[int]], method: Method | None = None
 ) -> float:
-    """Load the model and read the windows, each from its beginning.
+    """Load the model and return its perplexity on windows of tokens.
 
     Args:
-        folder: with the model.
-        windows: of tokens.
-        written: how it was quantized, None for an unquantized one.
+        folder: the model's.
+        windows: token ids; each window is read on its own.
+        method: how it is quantized, None for an unquantized model.
 
     Raises:
-        QuantizationFailed: the model is not what was written, or foresees nothing.
+        QuantizationFailed: the quantized weights cannot be loaded, or the loss is not a number.
     """
-    model = _load(folder, written)
-    loss, tokens, said = 0.0, 0, time.monotonic()
+    model = _load(folder, method)
+    loss, tokens, logged = 0.0, 0, time.monotonic()
     for number, window in enumerate(windows, 1):
-        loss += _loss(model, window)
+        loss += _window_loss(model, window)
         tokens += len(window) - 1
-        if time.monotonic() - said > SAID_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - logged > PROGRESS_INTERVAL_SECONDS:
+            logged = time.monotonic()
             log.info("read window %d of %d", number, len(windows))
     mean = loss / tokens
     if not math.isfinite(mean):
-        raise QuantizationFailed(
-            f"the model in {folder} foresees nothing: its mean loss is {mean}."
-        )
+        raise QuantizationFailed(f"the model in {folder} has a mean loss of {mean}.")
     return math.exp(mean)
 
 
-def _load(folder: Path, written: Method | None) -> Any:
+def _load(folder: Path, method: Method | None) -> Any:
     load: Any = AutoModelForCausalLM.from_pretrained  # its type is without output_loading_info
     options: dict[str, Any] = {}
     if torch.accelerator.is_available():
-        # accelerate spreads the model over the GPUs, and over the memory beside them.
+        # accelerate spreads the model over the GPUs, and over main memory.
         options["device_map"] = "auto"
-    if written == "awq":
-        # The same as to dequantize for every window, where nothing but weights is quantized.
-        # Not None for the others: transformers takes that for "not quantized".
+    if method == "awq":
+        # Dequantize once: only weights are quantized, so the result is the same.
+        # Left out for others: transformers takes None for "not quantized".
         options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
     model, loading = load(
         folder,
@@ -68,18 +66,18 @@ def _load(folder: Path, written: Method | None) -> Any:
         output_loading_info=True,
         **options,
     )
-    wrong = sorted({*loading["missing_keys"], *loading["unexpected_keys"]})
-    if written and wrong:
+    unmatched = sorted({*loading["missing_keys"], *loading["unexpected_keys"]})
+    if method and unmatched:
         raise QuantizationFailed(
-            f"what was written cannot be read back: {wrong[0]} finds no place."
+            f"the written checkpoint cannot be loaded: {unmatched[0]} is missing or unknown."
         )
     return model.train(False)
 
 
-def _loss(model: torch.nn.Module, window: Sequence[int]) -> float:
-    """Return the sum over all tokens but the first, which nothing comes before."""
+def _window_loss(model: torch.nn.Module, window: Sequence[int]) -> float:
+    """Return the summed loss of all tokens but the first."""
     ids = torch.tensor([list(window)], device=next(model.parameters()).device)
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-    wanted = ids[0, 1:].to(logits.device)
-    return float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+    targets = ids[0, 1:].to(logits.device)
+    return float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))

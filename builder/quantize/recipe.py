@@ -1,7 +1,4 @@
-"""What is done to a model, as data: the same recipe makes the same kind of folder.
-
-`quantize.json` in a finished folder holds it; a folder with another one is not touched.
-"""
+"""How a model is quantized, as data: `quantize.json` in a finished folder holds the recipe."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,32 +9,32 @@ from builder.errors import CheckpointRefused
 
 Method = Literal["awq", "fp8"]
 
-NAME = "quantize.json"
-# Raise it when a change elsewhere in this package changes what lies in the folder.
+RECIPE_FILE = "quantize.json"
+# Increase it when a change elsewhere in this package changes the quantized weights.
 VERSION = 1
 GROUP_SIZES = (128, 64, 32)
-# Engines are fastest with 128. What that does not divide is a small model, and those lose three
-# times as much with 64 as with 32.
-TRIED_SIZES = (128, 32)
-# The output layer decides between tokens and a router between experts: both are small, and lose
-# more by rounding than they save. compressed-tensors' patterns, `re:` and an expression.
-IGNORED = ("lm_head", r"re:.*\.gate$", r"re:.*\.router(\..*)?$", r"re:.*shared_expert_gate$")
+# Engines are fastest with 128. A model that 128 does not divide is small, and a small model loses
+# three times as much with 64 as with 32.
+DEFAULT_GROUP_SIZES = (128, 32)
+# Output layers and the routers of experts are small and lose more than they save. The patterns are
+# compressed-tensors': `re:` and an expression.
+IGNORED_LAYERS = ("lm_head", r"re:.*\.gate$", r"re:.*\.router(\..*)?$", r"re:.*shared_expert_gate$")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class QuantizationRecipe:
     """How one folder is made.
 
     Attributes:
-        base: the unquantized model.
-        commit: of the base; the checksum of its files where it came from no hub.
+        base: name of the unquantized model.
+        commit: of the base on the hub, or the checksum of its files.
         method: awq or fp8.
-        held_out: the text that both models are compared on.
-        sequence_tokens: the length of a sample, and of a window of the held-out text.
-        dataset: the text to calibrate with, with its checksum; None where none is needed.
-        samples: how many of them calibrate.
-        grid: how many scales AWQ tries for each group of layers.
-        group_size: of AWQ's groups, None for 128 where that divides every layer, else 32.
+        held_out: identity of the text on which both models are measured.
+        sequence_tokens: length of a sample, and of a window of the held-out text.
+        dataset: identity of the calibration text, None for FP8, like the following.
+        samples: windows of text that calibrate.
+        grid: scales that AWQ tries for each group of layers.
+        group_size: of AWQ; None for the first of DEFAULT_GROUP_SIZES that divides every layer.
     """
 
     base: str
@@ -50,38 +47,44 @@ class Recipe:
     grid: int | None = None
     group_size: int | None = None
 
-    def text(self) -> str:
-        """Return what `quantize.json` holds."""
+    def json_text(self) -> str:
+        """Return the content of `quantize.json`."""
         return json.dumps({"version": VERSION, **asdict(self)}, indent=2) + "\n"
 
     def difference(self, text: str) -> str | None:
-        """Say in a few words how the recipe in `text` differs, None where it does not."""
-        ours, theirs = json.loads(self.text()), _object(text)
-        for key, value in ours.items():
-            if theirs.get(key) != value:
+        """Return the first difference from another `quantize.json` in words, None if equal."""
+        try:
+            other = json.loads(text)
+        except ValueError:
+            other = None
+        other = other if isinstance(other, dict) else {}
+        for key, value in json.loads(self.json_text()).items():
+            if other.get(key) != value:
                 name = key.replace("_", " ")
-                return f"was made with {name} {_shown(theirs.get(key))}, not {_shown(value)}"
+                return f"was made with {name} {_shown(other.get(key))}, not {_shown(value)}"
         return None
 
 
-def fitting(widths: Iterable[int], sizes: Sequence[int] = TRIED_SIZES) -> int | None:
-    """Return the first size of a group that divides every width, None if none does."""
-    every = tuple(widths)
-    return next((size for size in sizes if all(width % size == 0 for width in every)), None)
+def fitting_group_size(
+    widths: Iterable[int], sizes: Sequence[int] = DEFAULT_GROUP_SIZES
+) -> int | None:
+    """Return the first size that divides every input width, None if none does."""
+    all_widths = tuple(widths)
+    return next((size for size in sizes if all(width % size == 0 for width in all_widths)), None)
 
 
-def group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
-    """Return the size of a group that divides the input width of every layer.
+def select_group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
+    """Return a group size that divides the input width of every layer.
 
     Args:
-        widths: inputs of each linear layer that is to be quantized.
-        asked: the size that it has to be, None for the first that fits.
+        widths: inputs of each linear layer to quantize, by name.
+        asked: the required size, None for the first default that fits.
 
     Raises:
-        CheckpointRefused: no size does, with the first layer that is at fault.
+        CheckpointRefused: no size fits; names the first layer that it does not divide.
     """
-    sizes = (asked,) if asked else TRIED_SIZES
-    if size := fitting(widths.values(), sizes):
+    sizes = (asked,) if asked else DEFAULT_GROUP_SIZES
+    if size := fitting_group_size(widths.values(), sizes):
         return size
     name, width = next((n, w) for n, w in widths.items() if w % sizes[-1])
     advice = "choose a smaller --group-size, or --to fp8" if asked else "choose --to fp8"
@@ -89,14 +92,6 @@ def group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
         f"{name} has {width} inputs, which do not divide into groups of "
         f"{' or '.join(map(str, sizes))}: {advice}."
     )
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _shown(value: Any) -> str:

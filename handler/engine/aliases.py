@@ -25,8 +25,8 @@ AMBIENT = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
 # A flag in what an engine says, and the ones that go by another setting here.
 OPTION = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")
 BETTER = {"IS_EMBEDDING": "RUNNER=pooling"}
-# The flags of both engines, written by `python -m builder.flag_names`: the other engine is not
-# installed where one runs.
+# The flags of both engines, of which only one is installed: `python -m handler.engine.flag_names`
+# writes them.
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
 
 

@@ -1,6 +1,6 @@
 """What is asked of the hub: a repository's files at a commit, and their content.
 
-The worker's fallback and `builder/fetch.py` fetch with it; `handler/model/locate.py` knows where
+The worker's fallback and `builder/fetch` fetch with it; `handler/model/sources.py` knows where
 else to look. Which files are worth fetching stands in `choice.py`. The content comes through a
 process of its own, `download.py`, for only a process can be ended in the middle of a file.
 """

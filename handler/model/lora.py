@@ -3,19 +3,23 @@
 Each is served under its own name, beside the model: a job chooses it by `model`.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handler.errors import InvalidSetting
 from handler.model import hub_files, manifest
 from handler.model.checkpoint import json_object
 from handler.model.reference import HubReference
 from handler.model.sources import BAKED, find, naming
-from handler.settings import Settings
+
+if TYPE_CHECKING:  # the image's fetch stage has no settings
+    from handler.settings import Settings
 
 
 @dataclass(frozen=True)

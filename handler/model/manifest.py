@@ -1,6 +1,6 @@
 """The manifest that lies beside fetched weights: what they are, and that they are still there.
 
-`builder/fetch.py` writes it after it has verified every file; the worker compares presence and
+`builder/fetch` writes it after it has verified every file; the worker compares presence and
 sizes with it when it starts, which takes milliseconds. It does not read the weights.
 """
 

@@ -7,6 +7,8 @@
 5. the hub, whose files go into that cache.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import re
@@ -14,13 +16,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model import hub, hub_files, manifest
 from handler.model.checkpoint import INDEX, shards
 from handler.model.hub_cache import Content, cached, has_content, remember
 from handler.model.reference import HubReference
-from handler.settings import Settings
+
+if TYPE_CHECKING:  # the image's fetch stage has no settings
+    from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI
 
-from builder.flag_names import names
 from handler.engine import speculative
 from handler.engine.aliases import (
     FLAG_NAMES,
@@ -27,6 +26,7 @@ from handler.engine.aliases import (
     TOOL_CALL_PARSERS,
     arguments,
 )
+from handler.engine.flag_names import flag_names
 from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
 from handler.engine.sglang.demand import demand
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags
@@ -135,8 +135,8 @@ def test_sglang_reads_the_environment_that_we_set():
 
 
 def test_the_list_of_flags_is_the_parsers():
-    """`python -m builder.flag_names sglang` writes it."""
-    assert json.loads(FLAG_NAMES.read_text())["sglang"] == names("sglang")
+    """`python -m handler.engine.flag_names sglang` writes it."""
+    assert json.loads(FLAG_NAMES.read_text())["sglang"] == flag_names("sglang")
 
 
 def test_refused_and_removed_names_are_what_they_are_called(flags):

@@ -18,7 +18,6 @@ from typing import get_args
 
 import pytest
 
-from builder.flag_names import names
 from handler.engine import speculative
 from handler.engine.aliases import (
     FLAG_NAMES,
@@ -27,6 +26,7 @@ from handler.engine.aliases import (
     TOOL_CALL_PARSERS,
     arguments,
 )
+from handler.engine.flag_names import flag_names
 from handler.engine.vllm.adapter import RANK
 from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
 from handler.engine.vllm.platform import CPU_ENVIRONMENT, ENVIRONMENT, PLAN
@@ -215,8 +215,8 @@ def test_each_step_that_is_timed_is_one_of_the_ranks_own(device):
 
 
 def test_the_list_of_flags_is_the_parsers():
-    """`python -m builder.flag_names vllm` writes it."""
-    assert json.loads(FLAG_NAMES.read_text())["vllm"] == names("vllm")
+    """`python -m handler.engine.flag_names vllm` writes it."""
+    assert json.loads(FLAG_NAMES.read_text())["vllm"] == flag_names("vllm")
 
 
 def test_refused_and_removed_names_are_what_they_are_called(flags):

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from runpod_local import Job, Platform, running_platform, running_worker
-from tests.checkpoints import lora
+from tests.support.checkpoints import lora
 from tests.support.environment import (
     NAME,
     PYTHON,

@@ -3,7 +3,7 @@
 import pytest
 
 from runpod_local import JobState, running_platform, running_worker
-from tests.checkpoints import tiny_bert, tiny_llama
+from tests.support.checkpoints import tiny_bert, tiny_llama
 from tests.support.environment import START_SECONDS, worker_command, worker_environment
 
 TEXTS = ["Paris is a city.", "Bread is baked.", "Paris is a city."]

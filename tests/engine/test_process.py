@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from runpod_local import JobState, running_platform, running_worker
-from tests.hub import Repository, running_hub
 from tests.support.environment import (
     MODELS,
     NAME,
@@ -25,6 +24,7 @@ from tests.support.environment import (
     worker_command,
     worker_environment,
 )
+from tests.support.hub import Repository, running_hub
 from tests.support.processes import arguments
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import lora
-from tests.hub import Hub, Repository, running_hub
 from tests.image.docker_engine import Docker, running_docker
+from tests.support.checkpoints import lora
 from tests.support.environment import MODELS, NAME, ROOT
+from tests.support.hub import Hub, Repository, running_hub
 
 TOKEN = "hf_" + "oNlyForThisBuild" * 2
 REPOSITORY = "org/smollm2"

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from runpod_local import JobState, running_platform, running_worker
-from tests.hub import COMMIT
 from tests.image.conftest import REPOSITORY, SHARD_BYTES, TOKEN
 from tests.support.environment import ROOT
 from tests.support.http_worker import KEY, free_port
+from tests.support.hub import COMMIT
 
 START_SECONDS = 240
 CODE_BYTES = 1_500_000  # sources, bytecode, manifests

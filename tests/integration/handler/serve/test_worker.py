@@ -9,7 +9,7 @@ import pytest
 
 from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineStartFailed, InvalidSetting
-from handler.serve.queue.loop import QueueJobs
+from handler.serve.queue.jobs import QueueJobs
 from tests.support.conditions import wait_until
 from tests.support.stand_in_engine import StandInEngine, running_stand_in, worker_on
 

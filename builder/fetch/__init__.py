@@ -1,0 +1,1 @@
+"""Download model repositories from the hub: pinned to a commit, filtered, verified."""

@@ -1,0 +1,98 @@
+"""Fetch a pre-quantized checkpoint from the hub, pinned to a commit and verified.
+
+    python -m builder fetch Qwen/Qwen2.5-7B-Instruct-AWQ
+    LORA_MODULES='[{"name": "sql", "path": "org/sql"}]' python -m builder fetch --kind lora
+
+The first makes `models/qwen2.5-7b-instruct-awq` with a manifest.json and prints its path; the
+second fetches every adapter in LORA_MODULES into a folder of its name in `models/lora`. Only the
+files that an engine loads are downloaded. A folder appears complete or not at all. At the same
+commit it is kept; at another commit it is replaced. A gated repository needs HF_TOKEN in the
+environment, or as a build secret. HF_ENDPOINT selects another hub.
+
+Exit codes: 0 done; 1 interrupted; 2 a wrong argument, or a checkpoint that is not accepted; 3 the
+hub does not provide it, or the disk is too small; 4 the folder cannot be written, or a file does
+not match the hub's checksum.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import get_args
+
+from builder.cli import Console, command_parser, run_command
+from builder.fetch.request import FetchRequest, Kind, hub_token
+from builder.fetch.verified_download import fetch_repository
+from handler.model.lora import SETTING, read
+
+
+def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
+    """Fetch a repository, or all adapters in LORA_MODULES, and print the folders."""
+    parser = _parser(environ)
+    options = parser.parse_args(argv)
+    if not options.repository and not (options.kind == "lora" and environ.get(SETTING)):
+        parser.error("give a repository, or --kind lora and LORA_MODULES")
+
+    def work(console: Console) -> None:
+        for request, folder in _requests(options, environ):
+            console.print(fetch_repository(request, folder))
+
+    return run_command("fetch", work)
+
+
+def _requests(
+    options: argparse.Namespace, environ: Mapping[str, str]
+) -> Iterator[tuple[FetchRequest, Path]]:
+    """Yield what to fetch, and the folder for it."""
+    token = hub_token(environ)
+    if not options.repository:
+        parent = options.out or Path("models/lora")
+        for adapter in read(environ.get(SETTING, "")):
+            revision = adapter.revision or "main"
+            request = FetchRequest(adapter.source, revision, kind="lora", token=token)
+            yield request, parent / adapter.folder_name()
+        return
+    request = FetchRequest(
+        repository=options.repository,
+        revision=options.revision or "main",
+        kind=options.kind,
+        quantization=options.quantization.lower() or "auto",
+        patterns=tuple(options.allow_patterns.replace(",", " ").split()),
+        token=token,
+    )
+    yield request, options.out or Path("models", request.repository.rpartition("/")[2].lower())
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = command_parser("fetch", str(__doc__))
+    add = parser.add_argument
+    add("repository", nargs="?", help="org/name on the hub; may be left out with --kind lora")
+    add("--revision", default="main", help="branch, tag or commit (default: main)")
+    add(
+        "--kind",
+        choices=get_args(Kind),
+        default="model",
+        help="a draft model may be unquantized, a tokenizer has no weights, a LoRA adapter is "
+        "loaded beside a model (default: model)",
+    )
+    add(
+        "--quantization",
+        default=environ.get("QUANTIZATION", "auto"),
+        metavar="METHOD",
+        help="auto: AWQ or FP8; none: an unquantized checkpoint; or the required method "
+        "(default: QUANTIZATION, or auto)",
+    )
+    add(
+        "--allow-patterns",
+        default=environ.get("ALLOW_PATTERNS", ""),
+        metavar="PATTERNS",
+        help="download only files that match, such as '*.json *.txt pytorch_model*.bin'; pickle "
+        "files need a pattern that ends in their suffix (default: ALLOW_PATTERNS)",
+    )
+    add("--out", type=Path, metavar="FOLDER", help="the folder to make (default: models/NAME)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

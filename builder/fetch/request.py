@@ -1,0 +1,62 @@
+"""What to fetch: a repository at a revision, which of its files, and the token."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import SecretStr
+
+from builder.errors import InvalidArgument
+from handler.model.reference import HubReference, one_word
+
+Kind = Literal["model", "draft", "tokenizer", "lora"]
+# The setting or build argument that names a repository of each kind, for error messages.
+NAME_SETTINGS: dict[Kind, str] = {
+    "model": "MODEL_NAME",
+    "draft": "DRAFT_MODEL_NAME",
+    "tokenizer": "TOKENIZER_NAME",
+    "lora": "LORA_MODULES",
+}
+BUILD_SECRET = Path("/run/secrets/HF_TOKEN")  # where Docker mounts the build secret of this name
+
+
+@dataclass(frozen=True)
+class FetchRequest:
+    """One repository to fetch.
+
+    Attributes:
+        repository: org/name on the hub.
+        revision: a branch, tag or commit.
+        kind: a draft may be unquantized, a tokenizer has no weights, a LoRA adapter no config.json.
+        quantization: `auto` for AWQ or FP8, `none` for an unquantized checkpoint, or a method.
+        patterns: glob patterns of the files to fetch; empty for the files that an engine loads.
+        token: for gated and private repositories.
+    """
+
+    repository: str
+    revision: str = "main"
+    kind: Kind = "model"
+    quantization: str = "auto"
+    patterns: tuple[str, ...] = ()
+    token: SecretStr | None = None
+
+    def reference(self) -> HubReference:
+        """Return the repository with the setting that names it."""
+        return HubReference(self.repository, self.revision, NAME_SETTINGS[self.kind], self.token)
+
+
+def hub_token(environ: Mapping[str, str]) -> SecretStr | None:
+    """Return HF_TOKEN from the environment, else from the Docker build secret.
+
+    Raises:
+        InvalidArgument: it cannot be sent as a token.
+    """
+    token, name = environ.get("HF_TOKEN", "").strip(), "HF_TOKEN"
+    if not token and BUILD_SECRET.is_file():
+        token = BUILD_SECRET.read_bytes().decode("latin-1").strip()
+        name = f"the secret {BUILD_SECRET.name}"
+    try:
+        return one_word(SecretStr(token)) if token else None
+    except ValueError as error:
+        raise InvalidArgument(f"{name} should be {error}.") from error

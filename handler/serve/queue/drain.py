@@ -1,0 +1,98 @@
+"""The end of the queue, on SIGTERM, SIGINT or the engine's death.
+
+The SDK's own shutdown waits up to 90 s for its open polls, and drops a job that such a poll still
+brings.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from typing import Any
+
+from handler.serve.queue.jobs import QueueJobs
+from handler.serve.worker import Worker
+
+log = logging.getLogger(__name__)
+
+CANCEL_RETRY_INTERVAL_SECONDS = 0.1
+JOB_START_GRACE_SECONDS = 0.3  # the SDK starts a job up to 0.1 s after it has taken it
+
+
+class Drain:
+    """Lets running jobs finish or fails them, then ends the SDK's loop.
+
+    Args:
+        timeout_seconds: how long running jobs get after a signal.
+    """
+
+    def __init__(self, worker: Worker, jobs: QueueJobs, timeout_seconds: float) -> None:
+        self._worker = worker
+        self._runtime = worker.runtime
+        self._jobs = jobs
+        self._timeout_seconds = timeout_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._poll: asyncio.Task[Any] | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._runtime.on_death(self._engine_died)
+
+    @property
+    def has_begun(self) -> bool:
+        return self._drain is not None
+
+    def attach(self) -> bool:
+        """Note the SDK's poll task, and return whether this is the first poll.
+
+        Called before each poll. The first call is also the first moment at which the SDK's loop
+        runs and its signal handlers, which are replaced here, are in place.
+        """
+        self._poll = asyncio.current_task()
+        if self._loop is not None:
+            return False
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
+        if self._runtime.dead:
+            self._begin(self._worker.last_output_grace_seconds)
+        return True
+
+    def _signalled(self, name: str) -> None:
+        if self.has_begun:
+            return
+        log.info("%s: %d jobs to finish", name, len(self._jobs.tasks))
+        self._begin(self._timeout_seconds)
+
+    def _engine_died(self) -> None:
+        """Called on the engine's thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the SDK's loop has ended already
+                grace_seconds = self._worker.last_output_grace_seconds
+                self._loop.call_soon_threadsafe(self._begin, grace_seconds)
+
+    def _begin(self, timeout_seconds: float) -> None:
+        if self._drain is None:
+            self._drain = asyncio.get_running_loop().create_task(self._run(timeout_seconds))
+
+    async def _run(self, timeout_seconds: float) -> None:
+        """Let running jobs finish, fail those that do not, and end the SDK's loop."""
+        await self._wait_for_jobs(timeout_seconds)
+        if self._jobs.tasks:
+            log.warning("%d jobs did not finish in %g s", len(self._jobs.tasks), timeout_seconds)
+            self._runtime.fail_requests("The worker was stopped before the answer was complete.")
+            await self._wait_for_jobs(self._worker.last_output_grace_seconds)
+        while self._poll is not None and not self._poll.done():
+            # Repeatedly: Python 3.11's wait_for, in which the SDK polls, drops a cancellation that
+            # comes together with the poll's answer.
+            self._poll.cancel()
+            await asyncio.sleep(CANCEL_RETRY_INTERVAL_SECONDS)
+
+    async def _wait_for_jobs(self, timeout_seconds: float) -> None:
+        """Wait until no job runs, and none that was taken is still to start."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds):
+                while True:
+                    while self._jobs.tasks:
+                        await asyncio.wait(self._jobs.tasks)
+                    await asyncio.sleep(JOB_START_GRACE_SECONDS)
+                    if not self._jobs.busy:
+                        return

@@ -1,0 +1,129 @@
+"""The jobs that the SDK has taken, from the poll that brings them to their last POST.
+
+The SDK starts a job up to a tenth of a second after it has taken it; its request is sent to the
+engine before that. Stop signals come by a poll of their own, which may be answered before the one
+that brings the job.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+from handler.logs import job_id
+from handler.serve.worker import OpenedJob, Output, Worker
+
+log = logging.getLogger(__name__)
+
+EARLY_STOP_TTL_SECONDS = 5.0  # from a stop signal to the start of that job
+
+
+class PrestartedJobs:
+    """Opened jobs by their id, until the SDK starts them; true where there is one."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, OpenedJob] = {}
+        self._stopped_until: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._opened)
+
+    def start(self, name: str, open_job: Callable[[], OpenedJob]) -> None:
+        """Send a job's request, unless that is done or the job has been stopped."""
+        if name not in self._opened and not self._is_stopped(name):
+            opened = self._opened[name] = open_job()
+            opened.call.begin()
+
+    def take(self, name: str) -> OpenedJob | None:
+        """Return the job that the SDK starts now, None if it was not prestarted."""
+        return self._opened.pop(name, None)
+
+    def stop(self, names: Iterable[str]) -> None:
+        """Abort the requests of jobs that the SDK has not started, and remember the stop."""
+        now = time.monotonic()
+        self._stopped_until = {n: until for n, until in self._stopped_until.items() if until > now}
+        for name in names:
+            self._stopped_until[name] = now + EARLY_STOP_TTL_SECONDS
+            if opened := self.take(name):
+                opened.call.close()
+
+    def take_stop(self, name: str) -> bool:
+        """Whether a job that starts or ends now was stopped; the next job of that id was not."""
+        is_stopped = self._is_stopped(name)
+        self._stopped_until.pop(name, None)
+        return is_stopped
+
+    def _is_stopped(self, name: str) -> bool:
+        return self._stopped_until.get(name, 0.0) > time.monotonic()
+
+
+class QueueJobs:
+    """The SDK's jobs: `prestart` when they are taken, `handle` when they are started."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._prestarted = PrestartedJobs()
+        self._running: set[str] = set()
+        self._job_ended = asyncio.Event()
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is not over, or is prestarted."""
+        return bool(self.tasks or self._prestarted)
+
+    def prestart(self, jobs: Iterable[Mapping[str, Any]]) -> None:
+        """Send the requests of jobs for which the SDK is going to call `handle`."""
+        for job in jobs:
+            data = job.get("input")
+            if isinstance(data, dict) and "batch" in data:
+                continue
+            with contextlib.suppress(Exception):  # `handle` meets the same error, and answers it
+                open_job = functools.partial(self._worker.open, job)
+                self._prestarted.start(str(job.get("id", "")), open_job)
+
+    def stop_early(self, names: Iterable[str]) -> None:
+        """Stop jobs that the SDK has not started; it stops the others itself."""
+        self._prestarted.stop(name for name in names if name not in self._running)
+
+    def cancelled_early(self, name: str) -> None:
+        """Forget a job that was cancelled before its first step."""
+        self._prestarted.take_stop(name)
+        self._job_ended.set()
+
+    async def wait_for_end(self) -> None:
+        """Wait until a job ends."""
+        self._job_ended.clear()
+        await self._job_ended.wait()
+
+    async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
+        """Answer one job; the SDK calls this on its own loop, in the job's task."""
+        name = str(job.get("id", ""))
+        job_id.set(name)
+        await self._start(name)
+        try:
+            with self._worker.recorded(name) as record:
+                opened = self._prestarted.take(name)
+                async for output in self._worker.outputs(job, record, opened=opened):
+                    yield output
+        finally:
+            self._running.discard(name)
+
+    async def _start(self, name: str) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            return
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+        if self._prestarted.take_stop(name):
+            log.info("stopped before it started")
+            task.cancel()
+            await asyncio.sleep(0)  # where the cancellation is raised, as in a running job
+        self._running.add(name)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        self._job_ended.set()

@@ -1,0 +1,35 @@
+"""What the Hub's listing offers passes the engine's own argument parser."""
+
+import pytest
+
+from builder.hub_listing import ENGINE_FLAGS
+from builder.presets import PRESETS
+from tests.support.vllm_adapter import checked_vllm_adapter
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
+
+VLLM = [preset for preset in PRESETS if preset.engine == "vllm"]
+
+
+@pytest.mark.parametrize("preset", VLLM, ids=lambda preset: preset.name)
+def test_vllm_accepts_the_settings_of_a_preset(model, preset):
+    adapter = checked_vllm_adapter(model(), **preset.environment)
+    for name, value in preset.environment.items():
+        if name != "SPECULATIVE_METHOD":
+            assert str(getattr(adapter._args, name.lower())).lower() == value
+    if "SPECULATIVE_METHOD" in preset.environment:
+        assert adapter._args.speculative_config["method"] == "ngram"
+
+
+def test_vllm_accepts_every_flag_of_the_form(model):
+    values = {"number": "1", "boolean": "false"}
+    given = {
+        "KV_CACHE_DTYPE": "fp8",
+        "TOOL_CALL_PARSER": "hermes",
+        "REASONING_PARSER": "qwen3",
+        "MAX_MODEL_LEN": "4096",
+        "TENSOR_PARALLEL_SIZE": "1",
+    }
+    sent = {name: given.get(name) or values[kind] for name, (kind, _) in ENGINE_FLAGS.items()}
+    parsed = vars(checked_vllm_adapter(model(), **sent)._args)
+    assert parsed.keys() >= {name.lower() for name in sent}

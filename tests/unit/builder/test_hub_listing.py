@@ -1,0 +1,64 @@
+"""The Hub's listing matches the settings and the presets."""
+
+import json
+import re
+
+import pytest
+
+from builder import hub_listing
+from builder.presets import PRESETS
+from handler.environ import load, variables
+from tests.support.environment import ROOT
+
+
+@pytest.mark.parametrize("engine", hub_listing.FOLDERS)
+def test_the_files_are_up_to_date(engine):
+    folder = ROOT / hub_listing.FOLDERS[engine]
+    assert json.loads((folder / "hub.json").read_text()) == hub_listing.hub_json(engine)
+    assert json.loads((folder / "tests.json").read_text()) == hub_listing.release_tests_json()
+
+
+def test_the_form_has_every_setting_of_a_queue_endpoint_once_by_its_preferred_name():
+    keys = [entry["key"] for entry in hub_listing.hub_json("vllm")["config"]["env"]]
+    settings = {names[0] for names in variables().values()}
+    of_the_platform = {"RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID"}
+    of_the_image = {"ENGINE", "BASE_PATH", "CACHE_ROOT"}
+    of_http = {"SERVE_MODE", "PORT", "PORT_HEALTH", "HTTP_HOST", "API_KEY", "MAX_QUEUE"}
+    of_http |= {"ALLOW_UNAUTHENTICATED", "CORS_ORIGINS", "PLAYGROUND", "METRICS_PORT"}
+    assert settings - set(keys) == of_the_platform | of_the_image | of_http
+    assert set(keys) - settings == set(hub_listing.ENGINE_FLAGS)
+    assert len(keys) == len(set(keys))
+
+
+def test_the_defaults_in_the_form_are_those_of_the_settings():
+    entries = hub_listing.hub_json("vllm")["config"]["env"]
+    sent = {e["key"]: str(e["input"]["default"]) for e in entries if "default" in e["input"]}
+    assert load(sent | {"MODEL_NAME": "m"}) == load({"MODEL_NAME": "m"})
+
+
+def test_each_input_has_the_type_of_its_setting():
+    inputs = {e["key"]: e["input"] for e in hub_listing.hub_json("vllm")["config"]["env"]}
+    assert inputs["MODEL_NAME"] == {
+        "name": "Model name",
+        "type": "huggingface",
+        "description": "Hub repository or local folder",
+        "required": True,
+    }
+    assert inputs["LOG_FORMAT"]["options"] == [
+        {"label": "text", "value": "text"},
+        {"label": "json", "value": "json"},
+    ]
+    kinds = {key: made["type"] for key, made in inputs.items()}
+    assert (kinds["DRAIN_TIMEOUT"], kinds["REQUEST_TIMEOUT"]) == ("number", "number")
+    assert kinds["MAX_CONCURRENCY"] == "string"  # a number, or auto
+    assert kinds["ENABLE_PREFIX_CACHING"] == "boolean"
+
+
+def test_the_hubs_page_lists_every_preset_with_its_model_and_gpus():
+    assert len({preset.name for preset in PRESETS}) == len(PRESETS) >= 6
+    page = (ROOT / ".runpod/README.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| `([^`]+)` \| ([^|]+) \|$", page, re.MULTILINE)
+    assert rows == [(preset.name, preset.model, preset.gpu) for preset in PRESETS]
+    for preset in PRESETS:
+        tensor_parallel = int(preset.environment.get("TENSOR_PARALLEL_SIZE", 1))
+        assert tensor_parallel == preset.gpu_count
