@@ -44,16 +44,71 @@ def run(*arguments, cwd=ROOT, **environ):
     )
 
 
-@pytest.mark.parametrize(("engine", "variant"), [("vllm", "awq"), ("sglang", "bf16")])
-def test_test_input_json_is_answered(engine, variant):
-    """Without the platform's environment the file's job really runs: text, usage, speed."""
-    done = run(**worker_environment(variant, engine))
+@pytest.fixture(scope="module")
+def runs_on_a_volume(tmp_path_factory):
+    """Two workers of one endpoint, one after the other, whose model is on a hub.
+
+    The first answers test_input.json. The second gets a job that fails. Each of them is on a
+    machine of its own, with the same volume. A run has the paths of what vLLM cached.
+    """
+    folder = tmp_path_factory.mktemp("endpoint")
+    volume, cache = folder / "volume", folder / "cache"
+    volume.mkdir()
+    failing = json.dumps({"input": {"prompt": "Hi", "temprature": 1}})
+    with running_hub(public=Repository(MODELS / f"{NAME}-bf16")) as hub:
+        environment = worker_environment(
+            MODEL_NAME="org/public",
+            HF_ENDPOINT=hub.url,
+            HF_HUB_DISABLE_XET="1",
+            RUNPOD_ENDPOINT_ID="e1",
+            BASE_PATH=str(volume),
+            CACHE_ROOT=str(cache),
+        )
+        runs = []
+        for job in ((), ("--test_input", failing)):
+            done = run(*job, **environment)
+            done.cached = [path.name for path in cache.rglob("*.json")]
+            shutil.rmtree(cache)
+            runs.append(done)
+        return runs
+
+
+def assert_paris(done):
+    """Assert that a worker has printed its answer of test_input.json."""
     assert done.returncode == 0, done.stderr
     text, usage, first, speed = [line for line in done.stdout.splitlines() if line][-4:]
     assert "Paris" in text
     assert usage.startswith("usage                37 prompt + ")
     assert first.startswith("time to first token  ")
     assert speed.startswith("tokens per second    ")
+
+
+def test_vllm_answers_test_input_json_with_a_model_from_the_hub(runs_on_a_volume):
+    """Without the platform's environment the file's job really runs: text, usage, speed."""
+    first, _ = runs_on_a_volume
+    assert_paris(first)
+    assert "model org/public (unquantized) from the hub" in first.stdout
+
+
+def test_sglang_answers_test_input_json():
+    assert_paris(run(**worker_environment("bf16", "sglang")))
+
+
+def test_a_job_that_fails_ends_the_worker_with_code_1_and_one_line(runs_on_a_volume):
+    """The job comes from --test_input, as the SDK has it."""
+    _, second = runs_on_a_volume
+    assert second.returncode == 1
+    assert second.stdout.splitlines()[-1] == (
+        "The job failed: The engine has no field 'temprature' on /v1/completions: "
+        "did you mean 'temperature'?"
+    )
+
+
+def test_a_worker_finds_on_the_volume_what_an_earlier_one_has_compiled(runs_on_a_volume):
+    """On a CPU: what vLLM has found out about the model's class."""
+    for known, done in enumerate(runs_on_a_volume):
+        assert f"caches: {known} files from the volume" in done.stdout
+        assert done.cached == ["vllm-model_executor-models-llama-LlamaForCausalLM.json"]
 
 
 def test_an_fp8_checkpoint_counts():
@@ -64,42 +119,6 @@ def test_an_fp8_checkpoint_counts():
     text, usage, _ = [line for line in done.stdout.splitlines() if line][-3:]
     assert text == " six, seven, eight,"
     assert usage == "usage                10 prompt + 6 completion tokens"
-
-
-def test_what_one_worker_has_compiled_the_next_one_finds(tmp_path):
-    """On the endpoint's volume: here what vLLM has found out of the model's class."""
-    volume, cache = tmp_path / "volume", tmp_path / "cache"
-    volume.mkdir()
-    for known in (0, 1):
-        done = run(
-            **worker_environment(
-                "bf16", RUNPOD_ENDPOINT_ID="e1", BASE_PATH=str(volume), CACHE_ROOT=str(cache)
-            )
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"caches: {known} files from the volume" in done.stdout
-        [found] = cache.rglob("*.json")
-        assert found.name == "vllm-model_executor-models-llama-LlamaForCausalLM.json"
-        shutil.rmtree(cache)  # the next worker is on another machine
-
-
-def test_a_model_from_the_hub_and_a_job_that_fails(tmp_path):
-    """The job comes from --test_input, as the SDK has it: code 1 and one line."""
-    job = json.dumps({"input": {"prompt": "Hi", "temprature": 1}})
-    with running_hub(public=Repository(MODELS / f"{NAME}-bf16")) as hub:
-        environment = worker_environment(
-            MODEL_NAME="org/public",
-            BASE_PATH=str(tmp_path),
-            HF_ENDPOINT=hub.url,
-            HF_HUB_DISABLE_XET="1",
-        )
-        done = run("--test_input", job, **environment)
-    assert done.returncode == 1
-    assert "model org/public (unquantized) from the hub" in done.stdout
-    assert done.stdout.splitlines()[-1] == (
-        "The job failed: The engine has no field 'temprature' on /v1/completions: "
-        "did you mean 'temperature'?"
-    )
 
 
 @pytest.mark.parametrize(
@@ -186,40 +205,6 @@ def test_an_engine_that_does_not_start_ends_with_code_4():
     done = run(**worker_environment("bf16", LOAD_FORMAT="nosuch"))
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1].startswith("The engine did not start: ")
-
-
-@pytest.mark.parametrize("engine", PYTHON)
-def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(engine):
-    """Running jobs get their time, new ones are not taken, no process outlives the worker."""
-    with (
-        running_platform(ping_interval_seconds=1) as platform,
-        running_worker(
-            platform,
-            worker_command(engine),
-            worker_environment("bf16", engine),
-            ready_within_seconds=START_SECONDS,
-        ) as worker,
-    ):
-        chat = platform.wait(platform.submit({"messages": QUESTION, "temperature": 0}), 60)
-        assert "Paris" in chat.output[0]["choices"][0]["message"]["content"]
-        family = psutil.Process(worker.pid).children(recursive=True)
-        assert len(family) >= 2
-        tokens = {"vllm": 200, "sglang": 40}[engine]  # as many as it writes in the drain's time
-        job_id = platform.submit({**STORY, "max_tokens": tokens})
-        platform.wait_until(job_id, lambda job: job.chunks, 30)
-        taken_id = platform.submit({**STORY, "max_tokens": 5})
-        platform.wait_until(taken_id, lambda job: job.state is not JobState.IN_QUEUE, 30)
-        worker.send_signal(signal.SIGTERM)
-        late_id = platform.submit({**STORY, "max_tokens": 5})
-        assert worker.wait(60) == 0
-        job = platform.job(job_id)
-        assert job.state is JobState.COMPLETED
-        assert job.output[-1]["usage"]["completion_tokens"] == tokens
-        assert platform.job(taken_id).state is JobState.COMPLETED
-        # The poll that was open at the signal may have brought the late job: then it was served.
-        late = platform.job(late_id)
-        assert late.state in (JobState.IN_QUEUE, JobState.COMPLETED)
-        assert [process for process in family if process.is_running()] == []
 
 
 @pytest.mark.parametrize("engine", PYTHON)

@@ -3,14 +3,12 @@
 Each line of the faults that were found in other workers has its test here or in test_process.py.
 """
 
-import asyncio
 import json
 import re
 import time
 
 import pytest
 
-from handler.serve.queue.sdk_patches import POLL_INTERVAL_SECONDS, start_jobs
 from runpod_local import JobState
 from tests.engine.conftest import ANSWERS
 from tests.support.processes import arguments
@@ -349,73 +347,6 @@ def test_as_many_jobs_at_once_as_the_engine_can_batch(endpoint):
     """MAX_CONCURRENCY=auto: the KV cache holds 46,603 or 16,384 tokens, in requests of 1,024."""
     jobs = {"vllm": 45, "sglang": 16}[endpoint.engine]
     assert f"ready for {jobs} jobs at once" in endpoint.log.read_text()
-
-
-class Scaler:
-    """What `_run_jobs` needs of the SDK's."""
-
-    def __init__(self):
-        self.jobs_queue = asyncio.Queue()
-        self.jobs_tasks = {}
-        self.job_progress = self
-        self.alive, self.removed = True, []
-        self.begun, self.go = [], asyncio.Event()
-
-    def is_alive(self):
-        return self.alive
-
-    async def handle_job(self, session, job):
-        try:
-            self.begun.append((session, job["id"]))
-            await self.go.wait()
-            if job["id"] == "broken":
-                raise RuntimeError("which the SDK has logged")
-        finally:
-            self.jobs_queue.task_done()
-            del self.jobs_tasks[job["id"]]
-
-    def remove(self, job):
-        self.removed.append(job["id"])
-
-
-def test_jobs_begin_as_they_come_and_all_are_awaited():
-    """A job does not wait for another one, nor for a tick; one that fails stops nothing."""
-
-    async def run():
-        scaler, never_began = Scaler(), []
-        running = asyncio.create_task(start_jobs(scaler, "session", never_began.append))
-        for number, name in enumerate(["broken", "a", "b"], 1):
-            scaler.jobs_queue.put_nowait({"id": name})
-            while len(scaler.begun) < number:
-                await asyncio.sleep(0)
-        assert scaler.begun == [("session", name) for name in scaler.jobs_tasks]
-        scaler.alive = False
-        await asyncio.sleep(2 * POLL_INTERVAL_SECONDS)
-        assert not running.done()
-        scaler.go.set()
-        await running
-        assert never_began == []
-
-    asyncio.run(run())
-
-
-def test_a_job_that_is_stopped_before_its_first_step_frees_its_place():
-    """The SDK's own end of it never runs."""
-
-    async def run():
-        scaler, never_began = Scaler(), []
-        running = asyncio.create_task(start_jobs(scaler, "session", never_began.append))
-        scaler.jobs_queue.put_nowait({"id": "a"})
-        while not scaler.jobs_tasks:
-            await asyncio.sleep(0)
-        scaler.jobs_tasks["a"].cancel()
-        await scaler.jobs_queue.join()
-        assert (scaler.begun, scaler.jobs_tasks, scaler.removed) == ([], {}, ["a"])
-        assert never_began == ["a"]
-        scaler.alive = False
-        await running
-
-    asyncio.run(run())
 
 
 STAGES = {
