@@ -2,7 +2,7 @@
 
 import sys
 
-from builder.cli import main
+from builder.cli import exit_process, main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_process(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
+from typing import NoReturn
 
 from builder.errors import BuilderError
 from handler.errors import StartError
@@ -28,10 +29,10 @@ COMMANDS = {
     "plan": ("builder.plan.command", "main"),
     "fetch": ("builder.fetch.__main__", "main"),
     "quantize": ("builder.quantize.command", "main"),
-    "deploy": ("builder.deploy.command", "deploy"),
-    "status": ("builder.deploy.command", "status"),
-    "logs": ("builder.deploy.command", "logs"),
-    "delete": ("builder.deploy.command", "delete"),
+    "deploy": ("builder.deploy.commands", "deploy"),
+    "status": ("builder.deploy.commands", "status"),
+    "logs": ("builder.deploy.commands", "logs"),
+    "delete": ("builder.deploy.commands", "delete"),
 }
 EXIT_INTERRUPTED = 1
 EXIT_ARGUMENT = 2
@@ -65,6 +66,15 @@ def main(argv: Sequence[str]) -> int:
         )
         return EXIT_PACKAGES
     return int(command(argv[1:]))
+
+
+def exit_process(code: int) -> NoReturn:
+    """End the process; at once after an interruption, where a download's connection may hang."""
+    if code == EXIT_INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 class OutputClosed(Exception):

@@ -29,7 +29,7 @@ from handler.engine.warmup import parse_prefixes, warm_up
 from handler.environ import load
 from handler.errors import EXIT_FAILED, StartError, hide_secrets
 from handler.metrics.monitor import Monitor, Pushgateway
-from handler.model.resolve import ResolvedModel, locate
+from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
@@ -39,21 +39,21 @@ from handler.serve.queue.sdk_patches import import_sdk, sdk_environment
 from handler.serve.worker import NoFrontEnd, Worker
 from handler.settings import Settings
 from handler.startup.compile_cache import CompileCache
-from handler.startup.prefetch import prefetch
-from handler.startup.timings import StartupTimings, process_began
+from handler.startup.prefetch import prefetch_weights
+from handler.startup.timings import StartupTimings, process_start_time
 
 log = logging.getLogger("handler")
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Start the worker and serve; return the process's exit code."""
-    timings = StartupTimings(process_began())
+    timings = StartupTimings(process_start_time())
     timings.since(timings.began, "interpreter")
     options = _parse_arguments(arguments)
     signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         settings = load(environ)
-        logs.configure(settings)
+        logs.configure_logging(settings.log_level, settings.log_format)
         hide_secrets(settings.secrets())
         if options.test_input is not None or settings.mode == "local":
             job = local.read_job(options.test_input)
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return error.exit_code
     except SystemExit as exit:
         return int(exit.code or 0)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except Exception:
         traceback.print_exc()
         return EXIT_FAILED
@@ -99,7 +101,7 @@ class Start:
             )
             self._log_timings()
             succeeded = local.run(worker, job)
-            caches.finish()
+            caches.finish_save()
         return 0 if succeeded else EXIT_FAILED
 
     def serve(self) -> int:
@@ -128,7 +130,7 @@ class Start:
             else:
                 queue = self._queue(max_jobs, monitor)
                 queue.serve(self._worker(runtime, parser, max_jobs, monitor, queue))
-            caches.finish()
+            caches.finish_save()
         return 0
 
     # ---- the engine ----
@@ -142,13 +144,21 @@ class Start:
         model = self._resolve_model()
         adapter = adapter_for(settings, model, self._environ)
         if settings.prefetch_weights:
-            prefetch(model.path)
-        caches = stack.enter_context(CompileCache(settings, self._environ))
+            prefetch_weights(model.path)
+        caches = stack.enter_context(
+            CompileCache(
+                settings.cache_root,
+                root_is_required="cache_root" in settings.model_fields_set,
+                volume=settings.base_path if settings.volume_cache else None,
+                environ=self._environ,
+            )
+        )
+        os.environ.update(caches.environ)
         flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
         runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
         if caches.on_volume:
             with timings.stage("caches"):
-                caches.restored()
+                caches.wait_until_restored()
         runtime.launch()
         if mode == "queue":
             with timings.stage("SDK"):
@@ -158,12 +168,12 @@ class Start:
         engine = runtime.wait_until_up()
         with timings.stage("warm-up"):
             warm_up(runtime, prefixes)
-        caches.begin_save()
+        caches.start_save()
         return runtime, caches, self._parser(engine, model)
 
     def _resolve_model(self) -> ResolvedModel:
         with self._timings.stage("model"):
-            model = locate(self._settings)
+            model = resolve_model(self._settings)
         method = model.quantization or "unquantized"
         log.info("model %s (%s) from %s", model.name, method, model.source)
         return model

@@ -1,4 +1,4 @@
-"""The environment that is passed in → `Settings`, or a line for each variable that is wrong."""
+"""The environment that is passed in → `Settings`, or an error with a line for each bad variable."""
 
 from collections.abc import Mapping
 
@@ -10,14 +10,14 @@ from handler.settings import Settings
 
 
 class _Environ(EnvSettingsSource):
-    """pydantic-settings' own reading of variables, from a mapping instead of `os.environ`."""
+    """pydantic-settings' source of variables, with a mapping in place of `os.environ`."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         super().__init__(Settings, case_sensitive=True, env_ignore_empty=True)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        # Hub forms send empty strings for what was left blank, log levels come in any case.
+        # Hub forms send blank fields as empty strings; log levels may be in any case.
         return {
             name: value.strip().upper() if name == "LOG_LEVEL" else value.strip()
             for name, value in self._environ.items()
@@ -26,7 +26,7 @@ class _Environ(EnvSettingsSource):
 
 
 def variables() -> dict[str, tuple[str, ...]]:
-    """Return for each field of `Settings` the names of its variables, the preferred one first."""
+    """Return the variables of each field of `Settings`, the preferred one first."""
     names = {}
     for field, info in Settings.model_fields.items():
         alias = info.validation_alias
@@ -39,7 +39,7 @@ def load(environ: Mapping[str, str]) -> Settings:
     """Read the worker's settings.
 
     Raises:
-        InvalidSetting: names every variable at fault, its value and what would be right.
+        InvalidSetting: every invalid variable with its value and what it must be.
     """
     try:
         settings = Settings(**_Environ(environ)())
@@ -62,6 +62,6 @@ def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]
     secrets = names["hf_token"] + names["api_key"]
     return [
         (name if name in secrets else f"{name}={environ.get(name, '')!r}")
-        + f" should be {' or '.join(dict.fromkeys(wrong))}."
+        + f" must be {' or '.join(dict.fromkeys(wrong))}."
         for name, wrong in by_variable.items()
     ]

@@ -1,12 +1,11 @@
-"""Logging on stdout: one line per event, of text or of JSON, with the job's id if there is one."""
+"""Logging on stdout: one line per event, as text or JSON, with the job's id during a job."""
 
 import contextvars
 import datetime
 import json
 import logging
 import sys
-
-from handler.settings import Settings
+from typing import Literal
 
 job_id: contextvars.ContextVar[str] = contextvars.ContextVar("job_id", default="")
 
@@ -38,11 +37,11 @@ class _Json(logging.Formatter):
         return json.dumps(event, ensure_ascii=False)
 
 
-def configure(settings: Settings) -> None:
-    """Send what `handler` logs to stdout. The engine has handlers of its own."""
+def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:
+    """Send the logs of `handler` to stdout. The engine has its own handlers."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Json() if settings.log_format == "json" else _Text())
+    handler.setFormatter(_Json() if log_format == "json" else _Text())
     logger = logging.getLogger("handler")
     logger.handlers = [handler]
     logger.propagate = False
-    logger.setLevel(settings.log_level)
+    logger.setLevel(level)

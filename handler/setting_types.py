@@ -1,38 +1,63 @@
-"""Settings that name places on the web, as lists in one text."""
+"""Types of settings that are more than a number or a text, and their parsers."""
 
 import ipaddress
 import re
+from typing import Literal
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
+ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
 
 
-def parse_origins(text: str) -> list[str]:
-    """Return origins of web pages, as a browser sends them; `*` is any, and `null` a file's.
+def parse_speculative_method(name: str) -> str:
+    """Return the method for one of its names here or in an engine."""
+    return ENGINE_METHODS.get(name.lower(), name.lower())
+
+
+def check_token(secret: SecretStr) -> SecretStr:
+    """Return the secret unless it cannot be sent as a token, such as two lines of a file.
 
     Raises:
-        ValueError: what they should be.
+        ValueError: what it must be.
     """
-    found = [each.strip().removesuffix("/") for each in text.split(",") if each.strip()]
-    for each in found:
-        parts = urlsplit(each)
-        is_origin = parts.netloc and each == f"{parts.scheme}://{parts.netloc}"
-        if each not in ("*", "null") and not is_origin:
-            raise ValueError(f"pages as https://name or http://name:port, or *, not {each!r}")
-    return found
+    if not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
+        raise ValueError("one word without spaces or line breaks")
+    return secret
+
+
+def parse_origins(text: str) -> list[str]:
+    """Return the origins of web pages, as browsers send them; `*` is any, `null` a local file.
+
+    Raises:
+        ValueError: what they must be.
+    """
+    origins = [each.strip().removesuffix("/") for each in text.split(",") if each.strip()]
+    for origin in origins:
+        parts = urlsplit(origin)
+        is_origin = parts.netloc and origin == f"{parts.scheme}://{parts.netloc}"
+        if origin not in ("*", "null") and not is_origin:
+            raise ValueError(
+                f"origins such as https://name or http://name:port, or *, not {origin!r}"
+            )
+    return origins
 
 
 def parse_domains(text: str) -> frozenset[str]:
-    """Return names of hosts, in lower case.
+    """Return host names in lower case.
 
     Raises:
-        ValueError: what they should be.
+        ValueError: what they must be.
     """
-    found = frozenset(name for name in SEPARATORS.split(text.lower()) if name)
-    for each in found:
-        if ("/" in each or ":" in each) and not _is_ip(each):
-            raise ValueError(f"names as a.example, without https:// and a path, not {each!r}")
-    return found
+    domains = frozenset(name for name in SEPARATORS.split(text.lower()) if name)
+    for domain in domains:
+        if ("/" in domain or ":" in domain) and not _is_ip(domain):
+            raise ValueError(
+                f"domains such as a.example, without https:// and path, not {domain!r}"
+            )
+    return domains
 
 
 def _is_ip(text: str) -> bool:

@@ -1,8 +1,7 @@
-"""One frozen settings object; environ.py reads it, once.
+"""The worker's own settings, one frozen object that `environ.py` reads once.
 
-Here stand the worker's own settings. Every other variable that is named like a flag of the
-engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) reaches the engine through
-`handler/engine/flags.py`, which asks the engine's own parser; this module knows none of them.
+Variables that are named like a flag of the engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) are
+not here: `handler/engine/flags.py` takes them from the engine's own parser.
 """
 
 from pathlib import Path
@@ -24,39 +23,41 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from handler.engine.pacing import POSTS_PER_SECOND
-from handler.engine.speculative import Method, method_named
-from handler.model.reference import one_word
-from handler.setting_types import parse_domains, parse_origins
+from handler.setting_types import (
+    SpeculativeMethod,
+    check_token,
+    parse_domains,
+    parse_origins,
+    parse_speculative_method,
+)
 
-Token = Annotated[SecretStr, AfterValidator(one_word)]
+# A POST costs a quarter of a millisecond of CPU; 200 streams get 4 a second each.
+POSTS_PER_SECOND = 800.0
+Token = Annotated[SecretStr, AfterValidator(check_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-def _unless_linked(value: object) -> object:
-    """Leave out what Docker and Kubernetes say of a service named so: `tcp://10.0.0.1:80`."""
+def _without_service_link(value: object) -> object:
+    """Ignore `PORT=tcp://10.0.0.1:80`, which Docker and Kubernetes set for a linked service."""
     return None if isinstance(value, str) and value.startswith("tcp://") else value
 
 
-def _origins(text: str) -> str:
+def _check_origins(text: str) -> str:
     parse_origins(text)
     return text
 
 
-def _domains(text: str) -> str:
+def _check_domains(text: str) -> str:
     parse_domains(text)
     return text
 
 
 Lower = Annotated[str, AfterValidator(str.lower)]
+Method = Annotated[SpeculativeMethod, BeforeValidator(parse_speculative_method)]
 
 
 class Settings(BaseSettings):
-    """The worker's settings; each field's alias is the variable's name.
-
-    Raises:
-        pydantic.ValidationError: through `environ.load`, which turns it into `BadSetting`.
-    """
+    """The worker's settings; the aliases of a field are its variables."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -71,12 +72,12 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(
         None,
         validation_alias=AliasChoices("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"),
-        description="The name that callers use; the repository's name unless set",
+        description="The model's name in requests; by default the repository's name",
     )
     quantization: Lower = Field(
         "auto",
         validation_alias="QUANTIZATION",
-        description="auto takes what the checkpoint says; awq, fp8, none … are checked against it",
+        description="auto uses the checkpoint's method; awq, fp8, none … are checked against it",
     )
     tokenizer_name: str | None = Field(
         None,
@@ -93,10 +94,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CUSTOM_CHAT_TEMPLATE", "CHAT_TEMPLATE"),
         description="Jinja chat template: a path or the text itself",
     )
-    speculative_method: Annotated[Method, BeforeValidator(method_named)] = Field(
+    speculative_method: Method = Field(
         "none",
         validation_alias=AliasChoices("SPECULATIVE_METHOD", "SPECULATIVE_ALGORITHM", "SPEC_METHOD"),
-        description="How tokens are drafted ahead: ngram needs no model, mtp is in the model's own",
+        description="How tokens are drafted: ngram needs no draft model, mtp uses the model's own "
+        "layers",
     )
     speculative_model: str | None = Field(
         None,
@@ -118,13 +120,13 @@ class Settings(BaseSettings):
     num_speculative_tokens: PositiveInt | None = Field(
         None,
         validation_alias=AliasChoices("NUM_SPECULATIVE_TOKENS", "SPEC_TOKENS"),
-        description="Tokens drafted in a step; 4, with eagle 3, with mtp 1 unless set",
+        description="Tokens drafted per step; by default 4, with eagle 3, with mtp 1",
     )
     speculative_config: str | None = Field(
         None,
         validation_alias="SPECULATIVE_CONFIG",
-        description="Speculative decoding as the engine's own JSON, which wins; a model in it is "
-        "found like MODEL_NAME",
+        description="Speculative decoding as the engine's own JSON, which overrides the other "
+        "settings; its draft model is found like MODEL_NAME",
     )
     lora_modules: str | None = Field(
         None,
@@ -135,8 +137,8 @@ class Settings(BaseSettings):
     prefix_warmup: str | None = Field(
         None,
         validation_alias="PREFIX_WARMUP",
-        description="Chat prefixes that are prefilled before the first job: a JSON list, or a file "
-        "with one",
+        description="Chat prefixes to prefill before the first job: a JSON list, or a file with "
+        "one",
     )
     engine: Literal["vllm", "sglang"] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"
@@ -144,17 +146,18 @@ class Settings(BaseSettings):
     engine_args: str = Field(
         "",
         validation_alias=AliasChoices("ENGINE_ARGS", "VLLM_EXTRA_ARGS"),
-        description="More flags for the engine as on its command line; they win over variables",
+        description="More flags for the engine, as on its command line; they override variables",
     )
     max_concurrency: Literal["auto"] | PositiveInt = Field(
         "auto",
         validation_alias="MAX_CONCURRENCY",
-        description="Jobs at once; auto is what the engine can batch and its KV cache holds",
+        description="Jobs at once; auto is what fits into the engine's batch and KV cache",
     )
     max_posts_per_second: PositiveFloat = Field(
         POSTS_PER_SECOND,
         validation_alias="MAX_POSTS_PER_SECOND",
-        description="Flushes of all streams together; with more streams each waits longer",
+        description="Flushes per second of all streams together; the more streams, the fewer for "
+        "each",
     )
     request_timeout_seconds: PositiveFloat | None = Field(
         None, validation_alias="REQUEST_TIMEOUT", description="Seconds until a job fails with 408"
@@ -172,12 +175,12 @@ class Settings(BaseSettings):
     base_path: Path = Field(
         Path("/runpod-volume"),
         validation_alias="BASE_PATH",
-        description="Network volume; models are cached below it when it is there",
+        description="Mount of the network volume; models are cached there if it exists",
     )
     cache_root: Path = Field(
         Path("~/.cache/llm-worker"),
         validation_alias="CACHE_ROOT",
-        description="Folder of what the engine compiles, kept from one start to the next",
+        description="Folder for the engine's compiled code, kept from one start to the next",
     )
     volume_cache: bool = Field(
         True,
@@ -189,57 +192,58 @@ class Settings(BaseSettings):
         validation_alias="PREFETCH_WEIGHTS",
         description="Whether the weights are read into the page cache while the engine is imported",
     )
-    allowed_media_domains: Annotated[str, AfterValidator(_domains)] = Field(
+    allowed_media_domains: Annotated[str, AfterValidator(_check_domains)] = Field(
         "",
         validation_alias="ALLOWED_MEDIA_DOMAINS",
-        description="Where media may be fetched from (a.example,b.example); anywhere public "
-        "unless set",
+        description="Domains that media may be fetched from (a.example,b.example); by default "
+        "every public one",
     )
     serve_mode: Literal["auto", "queue", "http", "local"] = Field(
         "auto",
         validation_alias="SERVE_MODE",
         description="auto is queue on a queue endpoint, http where PORT is set, else local",
     )
-    port: Annotated[Port | None, BeforeValidator(_unless_linked)] = Field(
+    port: Annotated[Port | None, BeforeValidator(_without_service_link)] = Field(
         None,
         validation_alias="PORT",
-        description="Of HTTP; 80 on an endpoint and 8000 elsewhere unless set",
+        description="Port of HTTP; by default 80 on an endpoint and 8000 elsewhere",
     )
     port_health: Port | None = Field(
-        None, validation_alias="PORT_HEALTH", description="Of /ping, if that is another one"
+        None, validation_alias="PORT_HEALTH", description="Port of /ping, if it is not PORT"
     )
     http_host: str = Field(
-        "0.0.0.0", validation_alias="HTTP_HOST", description="Address that HTTP is served on"
+        "0.0.0.0", validation_alias="HTTP_HOST", description="Address to serve HTTP on"
     )
     api_key: SecretStr | None = Field(
         None,
         validation_alias="API_KEY",
-        description="One or several keys (first,second); HTTP wants one of them",
+        description="One or several keys (first,second); HTTP requests need one of them",
     )
     allow_unauthenticated: bool = Field(
         False,
         validation_alias="ALLOW_UNAUTHENTICATED",
-        description="Whether HTTP may be served to anybody, without API_KEY",
+        description="Whether HTTP may be served to everybody, without API_KEY",
     )
     max_queue: NonNegativeInt = Field(
         256,
         validation_alias="MAX_QUEUE",
-        description="HTTP requests that may wait for the engine; more are answered with 429",
+        description="HTTP requests that may wait for the engine; more get 429",
     )
-    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
+    cors_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
         "",
         validation_alias="CORS_ORIGINS",
-        description="Web pages that may call HTTP (https://a.example,https://b.example), or *",
+        description="Origins of web pages that may call HTTP "
+        "(https://a.example,https://b.example), or *",
     )
     metrics_port: Port | None = Field(
         None,
         validation_alias="METRICS_PORT",
-        description="Of /metrics on a queue endpoint, where nothing else is served",
+        description="Port of /metrics on a queue endpoint, which serves no other HTTP",
     )
     pushgateway: str | None = Field(
         None,
         validation_alias="PROMETHEUS_PUSHGATEWAY",
-        description="URL of a Pushgateway that gets the metrics, and forgets them at the end",
+        description="URL of a Pushgateway for the metrics, which are deleted there at the end",
     )
     push_job: str = Field(
         "llm-worker",
@@ -247,15 +251,15 @@ class Settings(BaseSettings):
         description="The metrics' label `job` in the Pushgateway",
     )
     playground: bool = Field(
-        True, validation_alias="PLAYGROUND", description="Whether HTTP has a page to chat at /"
+        True, validation_alias="PLAYGROUND", description="Whether HTTP serves a chat page at /"
     )
     log_content: bool = Field(
         False,
         validation_alias="LOG_CONTENT",
-        description="Whether prompts and answers go to the log",
+        description="Whether prompts and answers are logged",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias="LOG_LEVEL", description="Of the worker and the engine"
+        "INFO", validation_alias="LOG_LEVEL", description="Log level of the worker and the engine"
     )
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias="LOG_FORMAT", description="One line of text or of JSON per event"
@@ -263,30 +267,30 @@ class Settings(BaseSettings):
     job_url: str | None = Field(
         None,
         validation_alias="RUNPOD_WEBHOOK_GET_JOB",
-        description="Set by the platform: where jobs come from; without it test_input.json runs",
+        description="Set by the platform: the URL of the queue; without it test_input.json is run",
     )
     endpoint_id: str | None = Field(
         None,
         validation_alias="RUNPOD_ENDPOINT_ID",
-        description="Set by the platform: its gateway is in front, and checks keys",
+        description="Set by the platform: the endpoint, whose gateway checks keys",
     )
     worker_id: str | None = Field(
         None, validation_alias="RUNPOD_POD_ID", description="Set by the platform: this worker"
     )
 
     def secrets(self) -> list[str]:
-        """Return the texts that nobody may read: tokens and keys."""
+        """Return the tokens and keys that must not appear in any output."""
         texts = [each.get_secret_value() for each in (self.hf_token, self.api_key) if each]
         return [word.strip() for text in texts for word in text.split(",") if word.strip()]
 
     @property
     def media_domains(self) -> frozenset[str]:
-        """The domains in ALLOWED_MEDIA_DOMAINS, which may be a JSON list as well."""
+        """The domains in ALLOWED_MEDIA_DOMAINS, which may also be a JSON list."""
         return parse_domains(self.allowed_media_domains)
 
     @property
     def mode(self) -> Literal["queue", "http", "local"]:
-        """Which front door is open."""
+        """The front end that is served."""
         if self.serve_mode != "auto":
             return self.serve_mode
         if self.job_url is not None:
@@ -295,7 +299,7 @@ class Settings(BaseSettings):
 
     @property
     def http_port(self) -> int:
-        """The port of HTTP; the platform's gateway asks 80 unless PORT says otherwise."""
+        """The port of HTTP; the platform's gateway connects to 80 unless PORT is set."""
         return self.port or (80 if self.endpoint_id else 8000)
 
     @classmethod
@@ -307,5 +311,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read nothing by itself: `load` passes what it read from the environ it was given."""
+        """Read no environment here: `environ.load` passes the values."""
         return (init_settings,)

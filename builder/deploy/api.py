@@ -1,151 +1,229 @@
-"""The part of Runpod's REST API v2 that a deployment needs; every shape that we rely on is here.
+"""Client of Runpod's REST API v2: the calls that a deployment makes, their retries and errors.
 
-From Runpod's documentation (docs.runpod.io/api-reference-v2 and its OpenAPI description,
-2026). It was not run against the live platform. Documented:
+From docs.runpod.io/api-reference-v2 and its OpenAPI description (2026). It has not been run against
+the live platform. Not documented, and assumed here:
 
-- `https://api.runpod.io`, `Authorization: Bearer …`, lists wrapped by their noun, errors as
-  RFC 9457 (`title`, `status`, `detail`, `errors`), 429 with `Retry-After` in seconds.
-- `/v2/serverless` GET, POST (201); `/v2/serverless/{id}` GET, PATCH (a field that is left out
-  stays, `env` is replaced whole), DELETE (204, with its "bound template" and its jobs).
-- `/v2/serverless/{id}/workers` with `summary` and `status` of each; `…/workers/{id}/logs` as
-  server-sent events with `id` and `{"ts", "source", "line"}`, `tail`, `source`, `Last-Event-ID`.
-- `/v2/templates`, the same verbs; an endpoint that was made from a template keeps no link to it.
-- `/v2/network-volumes/{id}` GET.
-- `requestUrls` of an endpoint: `health` and others of a queue, `base` of a load balancer.
-- On a queue `POST /run`, `GET /status/{job}`, `GET /health`; on a load balancer `GET /ping`.
-
-Not verified, and chosen here:
-
-- Lists come whole: no paging is documented.
-- PATCH merges `gpu` and `workers`: of those, too, only what changes is sent.
-- A queue's root is `requestUrls.health` without `/health`; without `requestUrls` it is
-  `https://api.runpod.ai/v2/{id}`, a load balancer's `https://{id}.api.runpod.ai`.
-- Our template has the endpoint's name, and no secrets. Whether a name may be taken twice, also by
-  the template that Runpod binds to an endpoint, is not said; a template that is gone when it is to
-  be deleted is as good as deleted.
-- An endpoint with FlashBoot may be listed as `{name} -fb`, as it was in the older APIs.
-- GET gives `env` as it was set. If the platform hid values, each deployment would set them anew.
-- 402 for an account without credit; a 4xx that speaks of credit or balance is read as that too.
-- After a POST without an answer the list shows what was made within the pause before the next try.
-- `/health` of a queue counts `initializing`, `ready`, `running`, `idle`, `throttled`, `unhealthy`;
-  `idle` may be a worker that is scaled down, so only a job that was answered counts as healthy.
-- An endpoint that was made a moment ago may be 404 on its own address: that is waited for.
-- What a load balancer answers to `/ping` while it has no worker: anything but 200 is "not yet".
-- DELETE works with workers that run (the older APIs wanted `workers.max` 0 first).
+- Lists have no pages; PATCH merges `gpu` and `workers` (that it replaces `env` is documented).
+- GET returns `env` as it was set. If the platform hid values, every deployment would set them anew.
+- An endpoint with FlashBoot may be listed as `{name} -fb`, as in the older APIs.
+- A template may have the name of the one that Runpod binds to an endpoint, and may go with it.
+- Without `requestUrls` a queue is at https://api.runpod.ai/v2/{id}, a load balancer at
+  https://{id}.api.runpod.ai. There a new endpoint may be 404 at first, and /ping of a load balancer
+  without a worker is anything but 200.
+- No credit is 402, or a 4xx whose text is about credit or balance.
+- An endpoint that a POST without an answer has created is listed before the next try.
+- DELETE works while workers run (the older APIs wanted `workers.max` 0 first).
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import quote
 
-from builder.deploy.caller import ADDRESS, Caller, InDoubt
-from builder.errors import ApiUnavailable, NotFound
+import httpx
+from pydantic import BaseModel, ValidationError
 
-URL = "https://api.runpod.io"
-Kind = Literal["QUEUE", "LOAD_BALANCER"]
-Noun = Literal["endpoint", "template"]
-Thing = Mapping[str, Any]
-PATHS: dict[Noun, str] = {"endpoint": "serverless", "template": "templates"}
-LISTS: dict[Noun, str] = {"endpoint": "endpoints", "template": "templates"}
-OF_FLASHBOOT = " -fb"
+from builder.cli import Console
+from builder.deploy.api_errors import KEYS_PAGE, TemporaryFailure, error_of, json_of, unreachable
+from builder.deploy.models import Endpoint, JobCounts, Resource, Workers
+from builder.errors import ApiKeyRefused, ApiUnavailable, InvalidArgument, NotFound
+
+DEFAULT_URL = "https://api.runpod.io"
+LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
+USER_AGENT = "runpod-llm-worker"  # the platform's edge refuses the default names of some clients
+FLASHBOOT_SUFFIX = " -fb"
+MAX_RETRY_AFTER_SECONDS = 60.0
+R = TypeVar("R", bound=Resource)
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Waits of a command, in seconds.
+
+    Attributes:
+        retries: before each further try of a request that failed.
+        request: for the next byte of an answer.
+        poll: between two looks at a starting worker.
+        log_idle: without a log line, until all existing lines are taken as read.
+    """
+
+    retries: tuple[float, ...] = (1.0, 3.0, 9.0)
+    request: float = 30.0
+    poll: float = 5.0
+    log_idle: float = 3.0
 
 
 class Api:
-    """Endpoints, templates, workers.
+    """The account of one key.
 
     Args:
-        caller: sends the requests.
+        http: sends the key with every request.
         url: of the API, with or without `/v2`.
+        timeouts: of requests and their retries.
+        console: shows when a request is sent again.
     """
 
-    def __init__(self, caller: Caller, url: str = URL) -> None:
-        self.caller = caller
+    def __init__(self, http: httpx.Client, url: str, timeouts: Timeouts, console: Console) -> None:
+        self.http, self.timeouts, self._console = http, timeouts, console
         self._url = f"{url.rstrip('/').removesuffix('/v2')}/v2"
 
-    def named(self, noun: Noun, name: str) -> list[Thing]:
-        """Return the user's endpoints, or serverless templates, of a name."""
-        answer = self.caller.get(f"{self._url}/{PATHS[noun]}", f"the list of {LISTS[noun]}")
-        things = answer.get(LISTS[noun])
-        if not isinstance(things, list):
-            raise ApiUnavailable(f"What answers has no list of {LISTS[noun]}: check {ADDRESS}.")
-        return [
-            each
-            for each in things
-            if "id" in each
-            and str(each.get("name")).removesuffix(OF_FLASHBOOT) == name
-            and (noun == "endpoint" or each.get("serverless"))
-        ]
-
-    def read(self, noun: Noun, id: str) -> Thing:
-        """Return one of them with all that it has."""
-        return self.caller.get(self._at(noun, id), f"{noun} {id}")
-
-    def create(self, noun: Noun, body: Thing) -> Thing:
-        """Make one; in doubt whether it was made, look by its name before it is tried again.
+    def find(self, kind: type[R], name: str) -> R | None:
+        """Return the endpoint or template of a name.
 
         Raises:
-            DeployError: it could not be made, in one sentence.
+            InvalidArgument: there are several.
         """
-        what = f"{noun} {body['name']}"
-        url = f"{self._url}/{PATHS[noun]}"
-        waits_seconds = iter(self.caller.pace.again_seconds)
+        found = self._named(kind, name)
+        if len(found) > 1:
+            ids = ", ".join(each.id for each in found)
+            raise InvalidArgument(
+                f"There are {len(found)} {kind.noun}s named {name} ({ids}): delete or rename all "
+                "but one in Runpod's console."
+            )
+        return self._call("GET", found[0], kind) if found else None
+
+    def create(self, kind: type[R], body: Mapping[str, Any]) -> R:
+        """Create one, and never a second one because an answer was lost."""
+        what, waits = f"{kind.noun} {body['name']}", iter(self.timeouts.retries)
         while True:
             try:
-                return _with_id(self.caller.once("POST", url, what, body))
-            except InDoubt as error:
-                self.caller.pause(error, next(waits_seconds, None))
-                if made := self.named(noun, body["name"]):
-                    return made[0]
+                return _parse(
+                    kind, self._send("POST", f"{self._url}/{kind.path}", what, body), what
+                )
+            except TemporaryFailure as error:
+                self._wait(error, next(waits, None))
+                if error.may_be_done and (created := self._named(kind, body["name"])):
+                    return created[0]
 
-    def update(self, noun: Noun, id: str, body: Thing) -> Thing:
+    def update(self, resource: R, body: Mapping[str, Any]) -> R:
         """Change the fields that are in the body."""
-        return _with_id(self.caller.ask("PATCH", self._at(noun, id), f"{noun} {id}", body))
+        return self._call("PATCH", resource, type(resource), body=body)
 
-    def delete(self, noun: Noun, id: str) -> None:
-        """Delete one; what is gone already is as good as deleted."""
-        try:
-            self.caller.ask("DELETE", self._at(noun, id), f"{noun} {id}")
-        except NotFound:
-            return
+    def delete(self, resource: Resource) -> None:
+        with suppress(NotFound):
+            self.request("DELETE", self._url_of(resource), f"{resource.noun} {resource.id}")
 
-    def volume(self, id: str) -> Thing:
-        """Return a network volume."""
+    def check_volume(self, id: str) -> None:
+        """Raise NotFound unless there is such a network volume."""
         url = f"{self._url}/network-volumes/{quote(id, safe='')}"
-        return self.caller.get(url, f"network volume {id}")
+        self.request("GET", url, f"network volume {id}")
 
-    def workers(self, id: str) -> Thing:
-        """Return an endpoint's workers, and their summary."""
-        return self.caller.get(f"{self._at('endpoint', id)}/workers", f"endpoint {id}")
+    def workers(self, endpoint: Endpoint) -> Workers:
+        return self._call("GET", endpoint, Workers, "/workers")
 
-    def logs_url(self, id: str, worker: str) -> str:
-        """Return where a worker's logs are streamed."""
-        return f"{self._at('endpoint', id)}/workers/{quote(worker, safe='')}/logs"
+    def jobs(self, endpoint: Endpoint) -> JobCounts:
+        """Return the jobs of a queue."""
+        what = f"endpoint {endpoint.id}"
+        health = self.request("GET", f"{endpoint.url}/health", what)
+        return _parse(JobCounts, health.get("jobs") or {}, what)
 
-    def _at(self, noun: Noun, id: str) -> str:
-        return f"{self._url}/{PATHS[noun]}/{quote(id, safe='')}"
+    def logs_url(self, endpoint: Endpoint, worker: str) -> str:
+        return f"{self._url_of(endpoint)}/workers/{quote(worker, safe='')}/logs"
+
+    def request(
+        self, method: str, url: str, what: str, body: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Send a request that may be repeated; return the JSON object of the answer.
+
+        Raises:
+            DeployError: the failure, in one sentence about `what`.
+        """
+        waits = iter(self.timeouts.retries)
+        while True:
+            try:
+                return self._send(method, url, what, body)
+            except TemporaryFailure as error:
+                self._wait(error, next(waits, None))
+
+    def _call(
+        self,
+        method: str,
+        resource: Resource,
+        model: type[M],
+        path: str = "",
+        body: Mapping[str, Any] | None = None,
+    ) -> M:
+        what = f"{resource.noun} {resource.id}"
+        return _parse(model, self.request(method, self._url_of(resource) + path, what, body), what)
+
+    def _send(
+        self, method: str, url: str, what: str, body: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        try:
+            answer = self.http.request(method, url, json=body)
+        except httpx.RequestError as error:
+            raise unreachable(error) from error
+        if answer.status_code >= 300:
+            raise error_of(answer, what)
+        made = json_of(answer) if answer.content else {}
+        if not isinstance(made, dict):
+            raise _not_runpods(what)
+        return made
+
+    def _wait(self, error: TemporaryFailure, seconds: float | None) -> None:
+        """Wait before the next try; raise the error if there is none."""
+        if seconds is None or error.retry_after > MAX_RETRY_AFTER_SECONDS:
+            raise error
+        seconds = max(seconds, error.retry_after)
+        self._console.print(f"{error.cause}; again in {seconds:g} s")
+        time.sleep(seconds)
+
+    def _named(self, kind: type[R], name: str) -> list[R]:
+        what = f"the list of {kind.noun}s"
+        listed = self.request("GET", f"{self._url}/{kind.path}", what).get(f"{kind.noun}s")
+        if not isinstance(listed, list):
+            raise _not_runpods(what)
+        return [
+            each
+            for each in (_parse(kind, one, what) for one in listed)
+            if each.name.removesuffix(FLASHBOOT_SUFFIX) == name
+            and getattr(each, "serverless", True)
+        ]
+
+    def _url_of(self, resource: Resource) -> str:
+        return f"{self._url}/{resource.path}/{quote(resource.id, safe='')}"
 
 
-def _with_id(answer: Thing) -> Thing:
-    if "id" not in answer:
-        raise ApiUnavailable(f"What answers gives no id: check {ADDRESS}.")
-    return answer
+@contextmanager
+def connect(environ: Mapping[str, str], timeouts: Timeouts, console: Console) -> Iterator[Api]:
+    """Open the API with the key of RUNPOD_API_KEY, at RUNPOD_API_URL.
+
+    Raises:
+        ApiKeyRefused, InvalidArgument: one of the two is missing or invalid.
+    """
+    key = environ.get("RUNPOD_API_KEY", "").strip()
+    if not key:
+        raise ApiKeyRefused(f"RUNPOD_API_KEY is not set: make a key {KEYS_PAGE}, and export it.")
+    if key.split() != [key]:
+        raise ApiKeyRefused("RUNPOD_API_KEY must be one word without spaces or line breaks.")
+    console.hide([key])
+    url = environ.get("RUNPOD_API_URL", "").strip() or DEFAULT_URL
+    if not _is_safe(url):
+        raise InvalidArgument(f"RUNPOD_API_URL={url!r} must be an https URL: the key goes there.")
+    headers = {"authorization": f"Bearer {key}", "user-agent": USER_AGENT}
+    with httpx.Client(headers=headers, timeout=timeouts.request) as http:
+        yield Api(http, url, timeouts, console)
 
 
-def kind_of(endpoint: Thing) -> Kind:
-    """Return whether an endpoint is a queue or a load balancer."""
-    return "LOAD_BALANCER" if endpoint.get("type") == "LOAD_BALANCER" else "QUEUE"
+def _is_safe(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+        parsed.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    is_local = parsed.scheme == "http" and parsed.host in LOCAL_HOSTS
+    return is_local or (parsed.scheme == "https" and bool(parsed.host))
 
 
-def root_of(endpoint: Thing) -> str:
-    """Return the address below which an endpoint's own routes are."""
-    urls = endpoint.get("requestUrls") or {}
-    if kind_of(endpoint) == "LOAD_BALANCER":
-        return str(urls.get("base") or f"https://{endpoint['id']}.api.runpod.ai").rstrip("/")
-    health = urls.get("health") or f"https://api.runpod.ai/v2/{endpoint['id']}/health"
-    return str(health).removesuffix("/health")
+def _parse(model: type[M], answer: Any, what: str) -> M:
+    try:
+        return model.model_validate(answer)
+    except ValidationError as error:
+        raise _not_runpods(what) from error
 
 
-def openai_of(endpoint: Thing) -> str:
-    """Return the base_url for OpenAI's clients."""
-    between = "" if kind_of(endpoint) == "LOAD_BALANCER" else "/openai"
-    return f"{root_of(endpoint)}{between}/v1"
+def _not_runpods(what: str) -> ApiUnavailable:
+    return ApiUnavailable(f"The answer for {what} is not Runpod's: check RUNPOD_API_URL.")

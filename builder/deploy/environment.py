@@ -1,168 +1,183 @@
-"""The environment of an endpoint's workers: from the preset, `--model` and `--env`, judged.
+"""The environment of an endpoint's workers: what is given, what is secret, what has no effect."""
 
-What a worker would refuse at its start is refused here, before it costs anything. Flags of the
-engine are known by name only: their values are judged by the engine's own parser, in the worker.
-Nor is it known what a secret of the account is, or which folders an image or a volume has.
-"""
-
+import difflib
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
-from builder.deploy.names import is_reference, is_secret, known, known_names
+from builder.deploy.models import Template
 from builder.errors import InvalidArgument
-from handler.engine import aliases
-from handler.engine.aliases import EngineName
-from handler.engine.flags import unused
-from handler.engine.parallelism import DATA, PIPELINE, TENSOR
-from handler.engine.sglang import flags as sglang
-from handler.engine.vllm import flags as vllm
 from handler.environ import load, variables
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-HTTP_PORT = "8000"
-OVER_HTTP = {"SERVE_MODE": "http", "PORT": HTTP_PORT}
-REMOVED: dict[EngineName, Mapping[str, str]] = {"vllm": vllm.REMOVED, "sglang": sglang.REMOVED}
-MODEL_NAMES = frozenset(variables()["model_name"] + variables()["served_model_name"])
-# The platform's, which `load` wants beside SERVE_MODE=queue.
-OF_A_QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/"}
-# With these a model takes more GPUs than its tensors and its pipeline do.
-COPIES = (*DATA, "PREFILL_CONTEXT_PARALLEL_SIZE")
-SPREADS = re.compile(r"parallel|-[tpd]p\b")  # a flag in ENGINE_ARGS, which wins over variables
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SECRET_NAME = re.compile(r"(TOKEN|KEYS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)$")
+URL_WITH_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")
+# The platform replaces it with a secret of the account when a worker starts.
+SECRET_REFERENCE = re.compile(r"\{\{\s*RUNPOD_SECRET_\w+\s*\}\}")
+SETTINGS = variables()
+MODEL_VARIABLES = (*SETTINGS["served_model_name"], *SETTINGS["model_name"])
+PLATFORM_VARIABLES = {"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/"}  # a queue needs it
+TENSOR_PARALLEL = ("TENSOR_PARALLEL_SIZE", "TP_SIZE")  # vLLM's name and SGLang's
+PIPELINE_PARALLEL = ("PIPELINE_PARALLEL_SIZE", "PP_SIZE")
+# With these a model uses more GPUs than tensor and pipeline parallelism take.
+OTHER_PARALLEL = ("DATA_PARALLEL_SIZE", "DP_SIZE", "PREFILL_CONTEXT_PARALLEL_SIZE")
+PARALLEL_FLAG = re.compile(r"parallel|-[tpd]p\b")
+OTHER_PROGRAMS = (
+    "RUNPOD_",
+    "NVIDIA_",
+    "CUDA_",
+    "NCCL_",
+    "PYTHON",
+    "HF_",
+    "VLLM_",
+    "SGLANG_",
+    "PIP_",
+)
+MIN_SIMILARITY = 0.85  # MAX_MODEL_LENGTH has 0.90 to MAX_MODEL_LEN
 
 
 @dataclass(frozen=True)
-class Environment:
-    """What was said of a worker's environment.
+class EnvArguments:
+    """Variables that are given with a preset, --model or --env.
 
     Attributes:
-        values: the variables.
-        secret: those of them whose values are not shown.
-        dropped: names that are to be taken out.
-        is_whole: whether it is all there is to be, and not a change of what is there.
+        values: by name; an empty value removes the variable.
+        secret: names whose values are never shown.
+        replaces_all: whether what is not given is removed, except secrets.
     """
 
     values: Mapping[str, str]
     secret: frozenset[str]
-    dropped: frozenset[str]
-    is_whole: bool = True
+    replaces_all: bool
 
-    def beside(self, there: Mapping[str, str]) -> dict[str, str]:
-        """Return all that the endpoint will have.
+    @property
+    def is_empty(self) -> bool:
+        return not self.values and not self.replaces_all
 
-        Secrets that it has already stay, and so do references to secrets of the account.
-        """
-        left = {name: value for name, value in there.items() if name not in self.dropped}
-        if self.is_whole:
-            left = {
-                n: value for n, value in left.items() if is_secret(n, value) or is_reference(value)
-            }
-        return left | dict(self.values)
+    def applied_to(self, current: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment that replaces the current one."""
+        kept = {
+            name: value
+            for name, value in current.items()
+            if not self.replaces_all or is_secret(name, value) or is_reference(value)
+        }
+        return {name: value for name, value in (kept | dict(self.values)).items() if value}
 
 
-def read(
-    base: Mapping[str, str],
-    given: Sequence[str],
+def parse_env_arguments(
+    arguments: Sequence[str],
     environ: Mapping[str, str],
-    is_whole: bool = True,
-) -> Environment:
-    """Put variables together; later ones win.
-
-    Args:
-        base: the preset's, and what follows from other arguments.
-        given: NAME=VALUE; NAME, whose value this process has; or NAME=, which takes it out.
-        environ: of this process.
-        is_whole: whether nothing else is to be left of what is there.
+    base: Mapping[str, str],
+    replaces_all: bool = True,
+) -> EnvArguments:
+    """Parse NAME=VALUE, NAME (with this process's value) and NAME= (to remove it).
 
     Raises:
-        InvalidArgument: an argument is none of those, or has a secret in it.
+        InvalidArgument: an argument has another form, or shows a secret.
     """
-    values, secret, dropped = dict(base), set[str](), set[str]()
-    for argument in given:
+    values, secret = dict(base), set[str]()
+    for argument in arguments:
         name, has_value, value = argument.partition("=")
-        if not NAME.fullmatch(name):
-            raise InvalidArgument(
-                f"--env {name!r} is no variable's name: --env NAME=VALUE, or NAME."
-            )
-        if has_value and value and is_secret(name, value):
+        if not VARIABLE.fullmatch(name):
+            raise InvalidArgument(f"--env {argument!r} must be NAME=VALUE, NAME or NAME=.")
+        if value and is_secret(name, value):
             raise InvalidArgument(
                 f"--env {name}=… shows a secret to whoever lists processes: export {name} and "
                 f"give --env {name}, or --env '{name}={{{{ RUNPOD_SECRET_name }}}}'."
             )
         if not has_value:
             value = environ.get(name, "").strip()
-            if name not in MODEL_NAMES:  # which callers have to know
-                secret.add(name)
             if not value:
-                raise InvalidArgument(
-                    f"--env {name} takes its value from the environment: export it."
-                )
+                raise InvalidArgument(f"--env {name}: export {name} first.")
+            if name not in MODEL_VARIABLES:  # callers must know these
+                secret.add(name)
         values[name] = value
-        if value:
-            dropped.discard(name)
-        else:
-            del values[name]
-            dropped.add(name)
-    shown = frozenset(secret & values.keys())
-    return Environment(values, shown, frozenset(dropped), is_whole)
+    return EnvArguments(values, frozenset(secret), replaces_all)
 
 
-def judged(values: Mapping[str, str], engine: EngineName | None) -> list[str]:
-    """Return a line for each variable that has no effect, as the start would write it.
+@cache
+def known_variables() -> frozenset[str]:
+    """Return the worker's settings and the flags of both engines, as variables."""
+    flags = json.loads((files("handler") / "engine" / "flag_names.json").read_bytes())
+    lists = [*SETTINGS.values(), *(names for engine in flags.values() for names in engine.values())]
+    return frozenset(name for names in lists for name in names)
 
-    Args:
-        values: all variables of a worker.
-        engine: of the image, None if it may be either.
+
+def is_secret(name: str, value: str) -> bool:
+    if is_reference(value):
+        return False
+    if name in SETTINGS["hf_token"] + SETTINGS["api_key"] or URL_WITH_PASSWORD.search(value):
+        return True
+    return name not in known_variables() and SECRET_NAME.search(name.upper()) is not None
+
+
+def is_reference(value: str) -> bool:
+    return SECRET_REFERENCE.fullmatch(value) is not None
+
+
+def hidden_variables(env: Mapping[str, str], template: Template | None) -> frozenset[str]:
+    """Return the variables that were given as secrets, now or earlier, or by somebody else.
+
+    The template remembers what was given openly: a value that it does not have is hidden.
+    """
+
+    def is_open(name: str, value: str) -> bool:
+        if is_secret(name, value) or is_reference(value):
+            return is_reference(value)
+        return template.env.get(name) == value if template else name in known_variables()
+
+    return frozenset(name for name, value in env.items() if not is_open(name, value))
+
+
+def check_environment(env: Mapping[str, str]) -> Iterator[str]:
+    """Give a note for each variable that looks like a misspelled one.
 
     Raises:
-        handler.errors.InvalidSetting: the start would refuse a variable, in the same words.
+        handler.errors.BadSetting: a worker would refuse the value when it starts. Flags of the
+            engine are checked by the engine only.
     """
-    load(OF_A_QUEUE | {n: value for n, value in values.items() if not is_reference(value)})
-    if engine is None:
-        return unused(values, known_names(), {})
-    names, removed = known(engine), REMOVED[engine]
-    aliases.refuse_foreign(engine, values, names | removed.keys())
-    return unused(values, names, removed)
+    load(PLATFORM_VARIABLES | {name: v for name, v in env.items() if not is_reference(v)})
+    for name in sorted(env.keys() - known_variables()):
+        near = difflib.get_close_matches(name, known_variables(), n=1, cutoff=MIN_SIMILARITY)
+        if near and not name.startswith(OTHER_PROGRAMS):
+            yield f"{name} is not a setting and has no effect: did you mean {near[0]}?"
 
 
-def doubted_gpus(values: Mapping[str, str], gpus: int) -> list[str]:
-    """Return a line if the model is spread over more or fewer GPUs than a worker has.
-
-    Args:
-        values: all variables of a worker.
-        gpus: that it has.
-    """
-    tensor, pipeline = _said(values, TENSOR), _said(values, PIPELINE)
-    sizes = [text for _, text in tensor + pipeline]
-    arguments = " ".join(values.get(name, "") for name in variables()["engine_args"])
-    if SPREADS.search(arguments) or not all(size.isdecimal() and int(size) for size in sizes):
-        return []  # such as auto
-    taken = math.prod(map(int, sizes))
-    if taken == gpus or (taken < gpus and _said(values, COPIES)):
-        return []
-    name = tensor[0][0] if tensor else TENSOR[0]
+def check_gpu_count(env: Mapping[str, str], gpu_count: int) -> Iterator[str]:
+    """Give a note if the model is spread over more or fewer GPUs than a worker has."""
+    tensor, pipeline = _first(env, TENSOR_PARALLEL), _first(env, PIPELINE_PARALLEL)
+    arguments = " ".join(env.get(name, "") for name in SETTINGS["engine_args"])
+    are_numbers = all(re.fullmatch(r"[1-9]\d*", size) for _, size in tensor + pipeline)
+    if PARALLEL_FLAG.search(arguments) or not are_numbers:
+        return  # ENGINE_ARGS override the variables; `auto` uses all GPUs
+    stages = math.prod(int(size) for _, size in pipeline)
+    used = math.prod(int(size) for _, size in tensor) * stages
+    if used == gpu_count or (used < gpu_count and _first(env, OTHER_PARALLEL)):
+        return
+    name = tensor[0][0] if tensor else TENSOR_PARALLEL[0]
     cause = " × ".join("=".join(each) for each in tensor + pipeline)
-    advice = f"give --gpu-count {taken}"
-    if gpus % int(pipeline[0][1] if pipeline else 1) == 0:
-        advice += f", or --env {name}=auto for all that it has"
-    return [
-        f"a worker has {gpus} {'GPU' if gpus == 1 else 'GPUs'}, and "
-        f"{cause or f'without {name} the model'} takes {taken}: {advice}"
-    ]
+    yield (
+        f"a worker has {gpu_count} {'GPU' if gpu_count == 1 else 'GPUs'}, and "
+        f"{cause or f'without {name} the model'} uses {used}: give --gpu-count {used}"
+        + ("" if gpu_count % stages else f", or --env {name}=auto for all GPUs")
+    )
 
 
-def doubted_folder(values: Mapping[str, str]) -> list[str]:
-    """Return a line if the model is a path, or the name of a folder that is here."""
-    return [
-        f"{name}={model} is a folder's path: the endpoint has no such folder unless its image or "
-        "its volume does"
-        for name, model in _said(values, variables()["model_name"])
-        if model.startswith(("/", ".", "~")) or Path(model).is_dir()
-    ]
+def check_model_folder(env: Mapping[str, str]) -> Iterator[str]:
+    """Give a note if the model is a path, or a folder on this machine."""
+    for name, model in _first(env, SETTINGS["model_name"]):
+        if model.startswith(("/", ".", "~")) or Path(model).is_dir():
+            yield (
+                f"{name}={model} is a folder's path: the endpoint has no such folder unless its "
+                "image or its volume does"
+            )
 
 
-def _said(values: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the first of the names that has a value, with it; nothing if none has."""
-    return [(name, text) for name in names if (text := values.get(name, "").strip())][:1]
+def _first(env: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the first of the names that has a value, with its value."""
+    return [(name, text) for name in names if (text := env.get(name, "").strip())][:1]

@@ -1,116 +1,110 @@
 """Workers' logs, which the API streams as server-sent events."""
 
+import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from builder.cli import Console
 from builder.deploy.api import Api
-from builder.deploy.caller import Caller, Say, unreachable
-from builder.deploy.failures import failure
-from builder.errors import ApiUnavailable, NotFound
+from builder.deploy.api_errors import error_of, unreachable
+from builder.errors import NotFound
 
 
-@dataclass(frozen=True)
-class Order:
-    """Which lines are wanted.
+def print_logs(
+    api: Api, urls: Mapping[str, str], options: argparse.Namespace, console: Console
+) -> None:
+    """Print the lines of one worker after another, or follow all at once.
 
-    Attributes:
-        tail: how many that are there already; without `follow` no more than that.
-        source: container, system, or both.
-        follow: whether to wait for more.
-        is_named: whether one worker was named, which then has to be there.
+    Args:
+        api: for its timeouts and headers.
+        urls: of the logs, by worker.
+        options: `tail`, the number of existing lines; `source`, `follow`, and `worker`, which has
+            to exist if it is given.
+        console: for the lines.
     """
 
-    tail: int
-    source: str | None
-    follow: bool
-    is_named: bool = False
+    async def print_all() -> None:
+        idle_seconds = None if options.follow else api.timeouts.log_idle
+        timeout = httpx.Timeout(api.timeouts.request, read=idle_seconds)
+        async with (
+            httpx.AsyncClient(headers=api.http.headers, timeout=timeout) as http,
+            asyncio.TaskGroup() as group,
+        ):
+            reader = _LogReader(http, api.timeouts.retries, options, console)
+            for worker, url in urls.items():
+                task = group.create_task(reader.print_worker(worker, url))
+                if not options.follow:
+                    await asyncio.wait([task])
 
-    def query(self) -> dict[str, str]:
-        """Return it as the API's parameters."""
-        return {"tail": str(self.tail)} | ({"source": self.source} if self.source else {})
-
-
-def show(api: Api, endpoint: str, workers: Sequence[str], order: Order, say: Say) -> None:
-    """Say the lines of an endpoint's workers: one worker after another, or all as they come.
-
-    Raises:
-        DeployError: the API refuses, in one sentence.
-    """
-    urls = {worker: api.logs_url(endpoint, worker) for worker in workers}
     try:
-        asyncio.run(_show(api.caller, urls, order, say))
+        asyncio.run(print_all())
     except ExceptionGroup as group:
         raise group.exceptions[0] from group
 
 
-async def _show(caller: Caller, urls: dict[str, str], order: Order, say: Say) -> None:
-    quiet = None if order.follow else caller.pace.quiet_seconds
-    timeout = httpx.Timeout(caller.pace.request_seconds, read=quiet)
-    async with (
-        httpx.AsyncClient(headers=caller.client.headers, timeout=timeout) as client,
-        asyncio.TaskGroup() as group,
-    ):
-        for worker, url in urls.items():
-            task = group.create_task(_of_worker(client, caller, worker, url, order, say))
-            if not order.follow:
-                await asyncio.wait([task])
+@dataclass(frozen=True)
+class _LogReader:
+    http: httpx.AsyncClient
+    retries: tuple[float, ...]
+    options: argparse.Namespace
+    console: Console
 
-
-async def _of_worker(
-    client: httpx.AsyncClient, caller: Caller, worker: str, url: str, order: Order, say: Say
-) -> None:
-    """Say one worker's lines; a followed stream that breaks goes on where it broke."""
-    last, count = "", 0
-    waits_seconds = iter(caller.pace.again_seconds)
-    while True:
-        try:
-            async for id, event in _events(client, worker, url, last, order):
-                last, count = id or str(event.get("ts", "")), count + 1
-                waits_seconds = iter(caller.pace.again_seconds)
-                say(f"{worker}  {event.get('ts', '')}  {event.get('line', '')}".rstrip())
-                if count == order.tail and not order.follow:
+    async def print_worker(self, worker: str, url: str) -> None:
+        """Print one worker's lines; a followed stream that breaks goes on where it broke."""
+        follow, last_id, printed = self.options.follow, "", 0
+        waits = iter(self.retries)
+        while True:
+            wait: float | None = self.retries[0]
+            try:
+                async for id, event in self._events(worker, url, last_id):
+                    last_id, printed = id or str(event.get("ts", "")), printed + 1
+                    waits = iter(self.retries)
+                    line = f"{worker}  {event.get('ts', '')}  {event.get('line', '')}"
+                    self.console.print(line.rstrip())
+                    if printed == self.options.tail and not follow:
+                        return
+            except NotFound:
+                if last_id:
                     return
-            wait_seconds: float | None = caller.pace.again_seconds[0]
-        except NotFound:
-            if order.is_named and not last:
-                raise
-            if not last:
-                say(f"{worker} has just ended, and its logs with it")
-            return
-        except httpx.ReadTimeout:
-            return  # what was there has been read
-        except httpx.RequestError as error:
-            wait_seconds = next(waits_seconds, None) if order.follow else None
-            if wait_seconds is None:
-                raise ApiUnavailable(unreachable(url, error)) from error
-        if not order.follow or wait_seconds is None:
-            return
-        await asyncio.sleep(wait_seconds)
+                if self.options.worker:
+                    raise
+                self.console.print(f"{worker} has just ended, and its logs with it")
+                return
+            except httpx.ReadTimeout:
+                return  # all existing lines have been read
+            except httpx.RequestError as error:
+                wait = next(waits, None)
+                if not follow or wait is None:
+                    raise unreachable(error) from error
+            if not follow or wait is None:
+                return
+            await asyncio.sleep(wait)
 
-
-async def _events(
-    client: httpx.AsyncClient, worker: str, url: str, last: str, order: Order
-) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Give each event's id and its data; a line that is none of ours is left out."""
-    headers = {"last-event-id": last} if last else {}
-    async with client.stream("GET", url, params=order.query(), headers=headers) as answer:
-        if answer.status_code != 200:
-            await answer.aread()
-            raise failure(answer, f"worker {worker}")
-        id = ""
-        async for line in answer.aiter_lines():
-            name, _, value = line.partition(":")
-            if name == "id":
-                id = value.strip()
-            elif name == "data":
-                try:
-                    data = json.loads(value)
-                except ValueError:
-                    continue
-                if isinstance(data, dict):
-                    yield id, data
+    async def _events(
+        self, worker: str, url: str, last_id: str
+    ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Give each event's id and its JSON object; other lines are skipped."""
+        params = {"tail": self.options.tail, "source": self.options.source}
+        params = {name: value for name, value in params.items() if value is not None}
+        headers = {"last-event-id": last_id} if last_id else {}
+        async with self.http.stream("GET", url, params=params, headers=headers) as answer:
+            if answer.status_code != 200:
+                await answer.aread()
+                raise error_of(answer, f"worker {worker}")
+            id = ""
+            async for line in answer.aiter_lines():
+                name, _, value = line.partition(":")
+                if name == "id":
+                    id = value.strip()
+                elif name == "data":
+                    try:
+                        event = json.loads(value)
+                    except ValueError:
+                        continue
+                    if isinstance(event, dict):
+                        yield id, event

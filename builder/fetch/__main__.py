@@ -16,15 +16,14 @@ not match the hub's checksum.
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
-from builder.cli import Console, command_parser, run_command
+from builder.cli import Console, command_parser, exit_process, run_command
 from builder.fetch.request import FetchRequest, Kind, hub_token
 from builder.fetch.verified_download import fetch_repository
-from handler.model.lora import SETTING, read
+from handler.model.lora import SETTING, parse_lora_modules
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -48,7 +47,7 @@ def _requests(
     token = hub_token(environ)
     if not options.repository:
         parent = options.out or Path("models/lora")
-        for adapter in read(environ.get(SETTING, "")):
+        for adapter in parse_lora_modules(environ.get(SETTING, "")):
             revision = adapter.revision or "main"
             request = FetchRequest(adapter.source, revision, kind="lora", token=token)
             yield request, parent / adapter.folder_name()
@@ -95,4 +94,4 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_process(main())

@@ -14,8 +14,7 @@ from typing import Any
 
 from builder.errors import CheckpointRefused
 from handler.errors import StartError
-from handler.model import manifest
-from handler.model.manifest import Manifest, ManifestFile
+from handler.model.manifest import MANIFEST_NAME, Manifest, ManifestFile, read_manifest
 
 log = logging.getLogger("builder")
 
@@ -65,11 +64,11 @@ def existing_manifest(folder: Path) -> Manifest | None:
         return None
     found = None
     with suppress(StartError):
-        found = manifest.read(folder)
+        found = read_manifest(folder)
     if found is None:
         raise folder_in_use(folder, "was not made by this command")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    if other := sorted(files - {manifest.NAME, *(file.path for file in found.files)}):
+    if other := sorted(files - {MANIFEST_NAME, *(file.path for file in found.files)}):
         raise folder_in_use(folder, f"has files that are not in its manifest, such as {other[0]}")
     return found
 

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import SecretStr
 
 from builder.errors import InvalidArgument
-from handler.model.reference import HubReference, one_word
+from handler.model.reference import HubReference
+from handler.setting_types import check_token
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
 # The setting or build argument that names a repository of each kind, for error messages.
@@ -57,6 +58,6 @@ def hub_token(environ: Mapping[str, str]) -> SecretStr | None:
         token = BUILD_SECRET.read_bytes().decode("latin-1").strip()
         name = f"the secret {BUILD_SECRET.name}"
     try:
-        return one_word(SecretStr(token)) if token else None
+        return check_token(SecretStr(token)) if token else None
     except ValueError as error:
-        raise InvalidArgument(f"{name} should be {error}.") from error
+        raise InvalidArgument(f"{name} must be {error}.") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from builder.errors import CheckpointRefused
 from builder.fetch.request import FetchRequest
 from handler.model import hub_files
-from handler.model.checkpoint import INDEX, is_of
+from handler.model.checkpoint import INDEX, method_matches
 
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 
@@ -26,17 +26,19 @@ def select_files(
         CheckpointRefused: the configuration or the weights are missing, or only pickle files exist.
     """
     if request.kind == "lora":
-        if missing := [name for name in hub_files.ADAPTER if name not in names]:
+        if missing := [name for name in hub_files.LORA_FILES if name not in names]:
             raise CheckpointRefused(
                 f"{request.repository} has no {missing[0]}: it is not a LoRA adapter."
             )
-        return hub_files.adapter(names)
+        return hub_files.engine_files("lora", names)
     if request.kind == "tokenizer":
-        selected = _matching(request, names) if request.patterns else hub_files.small(names)
+        usual = hub_files.engine_files("tokenizer", names)
+        selected = _matching(request, names) if request.patterns else usual
         if not hub_files.has_tokenizer(selected):
             raise CheckpointRefused(f"{request.repository} has no tokenizer.")
         return selected
-    selected = _matching(request, names) if request.patterns else hub_files.wanted(names, indexed)
+    usual = hub_files.engine_files("model", names, indexed)
+    selected = _matching(request, names) if request.patterns else usual
     _check_completeness(request, names, set(selected), set(indexed or ()))
     return sorted(selected)
 
@@ -49,7 +51,7 @@ def _check_completeness(
         raise CheckpointRefused(
             f"{request.repository} has no config.json{matching}: every engine needs it."
         )
-    pickles = hub_files.pickles(selected)
+    pickles = hub_files.pickle_files(selected)
     if not pickles and not any(name.endswith(".safetensors") for name in selected):
         raise CheckpointRefused(_no_weights(request, names))
     if pickles and INDEX not in selected:
@@ -70,7 +72,7 @@ def _matching(request: FetchRequest, names: Collection[str]) -> list[str]:
         for suffix in [Path(name).suffix]
         if any(
             fnmatch.fnmatch(name, pattern)
-            and (suffix not in hub_files.PICKLE or pattern.endswith(suffix))
+            and (suffix not in hub_files.PICKLE_SUFFIXES or pattern.endswith(suffix))
             for pattern in request.patterns
         )
     ]
@@ -79,8 +81,8 @@ def _matching(request: FetchRequest, names: Collection[str]) -> list[str]:
 def _no_weights(request: FetchRequest, names: Collection[str]) -> str:
     if request.patterns:
         return f"{request.repository} has no weights that match ALLOW_PATTERNS."
-    sentence = hub_files.lack_of_weights(request.repository, names)
-    if pickles := [name for name in hub_files.pickles(names) if "/" not in name]:
+    sentence = hub_files.no_weights_reason(request.repository, names)
+    if pickles := [name for name in hub_files.pickle_files(names) if "/" not in name]:
         pattern = "pytorch_model*.bin" if pickles[0].startswith("pytorch_model") else pickles[0]
         sentence += f", or allow it by name with ALLOW_PATTERNS='{pattern} *.json *.txt *.model'"
     return f"{sentence}."
@@ -115,12 +117,12 @@ def require_quantization(request: FetchRequest, found: str | None) -> None:
         raise CheckpointRefused(
             f"QUANTIZATION=none contradicts the checkpoint: {name} is quantized as {found!r}."
         )
-    if asked == "auto" and not (is_of("awq", found) or is_of("fp8", found)):
+    if asked == "auto" and not (method_matches("awq", found) or method_matches("fp8", found)):
         raise CheckpointRefused(
             f"{name} is quantized as {found!r}, which is neither AWQ nor FP8. "
             f"QUANTIZATION={found} accepts it."
         )
-    if asked != "auto" and not is_of(asked, found):
+    if asked != "auto" and not method_matches(asked, found):
         raise CheckpointRefused(
             f"QUANTIZATION={asked} contradicts the checkpoint: {name} is quantized as {found!r}."
         )

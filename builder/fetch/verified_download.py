@@ -18,9 +18,9 @@ from builder.fetch.output_folder import (
 from builder.fetch.request import FetchRequest
 from builder.fetch.selection import PICKLE_INDEX, require_quantization, select_files
 from handler.errors import ModelUnavailable
-from handler.model import hub, manifest
+from handler.model import hub
 from handler.model.checkpoint import INDEX, quantization_of, shards
-from handler.model.manifest import ManifestFile
+from handler.model.manifest import MANIFEST_NAME, ManifestFile
 
 log = logging.getLogger("fetch")
 
@@ -38,7 +38,7 @@ def fetch_repository(request: FetchRequest, folder: Path) -> Path:
         ModelUnavailable, InvalidSetting: the hub refuses, or the disk is too small.
     """
     target = folder.resolve()
-    listing = hub.listing(request.reference())
+    listing = hub.list_repository(request.reference())
     with exclusive_lock(target.with_name(f".{target.name}.lock")):
         if _is_fetched(request, listing.commit, target):
             log.info("%s is at commit %s, nothing to do", folder, listing.commit)
@@ -69,7 +69,7 @@ def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
     config_files = [name for name in CONFIG_FILES if name in by_path]
     _download(part, request, listing.commit, [by_path[name] for name in config_files])
     indexed, quantization = _read_config(part, request)
-    names = [name for name in select_files(request, by_path, indexed) if name != manifest.NAME]
+    names = [name for name in select_files(request, by_path, indexed) if name != MANIFEST_NAME]
     for name in set(config_files) - set(names):
         (part / name).unlink()
     if request.kind == "model":
@@ -111,7 +111,7 @@ def _download(
     part: Path, request: FetchRequest, commit: str, files: Sequence[hub.RemoteFile]
 ) -> None:
     if files:
-        hub.download(request.reference(), commit, files, folder=part)
+        hub.download_files(request.reference(), commit, files, folder=part)
 
 
 def _verified(part: Path, request: FetchRequest, commit: str, file: hub.RemoteFile) -> ManifestFile:

@@ -15,7 +15,7 @@ from builder.errors import CheckpointRefused
 from handler.errors import ModelUnavailable
 from handler.model import hub
 from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
-from handler.model.hub_errors import explained, patiently
+from handler.model.hub_errors import hub_errors_explained, retry
 from handler.model.reference import HubReference
 from handler.model.safetensors import Tensor, in_folder
 
@@ -75,14 +75,14 @@ def _local(folder: Path) -> Source:
 
 
 def _remote(reference: HubReference) -> Source:
-    listing = hub.listing(reference)
+    listing = hub.list_repository(reference)
     there = {file.path: file for file in listing.files}
     wanted = [there[name] for name in CONFIGURATION if name in there]
     if "config.json" not in there:
         raise ModelUnavailable(f"{reference.name} has no config.json.")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        hub.download(reference, listing.commit, wanted, folder=folder)
+        hub.download_files(reference, listing.commit, wanted, folder=folder)
         named = shards(folder) or {
             path for path in there if path.endswith(".safetensors") and "/" not in path
         }
@@ -99,7 +99,7 @@ def _headers(reference: HubReference, commit: str, files: Iterable[str]) -> tupl
     api = HfApi(token=reference.plain_token())
 
     def header(name: str) -> list[Tensor]:
-        found = patiently(
+        found = retry(
             lambda: api.parse_safetensors_file_metadata(reference.name, name, revision=commit)
         )
         return [
@@ -109,7 +109,7 @@ def _headers(reference: HubReference, commit: str, files: Iterable[str]) -> tupl
             for key, each in found.tensors.items()
         ]
 
-    with explained(reference), ThreadPoolExecutor(AT_ONCE) as pool:
+    with hub_errors_explained(reference), ThreadPoolExecutor(AT_ONCE) as pool:
         return tuple(tensor for part in pool.map(header, files) for tensor in part)
 
 

@@ -12,7 +12,7 @@ from builder.errors import CheckpointRefused
 from builder.plan.source import Source
 from builder.quantize.recipe import DEFAULT_GROUP_SIZES, fitting_group_size
 from handler.memory.groups import Groups, groups
-from handler.model.checkpoint import is_of
+from handler.model.checkpoint import method_matches
 from handler.model.safetensors import Tensor
 
 BYTES = {"fp8": 1.0, "bf16": 2.0}
@@ -63,7 +63,7 @@ def weights(source: Source, wanted: str) -> Weights:
         shared = _groups_to_make(source) if method == "awq" else None
         sizes = [_size(tensor, method, shared) for tensor in source.tensors]
         return _weights(source.tensors, sizes, method, method == "bf16", shared)
-    if wanted != "auto" and not is_of(wanted, found):
+    if wanted != "auto" and not method_matches(wanted, found):
         raise CheckpointRefused(
             f"{source.name} is quantized as {found!r}, not {wanted}: plan for it as it is, or for "
             "the unquantized model."

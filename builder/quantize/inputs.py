@@ -15,9 +15,10 @@ from builder.fetch.request import FetchRequest
 from builder.fetch.verified_download import fetch_repository
 from builder.quantize.documents import TEXT_SUFFIXES
 from handler.errors import ModelUnavailable
-from handler.model import hub_files, manifest
+from handler.model import hub_files
 from handler.model.checkpoint import is_complete, json_object, quantization_of
-from handler.model.hub_errors import explained, patiently
+from handler.model.hub_errors import hub_errors_explained, retry
+from handler.model.manifest import read_manifest
 from handler.model.reference import HubReference
 
 log = logging.getLogger("quantize")
@@ -99,7 +100,7 @@ def find_base(
     check_base(folder, model)
     made = None
     with suppress(ModelUnavailable):
-        made = manifest.read(folder)
+        made = read_manifest(folder)
     if made:
         made.check(folder)
         return BaseCheckpoint(folder, made.repository, made.revision, made.commit, made.licence)
@@ -132,7 +133,7 @@ def check_base(folder: Path, name: str) -> None:
         )
     names = [path.name for path in folder.iterdir()]
     if not any(file.endswith(".safetensors") for file in names):
-        raise CheckpointRefused(f"{hub_files.lack_of_weights(name, names)}.")
+        raise CheckpointRefused(f"{hub_files.no_weights_reason(name, names)}.")
     if not complete:
         raise CheckpointRefused(f"{name} lacks weights that its index lists: fetch it again.")
 
@@ -210,16 +211,16 @@ def _download_text(reference: HubReference, asked: str | None) -> TextFile:
     disable_progress_bars()
     name, token = reference.name, reference.plain_token()
     api = HfApi(token=token)
-    with explained(reference):
-        info = patiently(
+    with hub_errors_explained(reference):
+        info = retry(
             lambda: api.dataset_info(name, revision=reference.revision, files_metadata=True)
         )
     files = {file.rfilename: file for file in info.siblings or ()}
     file = files[select_data_file(name, list(files), asked)]
     commit = str(info.sha)
     log.info("%s of %s at commit %s", file.rfilename, name, commit)
-    with explained(reference):
-        path = patiently(
+    with hub_errors_explained(reference):
+        path = retry(
             lambda: hf_hub_download(
                 name, file.rfilename, repo_type="dataset", revision=commit, token=token
             )

@@ -39,15 +39,15 @@ from builder.quantize.inputs import BaseCheckpoint, TextFile
 from builder.quantize.model_card import MIN_COMPARED_TOKENS, QuantizationResult, model_card
 from builder.quantize.recipe import RECIPE_FILE, QuantizationRecipe
 from handler.errors import StartError, one_line
-from handler.model import hub_files, manifest
-from handler.model.checkpoint import is_of, quantization_of
-from handler.model.manifest import ManifestFile
+from handler.model import hub_files
+from handler.model.checkpoint import method_matches, quantization_of
+from handler.model.manifest import MANIFEST_NAME, ManifestFile
 
 log = logging.getLogger("quantize")
 
 MAX_HELD_OUT_WINDOWS = 32  # enough for two digits, and minutes without a GPU
 # Files of the base that describe how the base was made.
-NOT_COPIED = (RECIPE_FILE, manifest.NAME, "recipe.json")
+NOT_COPIED = (RECIPE_FILE, MANIFEST_NAME, "recipe.json")
 FILE_MODE = 0o644  # transformers writes weights that only their owner may read
 
 
@@ -226,7 +226,7 @@ def _copy_small_files(base: Path, part: Path) -> None:
     A newer transformers would write a tokenizer that an engine's older one cannot read.
     """
     names = (path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())
-    for name in hub_files.small(names):
+    for name in hub_files.engine_files("tokenizer", names):
         target = part / name
         if name in NOT_COPIED or name.endswith("index.json") or target.exists():
             continue
@@ -236,7 +236,7 @@ def _copy_small_files(base: Path, part: Path) -> None:
 
 def _finish(part: Path, task: QuantizationTask, title: str) -> None:
     found = quantization_of(part)
-    if found is None or not is_of(task.recipe.method, found):
+    if found is None or not method_matches(task.recipe.method, found):
         raise QuantizationFailed(
             f"the written checkpoint is quantized as {found!r}, not {task.recipe.method}."
         )

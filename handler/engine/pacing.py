@@ -10,7 +10,8 @@ platform's round trip, for the SDK posts the chunks of a stream one after the ot
 
 import asyncio
 
-POSTS_PER_SECOND = 800.0  # a POST takes a quarter of a millisecond of CPU; 200 streams get 4/s each
+from handler.settings import POSTS_PER_SECOND
+
 # Over HTTP a flush is a write to a socket: up to about a hundred streams get every token at once.
 WRITES_PER_SECOND = 4000.0
 ROUND_TRIP_WEIGHT = 0.1  # of the newest round trip in the running mean

@@ -7,18 +7,14 @@ accepted token saves a step. SPECULATIVE_CONFIG is the engine's own JSON and win
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from handler.errors import InvalidSetting
-from handler.model.checkpoint import json_object
+from handler.model.draft import parse_speculative_config
 
-Method = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
-WITH_MODEL = frozenset({"draft", "eagle", "eagle3"})
 # Drafted tokens of one step. More pay only where most of them are accepted.
 TOKENS: Mapping[str, int] = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
 LOOKUP_TOKENS = (2, 4)  # the shortest and the longest end of the text that n-gram looks for
-# Both engines' own names are taken as well.
-METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 VLLM_METHODS = {"draft": "draft_model"}
 SGLANG_ALGORITHMS = {
     "ngram": "NGRAM",
@@ -29,70 +25,12 @@ SGLANG_ALGORITHMS = {
 }
 
 
-def method_named(name: str) -> str:
-    """Return the method's name here, given that or one of an engine's."""
-    return METHODS.get(name.lower(), name.lower())
-
-
-def check(method: str, model: str | None, tokens: int | None, config: str | None) -> None:
-    """Judge the settings together.
-
-    Raises:
-        InvalidSetting: one of them has nothing to act on.
-    """
-    if config:
-        _object(config)
-        return
-    if model and method not in WITH_MODEL:
-        raise InvalidSetting(
-            f"SPECULATIVE_MODEL={model!r} needs SPECULATIVE_METHOD=draft, eagle or eagle3; "
-            f"{method} has no model of its own."
-        )
-    if tokens and method == "none":
-        raise InvalidSetting(
-            f"NUM_SPECULATIVE_TOKENS={tokens} needs a SPECULATIVE_METHOD: ngram, draft, eagle, "
-            "eagle3 or mtp."
-        )
-
-
-def model_in(config: str | None) -> tuple[str, str | None] | None:
-    """Return the draft model that SPECULATIVE_CONFIG names, and its revision."""
-    found = _object(config) if config else {}
-    for key in ("model", "draft_model_path", "speculative_draft_model_path"):
-        name = found.get(key)
-        # Without a draft model `model` has been the method's name in some engine versions.
-        if isinstance(name, str) and name.strip("[]") not in ("", "ngram", found.get("method")):
-            keys = ("revision", "draft_model_revision", "speculative_draft_model_revision")
-            revision = next((found[key] for key in keys if found.get(key)), None)
-            return name, str(revision) if revision else None
-    return None
-
-
-def check_vocabulary(setting: str, draft: Path, model: Path) -> None:
-    """Compare two checkpoints' vocabularies: a drafted token has to be a token of the model's.
-
-    Raises:
-        InvalidSetting: with both sizes.
-    """
-    sizes = [_vocabulary_size(folder) for folder in (draft, model)]
-    if None not in sizes and sizes[0] != sizes[1]:
-        raise InvalidSetting(
-            f"{setting}: the draft model has a vocabulary of {sizes[0]} tokens and the model one "
-            f"of {sizes[1]}: take a draft model with as many."
-        )
-
-
-def mixes_vocabularies(config: str | None) -> bool:
-    """Whether SPECULATIVE_CONFIG asks vLLM to translate between two vocabularies."""
-    return bool(config and _object(config).get("use_heterogeneous_vocab"))
-
-
 def vllm_config(
     method: str, tokens: int | None, draft: Path | None, config: str | None
 ) -> str | None:
     """Return vLLM's `--speculative-config`, or None without speculation."""
     if config:
-        own = _object(config)
+        own = parse_speculative_config(config)
         if draft is not None:
             own["model"] = str(draft)  # by its folder: the engine asks no hub
             own.pop("revision", None)
@@ -119,7 +57,7 @@ def sglang_flags(
     tree costs memory for each of its branches.
     """
     if config:
-        own = {_flag(key): _text(value) for key, value in _object(config).items()}
+        own = {_flag(key): _text(value) for key, value in parse_speculative_config(config).items()}
         if draft is not None:
             own["SPECULATIVE_DRAFT_MODEL_PATH"] = str(draft)
             own.pop("SPECULATIVE_DRAFT_MODEL_REVISION", None)
@@ -151,20 +89,3 @@ def _flag(key: str) -> str:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _object(config: str) -> dict[str, Any]:
-    try:
-        found = json.loads(config)
-    except ValueError as error:
-        raise InvalidSetting(f"SPECULATIVE_CONFIG={config!r} is not JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise InvalidSetting(f"SPECULATIVE_CONFIG={config!r} should be a JSON object.")
-    return found
-
-
-def _vocabulary_size(folder: Path) -> int | None:
-    config = json_object(folder / "config.json")
-    text = config.get("text_config")
-    size = (text if isinstance(text, dict) else config).get("vocab_size")
-    return size if isinstance(size, int) else None

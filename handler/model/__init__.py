@@ -1,1 +1,1 @@
-"""Which model is served, and where its files are."""
+"""The model to serve: which checkpoint, and where its files are."""

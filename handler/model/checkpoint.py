@@ -1,10 +1,8 @@
-"""What a checkpoint on disk says of itself: its quantization, and whether all weights are there.
-
-It reads the checkpoint's own JSON files and nothing else of it. Where the folder comes from it
-does not know: who calls says in an error which model it is.
-"""
+"""A checkpoint's quantization and completeness, from its JSON files and its weights' names."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ from handler.errors import InvalidSetting, ModelUnavailable
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")  # what an engine's `auto` looks for
 INDEX = "model.safetensors.index.json"
 
-# What QUANTIZATION may call the methods that checkpoints name. llm-compressor writes AWQ and GPTQ
-# in the same form, 4-bit integers in compressed-tensors, and does not say which it was.
+# QUANTIZATION → the methods in checkpoints. llm-compressor saves AWQ and GPTQ in the same format,
+# 4-bit integers in compressed-tensors, without the name of the algorithm.
 FAMILIES = {
     "awq": {"awq", "awq_marlin", "compressed-tensors-int4"},
     "gptq": {"gptq", "gptq_marlin", "compressed-tensors-int4"},
@@ -24,10 +22,10 @@ CONTAINERS = ("compressed-tensors", "modelopt")
 
 
 def quantization_of(folder: Path) -> str | None:
-    """Return the quantization method that the checkpoint's own configuration names, or None.
+    """Return the quantization method in the checkpoint's configuration, None if unquantized.
 
-    compressed-tensors and ModelOpt name a container; what is in it is added where all of it is of
-    one kind: `compressed-tensors-fp8`, `compressed-tensors-int4`, `modelopt-fp8`.
+    compressed-tensors and ModelOpt are containers; where all weights in them have one format it is
+    appended: `compressed-tensors-fp8`, `compressed-tensors-int4`, `modelopt-fp8`.
 
     Raises:
         ModelUnavailable: there is no readable config.json.
@@ -35,21 +33,21 @@ def quantization_of(folder: Path) -> str | None:
     config = json_object(folder / "config.json")
     quantization = _quantization_config(folder, config)
     if not isinstance(quantization, dict):
-        raise ModelUnavailable("quantization_config in config.json is no object")
+        raise ModelUnavailable("quantization_config in config.json must be a JSON object")
     method = str(quantization.get("quant_method") or "").lower()
     algorithm = str(quantization.get("quant_algo") or "")
     if algorithm and not method:
-        method = "modelopt"  # its older checkpoints name only the algorithm
+        method = "modelopt"  # whose older checkpoints have only the algorithm
     if method == "compressed-tensors":
-        kind = _kind_of_groups(quantization.get("config_groups"))
-        return f"{method}-{kind}" if kind else method
+        number_format = _weight_format(quantization.get("config_groups"))
+        return f"{method}-{number_format}" if number_format else method
     if method == "modelopt" and algorithm.startswith("FP8"):
         return "modelopt-fp8"
     return method or None
 
 
 def has_fp8_cache(folder: Path) -> bool:
-    """Whether the checkpoint declares a KV cache of 8 bits, which engines then take by themselves.
+    """Whether the checkpoint declares an 8-bit KV cache, which the engines then use by default.
 
     Raises:
         ModelUnavailable: there is no readable config.json.
@@ -61,46 +59,46 @@ def has_fp8_cache(folder: Path) -> bool:
     return bool(quantization.get("kv_cache_scheme")) or algorithm.upper().startswith("FP8")
 
 
-def is_of(wanted: str, found: str) -> bool:
-    """Say whether QUANTIZATION=wanted is a name for the method `found`."""
+def method_matches(setting: str, method: str) -> bool:
+    """Whether a checkpoint with this quantization method is one of QUANTIZATION=setting."""
     return (
-        wanted == found
-        or found in FAMILIES.get(wanted, ())
-        or (wanted in CONTAINERS and found.startswith(wanted))
+        setting == method
+        or method in FAMILIES.get(setting, ())
+        or (setting in CONTAINERS and method.startswith(setting))
     )
 
 
-def check_quantization(wanted: str, found: str | None, name: str) -> None:
-    """Compare QUANTIZATION with the checkpoint; an unquantized one may be quantized while loading.
+def check_quantization(setting: str, method: str | None, name: str) -> None:
+    """Compare QUANTIZATION with the checkpoint; engines can quantize an unquantized one.
 
     Raises:
         InvalidSetting: they contradict each other.
     """
-    if wanted == "auto" or found is None or is_of(wanted, found):
+    if setting == "auto" or method is None or method_matches(setting, method):
         return
     raise InvalidSetting(
-        f"QUANTIZATION={wanted!r} contradicts the checkpoint: {name} is quantized as "
-        f"{found!r}. Leave QUANTIZATION unset, or choose another model."
+        f"QUANTIZATION={setting!r} contradicts the checkpoint: {name} is quantized as "
+        f"{method!r}. Leave QUANTIZATION unset, or choose another model."
     )
 
 
 def has_weights(folder: Path) -> bool:
-    """Say whether a file of weights lies in the folder."""
+    """Whether the folder has weights in any format; an engine can also make up random ones."""
     return any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
 
 
 def is_complete(folder: Path) -> bool:
-    """Say whether the configuration and every file of weights that the index names are there."""
+    """Whether the configuration and all weights in the index are there."""
     if not (folder / "config.json").is_file() or not has_weights(folder):
         return False
     return all((folder / name).is_file() for name in shards(folder) or ())
 
 
 def shards(folder: Path, index: str = INDEX) -> set[str] | None:
-    """Return the files that an index of weights names, None where there is no index.
+    """Return the files in an index of weights, None without an index.
 
     Raises:
-        ModelUnavailable: it is no such index.
+        ModelUnavailable: the index cannot be read.
     """
     path = folder / index
     if not path.is_file():
@@ -112,41 +110,50 @@ def shards(folder: Path, index: str = INDEX) -> set[str] | None:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object from a checkpoint's file.
 
     Raises:
-        ModelUnavailable: there is none.
+        ModelUnavailable: the file is missing or has no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelUnavailable(f"{path.name} cannot be read") from error
     if not isinstance(content, dict):
-        raise ModelUnavailable(f"{path.name} is no JSON object")
+        raise ModelUnavailable(f"{path.name} must be a JSON object")
     return content
 
 
+@contextmanager
+def model_named_in_errors(name: str) -> Iterator[None]:
+    """Prefix errors about a checkpoint's files with the model's name."""
+    try:
+        yield
+    except ModelUnavailable as error:
+        raise ModelUnavailable(f"{name}: {error}.") from error
+
+
 def _quantization_config(folder: Path, config: dict[str, Any]) -> Any:
-    """Find the object in the places where the tools that quantize leave it."""
+    """Return the configuration from wherever the quantization tools write it."""
     text = config.get("text_config")
     nested = text.get("quantization_config") if isinstance(text, dict) else None
-    found = config.get("quantization_config") or nested or config.get("compression_config")
+    quantization = config.get("quantization_config") or nested or config.get("compression_config")
     own_file = folder / "hf_quant_config.json"  # ModelOpt's
-    if not found and own_file.is_file():
-        found = json_object(own_file).get("quantization")
-    return found or {}
+    if not quantization and own_file.is_file():
+        quantization = json_object(own_file).get("quantization")
+    return quantization or {}
 
 
-def _kind_of_groups(groups: Any) -> str | None:
-    """Return what the weights of all compressed-tensors groups are: `fp8`, `int4`, else None."""
+def _weight_format(groups: Any) -> str | None:
+    """Return `fp8` or `int4` if all compressed-tensors groups have that format, else None."""
     if not isinstance(groups, dict) or not groups:
         return None
-    kinds = set()
+    formats = set()
     for group in groups.values():
         weights = group.get("weights") if isinstance(group, dict) else None
         if not isinstance(weights, dict):
             return None
-        kinds.add((weights.get("type"), weights.get("num_bits")))
-    if kinds == {("float", 8)}:
+        formats.add((weights.get("type"), weights.get("num_bits")))
+    if formats == {("float", 8)}:
         return "fp8"
-    return "int4" if kinds == {("int", 4)} else None
+    return "int4" if formats == {("int", 4)} else None

@@ -1,37 +1,32 @@
-"""What is asked of the hub: a repository's files at a commit, and their content.
+"""The model hub: a repository's files at a commit, and their download.
 
-The worker's fallback and `builder/fetch` fetch with it; `handler/model/sources.py` knows where
-else to look. Which files are worth fetching stands in `choice.py`. The content comes through a
-process of its own, `download.py`, for only a process can be ended in the middle of a file.
+The worker and the builder both use it. `hub_files.py` selects the files, `hub_errors.py` retries
+and explains what fails.
 """
 
-import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
-from handler.errors import InvalidSetting, ModelUnavailable
-from handler.model.hub_cache import folder_name
-from handler.model.hub_errors import explained, patiently
+from handler.errors import ModelUnavailable
+from handler.model.hub_cache import repository_folder
+from handler.model.hub_errors import RETRY_WAITS_SECONDS, hub_errors_explained, retry
 from handler.model.reference import HubReference
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
-PROGRESS_SECONDS = 10.0
-STOP_SECONDS = 5.0
-HALF_SECONDS = 3 * 3600.0  # nobody writes any more to a file that is as old as this
-GB = 1e9
-NOTICED_BYTES = 1_000_000
+PROGRESS_INTERVAL_SECONDS = 10.0
+CANCEL_TIMEOUT_SECONDS = 1.0  # then a connection hangs: threads end with the next chunk they get
+MAX_PARTIAL_FILE_AGE_SECONDS = 3 * 3600.0  # an older one belongs to a worker that was killed
+PARTIAL_SUFFIX = ".incomplete"  # huggingface-hub's, until a file is complete
+MIN_LOGGED_MEGABYTES = 1
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,8 @@ class RemoteFile:
     Attributes:
         path: in the repository.
         bytes: its size.
-        sha256: of its content, None where git itself keeps the file.
-        git_oid: git's own checksum of it, None where it is kept outside of git.
+        sha256: of its content, None for a file that git itself stores.
+        git_oid: git's checksum, None for a file that is stored outside of git.
     """
 
     path: str
@@ -53,12 +48,12 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RepoListing:
-    """A repository at a commit.
+    """All files of a repository at a commit.
 
     Attributes:
         commit: its full hash.
         files: all of them.
-        licence: the identifier on its card, None where it has none.
+        licence: the identifier on the model card, None without one.
     """
 
     commit: str
@@ -66,20 +61,23 @@ class RepoListing:
     licence: str | None
 
 
-def listing(reference: HubReference) -> RepoListing:
-    """Ask the hub for the commit that a revision is, and for its files.
+def list_repository(
+    reference: HubReference, retry_waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS
+) -> RepoListing:
+    """Resolve a revision to its commit and list the files.
 
     Raises:
-        ModelUnavailable, InvalidSetting: the hub's refusal in one sentence.
+        ModelUnavailable, InvalidSetting: the hub's reason in one sentence.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=reference.plain_token())
-    with explained(reference):
-        info = patiently(
+    with hub_errors_explained(reference):
+        info = retry(
             lambda: api.model_info(
                 reference.name, revision=reference.revision or "main", files_metadata=True
-            )
+            ),
+            waits_seconds=retry_waits_seconds,
         )
         files = tuple(
             RemoteFile(
@@ -94,142 +92,172 @@ def listing(reference: HubReference) -> RepoListing:
     return RepoListing(str(info.sha), files, str(licence) if licence else None)
 
 
-def download(
+def download_files(
     reference: HubReference,
     commit: str,
     files: Collection[RemoteFile],
     *,
     cache: Path | None = None,
     folder: Path | None = None,
+    retry_waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS,
 ) -> Path:
-    """Download files into a hub cache, or as they are into a folder; return where they lie.
+    """Download files into a hub cache, or without its layout into `folder`; return their folder.
 
-    A connection that breaks is resumed, a hub that fails is asked again; files that are whole are
-    not fetched twice. Several processes may do this at once in one cache: each writes files of its
-    own and renames them when they are whole. An exception, of a signal's handler as well, ends the
-    download at once.
+    A broken connection is resumed, a failing hub is retried, complete files are kept. Several
+    processes may download into one cache at once: each writes files of its own and renames them
+    when they are complete. An exception, also one raised by a signal handler, ends the download
+    and removes the partial files; end the process with `os._exit` then, for a connection that
+    hangs would hold up the interpreter's own exit.
 
     Raises:
-        ModelUnavailable, InvalidSetting: the hub's refusal, or too little space, in one sentence.
+        ModelUnavailable, InvalidSetting: the hub's reason, or a full disk, in one sentence.
     """
     from huggingface_hub import constants
 
-    place = folder or (cache or Path(constants.HF_HUB_CACHE)) / folder_name(reference.name)
-    total = sum(file.bytes for file in files)
-    with explained(reference):
-        place.mkdir(parents=True, exist_ok=True)
-        _remove_halves(place)
-        _check_space(reference.name, place, files)
-    order = {
-        "name": reference.name,
-        "revision": reference.revision,
-        "setting": reference.setting,
-        "token": reference.plain_token(),
-        "commit": commit,
-        "files": [file.path for file in files],
-        "place": str(place),
-        "cache": str(cache) if cache else None,
-        "folder": str(folder) if folder else None,
-    }
-    with _progress(reference.name, place, total):
-        return _run(order)
+    target = folder or (cache or Path(constants.HF_HUB_CACHE)) / repository_folder(reference.name)
+    with hub_errors_explained(reference):
+        target.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned_files(target)
+        _check_free_space(reference.name, target, files)
+        with _logged_progress(reference.name, target, sum(file.bytes for file in files)):
+            return retry(
+                lambda: _snapshot(reference, commit, files, cache, folder),
+                progress=lambda: disk_usage_bytes(target),
+                waits_seconds=retry_waits_seconds,
+            )
 
 
-def bytes_in(folder: Path) -> int:
-    """Return what the folder's files take on the disk; files come and go meanwhile."""
+def disk_usage_bytes(folder: Path) -> int:
+    """Return the disk space that a folder's files take, while files may come and go."""
     total = 0
     for path in folder.rglob("*"):
-        try:
+        with suppress(OSError):
             if not path.is_symlink() and path.is_file():
                 total += path.stat().st_blocks * 512
-        except OSError:
-            continue
     return total
 
 
-def _run(order: Mapping[str, object]) -> Path:
-    """Have a process do it: its answers are JSON lines, and it ends when its input does."""
-    search = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "handler.model.hub_download"],  # no handler.py of the folder's
-        env={**os.environ, "PYTHONPATH": search},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for us, who tell it
-    )
-    with process:
-        if process.stdin is None or process.stdout is None:
-            raise ModelUnavailable(f"{order['name']}: no process could be started to fetch it.")
+def _snapshot(
+    reference: HubReference,
+    commit: str,
+    files: Collection[RemoteFile],
+    cache: Path | None,
+    folder: Path | None,
+) -> Path:
+    """Run `snapshot_download` in a thread: called directly, it would first finish its files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    cancelled = threading.Event()
+
+    class Progress(tqdm):
+        """An invisible bar; huggingface-hub's threads call `update` for every chunk."""
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> None:
+            if cancelled.is_set():
+                raise CancelledError
+
+    result: Future[str] = Future()
+
+    def download() -> None:
         try:
-            with suppress(BrokenPipeError):  # its end is noticed below
-                process.stdin.write(json.dumps(order) + "\n")
-                process.stdin.flush()
-            for line in process.stdout:
-                said = json.loads(line)
-                if "path" in said:
-                    return Path(said["path"])
-                if "unavailable" in said:
-                    raise ModelUnavailable(said["unavailable"])
-                if "setting" in said:
-                    raise InvalidSetting(said["setting"])
-                log.warning("%s", said["warning"])
+            with _library_log_level(logging.ERROR):  # its warnings show signed URLs
+                path = snapshot_download(
+                    reference.name,
+                    revision=commit,
+                    token=reference.plain_token(),
+                    cache_dir=cache,
+                    local_dir=folder,
+                    allow_patterns=[escape(file.path) for file in files],
+                    tqdm_class=Progress,
+                )
+            # When the hub fails, huggingface-hub is content with the files that are there.
+            if missing := [file.path for file in files if not Path(path, file.path).is_file()]:
+                raise OSError(f"{reference.name}: {missing[0]} did not arrive")
+            result.set_result(path)
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=download, name="download", daemon=True)
+    try:
+        thread.start()
+        return Path(result.result())
+    finally:
+        cancelled.set()
+        try:
+            if thread.is_alive():
+                thread.join(CANCEL_TIMEOUT_SECONDS)
         finally:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-    killed = " (killed: too little memory?)" if process.returncode == -signal.SIGKILL else ""
-    raise ModelUnavailable(
-        f"{order['name']}: fetching it ended with code {process.returncode}{killed}."
-    )
+            if thread.is_alive():
+                _remove_open_partial_files()
 
 
-def _remove_halves(place: Path) -> None:
-    """Remove what a worker left on the volume that was killed while it wrote."""
-    for half in place.glob("blobs/*.incomplete"):
+@contextmanager
+def _library_log_level(level: int) -> Iterator[None]:
+    logger = logging.getLogger("huggingface_hub")
+    previous = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(previous)
+
+
+def _remove_open_partial_files() -> None:
+    """Remove the partial files that this process has open; other workers' stay."""
+    for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            if time.time() - half.stat().st_mtime > HALF_SECONDS:
-                half.unlink()
+            path = descriptor.readlink()
+            if path.suffix == PARTIAL_SUFFIX:
+                path.unlink()
 
 
-def _check_space(name: str, place: Path, files: Collection[RemoteFile]) -> None:
+def _remove_abandoned_files(target: Path) -> None:
+    """Remove what a worker that was killed left on the volume."""
+    for path in target.glob(f"blobs/*{PARTIAL_SUFFIX}"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > MAX_PARTIAL_FILE_AGE_SECONDS:
+                path.unlink()
+
+
+def _check_free_space(name: str, target: Path, files: Collection[RemoteFile]) -> None:
     def is_there(file: RemoteFile) -> bool:
-        blob = place / "blobs" / (file.sha256 or file.git_oid or "")
-        return blob.is_file() or (place / file.path).is_file()
+        blob = target / "blobs" / (file.sha256 or file.git_oid or "")
+        return blob.is_file() or (target / file.path).is_file()
 
     needed_bytes = sum(file.bytes for file in files if not is_there(file))
-    missing_bytes = needed_bytes - shutil.disk_usage(place).free
+    missing_bytes = needed_bytes - shutil.disk_usage(target).free
     if missing_bytes > 0:
         raise ModelUnavailable(
-            f"{name} needs {needed_bytes / GB:.1f} GB more on the disk of {place}: "
-            f"{missing_bytes / GB:.1f} GB too few are free."
+            f"{name} needs {needed_bytes / 1e9:.1f} GB more on the disk of {target}: "
+            f"{missing_bytes / 1e9:.1f} GB too few are free."
         )
 
 
 @contextmanager
-def _progress(name: str, place: Path, total_bytes: int) -> Iterator[None]:
-    """Log every now and then how much is there, and at the end how fast it came."""
-    before, started = bytes_in(place), time.monotonic()
-    over = threading.Event()
+def _logged_progress(name: str, target: Path, total_bytes: int) -> Iterator[None]:
+    """Log the progress at intervals, and the duration at the end."""
+    before, started = disk_usage_bytes(target), time.monotonic()
+    total, ended = total_bytes / 1e6, threading.Event()
 
-    def watch() -> None:
-        while not over.wait(PROGRESS_SECONDS):
-            done, seconds = bytes_in(place) - before, time.monotonic() - started
-            log.info(
-                "%s: %.0f of %.0f MB, %.0f MB/s",
-                *(name, done / 1e6, total_bytes / 1e6, done / seconds / 1e6),
-            )
+    def progress() -> tuple[float, float]:
+        return (disk_usage_bytes(target) - before) / 1e6, time.monotonic() - started
 
-    watcher = threading.Thread(target=watch, name="progress", daemon=True)
-    watcher.start()
+    def report() -> None:
+        while not ended.wait(PROGRESS_INTERVAL_SECONDS):
+            done, seconds = progress()
+            log.info("%s: %.0f of %.0f MB, %.0f MB/s", name, done, total, done / seconds)
+
+    reporter = threading.Thread(target=report, name="progress", daemon=True)
+    reporter.start()
     try:
         yield
     finally:
-        over.set()
-        watcher.join()
-    seconds, done = time.monotonic() - started, bytes_in(place) - before
-    if done > NOTICED_BYTES:
-        log.info("%s: %.1f MB in %.1f s", name, done / 1e6, seconds)
+        ended.set()
+        reporter.join()
+    done, seconds = progress()
+    if done > MIN_LOGGED_MEGABYTES:
+        log.info("%s: %.1f MB in %.1f s", name, done, seconds)

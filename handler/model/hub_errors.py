@@ -1,10 +1,10 @@
-"""What huggingface-hub raises: worth another try, or a sentence with what the user can do."""
+"""Errors of huggingface-hub: retried, or turned into one sentence that says what to do."""
 
 import logging
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -15,15 +15,24 @@ from handler.model.reference import HubReference
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# After this many failures in a row without a byte of progress it is given up.
-WAITS_SECONDS = (1.0, 2.0, 4.0)
+RETRY_WAITS_SECONDS = (1.0, 2.0, 4.0)  # between failures in a row, none of which made progress
 MAX_REASON_CHARACTERS = 200
-# A library's message may repeat a signed address, or the header that it could not send.
+# Query strings may be signatures; an "illegal header value" error repeats the token.
 SECRETS = re.compile(r"\?[^\s']*|(?<=Bearer ).*", re.DOTALL)
 
 
-def patiently(call: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
-    """Call until it succeeds, or fails for good, or fails too often without progress."""
+def retry(
+    call: Callable[[], T],
+    progress: Callable[[], int] = lambda: 0,
+    waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS,
+) -> T:
+    """Return what `call` returns, retried after errors that may pass.
+
+    Args:
+        call: a request to the hub.
+        progress: a count, such as of bytes; while it grows the retries start anew.
+        waits_seconds: the waits between failures without progress; then the error is raised.
+    """
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     failures = 0
@@ -33,20 +42,16 @@ def patiently(call: Callable[[], T], progress: Callable[[], int] = lambda: 0) ->
             return call()
         except (HTTPError, OSError, RuntimeError) as error:
             failures = 1 if progress() > before else failures + 1
-            if not _may_pass(error) or failures > len(WAITS_SECONDS):
+            if not _is_transient(error) or failures > len(waits_seconds):
                 raise
-            wait_seconds = WAITS_SECONDS[failures - 1]
-            log.warning("%s; trying again in %.0f s", reason_of(error), wait_seconds)
+            wait_seconds = waits_seconds[failures - 1]
+            log.warning("%s; retrying in %.0f s", reason_of(error), wait_seconds)
             time.sleep(wait_seconds)
 
 
 @contextmanager
-def explained(reference: HubReference) -> Iterator[None]:
-    """Turn what huggingface-hub raises into one sentence with what the user can do.
-
-    Raises:
-        ModelUnavailable, InvalidSetting: that sentence.
-    """
+def hub_errors_explained(reference: HubReference) -> Iterator[None]:
+    """Turn huggingface-hub's errors into ModelUnavailable or InvalidSetting."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
         HfHubHTTPError,
@@ -62,7 +67,7 @@ def explained(reference: HubReference) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise InvalidSetting(
-            f"{reference.setting}={name!r} is no repository's name (org/name)."
+            f"{reference.setting}={name!r} must be the name of a repository (org/name)."
         ) from error
     except GatedRepoError as error:
         reason = "it is gated: accept its licence on the hub and set HF_TOKEN"
@@ -72,52 +77,52 @@ def explained(reference: HubReference) -> Iterator[None]:
             f"{name} has no revision {reference.revision!r} ({reference.revision_setting})."
         ) from error
     except RepositoryNotFoundError as error:
-        reason = "no such repository on the hub, or it is private and HF_TOKEN does not open it"
+        reason = "no such repository on the hub, or it is private and HF_TOKEN gives no access"
         raise ModelUnavailable(f"{name}: {reason}.") from error
     except HfHubHTTPError as error:
-        raise ModelUnavailable(f"{name}: the hub answered {_meaning(error)}.") from error
+        raise ModelUnavailable(f"{name}: the hub answered {_status_reason(error)}.") from error
     except OfflineModeIsEnabled as error:
-        reason = "it is not in the cache, and HF_HUB_OFFLINE keeps the hub from being asked"
+        reason = "it is not in the cache, and HF_HUB_OFFLINE is set"
         raise ModelUnavailable(f"{name}: {reason}.") from error
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise ModelUnavailable(f"{name}{_trouble(error)}.") from error
+        raise ModelUnavailable(f"{name}{_failure_reason(error)}.") from error
 
 
 def reason_of(error: BaseException) -> str:
-    """Return a library's message in one line, without what may be secret in it."""
+    """Return a library's message in one line, without signatures and tokens."""
     text = one_line(SECRETS.sub("…", str(error)))
     return text[:MAX_REASON_CHARACTERS] or type(error).__name__
 
 
-def _meaning(error: Exception) -> str:
-    """Say what a status means, on the hub itself or where it keeps large files."""
+def _status_reason(error: Exception) -> str:
+    """Explain a status; 401 and 403 of the CDN for large files do not concern the token."""
     status, host = error.response.status_code, error.response.url.host  # type: ignore[attr-defined]
-    meaning = {401: "HF_TOKEN is not valid", 403: "HF_TOKEN may not read it"}
-    if status in meaning and host == urlsplit(_endpoint()).hostname:
-        return f"{status}: {meaning[status]}"
+    reasons = {401: "HF_TOKEN is not valid", 403: "HF_TOKEN has no permission to read it"}
+    if status in reasons and host == urlsplit(_endpoint()).hostname:
+        return f"{status}: {reasons[status]}"
     return f"{status}: {'try again later' if status >= 500 else reason_of(error)}"
 
 
-def _trouble(error: Exception) -> str:
+def _failure_reason(error: Exception) -> str:
     from huggingface_hub.errors import FileMetadataError
 
-    if isinstance(error, OSError) and _is_of_the_disk(error):
+    if isinstance(error, OSError) and _is_disk_error(error):
         return f" could not be stored: {error.strerror}"
     if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
-        return f": what answers at {_endpoint()} is no model hub: check HF_ENDPOINT"
+        return f": {_endpoint()} is not a model hub: check HF_ENDPOINT"
     return f": the hub at {_endpoint()} cannot be reached"
 
 
 def _endpoint() -> str:
-    """The hub's address, without the password that it may have."""
+    """The hub's URL, without the password that it may have."""
     from huggingface_hub import constants
 
     parts = urlsplit(constants.ENDPOINT)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether the same call may succeed later: no answer, or one that is the hub's own fault."""
+def _is_transient(error: Exception) -> bool:
+    """Whether a retry may succeed: there was no answer, or it was the hub's fault."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         FileMetadataError,
         HfHubHTTPError,
@@ -130,11 +135,11 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, OfflineModeIsEnabled | FileMetadataError):
         return False
     if not isinstance(error, HTTPError) and isinstance(error.__cause__, Exception):
-        return _may_pass(error.__cause__)  # "not in the cache", because of this
-    return not _is_of_the_disk(error)
+        return _is_transient(error.__cause__)  # "not in the cache", because of this
+    return not _is_disk_error(error)
 
 
-def _is_of_the_disk(error: Exception) -> bool:
-    """Whether it is a full disk or a missing right, and not a broken connection."""
-    of_the_network = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
-    return isinstance(error, OSError) and bool(error.errno) and not of_the_network
+def _is_disk_error(error: Exception) -> bool:
+    """Whether it is a full disk or a missing permission, not a broken connection."""
+    is_network_error = isinstance(error, ConnectionError | TimeoutError | socket.gaierror)
+    return isinstance(error, OSError) and bool(error.errno) and not is_network_error

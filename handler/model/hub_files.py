@@ -1,86 +1,86 @@
-"""Which files of a repository an engine loads, by their names alone."""
+"""The files of a repository that an engine loads, by their names alone."""
 
 import re
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 from handler.model.checkpoint import INDEX
+from handler.model.reference import ArtifactKind
 
-SMALL = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")  # configuration and tokenizer
+CONFIG_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 OTHER_INDEX = re.compile(r"\.(bin|h5|msgpack|fp\d+|fp\d+\.safetensors)\.index\.json$|^consolidated")
-LEFT_OUT = ("original", "onnx", "openvino", "metal", "coreml", "gguf", "runs", "checkpoint-")
+SKIPPED_FOLDERS = ("original", "onnx", "openvino", "metal", "coreml", "gguf", "runs", "checkpoint-")
 LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)", re.IGNORECASE)
-MODULE = re.compile(r"\d+_")  # the folders of a sentence-transformers model
-PICKLE = (".bin", ".pt", ".pth", ".ckpt")
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-TRAINING = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args")
+SENTENCE_TRANSFORMERS_MODULE = re.compile(r"\d+_[^/]*/.*\.safetensors$", re.DOTALL)
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
+TRAINING_STATE = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args")
 
 
-def wanted(names: Collection[str], shards: Collection[str] | None) -> list[str]:
-    """Choose what an engine loads, and not the same weights again in another format.
+def engine_files(
+    kind: ArtifactKind, names: Iterable[str], shards: Collection[str] | None = None
+) -> list[str]:
+    """Return the files to download, without the same weights in a second format.
 
     Args:
+        kind: a tokenizer comes without weights, of a LoRA adapter come the two files that count.
         names: every file of the repository.
-        shards: the files that the repository's index names, None where it has no index.
+        shards: the weights that the repository's index names, None without an index.
     """
-    weights = {name for name in names if name.endswith(".safetensors") and "/" not in name}
-    if shards is not None:
-        weights &= set(shards)
-    elif "model.safetensors" in weights:
-        weights = {"model.safetensors"}
-    else:
-        weights = {n for n in weights if not n.startswith("consolidated")} or weights
-    return sorted(weights | {name for name in names if _is_small(name) or _is_module(name)})
+    names = list(names)
+    if kind == "lora":
+        return sorted(name for name in names if name in LORA_FILES or LICENCE.match(name))
+    selected = {name for name in names if _is_configuration(name)}
+    if kind == "model":
+        selected |= _weights(names, shards)
+        selected |= {name for name in names if SENTENCE_TRANSFORMERS_MODULE.match(name)}
+    return sorted(selected)
 
 
-def small(names: Iterable[str]) -> list[str]:
-    """Choose the configuration and the tokenizer alone."""
-    return sorted(name for name in names if _is_small(name))
-
-
-def needed(names: Iterable[str]) -> list[str]:
-    """Leave out what an engine can do without: the licence, which others may not have fetched."""
+def required_files(names: Iterable[str]) -> list[str]:
+    """Leave out the licence, which other downloads may have skipped."""
     return [name for name in names if not LICENCE.match(name)]
 
 
-def pickles(names: Iterable[str]) -> list[str]:
-    """Choose the weights that are pickled, and not what a training left behind."""
-    return sorted(n for n in names if n.endswith(PICKLE) and not TRAINING.search(n))
+def pickle_files(names: Iterable[str]) -> list[str]:
+    """Return the pickled weights, without the state of a training."""
+    return sorted(n for n in names if n.endswith(PICKLE_SUFFIXES) and not TRAINING_STATE.search(n))
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:
-    """Say whether a tokenizer is among the files: it has many forms, and one of these names."""
+    """Whether a tokenizer is among the files; its formats have one of these names in common."""
     return any(
         "/" not in name and ("token" in name or name.startswith(("vocab", "tekken")))
         for name in names
     )
 
 
-def adapter(names: Iterable[str]) -> list[str]:
-    """Choose what an engine loads of a LoRA adapter."""
-    return sorted(name for name in names if name in ADAPTER or LICENCE.match(name))
-
-
-def lack_of_weights(repository: str, names: Collection[str]) -> str:
-    """Say why a repository has no weights that may be taken."""
-    if found := pickles(names):
+def no_weights_reason(repository: str, names: Collection[str]) -> str:
+    """Return why none of a repository's weights can be used."""
+    if pickles := pickle_files(names):
         return (
-            f"{repository} has its weights only as pickle ({found[0]}), and reading those can run "
-            "any code: choose a repository with safetensors"
+            f"{repository} has its weights only as pickle ({pickles[0]}), and loading pickle can "
+            "run any code: choose a repository with safetensors"
         )
     if any(name.endswith(".gguf") for name in names):
         return f"{repository} has only GGUF weights: choose one with safetensors"
     return f"{repository} has no weights"
 
 
-def _is_small(name: str) -> bool:
+def _weights(names: Collection[str], shards: Collection[str] | None) -> set[str]:
+    weights = {name for name in names if name.endswith(".safetensors") and "/" not in name}
+    if shards is not None:
+        return weights & set(shards)
+    if "model.safetensors" in weights:
+        return {"model.safetensors"}
+    return {name for name in weights if not name.startswith("consolidated")} or weights
+
+
+def _is_configuration(name: str) -> bool:
+    """Whether it is configuration, tokenizer or licence."""
     path = PurePosixPath(name)
-    if path.parts[0].startswith((*LEFT_OUT, ".")) and len(path.parts) > 1:
+    if path.parts[0].startswith((*SKIPPED_FOLDERS, ".")) and len(path.parts) > 1:
         return False
     if name == INDEX or (len(path.parts) == 1 and LICENCE.match(name)):
         return True
-    return path.suffix in SMALL and not OTHER_INDEX.search(path.name)
-
-
-def _is_module(name: str) -> bool:
-    return name.endswith(".safetensors") and MODULE.match(name) is not None and "/" in name
+    return path.suffix in CONFIG_SUFFIXES and not OTHER_INDEX.search(path.name)

@@ -1,95 +1,36 @@
-"""LoRA adapters: which ones the settings name, and where they lie.
+"""LoRA adapters: LORA_MODULES, their files and their ranks.
 
-Each is served under its own name, beside the model: a job chooses it by `model`.
+Each adapter is served beside the model under its own name, which a request gives as `model`.
 """
-
-from __future__ import annotations
 
 import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from handler.errors import InvalidSetting
-from handler.model import hub_files, manifest
-from handler.model.checkpoint import json_object
+from handler.model.checkpoint import json_object, model_named_in_errors
+from handler.model.hub_files import LORA_FILES
+from handler.model.manifest import read_manifest
 from handler.model.reference import HubReference
-from handler.model.sources import BAKED, find, naming
+from handler.model.sources import ModelSources, baked_lora_folders
 
-if TYPE_CHECKING:  # the image's fetch stage has no settings
-    from handler.settings import Settings
-
-
-@dataclass(frozen=True)
-class LoraAdapter:
-    """An adapter on disk.
-
-    Attributes:
-        name: what callers use.
-        path: the folder with adapter_config.json.
-        rank: the largest rank of its matrices.
-        is_local: whether it was found without asking the hub.
-    """
-
-    name: str
-    path: Path
-    rank: int
-    is_local: bool
-
-
-def locate(settings: Settings, baked: Path = BAKED) -> tuple[LoraAdapter, ...]:
-    """Find the adapters that the settings name; without the setting those of the image.
-
-    Raises:
-        InvalidSetting, ModelUnavailable: see `places.find`.
-    """
-    if settings.lora_modules is None:
-        folders = [folder for folder in sorted(baked.glob("lora/[!.]*")) if manifest.read(folder)]
-        return tuple(_adapter(folder.name.replace("--", "/"), folder, True) for folder in folders)
-    adapters = []
-    for one in read(settings.lora_modules):
-        found = find(settings, baked, HubReference(one.source, one.revision, SETTING), "lora")
-        adapters.append(_adapter(one.name, found.path, found.is_local))
-    return tuple(adapters)
-
-
-def check_names(adapters: Collection[LoraAdapter], taken: Collection[str | None]) -> None:
-    """See that each adapter has a name of its own.
-
-    Raises:
-        InvalidSetting: one is called as the model is.
-    """
-    for adapter in adapters:
-        if adapter.name in taken:
-            raise InvalidSetting(f"{SETTING}: {adapter.name!r} is the model's name; take another.")
-
-
-def _adapter(name: str, path: Path, is_local: bool) -> LoraAdapter:
-    with naming(name):
-        config = json_object(path / hub_files.ADAPTER[0])
-    ranks = [config.get("r"), *dict(config.get("rank_pattern") or {}).values()]
-    known = [rank for rank in ranks if isinstance(rank, int)]
-    if not known:
-        raise InvalidSetting(f"{SETTING}: {name} has no rank `r` in its adapter_config.json.")
-    return LoraAdapter(name, path, max(known), is_local)
-
-
-NAME = re.compile(r"\w(?!.*--)[\w./-]*")  # two dashes are a slash in a folder's name
 SETTING = "LORA_MODULES"
-RIGHT = (
-    'should be a JSON list such as [{"name": "sql", "path": "org/name"}], or sql=org/name with '
-    "blanks between several"
+NAME = re.compile(r"\w(?!.*--)[\w./-]*")  # two dashes stand for a slash in a folder's name
+RIGHT_FORM = (
+    'must be a JSON list such as [{"name": "sql", "path": "org/name"}], or sql=org/name with '
+    "spaces between several"
 )
 
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """An adapter as the settings name it.
+    """An adapter in LORA_MODULES.
 
     Attributes:
-        name: what callers use.
+        name: the `model` of requests.
         source: a repository or a folder.
         revision: branch, tag or commit; None is `main`.
     """
@@ -103,22 +44,77 @@ class LoraSpec:
         return self.name.replace("/", "--")
 
 
-def read(text: str) -> tuple[LoraSpec, ...]:
-    """Read LORA_MODULES: JSON, or the engines' own `name=source`.
+@dataclass(frozen=True)
+class LoraAdapter:
+    """An adapter on disk.
+
+    Attributes:
+        name: the `model` of requests.
+        path: the folder with adapter_config.json.
+        rank: the largest rank of its matrices.
+        is_local: whether it was found without the hub.
+    """
+
+    name: str
+    path: Path
+    rank: int
+    is_local: bool
+
+
+def parse_lora_modules(text: str) -> tuple[LoraSpec, ...]:
+    """Parse LORA_MODULES: a JSON list or object, or the engines' own `name=path`.
 
     Raises:
-        InvalidSetting: with what would be right.
+        InvalidSetting: it has neither form.
     """
     text = text.strip()
     try:
         items = json.loads(text) if text[:1] in ("[", "{") else [_pair(t) for t in text.split()]
-        wanted = [_wanted(item) for item in (items if isinstance(items, list) else [items])]
+        specs = [_spec(item) for item in (items if isinstance(items, list) else [items])]
     except ValueError as error:
-        raise InvalidSetting(f"{SETTING}={text!r} {RIGHT} ({error}).") from error
-    names = [one.name for one in wanted]
-    if doubled := [name for name in names if names.count(name) > 1]:
-        raise InvalidSetting(f"{SETTING}={text!r} has two adapters of the name {doubled[0]!r}.")
-    return tuple(wanted)
+        raise InvalidSetting(f"{SETTING}={text!r} {RIGHT_FORM} ({error}).") from error
+    names = [spec.name for spec in specs]
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise InvalidSetting(f"{SETTING}={text!r} has two adapters named {duplicates[0]!r}.")
+    return tuple(specs)
+
+
+def resolve_adapters(
+    lora_modules: str | None, sources: ModelSources, model_names: Collection[str | None] = ()
+) -> tuple[LoraAdapter, ...]:
+    """Find the adapters in LORA_MODULES, or without the setting those in the image.
+
+    Raises:
+        InvalidSetting, ModelUnavailable: see `ModelSources.find`; or an adapter has the model's
+            name.
+    """
+    if lora_modules is None:
+        adapters = [
+            _adapter(folder.name.replace("--", "/"), folder, is_local=True)
+            for folder in baked_lora_folders(sources.baked)
+            if read_manifest(folder)
+        ]
+    else:
+        adapters = []
+        for spec in parse_lora_modules(lora_modules):
+            found = sources.find(HubReference(spec.source, spec.revision, SETTING), "lora")
+            adapters.append(_adapter(spec.name, found.path, found.is_local))
+    for adapter in adapters:
+        if adapter.name in model_names:
+            raise InvalidSetting(
+                f"{SETTING}: {adapter.name!r} is the model's name; choose another one."
+            )
+    return tuple(adapters)
+
+
+def _adapter(name: str, path: Path, is_local: bool) -> LoraAdapter:
+    with model_named_in_errors(name):
+        config = json_object(path / LORA_FILES[0])
+    values = [config.get("r"), *dict(config.get("rank_pattern") or {}).values()]
+    ranks = [value for value in values if isinstance(value, int)]
+    if not ranks:
+        raise InvalidSetting(f"{SETTING}: {name} has no rank `r` in its adapter_config.json.")
+    return LoraAdapter(name, path, max(ranks), is_local)
 
 
 def _pair(text: str) -> dict[str, str]:
@@ -128,15 +124,15 @@ def _pair(text: str) -> dict[str, str]:
     return {"name": name, "path": source}
 
 
-def _wanted(item: Any) -> LoraSpec:
+def _spec(item: Any) -> LoraSpec:
     if not isinstance(item, Mapping):
-        raise ValueError(f"{item!r} is no object")
+        raise ValueError(f"{item!r} must be a JSON object")
     unknown = set(item) - {"name", "path", "repository", "revision", "base_model_name"}
     if unknown:
-        raise ValueError(f"{sorted(unknown)[0]!r} is not known")
+        raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
     name, source = item.get("name"), item.get("path") or item.get("repository")
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name")
+        raise ValueError(f"invalid name {name!r}")
     if not isinstance(source, str) or not source:
         raise ValueError(f"{name} has no path")
     revision = item.get("revision")

@@ -1,7 +1,7 @@
-"""The manifest that lies beside fetched weights: what they are, and that they are still there.
+"""manifest.json beside fetched weights: repository, commit, and the checksum of every file.
 
-`builder/fetch` writes it after it has verified every file; the worker compares presence and
-sizes with it when it starts, which takes milliseconds. It does not read the weights.
+`builder fetch` writes it after it has verified the files. The worker only compares their sizes at
+start, which takes milliseconds.
 """
 
 from pathlib import Path
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from handler.errors import ModelUnavailable
 
-NAME = "manifest.json"
+MANIFEST_NAME = "manifest.json"
 
 
 class ManifestFile(BaseModel):
-    """One file: its path in the folder, its size, and the checksum of its content."""
+    """One file: its path in the folder, size and checksum."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,19 +24,19 @@ class ManifestFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What was fetched.
+    """A fetched repository.
 
     Attributes:
-        repository: the name on the hub, which callers use.
-        revision: the branch, tag or commit that was asked for.
-        commit: the commit that it was then.
+        repository: the name on the hub, by which requests choose the model.
+        revision: the requested branch, tag or commit.
+        commit: the commit that it was at that time.
         kind: model, draft, tokenizer or lora.
-        patterns: of the files, where not those were taken that an engine is known to load.
-        quantization: the method that the checkpoint names, None for an unquantized one.
-        licence: the identifier on the model's card, None where it has none.
-        files: all of them but the manifest.
+        patterns: ALLOW_PATTERNS of the fetch; empty for the default selection of files.
+        quantization: the method in the checkpoint's configuration, None if unquantized.
+        licence: the identifier on the model card, None without one.
+        files: all of them except the manifest.
         total_bytes: their sum.
-        fetched: when, in UTC, ISO 8601.
+        fetched: the time in UTC, ISO 8601.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,38 +53,37 @@ class Manifest(BaseModel):
     fetched: str
 
     def write(self, folder: Path) -> None:
-        """Write it into the folder that it describes."""
-        (folder / NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST_NAME).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def check(self, folder: Path) -> None:
-        """Compare presence and size of every file.
+        """Compare the size of every file.
 
         Raises:
-            ModelUnavailable: names the first file that differs.
+            ModelUnavailable: a file is missing or has another size.
         """
         for file in self.files:
             try:
-                found = (folder / file.path).stat().st_size
+                size = (folder / file.path).stat().st_size
             except OSError:
-                found = None
-            if found != file.bytes:
-                state = "is missing" if found is None else f"has {found} bytes"
+                size = None
+            if size != file.bytes:
+                state = "is missing" if size is None else f"has {size} bytes"
                 raise ModelUnavailable(
-                    f"{self.repository} in {folder} is damaged: {file.path} {state}, the manifest "
-                    f"says {file.bytes} bytes. Build the image again."
+                    f"{self.repository} in {folder} is damaged: {file.path} {state}, "
+                    f"expected {file.bytes} bytes. Build the image again."
                 )
 
 
-def read(folder: Path) -> Manifest | None:
-    """Read a folder's manifest; None where there is none.
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read a folder's manifest, None without one.
 
     Raises:
-        ModelUnavailable: there is one that cannot be read.
+        ModelUnavailable: it cannot be read.
     """
-    path = folder / NAME
+    path = folder / MANIFEST_NAME
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise ModelUnavailable(f"{path} is no manifest of a model.") from error
+        raise ModelUnavailable(f"{path} is not a manifest of `builder fetch`.") from error

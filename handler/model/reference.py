@@ -1,14 +1,16 @@
-"""A repository as somebody named it."""
+"""A repository on the hub, as a setting or an argument names it."""
 
-import re
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import SecretStr
+
+ArtifactKind = Literal["model", "tokenizer", "lora"]  # a draft model is a model as well
 
 
 @dataclass(frozen=True)
 class HubReference:
-    """What is looked for, and the setting that an error has to name.
+    """A repository, and the setting that an error message has to name.
 
     Attributes:
         name: org/name.
@@ -28,12 +30,5 @@ class HubReference:
         return f"{self.setting.removesuffix('_NAME')}_REVISION"
 
     def plain_token(self) -> str | None:
-        """Return the token itself, for the client alone."""
+        """Return the token in plain text, for the hub's client only."""
         return self.token.get_secret_value() if self.token else None
-
-
-def one_word(secret: SecretStr) -> SecretStr:
-    """Refuse what cannot be sent as a token, such as two lines of a file."""
-    if not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
-        raise ValueError("one word without spaces or line breaks")
-    return secret

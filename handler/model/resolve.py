@@ -1,19 +1,30 @@
-"""Which checkpoint is served: the model that the settings name, its tokenizer and its draft model.
+"""Settings → the checkpoint to serve, with its tokenizer, draft model and LoRA adapters.
 
-The name that callers use is the repository's, wherever its files lie: `places.py` finds those.
+Requests choose the model by its repository's name, wherever `sources.py` finds the files.
 """
 
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from handler.engine import speculative
 from handler.errors import InvalidSetting
-from handler.model import lora, manifest
-from handler.model.checkpoint import check_quantization, has_weights, quantization_of
-from handler.model.lora import LoraAdapter
+from handler.model.checkpoint import (
+    check_quantization,
+    has_weights,
+    model_named_in_errors,
+    quantization_of,
+)
+from handler.model.draft import (
+    DRAFT_MODEL_METHODS,
+    check_speculative_settings,
+    check_vocabulary,
+    draft_in_config,
+    translates_vocabularies,
+)
+from handler.model.lora import LoraAdapter, resolve_adapters
+from handler.model.manifest import read_manifest
 from handler.model.reference import HubReference
-from handler.model.sources import BAKED, FoundFiles, find, naming
+from handler.model.sources import FoundFiles, ModelSources
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,13 +36,13 @@ class ResolvedModel:
 
     Attributes:
         path: the folder with config.json.
-        name: the repository's name, or the folder's.
-        quantization: the method in the checkpoint's own config, None for an unquantized one.
+        name: the repository, or the folder's name.
+        quantization: the method in the checkpoint's configuration, None if unquantized.
         source: where it was found, for the log.
-        is_local: whether it, its tokenizer and its draft were found without asking the hub.
+        is_local: whether all of it was found without the hub.
         tokenizer: the folder of another tokenizer than its own, or None.
-        adapters: LoRA adapters that are served beside it.
         draft: the folder of the draft model for speculative decoding, or None.
+        adapters: LoRA adapters that are served beside it.
     """
 
     path: Path
@@ -44,83 +55,91 @@ class ResolvedModel:
     adapters: tuple[LoraAdapter, ...] = ()
 
     def has_weights(self) -> bool:
-        """Say whether a file of weights lies in the folder."""
+        """Whether the folder has weights in any format."""
         return has_weights(self.path)
 
 
-def locate(settings: Settings, baked: Path = BAKED) -> ResolvedModel:
-    """Find the weights that the settings name, fetching them from the hub if need be.
+def resolve_model(settings: Settings, sources: ModelSources | None = None) -> ResolvedModel:
+    """Find everything that the settings name, downloaded from the hub if necessary.
+
+    Args:
+        settings: the worker's settings.
+        sources: where to look; by default the image, the volume and the hub.
 
     Raises:
-        InvalidSetting: MODEL_NAME is missing, or QUANTIZATION contradicts the checkpoint.
-        ModelUnavailable: they are nowhere, with the hub's reason in one sentence.
+        InvalidSetting: MODEL_NAME is missing, or a setting contradicts the checkpoint.
+        ModelUnavailable: no source has it, with the hub's reason in one sentence.
     """
-    found = _model(settings, baked)
-    others = [_tokenizer(settings, baked, found), _draft(settings, baked)]
-    with naming(found.name):
-        quantization = quantization_of(found.path)
-    check_quantization(settings.quantization, quantization, found.name)
-    if others[1] and not speculative.mixes_vocabularies(settings.speculative_config):
-        with naming(others[1].name):
-            speculative.check_vocabulary(others[1].name, others[1].path, found.path)
-    tokenizer, draft = (other.path if other else None for other in others)
-    adapters = lora.locate(settings, baked)
-    lora.check_names(adapters, {found.name, settings.served_model_name})
+    sources = sources or ModelSources(settings.base_path, settings.hf_token)
+    model = _find_model(settings, sources)
+    tokenizer = _find_tokenizer(settings, sources, model)
+    draft = _find_draft(settings, sources)
+    with model_named_in_errors(model.name):
+        quantization = quantization_of(model.path)
+    check_quantization(settings.quantization, quantization, model.name)
+    if draft and not translates_vocabularies(settings.speculative_config):
+        with model_named_in_errors(draft.name):
+            check_vocabulary(draft.name, draft.path, model.path)
+    names = {model.name, settings.served_model_name}
+    adapters = resolve_adapters(settings.lora_modules, sources, names)
     return ResolvedModel(
-        found.path,
-        found.name,
-        quantization,
-        found.source,
-        is_local=all(other.is_local for other in (found, *others, *adapters) if other),
-        tokenizer=tokenizer,
-        draft=draft,
+        path=model.path,
+        name=model.name,
+        quantization=quantization,
+        source=model.source,
+        is_local=all(found.is_local for found in (model, tokenizer, draft, *adapters) if found),
+        tokenizer=tokenizer.path if tokenizer else None,
+        draft=draft.path if draft else None,
         adapters=adapters,
     )
 
 
-def _model(settings: Settings, baked: Path) -> FoundFiles:
-    name, in_image = settings.model_name, manifest.read(baked / "model")
+def _find_model(settings: Settings, sources: ModelSources) -> FoundFiles:
+    name, baked = settings.model_name, read_manifest(sources.baked / "model")
     if name is None:
-        if in_image is None:
+        if baked is None:
             raise InvalidSetting(
                 "MODEL_NAME is not set: give a hub repository such as "
                 "Qwen/Qwen2.5-7B-Instruct-AWQ or a local folder."
             )
-        name = in_image.repository
-    elif in_image and name != in_image.repository:
-        log.warning("MODEL_NAME=%s is not the model in the image, %s", name, in_image.repository)
-    return find(settings, baked, HubReference(name, settings.model_revision))
+        name = baked.repository
+    elif baked and name != baked.repository:
+        log.warning("MODEL_NAME=%s is not the model in the image, %s", name, baked.repository)
+    return sources.find(HubReference(name, settings.model_revision))
 
 
-def _tokenizer(settings: Settings, baked: Path, model: FoundFiles) -> FoundFiles | None:
-    """Find TOKENIZER_NAME; without it a tokenizer that was baked with the model is meant."""
-    name, revision = settings.tokenizer_name, settings.tokenizer_revision
+def _find_tokenizer(
+    settings: Settings, sources: ModelSources, model: FoundFiles
+) -> FoundFiles | None:
+    """Find TOKENIZER_NAME, or without it the tokenizer that was baked with the model."""
+    name = settings.tokenizer_name
     if name is None:
-        in_image = manifest.read(baked / "tokenizer")
-        if in_image is None or model.path != baked / "model":
+        baked = read_manifest(sources.baked / "tokenizer")
+        if baked is None or model.path != sources.baked / "model":
             return None
-        name = in_image.repository
-    return find(
-        settings, baked, HubReference(name, revision, "TOKENIZER_NAME"), content="tokenizer"
-    )
+        name = baked.repository
+    reference = HubReference(name, settings.tokenizer_revision, "TOKENIZER_NAME")
+    return sources.find(reference, "tokenizer")
 
 
-def _draft(settings: Settings, baked: Path) -> FoundFiles | None:
-    """Find the draft model that the settings name; without a name the baked one is meant."""
-    method, config = settings.speculative_method, settings.speculative_config
-    speculative.check(method, settings.speculative_model, settings.num_speculative_tokens, config)
+def _find_draft(settings: Settings, sources: ModelSources) -> FoundFiles | None:
+    """Find the draft model in the settings, or without a name the baked one."""
+    method, name = settings.speculative_method, settings.speculative_model
+    config = settings.speculative_config
+    check_speculative_settings(method, name, settings.num_speculative_tokens, config)
     if config:
-        named = speculative.model_in(config)
-        return find(settings, baked, HubReference(*named, "SPECULATIVE_CONFIG")) if named else None
-    if method not in speculative.WITH_MODEL:
+        reference = draft_in_config(config)
+        return sources.find(reference) if reference else None
+    if method not in DRAFT_MODEL_METHODS:
         return None
-    name, revision = settings.speculative_model, settings.speculative_model_revision
     if name is None:
-        in_image = manifest.read(baked / "draft")
-        if in_image is None:
+        baked = read_manifest(sources.baked / "draft")
+        if baked is None:
             raise InvalidSetting(
                 f"SPECULATIVE_METHOD={method} needs a SPECULATIVE_MODEL, or an image that was "
                 "built with a DRAFT_MODEL_NAME."
             )
-        name = in_image.repository
-    return find(settings, baked, HubReference(name, revision, "SPECULATIVE_MODEL"))
+        name = baked.repository
+    return sources.find(
+        HubReference(name, settings.speculative_model_revision, "SPECULATIVE_MODEL")
+    )

@@ -1,1 +1,1 @@
-"""What makes a start short, and what it was made of."""
+"""A short start: compile caches, prefetched weights, and the timings of its stages."""

@@ -1,16 +1,12 @@
-"""What the engines compile, kept from one start to the next: one folder, and a copy of it.
+"""Compiled code of the engines, kept from one start to the next and copied to the network volume.
 
     python -m handler.startup.compile_cache restore|save VOLUME FOLDER…
 
-torch.compile, Triton, FlashInfer and the engines themselves each have a cache and a variable that
-says where. All of them are put below one root. A worker of an endpoint with a network volume
-restores those of compiled code while it imports the engine, and copies them back once it serves;
-another has what its image was built with. The SDK copies, in a process of its own: it would import
-half of what the engine imports, at the same time and in the same process.
-
-A user without a home has the caches in the folder for temporary files, for as long as that lasts.
-
-What is in the caches, and when it is stale, their owners know: each keys its entries.
+torch.compile, Triton, FlashInfer and the engines have a cache each, and a variable for its folder;
+all of them are put below one root. A worker with a network volume restores the root's compiled
+code while it imports the engine, and copies new code back once it serves. The Runpod SDK copies,
+in a child process: it would import half of the engine's packages in the middle of the engine's own
+import. Each cache's own keys decide which entries are stale.
 """
 
 import contextlib
@@ -24,12 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from handler.errors import InvalidSetting
-from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The variable of each cache → its folder below the root. A variable that is set stays as it is.
-FOLDERS = {
+# Variable → folder below the root. A variable that is set stays as it is.
+CACHE_FOLDERS = {
     "VLLM_CACHE_ROOT": "vllm",
     "SGLANG_CACHE_DIR": "sglang",
     "SGLANG_JIT_CACHE_DIR": "sglang/jit",
@@ -40,11 +35,11 @@ FOLDERS = {
     "SGLANG_DG_CACHE_DIR": "deep_gemm",
     "TVM_FFI_CACHE_DIR": "tvm_ffi",
     "TILELANG_CACHE_DIR": "tilelang",
-    "CUDA_CACHE_PATH": "cuda",  # what the driver compiles
+    "CUDA_CACHE_PATH": "cuda",  # code that the driver compiles
 }
-# What another machine may have as well. Not the engines' roots: they also hold which GPUs of this
+# Valid on other machines as well. The rest of the engines' roots is not: which GPUs of this
 # machine reach each other, and tables of gigabytes.
-COPIED = (
+COPIED_FOLDERS = (
     "vllm/torch_compile_cache",
     "vllm/modelinfos",
     "vllm/startup_plan",
@@ -59,153 +54,146 @@ COPIED = (
     "tilelang",
     "cuda",
 )
-# Where an image may have what a cache would have to fetch; then it stays there.
-IN_IMAGE = {"FLASHINFER_WORKSPACE_BASE": Path("~/.cache/flashinfer")}
-RESTORE_SECONDS = 120.0
-LAST_COPY_SECONDS = 5.0
-LEFT_OVER_SECONDS = 3600.0  # a copy that takes longer was cut off
+FLASHINFER_IN_IMAGE = Path("~/.cache/flashinfer")  # kernels that an image ships, used from there
+RESTORE_TIMEOUT_SECONDS = 120.0
+LAST_SAVE_TIMEOUT_SECONDS = 5.0
+MAX_PARTIAL_FILE_AGE_SECONDS = 3600.0  # an older one belongs to a copy that was interrupted
 
 
 class CompileCache:
-    """One start's caches.
+    """The compile caches of one start, as a context that ends a copy which still runs.
 
     Args:
-        settings: with the root and the volume's mount.
-        environ: the worker's, which may name the endpoint and folders of its own.
+        root: the folder for all caches.
+        root_is_required: whether a root that is not writable is an error. Otherwise a folder for
+            temporary files replaces it, as in a container whose user has no home.
+        volume: the mount of the network volume, None without copies.
+        environ: the worker's environment, with the endpoint's id and cache folders of the user.
+        last_save_timeout_seconds: the bound for the copy at the end.
 
     Attributes:
-        variables: what the engines read.
-        on_volume: whether there is a copy on a volume.
-
-    Entering it sets the variables and begins to restore what the volume has; leaving it ends a copy
-    that still runs.
+        environ: the variables to set for the engines.
+        on_volume: whether the caches are copied.
 
     Raises:
-        InvalidSetting: CACHE_ROOT is set, and nothing can be written there.
+        InvalidSetting: the root is required and not writable.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        root, volume = _root(settings), settings.base_path.resolve()
-        self.variables = {
-            name: str(_in_image(name) or root / folder)
-            for name, folder in FOLDERS.items()
-            if name not in environ
-        }
+    def __init__(
+        self,
+        root: Path,
+        *,
+        root_is_required: bool,
+        volume: Path | None,
+        environ: Mapping[str, str],
+        last_save_timeout_seconds: float = LAST_SAVE_TIMEOUT_SECONDS,
+    ) -> None:
+        root = _writable_root(root, root_is_required)
+        volume = volume and volume.resolve()
+        folders = {name: str(root / folder) for name, folder in CACHE_FOLDERS.items()}
+        if FLASHINFER_IN_IMAGE.expanduser().is_dir():
+            folders["FLASHINFER_WORKSPACE_BASE"] = str(Path.home())
+        self.environ = {name: path for name, path in folders.items() if name not in environ}
         self.on_volume = (
-            settings.volume_cache
+            volume is not None
             and "RUNPOD_ENDPOINT_ID" in environ
             and volume.is_dir()
-            and not root.is_relative_to(volume)  # it would be a copy of itself
+            and not root.is_relative_to(volume)  # it would be copied onto itself
         )
-        self._arguments = [str(volume), *(str(root / folder) for folder in COPIED)]
-        self._environ = {**environ, "RUNPOD_LOG_LEVEL": "WARN"}
-        self._copying: subprocess.Popen[str] | None = None
+        self._arguments = [str(volume), *(str(root / folder) for folder in COPIED_FOLDERS)]
+        self._copy_environ = {**environ, "RUNPOD_LOG_LEVEL": "WARN"}
+        self._last_save_timeout_seconds = last_save_timeout_seconds
+        self._copy: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "CompileCache":
-        os.environ.update(self.variables)
         if self.on_volume:
-            self._copying = self._begin("restore")
+            self._copy = self._start_copy("restore")
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._copying is not None and self._copying.poll() is None:
-            self._copying.kill()
-            self._copying.communicate()
+        if self._copy is not None and self._copy.poll() is None:
+            self._copy.kill()
+            self._copy.communicate()
 
-    def restored(self) -> None:
-        """Wait until it is here. A start without the caches is slow, and a start."""
-        if self._copying is None:
+    def wait_until_restored(self) -> None:
+        """Wait for the copy from the volume, at most RESTORE_TIMEOUT_SECONDS."""
+        if self._copy is None:
             return
         try:
-            said, _ = self._copying.communicate(timeout=RESTORE_SECONDS)
-            log.info("caches: %s from the volume", said.strip() or "nothing")
+            output, _ = self._copy.communicate(timeout=RESTORE_TIMEOUT_SECONDS)
+            log.info("compile cache: restored %s from the volume", output.strip() or "nothing")
         except subprocess.TimeoutExpired:
-            self._copying.kill()
-            self._copying.communicate()
-            log.warning("caches: the volume takes too long, the start goes on without it")
-        self._copying = None
+            self._copy.kill()
+            self._copy.communicate()
+            log.warning("compile cache: the volume is too slow, starting without the cache")
+        self._copy = None
 
-    def begin_save(self) -> None:
-        """Begin to copy what is new to the volume, unless that is under way."""
-        if self.on_volume and (self._copying is None or self._copying.poll() is not None):
-            self._copying = self._begin("save")
+    def start_save(self) -> None:
+        """Start to copy new files to the volume, unless a copy runs."""
+        if self.on_volume and (self._copy is None or self._copy.poll() is not None):
+            self._copy = self._start_copy("save")
 
-    def finish(self) -> None:
-        """Copy what was compiled since, as far as `LAST_COPY_SECONDS` allow."""
+    def finish_save(self) -> None:
+        """Copy files that are new since the last save, within the bound for the end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._wait(LAST_COPY_SECONDS)
-            self.begin_save()
-            self._wait(LAST_COPY_SECONDS)
+            self._wait_for_copy()
+            self.start_save()
+            self._wait_for_copy()
 
-    def _wait(self, seconds: float) -> None:
-        if self._copying is not None:
-            self._copying.wait(seconds)
+    def _wait_for_copy(self) -> None:
+        if self._copy is not None:
+            self._copy.wait(self._last_save_timeout_seconds)
 
-    def _begin(self, what: str) -> subprocess.Popen[str]:
+    def _start_copy(self, action: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "handler.startup.compile_cache", what, *self._arguments],
-            env=self._environ,
-            stdout=subprocess.PIPE if what == "restore" else None,
+            [sys.executable, "-m", "handler.startup.compile_cache", action, *self._arguments],
+            env=self._copy_environ,
+            stdout=subprocess.PIPE if action == "restore" else None,
             text=True,
         )
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Copy from or to the volume, by the SDK's own means, which say what went wrong."""
+    """Copy from or to the volume with the SDK, which logs its errors."""
     from runpod.serverless import VolumeCache
 
-    what, volume, *folders = arguments
+    action, volume, *folders = arguments
     cache = VolumeCache(dirs=folders, volume_path=volume)
-    if what == "restore":
+    if action == "restore":
         print(f"{cache.hydrate()} files", flush=True)
         return
-    _remove_left_overs(Path(volume) / ".cache" / os.environ["RUNPOD_ENDPOINT_ID"])
+    _remove_partial_files(Path(volume) / ".cache" / os.environ["RUNPOD_ENDPOINT_ID"])
     cache.sync(background=False)
 
 
-def _remove_left_overs(mirror: Path) -> None:
-    """Remove what copies have left behind that were cut off."""
+def _remove_partial_files(mirror: Path) -> None:
+    """Remove the partial files of copies that were interrupted."""
     for path in mirror.rglob("*.rpvc.tmp"):
         with contextlib.suppress(OSError):  # another worker was faster
-            if path.stat().st_mtime < time.time() - LEFT_OVER_SECONDS:
+            if path.stat().st_mtime < time.time() - MAX_PARTIAL_FILE_AGE_SECONDS:
                 path.unlink()
 
 
-def _root(settings: Settings) -> Path:
-    """Return a folder that can be written to: the setting's, or one for temporary files."""
-    root = settings.cache_root.expanduser().resolve()
-    problem = _problem(root)
-    if problem is None:
-        return root
-    if "cache_root" in settings.model_fields_set:
-        raise InvalidSetting(
-            f"CACHE_ROOT='{settings.cache_root}' cannot be written to ({problem})."
-        )
-    return _temporary_root()
+def _writable_root(root: Path, is_required: bool) -> Path:
+    folder = root.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if is_required:
+            reason = error.strerror or repr(error)
+            raise InvalidSetting(f"CACHE_ROOT='{root}' is not writable ({reason}).") from error
+        return _temporary_root()
+    return folder
 
 
 def _temporary_root() -> Path:
-    """Return a folder that is this user's alone, for what is compiled is run."""
+    """Return a folder that only this user can write to, because the code in it is executed."""
     root = Path(tempfile.gettempdir()) / f"llm-worker-{os.getuid()}"
     root.mkdir(mode=0o700, exist_ok=True)
     if root.is_symlink() or root.stat().st_uid != os.getuid():
         return Path(tempfile.mkdtemp(prefix="llm-worker-"))
     return root
-
-
-def _problem(root: Path) -> str | None:
-    """Make the folder; return why nothing can be written there, or None."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=root).close()
-    except OSError as error:
-        return error.strerror or repr(error)
-    return None
-
-
-def _in_image(name: str) -> Path | None:
-    folder = IN_IMAGE.get(name, Path()).expanduser()
-    return Path.home() if name in IN_IMAGE and folder.is_dir() else None
 
 
 if __name__ == "__main__":

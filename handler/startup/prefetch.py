@@ -1,75 +1,85 @@
 """Weights → the kernel's page cache, while Python imports the engine.
 
-An engine maps its weights and then waits for the disk page by page. Read before, in order and
-several files at once, they are in memory when it comes. Whether they were needed, or fit beside
-what else runs, only the kernel knows: it drops them first.
+An engine maps its weights and then waits for the disk page by page. Sequential reads of several
+files at once are faster, and the engine finds the pages in memory. The kernel drops them first
+when memory is needed.
 """
 
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 log = logging.getLogger(__name__)
 
-READERS = 4  # a network volume answers several readers faster than one
-PIECE_BYTES = 8 << 20
-SHARE_OF_FREE_MEMORY = 0.8
+MAX_READERS = 4  # a network volume serves several readers faster than one
+CHUNK_BYTES = 8 << 20
+MAX_MEMORY_SHARE = 0.8
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def prefetch(folder: Path) -> list[threading.Thread]:
-    """Begin to read a checkpoint's weights; return the threads that do it.
+def prefetch_weights(
+    folder: Path, *, max_readers: int = MAX_READERS, available_bytes: int | None = None
+) -> list[threading.Thread]:
+    """Start to read a checkpoint's safetensors files; return the reader threads.
 
-    They hold no lock of Python while they read: a fork may happen beside them. Nothing is read
-    where the weights would not fit into the free memory: reading would push itself out again.
+    Weights that do not fit into memory are not read: they would evict each other. A reader holds
+    no lock while it reads, so a fork at the same time is safe.
+
+    Args:
+        folder: of the checkpoint.
+        max_readers: how many files are read at once.
+        available_bytes: memory for them; None is what the machine and the container allow.
     """
     files = [path for path in sorted(folder.glob("*.safetensors")) if path.is_file()]
-    whole, free = sum(path.stat().st_size for path in files), _free_bytes()
-    if not whole:
+    weight_bytes = sum(path.stat().st_size for path in files)
+    if not weight_bytes:
         return []
-    if whole > free * SHARE_OF_FREE_MEMORY:
+    if available_bytes is None:
+        available_bytes = available_memory_bytes()
+    if weight_bytes > available_bytes * MAX_MEMORY_SHARE:
         log.info(
-            "the weights (%.1f GB) are not read ahead: %.1f GB are free", whole / 1e9, free / 1e9
+            "no prefetch of the weights: %.1f GB with %.1f GB of memory available",
+            weight_bytes / 1e9,
+            available_bytes / 1e9,
         )
         return []
-    left = iter(files)
-    lock = threading.Lock()
+    remaining, lock = iter(files), threading.Lock()
     readers = [
-        threading.Thread(target=_read_all, args=(left, lock), name="prefetch", daemon=True)
-        for _ in range(min(READERS, len(files)))
+        threading.Thread(target=_read_files, args=(remaining, lock), name="prefetch", daemon=True)
+        for _ in range(min(max_readers, len(files)))
     ]
     for reader in readers:
         reader.start()
     return readers
 
 
-def _read_all(files: Iterable[Path], lock: threading.Lock) -> None:
-    piece = bytearray(PIECE_BYTES)
+def available_memory_bytes(cgroup: Path = CGROUP) -> int:
+    """Return the available memory of the machine, or of the container if its limit is lower."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = int((cgroup / "memory.max").read_text())  # `max` without a limit
+        used = int((cgroup / "memory.current").read_text())
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return available
+    return min(available, limit - used + int(stat.get("inactive_file", 0)))
+
+
+def _read_files(remaining: Iterator[Path], lock: threading.Lock) -> None:
+    chunk = bytearray(CHUNK_BYTES)
     while True:
         with lock:
-            path = next(iter(files), None)
+            path = next(remaining, None)
         if path is None:
             return
         try:
             with path.open("rb", buffering=0) as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                while file.readinto(piece):
+                while file.readinto(chunk):
                     pass
-        except OSError as error:  # the engine reads it again, and says what is wrong
-            log.warning("%s cannot be read ahead: %s", path.name, error.strerror)
-
-
-def _free_bytes() -> int:
-    """Return the memory that is free, by the machine's count and by the container's limit."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit = int((CGROUP / "memory.max").read_text())  # `max` where there is none
-        used = int((CGROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return free
-    return min(free, limit - used + int(stat.get("inactive_file", 0)))
+        except OSError as error:  # the engine reads it again and reports what is wrong
+            log.warning("prefetch of %s failed: %s", path.name, error.strerror)

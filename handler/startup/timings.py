@@ -1,6 +1,6 @@
-"""What the start was made of: each stage, when it began and how long it took. StartupTimings may overlap.
+"""The stages of a start: when each began and how long it took. Stages may overlap.
 
-Times are the wall clock's, for stages of other processes, and of other machines, are among them.
+Times are those of the wall clock, because stages of other processes and machines are among them.
 """
 
 import os
@@ -13,13 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class StartupStage:
-    """One stage.
-
-    Attributes:
-        name: what was done.
-        began: seconds since the epoch.
-        seconds: how long it took.
-    """
+    """One stage; `began` is in seconds since the epoch."""
 
     name: str
     began: float
@@ -30,7 +24,7 @@ class StartupTimings:
     """The stages of one start; any thread may add one.
 
     Args:
-        began: the process's start, in seconds since the epoch.
+        began: the start of the process, in seconds since the epoch.
     """
 
     def __init__(self, began: float) -> None:
@@ -39,25 +33,25 @@ class StartupTimings:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what runs inside."""
+        """Time the body; a stage that fails is not added."""
         began, started = time.time(), time.monotonic()
         yield
         self.add(StartupStage(name, began, time.monotonic() - started))
 
     def add(self, *stages: StartupStage) -> None:
-        """Take stages that something else has timed."""
+        """Add stages that were timed elsewhere."""
         self._stages += stages
 
     def since(self, began: float, name: str) -> None:
-        """Add a stage from `began`, in seconds since the epoch, to now."""
+        """Add a stage from `began`, in seconds since the epoch, until now."""
         self.add(StartupStage(name, began, time.time() - began))
 
     def __iter__(self) -> Iterator[StartupStage]:
-        """Go through the stages as they began."""
+        """Iterate over the stages in the order in which they began."""
         return iter(sorted(self._stages, key=lambda stage: stage.began))
 
     def __str__(self) -> str:
-        """Return the table: from when on, counted from the process's start, and how long."""
+        """Return a table of the stages, in seconds from the start of the process."""
         stages = list(self)
         total = max((stage.began + stage.seconds - self.began for stage in stages), default=0.0)
         width = max((len(stage.name) for stage in stages), default=0)
@@ -69,9 +63,9 @@ class StartupTimings:
         return "\n".join([f"the start took {total:.2f} s", head, *rows])
 
 
-def process_began() -> float:
+def process_start_time() -> float:
     """Return when this process was started, in seconds since the epoch, to a hundredth."""
-    # Linux counts in ticks since the machine's own start. The name in brackets may hold blanks.
+    # Field 22 of /proc/PID/stat, in clock ticks since boot; the name in brackets may have spaces.
     fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - began)
+    since_boot = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot)

@@ -24,7 +24,7 @@ from handler.engine.runtime import EngineRuntime
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
-from handler.model.resolve import locate
+from handler.model.resolve import resolve_model
 from tests.support.environment import ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
@@ -46,7 +46,7 @@ def main(engine):
     said = Said()
     logging.getLogger("handler").addHandler(said)
     settings = load(os.environ)
-    adapter = ADAPTERS[engine](settings, locate(settings), os.environ)
+    adapter = ADAPTERS[engine](settings, resolve_model(settings), os.environ)
     adapter.prepare()
     before = handlers()
     with EngineRuntime(adapter) as host:

@@ -32,7 +32,7 @@ from handler.engine.sglang.demand import demand
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags
 from handler.environ import load
 from handler.errors import InvalidSetting
-from handler.model.resolve import ResolvedModel, locate
+from handler.model.resolve import ResolvedModel, resolve_model
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
@@ -292,7 +292,7 @@ def test_a_failure_that_a_process_signals_is_the_engines_death(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     environ = {"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"}
     settings = load(environ)
-    adapter = SglangAdapter(settings, locate(settings), environ)
+    adapter = SglangAdapter(settings, resolve_model(settings), environ)
     before = signal.getsignal(signal.SIGQUIT)
     try:
         adapter.prepare()

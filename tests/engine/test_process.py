@@ -107,7 +107,7 @@ def test_a_job_that_fails_ends_the_worker_with_code_1_and_one_line(runs_on_a_vol
 def test_a_worker_finds_on_the_volume_what_an_earlier_one_has_compiled(runs_on_a_volume):
     """On a CPU: what vLLM has found out about the model's class."""
     for known, done in enumerate(runs_on_a_volume):
-        assert f"caches: {known} files from the volume" in done.stdout
+        assert f"compile cache: restored {known} files from the volume" in done.stdout
         assert done.cached == ["vllm-model_executor-models-llama-LlamaForCausalLM.json"]
 
 
@@ -124,7 +124,7 @@ def test_an_fp8_checkpoint_counts():
 @pytest.mark.parametrize(
     ("arguments", "environ", "code", "message"),
     [
-        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' should be "),
+        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' must be "),
         (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
         (("--test_input", "[]"), {}, 2, '--test_input must be an object with an "input".'),
         ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),

@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from handler.model.checkpoint import quantization_of
-from handler.model.manifest import read
+from handler.model.manifest import read_manifest
 from tests.support.environment import ROOT, worker_command, worker_environment
 from tests.support.quantize import DEMO, SMALL, quantize, write_chats
 
@@ -26,7 +26,7 @@ def made(tmp_path_factory):
             arguments = ("--dataset", write_chats(root / "chats.jsonl"), *SMALL)
         code, out, log = quantize(DEMO, "--to", method, "--out", folder, *arguments)
         assert (code, out) == (0, f"{folder}\n"), log
-        return folder, read(folder), log
+        return folder, read_manifest(folder), log
 
     return make
 
@@ -92,4 +92,4 @@ def test_a_finished_folder_is_kept_and_another_recipe_or_other_files_are_refused
     mine.unlink()
     what = "has files that are not in its manifest, such as mine.txt"
     assert (code, log[-1]) == (2, f"{folder} {what}: {advice}")
-    assert read(folder) == manifest
+    assert read_manifest(folder) == manifest

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load
-from handler.model.resolve import locate
+from handler.model.resolve import resolve_model
 
 
 def checked_vllm_adapter(folder: Path, **environ: str) -> VllmAdapter:
     """Return the adapter of a model after its check, with the flags that the parser made."""
     environ["MODEL_NAME"] = str(folder)
     settings = load(environ)
-    adapter = VllmAdapter(settings, locate(settings), environ)
+    adapter = VllmAdapter(settings, resolve_model(settings), environ)
     before = dict(os.environ)
     try:
         adapter.check()

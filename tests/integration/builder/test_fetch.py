@@ -197,7 +197,7 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
     assert (process.returncode, out, log) == (
         2,
         "",
-        "fetch: HF_TOKEN should be one word without spaces or line breaks.\n",
+        "fetch: HF_TOKEN must be one word without spaces or line breaks.\n",
     )
 
 
@@ -214,8 +214,8 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/private",
             {},
             3,
-            "org/private: no such repository on the hub, or it is private and HF_TOKEN does not "
-            "open it.",
+            "org/private: no such repository on the hub, or it is private and HF_TOKEN gives "
+            "no access.",
         ),
         (
             "org/awq",
@@ -224,12 +224,12 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/awq: the hub answered 401: HF_TOKEN is not valid.",
         ),
         ("org/awq --revision v9", {}, 3, "org/awq has no revision 'v9' (MODEL_REVISION)."),
-        ("a/b/c", {}, 2, "MODEL_NAME='a/b/c' is no repository's name (org/name)."),
+        ("a/b/c", {}, 2, "MODEL_NAME='a/b/c' must be the name of a repository (org/name)."),
         (
             "a/b/c --kind tokenizer",
             {},
             2,
-            "TOKENIZER_NAME='a/b/c' is no repository's name (org/name).",
+            "TOKENIZER_NAME='a/b/c' must be the name of a repository (org/name).",
         ),
         (
             "org/plain",
@@ -256,7 +256,7 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/pickle",
             {},
             2,
-            "org/pickle has its weights only as pickle (pytorch_model.bin), and reading those can "
+            "org/pickle has its weights only as pickle (pytorch_model.bin), and loading pickle can "
             "run any code: choose a repository with safetensors, or allow it by name with "
             "ALLOW_PATTERNS='pytorch_model*.bin *.json *.txt *.model'.",
         ),

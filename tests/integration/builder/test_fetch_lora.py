@@ -3,8 +3,8 @@
 import subprocess
 import sys
 
-from handler.environ import load
-from handler.model.lora import locate
+from handler.model.lora import resolve_adapters
+from handler.model.sources import ModelSources
 from tests.support.checkpoints import lora
 from tests.support.environment import ROOT, clean_environment
 from tests.support.hub import Repository, running_hub
@@ -23,12 +23,13 @@ def test_a_build_fetches_adapters_that_a_worker_serves_without_a_setting(tmp_pat
     assert done.returncode == 0, done.stderr
     baked = tmp_path / "baked/lora"
     assert done.stdout.splitlines() == [str(baked / "org--sql"), str(baked / "x")]
-    served = locate(load({}), tmp_path / "baked")
+    sources = ModelSources(tmp_path / "volume", baked=tmp_path / "baked")
+    served = resolve_adapters(None, sources)
     assert [(adapter.name, adapter.rank, adapter.is_local) for adapter in served] == [
         ("org/sql", 8, True),
         ("x", 8, True),
     ]
-    [named] = locate(load({"LORA_MODULES": "other=org/adapter"}), tmp_path / "baked")
+    [named] = resolve_adapters("other=org/adapter", sources)
     assert (named.name, named.path) == ("other", baked / "org--sql")
 
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from builder.errors import InvalidArgument
 from builder.quantize.documents import read_documents, token_windows
-from handler.model.manifest import read
+from handler.model.manifest import read_manifest
 from tests.support.checkpoints import tiny_llama
 from tests.support.environment import MODELS, NAME
 from tests.support.hub import COMMIT, Repository, running_hub
@@ -49,9 +49,9 @@ def test_a_model_and_one_parquet_file_of_a_data_set_are_fetched_at_a_commit(tmp_
             HF_HOME=str(tmp_path / "home"),
         )
     assert (code, out) == (0, "models/tiny-awq\n"), log
-    manifest = read(tmp_path / "models/tiny-awq")
+    manifest = read_manifest(tmp_path / "models/tiny-awq")
     assert (manifest.repository, manifest.commit, manifest.licence) == ("org/tiny", COMMIT, "mit")
-    assert read(tmp_path / "models/tiny").quantization is None
+    assert read_manifest(tmp_path / "models/tiny").quantization is None
     assert not hub.ranges("test.jsonl")
     text = (tmp_path / "models/tiny-awq/README.md").read_text()
     assert "license: mit\nbase_model: org/tiny\n" in text

@@ -7,8 +7,8 @@ from handler.metrics.bottleneck import (
     COMPUTE_BOUND,
     KINDS,
     SPECULATION_COSTS,
-    BottleneckLog,
     Bottleneck,
+    BottleneckLog,
     find_bottleneck,
     speculation_pays,
 )
@@ -77,7 +77,9 @@ NOTHING = "Nothing runs and nothing waits."
 def test_the_verdict(running, waiting, usage, preemptions, kind, advice):
     """On an engine that runs eight at once."""
     reading = EngineStats(running=running, waiting=waiting, kv_cache_usage=usage)
-    assert find_bottleneck(reading, StatsWindow(preemptions=preemptions), 8) == Bottleneck(kind, advice)
+    assert find_bottleneck(reading, StatsWindow(preemptions=preemptions), 8) == Bottleneck(
+        kind, advice
+    )
 
 
 def test_the_kinds():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.model.hub_files import small, wanted
+from handler.model.hub_files import engine_files
 
 
 @pytest.mark.parametrize(
@@ -47,5 +47,5 @@ from handler.model.hub_files import small, wanted
     ],
 )
 def test_files_are_selected_by_name(names, indexed, selected):
-    assert wanted(names, indexed) == selected
-    assert not any(name.endswith(".safetensors") for name in small(names))
+    assert engine_files("model", names, indexed) == selected
+    assert not any(name.endswith(".safetensors") for name in engine_files("tokenizer", names))

@@ -1,0 +1,232 @@
+"""The commands `deploy`, `status`, `logs` and `delete`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from builder.cli import Console, command_parser, run_command, whole_number
+from builder.deploy import deployment
+from builder.deploy.api import Api, Timeouts, connect
+from builder.deploy.endpoint_config import TYPES, model_slug, preset_slug, preset_words
+from builder.deploy.logs import print_logs
+from builder.deploy.models import Endpoint, Template
+from builder.errors import NotDeleted, NotFound
+from builder.presets import PRESETS
+
+Argv = Sequence[str] | None
+Environ = Mapping[str, str]
+DEFAULT = Timeouts()
+EXIT_OS_ERROR = 1  # 4 is an account without credit
+DEPLOY = """Create a Runpod endpoint with this worker, or change the one of that name.
+
+    export RUNPOD_API_KEY=…
+    python -m builder deploy small-awq --image me/worker:1
+
+shows the plan, carries it out, waits for the first worker, sends a test request, and prints the
+address with a client's lines. When it is repeated, it changes what differs. What is not given stays
+as it is on an existing endpoint. But a preset or --model sets the environment anew, and of the
+existing one only secrets stay; --env alone changes what it names.
+
+presets:
+"""
+EXIT_CODES = """
+
+Exit codes: 0 done; 1 interrupted; 2 an argument or a setting is invalid, or contradicts the
+existing endpoint; 3 RUNPOD_API_KEY is missing or lacks a right (401, 403); 4 no credit (402); 5 no
+such endpoint, worker or volume (404); 6 the API refuses the request (400, 422); 7 the API cannot be
+reached, fails (5xx) or stays busy (429); 8 no worker became healthy in time; 9 no answer to the
+test request; 10 nothing was deleted."""
+
+
+def deploy(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
+    """Create an endpoint or change the existing one; return the exit code."""
+    options = _deploy_parser().parse_args(argv)
+
+    def work(console: Console) -> None:
+        if options.dry_run and not environ.get("RUNPOD_API_KEY"):
+            deployment.deploy(options, environ, None, console)
+        else:
+            with connect(environ, timeouts, console) as api:
+                deployment.deploy(options, environ, api, console)
+
+    return run_command("deploy", work, exit_os_error=EXIT_OS_ERROR)
+
+
+def status(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
+    """Print an endpoint's address, workers and jobs; return the exit code."""
+    options = _parser("status", "Print an endpoint's address, workers and jobs.").parse_args(argv)
+
+    def work(api: Api, console: Console) -> None:
+        for line in _status_lines(api, _existing(api, options.name)):
+            console.print(line)
+
+    return _run("status", work, environ, timeouts, stop_when_closed=True)
+
+
+def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
+    """Print the logs of an endpoint's workers; return the exit code."""
+    parser = _parser("logs", "Print the logs of an endpoint's current workers.")
+    add = parser.add_argument
+    add("--worker", metavar="ID", help="only this worker's")
+    add("--follow", "-f", action="store_true", help="wait for more lines, until Ctrl-C")
+    add("--tail", type=whole_number(0), default=100, metavar="LINES", help="to begin with (100)")
+    add("--source", choices=("container", "system"), help="only this source's (both)")
+    options = parser.parse_args(argv)
+
+    def work(api: Api, console: Console) -> None:
+        endpoint = _existing(api, options.name)
+        workers = [each.id for each in api.workers(endpoint).workers]
+        workers = [options.worker] if options.worker else workers
+        if not workers:
+            console.print(f"{options.name} has no worker at the moment, and so no logs")
+        print_logs(api, {id: api.logs_url(endpoint, id) for id in workers}, options, console)
+
+    return _run("logs", work, environ, timeouts, stop_when_closed=True)
+
+
+def delete(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
+    """Delete an endpoint and its template; return the exit code."""
+    parser = _parser("delete", "Delete an endpoint and its template.")
+    parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    parser.add_argument("--force", action="store_true", help="also while jobs are in progress")
+    options = parser.parse_args(argv)
+    return _run("delete", lambda api, console: _delete(api, options, console), environ, timeouts)
+
+
+def _run(
+    command: str,
+    work: Callable[[Api, Console], None],
+    environ: Mapping[str, str],
+    timeouts: Timeouts,
+    stop_when_closed: bool = False,
+) -> int:
+    def connected(console: Console) -> None:
+        with connect(environ, timeouts, console) as api:
+            work(api, console)
+
+    return run_command(
+        command, connected, stop_when_closed=stop_when_closed, exit_os_error=EXIT_OS_ERROR
+    )
+
+
+def _deploy_parser() -> argparse.ArgumentParser:
+    words = [(preset_slug(preset), model_slug(preset.model), preset.gpu) for preset in PRESETS]
+    first, second = (max(len(row[column]) for row in words) for column in (0, 1))
+    presets = "\n".join(f"  {a:{first}}  {b:{second}}  {gpu}" for a, b, gpu in words)
+    parser = command_parser("deploy", DEPLOY + presets + EXIT_CODES)
+    add, count, positive = parser.add_argument, whole_number(0), whole_number(1)
+    add("preset", nargs="?", metavar="PRESET", help="a model with settings and GPUs, see above")
+    add("--name", help="of the endpoint and its template (from the model)")
+    add("--type", choices=TYPES, help="queue: jobs; lb: HTTP, straight to a worker (queue)")
+    add("--image", help="the worker's image; needed for a new endpoint")
+    add("--model", metavar="MODEL", help="MODEL_NAME, instead of the preset's")
+    add("--gpu", metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
+    add("--gpu-count", type=positive, metavar="N", help="GPUs of one worker (1)")
+    env = (
+        "a setting; NAME takes the value from the environment and never shows it, NAME= removes "
+        "the variable"
+    )
+    add("--env", "-e", action="append", default=[], metavar="NAME[=VALUE]", help=env)
+    add("--min", type=count, metavar="N", help="workers that always run (0)")
+    add("--max", type=count, metavar="N", help="maximum of workers (3)")
+    add("--idle-timeout", type=positive, metavar="SECONDS", help="until an idle worker ends (5)")
+    flashboot = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
+    keep = "keep a worker's state after its end (FLASHBOOT)"
+    add("--flashboot", type=str.upper, choices=flashboot, help=keep)
+    add("--volume", type=_words, metavar="ID[,ID]", help="network volumes, '' for none")
+    add("--disk", type=positive, metavar="GB", help="of a container (150)")
+    add("--execution-timeout", type=positive, metavar="SECONDS", help="of a job (600)")
+    add("--dry-run", action="store_true", help="show the plan, change nothing")
+    wait = "for the first worker and its answer; 0 does not wait (900)"
+    add("--wait", type=count, default=900, metavar="SECONDS", help=wait)
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = command_parser(command, description + EXIT_CODES)
+    parser.add_argument("name", metavar="NAME", help="of the endpoint")
+    return parser
+
+
+def _name_hint(word: str) -> str:
+    """Return what `deploy` calls the endpoint of a preset, if the word is one."""
+    preset = preset_words().get(word)
+    name = model_slug(preset.model) if preset else word
+    return f"deploy {word} makes {name}" if name != word else ""
+
+
+def _existing(api: Api, name: str) -> Endpoint:
+    endpoint = api.find(Endpoint, name)
+    if endpoint is None:
+        advice = _name_hint(name) or "python -m builder deploy makes one"
+        raise NotFound(f"There is no endpoint named {name}: {advice}.")
+    return endpoint
+
+
+def _status_lines(api: Api, endpoint: Endpoint) -> Iterator[str]:
+    listed, limits = api.workers(endpoint), endpoint.workers
+    pools = ", ".join(endpoint.gpu.get("pools") or ()) or "none"
+    yield f"endpoint  {endpoint.name} ({endpoint.id}), {endpoint.type}"
+    yield f"address   {endpoint.openai_url}"
+    yield f"image     {endpoint.image}"
+    yield f"GPUs      {endpoint.gpu.get('count') or 1} of {pools}"
+    yield f"workers   {listed.summary} (min {limits.get('min')}, max {limits.get('max')})"
+    for worker in listed.workers:
+        details = [worker.status, worker.gpuTypeId, worker.dataCenterId]
+        if worker.uptimeSeconds is not None:
+            details.append(f"for {worker.uptimeSeconds} s")
+        if worker.isStale:
+            details.append("of an older version")
+        yield f"  {worker.id}  {', '.join(each for each in details if each)}"
+    if endpoint.is_queue:
+        jobs = api.jobs(endpoint)
+        yield (
+            f"jobs      {jobs.inQueue} in the queue, {jobs.inProgress} in progress, "
+            f"{jobs.completed} completed, {jobs.failed} failed, {jobs.retried} retried"
+        )
+
+
+def _delete(api: Api, options: argparse.Namespace, console: Console) -> None:
+    name = options.name
+    endpoint, template = api.find(Endpoint, name), api.find(Template, name)
+    found = [each for each in (endpoint, template) if each]
+    if not found:
+        hint = _name_hint(name)
+        hint = f": {hint}" if hint else ""
+        raise NotFound(f"There is no endpoint and no template named {name}{hint}.")
+    what = " and ".join(f"{each.noun} {name} ({each.id})" for each in found)
+    if endpoint and not options.force:
+        _check_idle(api, endpoint, name)
+    if not options.yes:
+        _ask(what)
+    for resource in found:
+        api.delete(resource)
+    console.print(f"deleted {what}")
+
+
+def _check_idle(api: Api, endpoint: Endpoint, name: str) -> None:
+    if endpoint.is_queue:
+        jobs = api.jobs(endpoint)
+        busy = jobs.inProgress or jobs.inQueue
+        what = f"{jobs.inProgress} jobs in progress and {jobs.inQueue} in the queue"
+    else:
+        busy = api.workers(endpoint).summary.running
+        what = f"{busy} workers that answer requests"
+    if busy:
+        raise NotDeleted(f"{name} has {what}: wait for them, or give --force.")
+
+
+def _ask(what: str) -> None:
+    if not sys.stdin.isatty():
+        raise NotDeleted(f"Nobody can be asked whether to delete {what}: give --yes.")
+    try:
+        answer = input(f"Delete {what}? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise NotDeleted(f"Kept {what}.")

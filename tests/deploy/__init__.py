@@ -1,1 +1,0 @@
-"""The commands `deploy`, `status`, `logs` and `delete`."""

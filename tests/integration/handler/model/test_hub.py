@@ -1,0 +1,244 @@
+"""Models from a local hub, with the real huggingface-hub client."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.environment import ROOT, clean_environment
+from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
+from tests.support.model_folders import INDEX, cached_snapshot, model_folder
+
+NO_HUB = "http://127.0.0.1:9"
+
+
+def run_resolve(tmp_path, hub_url, **environ):
+    """Resolve a model in a process of its own: huggingface-hub reads HF_ENDPOINT at import."""
+    code = (
+        "import os\n"
+        "from pathlib import Path\n"
+        "from handler.environ import load\n"
+        "from handler.errors import WorkerError\n"
+        "from handler.model.resolve import resolve_model\n"
+        "from handler.model.sources import ModelSources\n"
+        "settings = load(os.environ)\n"
+        "sources = ModelSources(\n"
+        "    settings.base_path, settings.hf_token, Path('none'), retry_waits_seconds=(0, 0, 0)\n"
+        ")\n"
+        "try:\n"
+        "    model = resolve_model(settings, sources)\n"
+        "    print(model.name, model.path)\n"
+        "except WorkerError as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    environment = clean_environment(
+        **{"HF_ENDPOINT": hub_url, "BASE_PATH": str(tmp_path), **environ}
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def resolve(tmp_path, hub_url, **environ):
+    """Return the model's name and folder, or the error."""
+    return run_resolve(tmp_path, hub_url, **environ).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    model_folder(folder, {"quant_method": "awq"}, model__safetensors="weights", model__bin="pickle")
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "original").mkdir()
+    (folder / "original" / "weights.safetensors").write_text("again")
+    with running_hub(
+        public=Repository(folder),
+        gated=Repository(folder, gated=True),
+        private=Repository(folder, private=True),
+    ) as server:
+        yield server
+
+
+def test_a_model_from_the_hub_is_kept_on_the_volume(tmp_path, hub):
+    name, _, path = resolve(tmp_path, hub.url, MODEL_NAME="org/public").partition(" ")
+    assert name == "org/public"
+    cached = tmp_path / "huggingface-cache/hub/models--org--public"
+    assert Path(path) == cached / "snapshots" / COMMIT
+    assert sorted(file.name for file in Path(path).rglob("*") if file.is_file()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer_config.json",
+    ]
+    requests = len(hub.asked)
+    assert resolve(tmp_path, hub.url, MODEL_NAME="org/public") == f"{name} {path}"
+    assert len(hub.asked) == requests  # a second worker finds it on the volume
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_during_a_download_ends_the_worker_without_partial_files(tmp_path, number):
+    folder = model_folder(tmp_path / "repository", model__safetensors="weights" * 3_000_000)
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    with running_hub(public=Repository(folder)) as hub:
+        hub.faults.append(Fault("model.safetensors", after_bytes=15_000_000, pause_seconds=300))
+        environ = {"MODEL_NAME": "org/public", "BASE_PATH": str(volume), "HF_ENDPOINT": hub.url}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "handler"],
+            cwd=ROOT,
+            env=clean_environment(**environ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        # One chunk has arrived, and the connection hangs.
+        while sum(path.stat().st_size for path in volume.rglob("*.incomplete")) < 10_000_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        worker.send_signal(number)
+        assert worker.wait(20) == 128 + number
+    assert list(volume.rglob("*.incomplete")) == []
+
+
+def test_a_broken_connection_is_resumed_without_a_signed_url_in_the_log(tmp_path):
+    folder = model_folder(tmp_path / "repository", model__safetensors="weights" * 3_000_000)
+    with running_hub(public=Repository(folder)) as hub:
+        hub.faults.append(Fault("model.safetensors", after_bytes=15_000_000))
+        done = run_resolve(tmp_path, hub.url, MODEL_NAME="org/public")
+        assert hub.ranges("model.safetensors")[-1].startswith("bytes=")
+    path = Path(done.stdout.strip().partition(" ")[2]) / "model.safetensors"
+    assert path.read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert done.stderr == ""
+
+
+def test_the_partial_files_of_a_killed_worker_are_removed_after_hours(tmp_path, hub):
+    blobs = tmp_path / "huggingface-cache/hub/models--org--public/blobs"
+    blobs.mkdir(parents=True)
+    for name in ("old", "new"):
+        (blobs / f"{name}.0.incomplete").write_text("half")
+    os.utime(blobs / "old.0.incomplete", (0, 0))
+    resolve(tmp_path, hub.url, MODEL_NAME="org/public")
+    assert [path.name for path in blobs.glob("*.incomplete")] == ["new.0.incomplete"]
+
+
+def test_without_a_writable_volume_a_model_is_kept_in_the_container(tmp_path, hub):
+    environ = {"BASE_PATH": "/proc", "HF_HUB_CACHE": str(tmp_path / "own")}
+    found = resolve(tmp_path, hub.url, MODEL_NAME="org/public", **environ)
+    assert found == f"org/public {tmp_path}/own/models--org--public/snapshots/{COMMIT}"
+    requests = len(hub.asked)
+    assert resolve(tmp_path, hub.url, MODEL_NAME="org/public", **environ) == found
+    assert len(hub.asked) == requests  # a restart in the same container finds it
+
+
+def test_a_tokenizer_from_the_hub_comes_without_weights(tmp_path, hub):
+    folder = model_folder(tmp_path / "m")
+    environ = {"MODEL_NAME": str(folder), "TOKENIZER_NAME": "org/public"}
+    assert resolve(tmp_path, hub.url, **environ) == f"m {folder}"
+    snapshot = tmp_path / "huggingface-cache/hub/models--org--public/snapshots" / COMMIT
+    assert sorted(file.name for file in snapshot.iterdir()) == [
+        "config.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_two_workers_can_download_to_one_volume_at_once(tmp_path):
+    folder = model_folder(tmp_path / "repository", model__safetensors="weights" * 3_000_000)
+    with running_hub(public=Repository(folder)) as hub, ThreadPoolExecutor(2) as pool:
+        answers = pool.map(lambda _: resolve(tmp_path, hub.url, MODEL_NAME="org/public"), range(2))
+        [path] = {answer.partition(" ")[2] for answer in answers}
+    for file in folder.iterdir():
+        assert (Path(path) / file.name).read_bytes() == file.read_bytes()
+    assert list(Path(path).parents[1].rglob("*.incomplete")) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"model__safetensors__index__json": INDEX, "model-1__safetensors": "w"},
+            "org/odd has no model-2.safetensors, which is in its index.",
+        ),
+        (
+            {"model__safetensors__index__json": "{", "model__safetensors": "w"},
+            "org/odd: model.safetensors.index.json cannot be read.",
+        ),
+        (
+            {"pytorch_model__bin": "w", "optimizer__pt": "w"},
+            "org/odd has its weights only as pickle (pytorch_model.bin), and loading pickle can "
+            "run any code: choose a repository with safetensors.",
+        ),
+        ({}, "org/odd has no weights."),
+    ],
+    ids=["a missing shard", "a broken index", "pickle", "nothing"],
+)
+def test_a_repository_without_usable_weights_is_an_error_before_the_download(
+    tmp_path, files, message
+):
+    folder = model_folder(tmp_path / "repository", **files)
+    (tmp_path / "volume").mkdir()
+    with running_hub(odd=Repository(folder)) as hub:
+        answer = resolve(tmp_path / "volume", hub.url, MODEL_NAME="org/odd")
+    assert answer == f"ModelUnavailable {message}"
+
+
+def test_the_token_gives_access_to_a_gated_repository(tmp_path, hub):
+    found = resolve(tmp_path, hub.url, MODEL_NAME="org/gated", HF_TOKEN=TOKEN)
+    assert found.startswith("org/gated ")
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        (
+            {"MODEL_NAME": "org/gated"},
+            "ModelUnavailable org/gated: it is gated: accept its licence on the hub and set "
+            "HF_TOKEN.",
+        ),
+        (
+            {"MODEL_NAME": "org/missing"},
+            "ModelUnavailable org/missing: no such repository on the hub, or it is private and "
+            "HF_TOKEN gives no access.",
+        ),
+        (
+            {"MODEL_NAME": "org/private"},
+            "ModelUnavailable org/private: no such repository on the hub, or it is private and "
+            "HF_TOKEN gives no access.",
+        ),
+        (
+            {"MODEL_NAME": "org/public", "HF_TOKEN": "hf_wrong"},
+            "ModelUnavailable org/public: the hub answered 401: HF_TOKEN is not valid.",
+        ),
+        (
+            {"MODEL_NAME": "org/public", "HF_HUB_OFFLINE": "1"},
+            "ModelUnavailable org/public: it is not in the cache, and HF_HUB_OFFLINE is set.",
+        ),
+        (
+            {"MODEL_NAME": "org/public", "MODEL_REVISION": "v9"},
+            "ModelUnavailable org/public has no revision 'v9' (MODEL_REVISION).",
+        ),
+    ],
+    ids=["gated", "missing", "private", "token", "offline", "revision"],
+)
+def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(tmp_path, hub, environ, message):
+    assert resolve(tmp_path, hub.url, **environ) == message
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_with_its_url(tmp_path):
+    assert resolve(tmp_path, NO_HUB, MODEL_NAME="org/public") == (
+        f"ModelUnavailable org/public: the hub at {NO_HUB} cannot be reached."
+    )
+
+
+def test_the_hub_is_asked_for_a_model_that_is_incomplete_on_the_volume(tmp_path):
+    """Another worker may be downloading it."""
+    snapshot = cached_snapshot(tmp_path / "huggingface-cache/hub", "models--org--public", "main")
+    (snapshot / "model.safetensors").unlink()
+    assert resolve(tmp_path, NO_HUB, MODEL_NAME="org/public") == (
+        f"ModelUnavailable org/public: the hub at {NO_HUB} cannot be reached."
+    )

@@ -1,0 +1,17 @@
+"""The objects of Runpod's API."""
+
+import pytest
+
+from builder.deploy.models import Endpoint
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        pytest.param({"id": "e", "type": "QUEUE"}, "https://api.runpod.ai/v2/e/openai/v1", id="q"),
+        pytest.param({"id": "e", "type": "LOAD_BALANCER"}, "https://e.api.runpod.ai/v1", id="lb"),
+    ],
+)
+def test_the_documented_address_where_the_api_names_none(endpoint, address):
+    """For a client of OpenAI's."""
+    assert Endpoint(**endpoint).openai_url == address

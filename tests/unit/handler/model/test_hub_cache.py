@@ -1,0 +1,85 @@
+"""Snapshots in a hub cache: found by revision, and only if they are complete."""
+
+import json
+
+import pytest
+
+from handler.model.hub_cache import find_snapshot, write_ref
+from handler.model.reference import HubReference
+from tests.support.hub import COMMIT
+from tests.support.model_folders import INDEX, cached_snapshot
+
+
+@pytest.mark.parametrize(
+    ("folder", "ref", "revision"),
+    [
+        ("models--Org--Name", "main", None),
+        ("models--org--name", "main", None),
+        ("models--Org--Name", None, None),
+        ("models--Org--Name", None, COMMIT),
+        ("models--Org--Name", "v1", "v1"),
+    ],
+    ids=["as named", "lower case", "no ref", "commit", "branch"],
+)
+def test_a_snapshot_is_found_by_branch_commit_or_as_the_only_one(tmp_path, folder, ref, revision):
+    snapshot = cached_snapshot(tmp_path, folder, ref)
+    assert find_snapshot(tmp_path, HubReference("Org/Name", revision)) == snapshot
+
+
+def test_a_snapshot_of_another_branch_is_not_taken(tmp_path):
+    cached_snapshot(tmp_path, "models--org--name", "main")
+    assert find_snapshot(tmp_path, HubReference("org/name", "v2")) is None
+
+
+def remove_weights(snapshot):
+    (snapshot / "model.safetensors").unlink()
+
+
+def write_index(text):
+    def write(snapshot):
+        (snapshot / "model.safetensors.index.json").write_text(text)
+
+    return write
+
+
+def list_another_file(snapshot):
+    """Write the list that huggingface-hub keeps of a download."""
+    trees = snapshot.parents[1] / "trees"
+    trees.mkdir()
+    files = {"format_version": 1, "files": {"tokenizer.json": {}}}
+    (trees / f"{COMMIT}.json").write_text(json.dumps(files))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [remove_weights, write_index(INDEX), list_another_file, write_index("{")],
+    ids=["no weights", "a shard", "a listed file", "a broken index"],
+)
+def test_an_incomplete_snapshot_is_not_taken(tmp_path, damage):
+    snapshot = cached_snapshot(tmp_path, "models--org--name", "main")
+    assert find_snapshot(tmp_path, HubReference("org/name")) == snapshot
+    damage(snapshot)
+    assert find_snapshot(tmp_path, HubReference("org/name")) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "kind", "is_found"),
+    [
+        ({"tokenizer_config__json": "{}"}, "tokenizer", True),
+        ({}, "tokenizer", False),
+        ({"adapter_config__json": "{}", "adapter_model__safetensors": "w"}, "lora", True),
+        ({"adapter_config__json": "{}"}, "lora", False),
+    ],
+    ids=["tokenizer", "no tokenizer", "adapter", "no adapter weights"],
+)
+def test_a_snapshot_must_have_what_is_asked_for(tmp_path, files, kind, is_found):
+    snapshot = cached_snapshot(tmp_path, "models--org--name", "main", **files)
+    found = find_snapshot(tmp_path, HubReference("org/name"), kind)
+    assert found == (snapshot if is_found else None)
+
+
+def test_a_recorded_ref_finds_the_snapshot_of_a_branch(tmp_path):
+    snapshot = cached_snapshot(tmp_path, "models--org--name", None)
+    reference = HubReference("org/name", "release/v1")
+    write_ref(tmp_path, reference, COMMIT)
+    assert find_snapshot(tmp_path, reference) == snapshot

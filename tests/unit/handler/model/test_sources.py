@@ -1,0 +1,140 @@
+"""Where a model's files are found: the image, the platform's cache, a folder, the volume."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from handler.errors import InvalidSetting, ModelUnavailable
+from handler.model.reference import HubReference
+from handler.model.sources import BAKED, VOLUME_CACHE, ModelSources
+from tests.support.hub import COMMIT
+from tests.support.model_folders import baked_folder, cached_snapshot, model_folder
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Sources without anything in them."""
+    return ModelSources(
+        base_path=tmp_path / "volume",
+        baked=tmp_path / "baked",
+        platform_cache=tmp_path / "platform",
+    )
+
+
+def test_a_local_folder_gives_the_model_its_name(tmp_path, sources):
+    folder = model_folder(tmp_path / "my-model")
+    found = sources.find(HubReference(str(folder)))
+    assert (found.path, found.name, found.source) == (folder, "my-model", "a local folder")
+    assert found.is_local
+
+
+def test_baked_weights_are_outside_of_every_mount_of_a_volume():
+    mounts = (Path("/runpod-volume"), Path("/workspace"))
+    assert not any(BAKED.is_relative_to(mount) for mount in mounts)
+
+
+@pytest.mark.parametrize("revision", [None, "v1", COMMIT])
+def test_baked_weights_are_found_by_the_branch_and_the_commit_of_the_build(sources, revision):
+    folder = baked_folder(sources.baked / "model")
+    found = sources.find(HubReference("org/name", revision))
+    assert (found.path, found.source) == (folder, f"the image, commit {COMMIT[:12]}")
+
+
+@pytest.mark.parametrize(
+    ("name", "revision"), [("org/other", None), ("org/name", "v2")], ids=["name", "revision"]
+)
+def test_the_image_is_no_substitute_for_another_model(sources, name, revision):
+    baked_folder(sources.baked / "model")
+    volume = sources.base_path / VOLUME_CACHE
+    folder = f"models--{name.replace('/', '--')}"
+    snapshot = cached_snapshot(volume, folder, revision or "main")
+    found = sources.find(HubReference(name, revision))
+    assert (found.path, found.source) == (snapshot, "the volume")
+
+
+def test_the_sources_are_searched_in_order(tmp_path, sources, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [
+        baked_folder(sources.baked / "model"),
+        cached_snapshot(sources.platform_cache, "models--org--name", "main"),
+        model_folder(tmp_path / "org/name"),
+        cached_snapshot(sources.base_path / VOLUME_CACHE, "models--org--name", "main"),
+    ]
+    found = []
+    for folder in folders:
+        found.append(sources.find(HubReference("org/name")).path)
+        shutil.rmtree(folder)
+    assert found == folders
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "model.safetensors is missing, expected 7 bytes"),
+        (
+            lambda file: file.write_text("half"),
+            "model.safetensors has 4 bytes, expected 7 bytes",
+        ),
+    ],
+    ids=["missing", "short"],
+)
+def test_damaged_baked_weights_are_an_error(sources, damage, message):
+    folder = baked_folder(sources.baked / "model")
+    damage(folder / "model.safetensors")
+    with pytest.raises(ModelUnavailable) as caught:
+        sources.find(HubReference("org/name"))
+    assert str(caught.value) == (
+        f"org/name in {folder} is damaged: {message}. Build the image again."
+    )
+
+
+def test_an_unreadable_manifest_is_an_error(sources):
+    folder = baked_folder(sources.baked / "model")
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(ModelUnavailable) as caught:
+        sources.find(HubReference("org/name"))
+    assert str(caught.value) == f"{folder}/manifest.json is not a manifest of `builder fetch`."
+
+
+def test_a_folder_from_the_hub_has_the_name_of_its_repository(tmp_path, sources):
+    snapshot = cached_snapshot(tmp_path, "models--Qwen--Qwen2.5-7B-Instruct-AWQ", "main")
+    assert sources.find(HubReference(str(snapshot))).name == "Qwen/Qwen2.5-7B-Instruct-AWQ"
+    (snapshot / "manifest.json").write_text('{"manifest": "of another program"}')
+    assert sources.find(HubReference(str(snapshot))).name == "Qwen/Qwen2.5-7B-Instruct-AWQ"
+    fetched = baked_folder(tmp_path / "fetched")
+    assert sources.find(HubReference(str(fetched))).name == "org/name"
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./models/none", "~nobody-here/x"])
+def test_a_path_is_never_looked_up_on_the_hub(sources, name):
+    with pytest.raises(ModelUnavailable) as caught:
+        sources.find(HubReference(name))
+    assert str(caught.value) == (
+        f"MODEL_NAME={name!r} looks like a local folder, but has no config.json."
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [("tokenizer", "tokenizer"), ("lora", "adapter_config.json")],
+    ids=["tokenizer", "lora"],
+)
+def test_a_folder_must_have_what_the_setting_is_for(tmp_path, sources, kind, missing):
+    with pytest.raises(ModelUnavailable) as caught:
+        sources.find(HubReference(str(tmp_path), setting="SOME_NAME"), kind)
+    assert str(caught.value) == (
+        f"SOME_NAME={str(tmp_path)!r} looks like a local folder, but has no {missing}."
+    )
+
+
+def test_an_invalid_name_of_a_repository_is_an_error(sources):
+    with pytest.raises(InvalidSetting) as caught:
+        sources.find(HubReference("a/b/c"))
+    assert str(caught.value) == "MODEL_NAME='a/b/c' must be the name of a repository (org/name)."
+
+
+def test_a_name_too_long_for_a_file_is_shortened_in_the_error(sources):
+    with pytest.raises(InvalidSetting) as caught:
+        sources.find(HubReference("x" * 300))
+    assert str(caught.value) == f"MODEL_NAME='{'x' * 100}…': File name too long."

@@ -1,0 +1,83 @@
+"""Weights are read into the page cache if they fit."""
+
+import ctypes
+import errno
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from handler.startup.prefetch import available_memory_bytes, prefetch_weights
+
+
+def _resident_bytes(path: Path) -> int:
+    """Return how many bytes of a file are in the page cache, according to the kernel."""
+    size = path.stat().st_size
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as mapped:
+        pages = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+        libc = ctypes.CDLL(None, use_errno=True)
+        address = ctypes.c_char.from_buffer(mapped)
+        code = libc.mincore(
+            ctypes.c_void_p(ctypes.addressof(address)), ctypes.c_size_t(size), pages
+        )
+        del address
+        assert code == 0, os.strerror(ctypes.get_errno())
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Three files of weights that are on the disk and not in memory."""
+    for number in range(3):
+        with (tmp_path / f"model-{number}.safetensors").open("wb") as file:
+            file.write(os.urandom(4 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return tmp_path
+
+
+def test_all_weights_are_in_the_page_cache_afterwards(checkpoint):
+    files = sorted(checkpoint.iterdir())
+    assert sum(_resident_bytes(file) for file in files) == 0
+    for reader in prefetch_weights(checkpoint):
+        reader.join()
+    assert [_resident_bytes(file) for file in files] == [4 << 20] * 3
+
+
+def test_weights_that_do_not_fit_are_not_read(checkpoint):
+    assert prefetch_weights(checkpoint, available_bytes=12 << 20) == []
+
+
+def test_a_folder_without_safetensors_is_no_error(tmp_path):
+    assert prefetch_weights(tmp_path) == []
+
+
+def test_a_reader_goes_on_after_a_file_that_cannot_be_read(checkpoint, monkeypatch, caplog):
+    opened = Path.open
+
+    def fail(path, *arguments, **named):
+        if path.name == "model-0.safetensors":
+            raise OSError(errno.EIO, "Input/output error")  # no test can make a disk fail
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", fail)
+    for reader in prefetch_weights(checkpoint, max_readers=1):
+        reader.join()
+    monkeypatch.undo()
+    assert [_resident_bytes(file) for file in sorted(checkpoint.iterdir())] == [
+        *(0, 4 << 20, 4 << 20)
+    ]
+    assert [record.message for record in caplog.records] == [
+        "prefetch of model-0.safetensors failed: Input/output error"
+    ]
+
+
+def test_the_available_memory_is_that_of_the_container(tmp_path):
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 250\n")
+    assert available_memory_bytes(tmp_path) == 850  # the kernel drops pages of files
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory_bytes(tmp_path) > 1000

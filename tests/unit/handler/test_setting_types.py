@@ -1,0 +1,74 @@
+"""Types of settings: origins, domains, methods of speculative decoding."""
+
+import pytest
+
+from handler.environ import load
+from handler.errors import InvalidSetting
+from handler.setting_types import parse_domains, parse_origins
+
+ORIGIN = "origins such as https://name or http://name:port, or *, not"
+DOMAIN = "domains such as a.example, without https:// and path, not"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("CORS_ORIGINS", "a.example", f"{ORIGIN} 'a.example'"),
+        ("CORS_ORIGINS", "*, https://a.example/app", f"{ORIGIN} 'https://a.example/app'"),
+        ("CORS_ORIGINS", "https://a.example?x", f"{ORIGIN} 'https://a.example?x'"),
+        ("ALLOWED_MEDIA_DOMAINS", "https://a.example", f"{DOMAIN} 'https://a.example'"),
+        ("ALLOWED_MEDIA_DOMAINS", "b.example,a.example/x", f"{DOMAIN} 'a.example/x'"),
+    ],
+    ids=["no scheme", "path", "query", "scheme", "domain and path"],
+)
+def test_an_origin_or_domain_that_could_never_match_is_an_error(name, value, right):
+    with pytest.raises(InvalidSetting) as caught:
+        load({name: value})
+    assert str(caught.value) == f"{name}={value!r} must be {right}."
+
+
+def test_origins_are_as_browsers_send_them():
+    assert parse_origins("http://localhost:3000/, https://a.example,*") == [
+        *("http://localhost:3000", "https://a.example", "*")
+    ]
+    text = "null,chrome-extension://abc,http://[::1]:3000"
+    assert parse_origins(text) == text.split(",")
+    assert parse_origins("") == []
+
+
+def test_domains_may_be_a_json_list_in_any_case():
+    assert parse_domains('["A.example", "b.example"]') == {"a.example", "b.example"}
+    assert parse_domains("[2606:4700::1111]") == {"2606:4700::1111"}
+    assert parse_domains("") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (
+            {"SPECULATIVE_ALGORITHM": "STANDALONE", "SPECULATIVE_DRAFT_MODEL_PATH": "org/draft"},
+            ("draft", "org/draft", None),
+        ),
+        (
+            {"SPEC_METHOD": "draft_model", "SPEC_MODEL": "org/draft", "SPEC_TOKENS": "5"},
+            ("draft", "org/draft", 5),
+        ),
+        ({"SPECULATIVE_ALGORITHM": "NEXTN"}, ("mtp", None, None)),
+    ],
+    ids=["sglang", "vllm", "mtp"],
+)
+def test_speculative_decoding_has_the_names_of_both_engines(environ, expected):
+    settings = load(environ)
+    assert expected == (
+        settings.speculative_method,
+        settings.speculative_model,
+        settings.num_speculative_tokens,
+    )
+
+
+def test_an_unknown_speculative_method_is_an_error():
+    with pytest.raises(InvalidSetting) as caught:
+        load({"SPECULATIVE_METHOD": "medusa"})
+    assert str(caught.value) == (
+        "SPECULATIVE_METHOD='medusa' must be 'none', 'ngram', 'draft', 'eagle', 'eagle3' or 'mtp'."
+    )
