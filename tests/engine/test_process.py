@@ -25,23 +25,10 @@ from tests.support.environment import (
     worker_environment,
 )
 from tests.support.hub import Repository, running_hub
-from tests.support.processes import arguments
+from tests.support.processes import arguments, run_worker
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
-
-
-def run(*arguments, cwd=ROOT, **environ):
-    """Run the worker to its end without a platform."""
-    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "SGLANG_LOGGING_LEVEL": "ERROR"}
-    return subprocess.run(
-        [*worker_command(environ.get("ENGINE", "vllm")), *arguments],
-        env={"PYTHONPATH": str(ROOT), **quiet, **environ},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +53,7 @@ def runs_on_a_volume(tmp_path_factory):
         )
         runs = []
         for job in ((), ("--test_input", failing)):
-            done = run(*job, **environment)
+            done = run_worker(*job, **environment)
             done.cached = [path.name for path in cache.rglob("*.json")]
             shutil.rmtree(cache)
             runs.append(done)
@@ -91,7 +78,7 @@ def test_vllm_answers_test_input_json_with_a_model_from_the_hub(runs_on_a_volume
 
 
 def test_sglang_answers_test_input_json():
-    assert_paris(run(**worker_environment("bf16", "sglang")))
+    assert_paris(run_worker(**worker_environment("bf16", "sglang")))
 
 
 def test_a_job_that_fails_ends_the_worker_with_code_1_and_one_line(runs_on_a_volume):
@@ -114,45 +101,17 @@ def test_a_worker_finds_on_the_volume_what_an_earlier_one_has_compiled(runs_on_a
 def test_an_fp8_checkpoint_counts():
     """Of a capital the model is not sure, and another CPU's FP8 would say another word."""
     job = {"prompt": "One, two, three, four, five,", "max_tokens": 6, "temperature": 0}
-    done = run("--test_input", json.dumps({"input": job}), **worker_environment("fp8"))
+    done = run_worker("--test_input", json.dumps({"input": job}), **worker_environment("fp8"))
     assert done.returncode == 0, done.stderr
     text, usage, _ = [line for line in done.stdout.splitlines() if line][-3:]
     assert text == " six, seven, eight,"
     assert usage == "usage                10 prompt + 6 completion tokens"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "environ", "code", "message"),
-    [
-        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' must be "),
-        (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
-        (("--test_input", "[]"), {}, 2, '--test_input must be an object with an "input".'),
-        ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
-        ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
-    ],
-    ids=["setting", "not json", "no input", "quantization", "model"],
-)
-def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, message):
-    """Before the engine is imported, and without a traceback."""
-    done = run(*arguments, **{**worker_environment("awq"), **environ})
-    assert (done.returncode, done.stdout) == (code, "")
-    [line] = done.stderr.splitlines()
-    assert line.startswith(message)
-
-
-def test_a_missing_test_input_is_said(tmp_path):
-    """In a folder without the file."""
-    done = run(cwd=tmp_path, **worker_environment("awq"))
-    assert (done.returncode, done.stderr) == (
-        2,
-        "test_input.json cannot be read: No such file or directory.\n",
-    )
-
-
 @pytest.mark.parametrize("engine", PYTHON)
 def test_a_flag_that_the_engine_refuses_ends_with_code_2(engine):
     """The engine's parser speaks before the weights are loaded."""
-    done = run(**worker_environment("awq", engine, DTYPE="int3"))
+    done = run_worker(**worker_environment("awq", engine, DTYPE="int3"))
     assert done.returncode == 2
     said = done.stderr.splitlines()[-1]
     assert said.startswith("DTYPE='int3': invalid choice: 'int3' (choose from 'auto', ")
@@ -165,7 +124,7 @@ def test_a_flag_that_the_engine_refuses_ends_with_code_2(engine):
 def test_a_setting_that_only_the_other_engine_has_ends_with_code_2(engine, variable, owner):
     """It cannot be honoured, so nothing starts."""
     title = {"vllm": "vLLM", "sglang": "SGLang"}[engine]
-    done = run(**worker_environment("bf16", engine, **{variable: "lpm"}))
+    done = run_worker(**worker_environment("bf16", engine, **{variable: "lpm"}))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"{variable}='lpm' is a setting of {owner}, and {title} has none like it: leave it out, "
@@ -182,7 +141,7 @@ REFUSALS = {
 @pytest.mark.parametrize("engine", PYTHON)
 def test_settings_that_do_not_fit_the_model_end_with_code_2(engine):
     """The parser takes a context of a million tokens, the model does not."""
-    done = run(**worker_environment(VARIANT[engine], engine, MAX_MODEL_LEN="1000000"))
+    done = run_worker(**worker_environment(VARIANT[engine], engine, MAX_MODEL_LEN="1000000"))
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"The engine refuses its settings: {REFUSALS[engine]}")
@@ -193,7 +152,7 @@ def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path, engine):
     """The configuration promises weights that are not there."""
     for file in (MODELS / f"{NAME}-bf16").glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    done = run(**worker_environment(engine=engine, MODEL_NAME=str(tmp_path)))
+    done = run_worker(**worker_environment(engine=engine, MODEL_NAME=str(tmp_path)))
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == (
         f"{tmp_path.name} has no weights (*.safetensors *.bin *.pt *.gguf)."
@@ -202,7 +161,7 @@ def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path, engine):
 
 def test_an_engine_that_does_not_start_ends_with_code_4():
     """Its core process refuses what its parser has let through; SGLang's parser judges it."""
-    done = run(**worker_environment("bf16", LOAD_FORMAT="nosuch"))
+    done = run_worker(**worker_environment("bf16", LOAD_FORMAT="nosuch"))
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1].startswith("The engine did not start: ")
 
