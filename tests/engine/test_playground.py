@@ -43,15 +43,11 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def worker(starting_http_endpoint):
-    """The worker with its page, whose engine is starting."""
-    return starting_http_endpoint.platform
-
-
-@pytest.fixture(scope="module")
-def page(worker, chromium, tmp_path_factory):
+def page(request, chromium, tmp_path_factory):
     """The page, opened while the engine starts, when it has gone on by itself."""
     with browser(tmp_path_factory.mktemp("profile")) as shown:
+        # After the browser, whose start may take longer than an engine's.
+        worker = request.getfixturevalue("starting_http_endpoint").platform
         shown.open(worker.base_url)
         shown.wait(says("state", "This worker asks for a key."))
         shown.type("#key", KEY + ENTER)
@@ -60,6 +56,12 @@ def page(worker, chromium, tmp_path_factory):
         shown.wait(says("state", "Ask the model something."))
         shown.run(SPY)
         yield shown
+
+
+@pytest.fixture(scope="module")
+def endpoint(request, page):
+    """The worker with the page, started after the browser."""
+    return request.getfixturevalue("starting_http_endpoint")
 
 
 @pytest.fixture(autouse=True)
@@ -228,9 +230,9 @@ def test_an_error_of_the_engine_is_shown(page):
 
 
 @pytest.mark.parametrize("how", ["escape", "button"])
-def test_an_answer_is_stopped(page, starting_http_endpoint, how):
+def test_an_answer_is_stopped(page, endpoint, how):
     """What is there stays, and the engine's request is over."""
-    log = starting_http_endpoint.log
+    log = endpoint.log
     before = cancelled(log)
     page.type("#question", STORY + ENTER)
     page.wait(f"{LAST} && {LAST}.textContent.length > 20")
@@ -388,12 +390,12 @@ def test_a_phone_shows_all_of_it(page):
     page.resize(1280, 900)
 
 
-def test_nothing_is_asked_of_anybody_else(page, worker):
+def test_nothing_is_asked_of_anybody_else(page, endpoint):
     """Every request of the page went to its worker."""
     origins = page.run(
         "return performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)"
     )
-    assert set(origins) == {worker.base_url}
+    assert set(origins) == {endpoint.platform.base_url}
 
 
 def test_the_console_has_nothing_to_say(page):
