@@ -131,7 +131,7 @@ COPY test_input.json ./
 COPY handler handler
 RUN python3 -m compileall -q handler
 
-ARG ENGINE MODEL_NAME="" MODEL_REVISION=main VERSION=0.1.0
+ARG ENGINE MODEL_NAME="" MODEL_REVISION=main VERSION=0.2.0
 ARG BASE_PATH=/runpod-volume
 ENV BASE_PATH=${BASE_PATH} PYTHONPATH=/opt/worker${PYTHONPATH:+:${PYTHONPATH}} PYTHONUNBUFFERED=1
 LABEL org.opencontainers.image.title="runpod-llm-worker" \

@@ -1,4 +1,4 @@
-# run · serve · endpoint · image · test · test-unit · test-image · bench · check · lock. Each makes what it needs and is missing.
+# run · serve · endpoint · image · test · test-unit · test-image · bench · check · docs · lock. Each makes what it needs and is missing.
 PYTHON ?= python3.11
 BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
@@ -16,7 +16,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: run serve endpoint image test test-unit test-image bench check lock clean
+.PHONY: run serve endpoint image test test-unit test-image bench check docs lock clean
 .DELETE_ON_ERROR:
 
 ifdef MODEL_NAME
@@ -78,7 +78,7 @@ test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them.
 CASES ?= all
-bench: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and plots into benchmarks/results
+bench: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and a plot into benchmarks/results
 	@$(BIN)/python -m benchmarks $(CASES)
 
 check: .venv/dev
@@ -87,6 +87,11 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python -m pytest --noconftest -q tests/unit/test_docs.py
+
+docs: .venv/dev  ## the generated parts of docs/ and .runpod/
+	$(BIN)/python -m builder.settings_page
+	$(BIN)/python -m builder.hub_listing
 
 $(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/output_folder.py
 	@$(BIN)/python -m builder.demo --variant $(patsubst bf16,none,$*) --out models >/dev/null

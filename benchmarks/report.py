@@ -1,83 +1,123 @@
-"""Tables of ratios, each beside its target where there is one, as Markdown."""
+"""Tables of ratios, beside their targets where there are any, and the folder of results."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load import FIGURES, Figures
+from benchmarks.machine import one_line
+
+RESULTS = Path(__file__).parent / "results"
+COMPARED = (
+    "output_tokens_per_second",
+    "ttft_p50_seconds",
+    "ttft_p99_seconds",
+    "itl_p50_seconds",
+    "cpu_ms_per_token",
+)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The least that a ratio should be, or the most."""
+    """A bound of a ratio."""
 
     ratio: float
-    at_most: bool
+    is_maximum: bool = False
 
-    def met(self, ratio: float) -> bool:
-        """Whether a ratio is as good as that."""
-        return ratio <= self.ratio if self.at_most else ratio >= self.ratio
-
-    def __str__(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.ratio:g}"
-
-
-def at_least(ratio: float) -> Target:
-    """More is better."""
-    return Target(ratio, at_most=False)
-
-
-def at_most(ratio: float) -> Target:
-    """Less is better."""
-    return Target(ratio, at_most=True)
+    def cells(self, ratio: float) -> list[str]:
+        """The bound, and whether it is met."""
+        met = ratio <= self.ratio if self.is_maximum else ratio >= self.ratio
+        return [f"{'≤' if self.is_maximum else '≥'} {self.ratio:g}", "yes" if met else "no"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared, of the base and of the other; the ratio is other / base."""
+    """A figure of two sides; the ratio is other / base."""
 
-    what: str
+    label: str
     base: float
     other: float
     target: Target | None = None
 
-    @property
-    def ratio(self) -> float:
-        """How many times the base's figure the other's is."""
-        return self.other / self.base
+    def cells(self) -> list[str]:
+        """Label, both figures, ratio, target and whether it is met."""
+        ratio = self.other / self.base if self.base else None
+        cells = [self.label, _number(self.base), _number(self.other)]
+        cells.append("–" if ratio is None else f"{ratio:.3f}")
+        return cells + (["", ""] if not self.target or ratio is None else self.target.cells(ratio))
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """Two things compared.
-
-    Attributes:
-        base: the name of what the other is compared with.
-        other: its name.
-        rows: each one figure.
-        note: what one must know to read it.
-    """
+    """Two sides compared, with a note that says how to read it."""
 
     base: str
     other: str
     rows: Sequence[Row]
     note: str = ""
 
-
-def markdown(table: Table) -> str:
-    """Return the table; the columns of targets only if a row has one."""
-    aimed = any(row.target for row in table.rows)
-    head = ["what", table.base, table.other, "ratio", *(["target", "met"] if aimed else [])]
-    lines = [_line(head), _line(["---"] * len(head))]
-    lines += [_line(_cells(row)[: len(head)]) for row in table.rows]
-    if table.note:
-        lines += ["", table.note]
-    return "\n".join(lines) + "\n"
+    def markdown(self) -> str:
+        """The table; the columns of targets only where a row has one."""
+        has_targets = any(row.target for row in self.rows)
+        head = ["figure", self.base, self.other, "ratio"]
+        head += ["target", "met"] if has_targets else []
+        lines = [head, ["---"] * len(head), *(row.cells()[: len(head)] for row in self.rows)]
+        text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) if self.rows else ""
+        return "\n\n".join(part for part in (text, self.note) if part) + "\n"
 
 
-def _cells(row: Row) -> list[str]:
-    cells = [row.what, f"{row.base:.4g}", f"{row.other:.4g}", f"{row.ratio:.3f}"]
-    if row.target is None:
-        return [*cells, "", ""]
-    return [*cells, str(row.target), "yes" if row.target.met(row.ratio) else "no"]
+def load_rows(
+    base: Mapping[str, Figures],
+    other: Mapping[str, Figures],
+    figures: Iterable[str] = COMPARED,
+    targets: Mapping[tuple[str, str], Target] | None = None,
+) -> list[Row]:
+    """Rows of the figures at each level of concurrency that both sides have in the JSON."""
+    return [
+        Row(
+            f"{FIGURES[figure]}, concurrency {level}",
+            base[level][figure],
+            other[level][figure],
+            (targets or {}).get((figure, level)),
+        )
+        for figure in figures
+        for level in base
+        if level in other
+    ]
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+# ---- the folder of results ----
+
+
+def save(folder: Path, name: str, device: str, machine: Mapping[str, Any], measured: Any) -> None:
+    """Write a case's figures, with the device and the machine that they are of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"device": device, "machine": machine, "measured": measured}
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def write_page(folder: Path, cases: Mapping[str, Any]) -> str:
+    """Write README.md with the tables of all results in the folder, and return it."""
+    parts = [
+        "# Results\n",
+        "Written by `make bench`. The ratios count: absolute times vary from run to run.\n",
+    ]
+    for name, case in cases.items():
+        path = folder / f"{name}.json"
+        if not path.is_file():
+            continue
+        result = json.loads(path.read_text())
+        parts.append(f"## {case.title}\n")
+        parts.append(f"`{name}`, device {result['device']}: {one_line(result['machine'])}.\n")
+        parts += [table.markdown() for table in case.tables(result["measured"])]
+        if (folder / f"{name}.png").is_file():
+            parts.append(f"![{case.title}]({name}.png)\n")
+    text = "\n".join(parts)
+    (folder / "README.md").write_text(text)
+    return text

@@ -1,8 +1,11 @@
-"""The cases: a module has one, and this is the list of them, in the order of the report."""
+"""The cases, in the order of the report: one module each."""
 
-from benchmarks.case import Case
+from collections.abc import Mapping
+
+from benchmarks.bench import Case
 from benchmarks.cases import (
     delays,
+    direct,
     engines,
     http,
     main,
@@ -12,7 +15,17 @@ from benchmarks.cases import (
     speculation,
 )
 
-CASES: dict[str, Case] = {
+CASES: Mapping[str, Case] = {
     module.CASE.name: module.CASE
-    for module in (main, http, delays, prefix, speculation, quantization, engines, memory)
+    for module in (
+        main,
+        http,
+        delays,
+        prefix,
+        speculation,
+        quantization,
+        engines,
+        memory,
+        direct,
+    )
 }

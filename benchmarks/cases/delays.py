@@ -1,59 +1,42 @@
-"""How both workers bear a platform that takes its time for each POST."""
+"""Both workers while the platform takes its time to answer a POST."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
-from benchmarks import load
-from benchmarks.case import Bench, Case, Measured
-from benchmarks.report import Row, Table
-from benchmarks.workers import BASELINE, WORKER
+from benchmarks.bench import Bench, Case
+from benchmarks.load import Loads
+from benchmarks.queue_worker import BASELINE, WORKER
+from benchmarks.report import Table, load_rows
 
 DELAYS_MS = (0, 20, 50, 150)
-STREAMS = (64, 192)
+CONCURRENCY = (64, 192)
 TOKENS = 128
+FIGURES = ("output_tokens_per_second", "ttft_p50_seconds", "messages_per_request")
 
 
-def measure(bench: Bench) -> Measured:
-    """Change the delay below a running worker."""
-    shared = bench.environment()
-    made: dict[str, Any] = {}
-    for contender in (BASELINE, WORKER):
-        with bench.serving(shared, contender) as endpoint:
-            platform = endpoint.platform
-            loads: dict[int, dict[int, Any]] = {}
+def measure(bench: Bench) -> dict[str, Any]:
+    """Change the delay while a worker runs."""
+    environ = bench.environment()
+    measured: dict[str, Any] = {}
+    for worker in (BASELINE, WORKER):
+        loads: dict[int, Loads] = {}
+        with bench.queue_worker(environ, worker) as running:
             for delay in DELAYS_MS:
-                platform.post_delay_seconds = delay / 1000
-                loads[delay] = {
-                    streams: asdict(
-                        load.measure(
-                            platform, endpoint.pid, streams, streams * bench.rounds, TOKENS
-                        )
-                    )
-                    for streams in STREAMS
-                }
-            made[contender.name] = loads
-    return made
+                running.platform.post_delay_seconds = delay / 1000
+                loads[delay] = running.measure_chats(CONCURRENCY, bench.options.rounds, TOKENS)
+        measured[worker.name] = loads
+    return measured
 
 
-def tables(measured: Measured) -> Sequence[Table]:
-    """Return tokens per second and time to first token at each delay."""
-    figures = {
-        "tokens_per_second": "tokens/s",
-        "first_token_p50": "time to first token, p50 (s)",
-        "posts_per_job": "POSTs per job",
-    }
+def tables(measured: Any) -> Sequence[Table]:
     rows = [
-        Row(
-            f"{what}, {streams} streams, {delay} ms",
-            measured["baseline"][str(delay)][str(streams)][figure],
-            measured["worker"][str(delay)][str(streams)][figure],
-        )
-        for figure, what in figures.items()
-        for streams in STREAMS
-        for delay in DELAYS_MS
+        replace(row, label=f"{row.label}, {delay} ms")
+        for figure in FIGURES
+        for delay in measured["worker"]
+        for row in load_rows(measured["baseline"][delay], measured["worker"][delay], [figure])
     ]
-    return [Table("baseline", "worker", rows)]
+    return [Table("baseline", "worker", rows, "Messages are POSTs to the platform.")]
 
 
 CASE = Case("delays", "The platform takes 0 to 150 ms to answer a POST", measure, tables)

@@ -1,71 +1,40 @@
-"""The worker with one engine, and with the other."""
+"""The worker with SGLang compared with the worker with vLLM."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import load
-from benchmarks.case import Bench, Case, Measured
-from benchmarks.report import Row, Table
-from benchmarks.workers import SGLANG_WORKER, WORKER
+from benchmarks.bench import Bench, Case
+from benchmarks.queue_worker import SGLANG_WORKER, WORKER
+from benchmarks.report import Row, Table, load_rows
 
-STREAMS = (1, 16)
+CONCURRENCY = (1, 16)
 TOKENS = 32
+FIGURES = ("output_tokens_per_second", "ttft_p50_seconds", "cpu_ms_per_token")
 NOTE = (
     "SGLang has no kernels for a CPU here: its attention is plain PyTorch, and `tests/sglang_cpu` "
-    "stands in for what it imports. On a GPU both engines are other code."
+    "replaces what it imports. A GPU has other kernels for both engines."
 )
 
 
-def measure(bench: Bench) -> Measured:
-    """Serve the same model with each."""
-    made: dict[str, Any] = {}
-    for engine, contender in (("vllm", WORKER), ("sglang", SGLANG_WORKER)):
-        environ = bench.environment(None, engine)
-        with bench.serving(environ, contender):
+def measure(bench: Bench) -> dict[str, Any]:
+    measured: dict[str, Any] = {}
+    for engine, worker in (("vllm", WORKER), ("sglang", SGLANG_WORKER)):
+        environ = bench.environment(engine)
+        with bench.queue_worker(environ, worker):
             pass  # it has filled the caches
-        with bench.serving(environ, contender) as endpoint:
-            made[engine] = {
-                "start": asdict(endpoint.start),
-                "load": {
-                    streams: asdict(
-                        load.measure(
-                            endpoint.platform,
-                            endpoint.pid,
-                            streams,
-                            max(streams, 2) * bench.rounds,
-                            TOKENS,
-                        )
-                    )
-                    for streams in STREAMS
-                },
-            }
-    return made
+        with bench.queue_worker(environ, worker) as running:
+            loads = running.measure_chats(CONCURRENCY, bench.options.rounds, TOKENS)
+            measured[engine] = {"start": asdict(running.start), "load": loads}
+    return measured
 
 
-def tables(measured: Measured) -> Sequence[Table]:
-    """Return SGLang against vLLM."""
+def tables(measured: Any) -> Sequence[Table]:
     vllm, sglang = measured["vllm"], measured["sglang"]
-    figures = {
-        "tokens_per_second": "tokens/s",
-        "first_token_p50": "time to first token, p50 (s)",
-        "cpu_ms_per_token": "CPU per token (ms)",
-    }
-    rows = [
-        Row(
-            "process start → first token (s)", vllm["start"]["seconds"], sglang["start"]["seconds"]
-        ),
-        *(
-            Row(
-                f"{what}, {streams} streams",
-                vllm["load"][str(streams)][figure],
-                sglang["load"][str(streams)][figure],
-            )
-            for streams in STREAMS
-            for figure, what in figures.items()
-        ),
-    ]
+    before, after = vllm["start"]["seconds"], sglang["start"]["seconds"]
+    rows = [Row("process start → first token (s)", before, after)]
+    rows += load_rows(vllm["load"], sglang["load"], FIGURES)
     return [Table("vLLM", "SGLang", rows, NOTE)]
 
 
-CASE = Case("engines", "SGLang against vLLM in the same worker", measure, tables)
+CASE = Case("engines", "SGLang compared with vLLM in the same worker", measure, tables)

@@ -1,49 +1,50 @@
 """Prompts that share their beginning, with the prefix cache and without."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from benchmarks import load
-from benchmarks.case import Bench, Case, Measured, demo
-from benchmarks.report import Row, Table
+from tokenizers import Tokenizer
 
-STREAMS = 16
+from benchmarks.bench import Bench, Case
+from benchmarks.load import Body, chat_body
+from benchmarks.report import Table, load_rows
+
+CONCURRENCY = 16
 TOKENS = 16
-PREFIX = "You answer questions about geography in one short sentence. " * 96  # 1,000 tokens
+PREFIX_TOKENS = 970
+SENTENCE = "You answer questions about geography in one short sentence. "
+FIGURES = ("ttft_p50_seconds", "output_tokens_per_second", "cpu_ms_per_token")
 
 
-def measure(bench: Bench) -> Measured:
-    """Ask the demo model, for which a prompt is work; one job fills the cache."""
-    made: dict[str, Any] = {}
+def measure(bench: Bench) -> dict[str, Any]:
+    """Ask a model for which a prompt is work; one job fills the cache."""
+    measured: dict[str, Any] = {}
     for setting in ("false", "true"):
-        environ = bench.environment(demo("bf16"), ENABLE_PREFIX_CACHING=setting)
-        with bench.serving(environ) as endpoint:
-            loaded = load.measure(
-                endpoint.platform, endpoint.pid, STREAMS, STREAMS, TOKENS, _question, warm_jobs=1
-            )
-            made[setting] = asdict(loaded)
-    return made
+        environ = bench.demo_environment("bf16", ENABLE_PREFIX_CACHING=setting)
+        bodies = _bodies(Path(environ["MODEL_NAME"]))
+        with bench.queue_worker(environ) as running:
+            measured[setting] = running.measure(CONCURRENCY, bodies, warm_up=1)
+    return measured
 
 
-def tables(measured: Measured) -> Sequence[Table]:
-    """Return what the cache changes."""
+def tables(measured: Any) -> Sequence[Table]:
     without, cached = measured["false"], measured["true"]
-    figures = {
-        "first_token_p50": f"time to first token, p50, {STREAMS} streams (s)",
-        "tokens_per_second": "tokens/s",
-        "cpu_ms_per_token": "CPU per token (ms)",
-    }
-    rows = [Row(what, without[figure], cached[figure]) for figure, what in figures.items()]
+    level = str(CONCURRENCY)
     note = (
         f"Of {cached['prompt_tokens']:.0f} tokens of a prompt {cached['cached_tokens']:.0f} came "
         f"from the cache, and {without['cached_tokens']:.0f} without it."
     )
-    return [Table("no cache", "cache", rows, note)]
+    return [Table("no cache", "cache", load_rows({level: without}, {level: cached}, FIGURES), note)]
 
 
-def _question(number: int, tokens: int) -> dict[str, Any]:
-    return load.asking(f"{PREFIX}Where is city number {number}?", tokens)
+def _bodies(model: Path) -> list[Body]:
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    repeats = PREFIX_TOKENS // len(tokenizer.encode(SENTENCE).ids)
+    return [
+        chat_body(f"{SENTENCE * repeats}Where is city number {number}?", TOKENS)
+        for number in range(CONCURRENCY)
+    ]
 
 
 CASE = Case("prefix", "Prompts that share 1,000 tokens, with and without cache", measure, tables)

@@ -1,81 +1,63 @@
-"""Speculation that needs no second model, against none: what it costs, and what it gains."""
+"""N-gram speculation, which needs no second model, compared with none: its cost and its gain."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks import load, metrics
-from benchmarks.case import Bench, Case, Measured, demo
-from benchmarks.report import Row, Table
+from benchmarks.bench import Bench, Case
+from benchmarks.load import Body, chat_bodies, chat_body
+from benchmarks.queue_worker import ask_metrics, metric_total
+from benchmarks.report import Table, load_rows
 
-STREAMS = (1, 16)
+CONCURRENCY = (1, 16)
 TOKENS = 64
 METHODS = ("none", "ngram")
+REPEATING = "Go on: " + "one two three four five six seven " * 6
+FIGURES = ("output_tokens_per_second", "cpu_ms_per_token", "ttft_p50_seconds")
 NOTES = {
-    "tiny": "A model at random repeats nothing, and its tokens cost next to nothing: what is seen "
-    "is the cost of looking for drafts.",
-    "demo": "Counting to seven over and over: the text that ngram is for. One thread of a CPU is "
-    "soon busy with checking, where a GPU with few streams has time to spare.",
+    "tiny": "A model with random weights repeats nothing, and its tokens cost next to nothing: the "
+    "table shows the cost of looking for drafts.",
+    "demo": "Counting to seven over and over is the text that ngram is for. Checking drafts soon "
+    "fills one thread of a CPU, where a GPU with few streams has time to spare.",
 }
 
 
-def measure(bench: Bench) -> Measured:
-    """Ask a tiny model whatever, and the demo model for a text that repeats itself."""
-    models = {"tiny": (None, load.chat), "demo": (demo("bf16"), _repeat)}
-    return {
-        name: {method: _method(bench, model, make, method) for method in METHODS}
-        for name, (model, make) in models.items()
-    }
+def measure(bench: Bench) -> dict[str, Any]:
+    """Ask a model with random weights anything, and the demo model for a text that repeats."""
+    measured: dict[str, Any] = {"tiny": {}, "demo": {}}
+    for method in METHODS:
+        setting = {"SPECULATIVE_METHOD": method}
+        tiny = {level: chat_bodies(max(level, 2), TOKENS) for level in CONCURRENCY}
+        demo = {level: [chat_body(REPEATING, TOKENS)] * max(level, 2) for level in CONCURRENCY}
+        measured["tiny"][method] = _measure(bench, bench.environment(**setting), tiny)
+        measured["demo"][method] = _measure(bench, bench.demo_environment("bf16", **setting), demo)
+    return measured
 
 
-def tables(measured: Measured) -> Sequence[Table]:
-    """Return for each model what the drafts change, and how many of them were right."""
-    return [
-        _table(name, *(models[method] for method in METHODS)) for name, models in measured.items()
-    ]
+def tables(measured: Any) -> Sequence[Table]:
+    return [_table(name, *(methods[m] for m in METHODS)) for name, methods in measured.items()]
 
 
-def _method(bench: Bench, model: Path | None, make: load.JobMaker, method: str) -> dict[str, Any]:
-    with bench.serving(bench.environment(model, SPECULATIVE_METHOD=method)) as endpoint:
-        loads = {
-            streams: asdict(
-                load.measure(
-                    endpoint.platform, endpoint.pid, streams, max(streams, 2), TOKENS, make
-                )
-            )
-            for streams in STREAMS
-        }
-        told = metrics.text(endpoint.platform)
+def _measure(
+    bench: Bench, environ: Mapping[str, str], bodies: Mapping[int, Sequence[Body]]
+) -> dict[str, Any]:
+    with bench.queue_worker(environ) as running:
+        loads = {level: running.measure(level, bodies[level]) for level in bodies}
+        metrics = ask_metrics(running.platform)
     return {
         "load": loads,
-        "drafted": metrics.total(told, "vllm:spec_decode_num_draft_tokens_total"),
-        "accepted": metrics.total(told, "vllm:spec_decode_num_accepted_tokens_total"),
+        "drafted": metric_total(metrics, "vllm:spec_decode_num_draft_tokens_total"),
+        "accepted": metric_total(metrics, "vllm:spec_decode_num_accepted_tokens_total"),
     }
 
 
-def _table(name: str, without: Measured, drafting: Measured) -> Table:
-    figures = {
-        "tokens_per_second": "tokens/s",
-        "cpu_ms_per_token": "CPU per token (ms)",
-        "first_token_p50": "time to first token, p50 (s)",
-    }
-    rows = [
-        Row(
-            f"{what}, streams: {streams}",
-            without["load"][str(streams)][figure],
-            drafting["load"][str(streams)][figure],
-        )
-        for streams in STREAMS
-        for figure, what in figures.items()
-    ]
+def _table(name: str, without: Any, drafting: Any) -> Table:
     accepted = drafting["accepted"] / drafting["drafted"] if drafting["drafted"] else 0.0
-    counted = f"Of {drafting['drafted']:.0f} drafted tokens {accepted:.0%} were accepted."
-    return Table(f"{name} model, none", f"{name} model, ngram", rows, f"{counted} {NOTES[name]}")
+    return Table(
+        f"{name} model, none",
+        f"{name} model, ngram",
+        load_rows(without["load"], drafting["load"], FIGURES),
+        f"Of {drafting['drafted']:.0f} drafted tokens {accepted:.0%} were accepted. {NOTES[name]}",
+    )
 
 
-def _repeat(_: int, tokens: int) -> dict[str, Any]:
-    return load.asking("Go on: " + "one two three four five six seven " * 6, tokens)
-
-
-CASE = Case("speculation", "Tokens drafted from the text so far, against none", measure, tables)
+CASE = Case("speculation", "Tokens drafted from the text so far, or none", measure, tables)

@@ -1,0 +1,74 @@
+"""A case of the benchmarks, and what every case is given."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.devices import ROOT, Device
+from benchmarks.models import write_model
+from benchmarks.queue_worker import WORKER, QueueWorker, WorkerCommand, running_queue_worker
+from benchmarks.report import Table
+
+DEMO_MODEL = ROOT / "models/smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how long a case measures.
+
+    Attributes:
+        device: where the engine computes.
+        folder: for models, caches and logs; it is removed afterwards.
+        options: of the command line: `rounds`, `starts`, `concurrency` …
+        save: stores what a case has measured so far.
+    """
+
+    device: Device
+    folder: Path
+    options: argparse.Namespace
+    save: Callable[[Any], None]
+
+    def dummy_model(self, quantization: str = "none") -> Path:
+        """Checkpoint of the device's shape, whose weights the engine draws at random."""
+        return write_model(self.folder / f"dummy-{quantization}", self.device.shape, quantization)
+
+    def environment(self, engine: str = "vllm", **more: str) -> dict[str, str]:
+        """Environment of a worker with the dummy model."""
+        environ = self.device.environment(self.dummy_model(), engine, dummy_weights=True)
+        return {"VLLM_CACHE_ROOT": str(self.folder / "cache"), **environ, **more}
+
+    def demo_environment(self, variant: str, **more: str) -> dict[str, str]:
+        """Environment of a worker with the demo model in bf16, awq or fp8.
+
+        A device without demo models has a dummy model in its place.
+        """
+        if not self.device.has_demo_models:
+            model = self.dummy_model("none" if variant == "bf16" else variant)
+            return self.environment(MODEL_NAME=str(model), **more)
+        model = DEMO_MODEL.with_name(f"{DEMO_MODEL.name}-{variant}")
+        environ = self.device.environment(model, dummy_weights=False)
+        return {"VLLM_CACHE_ROOT": str(self.folder / "cache"), **environ, **more}
+
+    def queue_worker(
+        self, environ: Mapping[str, str], worker: WorkerCommand = WORKER
+    ) -> AbstractContextManager[QueueWorker]:
+        """Run a worker behind the local platform."""
+        return running_queue_worker(worker, environ, self.folder / f"{worker.name}.log")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement, with its name on the command line.
+
+    Attributes:
+        measure: runs it; what it returns is stored as JSON.
+        tables: makes tables of what was stored.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Bench], Any]
+    tables: Callable[[Any], Sequence[Table]]

@@ -1,1 +1,0 @@
-"""What watches the workers: Prometheus' configuration and rules, a Grafana dashboard, a picture."""
