@@ -1,6 +1,6 @@
 """What callers do with an endpoint, through the official clients and the real engines.
 
-Three times: behind the SDK and the platform in small with each engine, and behind the HTTP door.
+Three times: through the queue with each engine, and over HTTP with vLLM.
 """
 
 import asyncio

@@ -22,7 +22,7 @@ PARIS = "The capital of France is Paris, France."
 STORY = "Write a long story about a cat and a dog."
 HTML = "<img src=x onerror=document.title=1>"
 DONE = "data: [DONE]\n\n"
-# Keeps what is sent, and answers in the worker's place where a test says so.
+# Keeps what is sent; a test may push answers to be used instead of the worker's.
 SPY = """
 const real = window.fetch;
 window.asked = [];
@@ -400,5 +400,5 @@ def test_nothing_is_asked_of_anybody_else(page, endpoint):
 
 def test_the_console_has_nothing_to_say(page):
     """But of the answers that were errors: 401, 503 and 400 are the worker's."""
-    said = [line for line in page.console() if "the server responded with a status of" not in line]
-    assert said == []
+    lines = [line for line in page.console() if "the server responded with a status of" not in line]
+    assert lines == []

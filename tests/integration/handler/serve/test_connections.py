@@ -1,4 +1,4 @@
-"""Connections to the platform stay open, and what goes wrong on one is said in the SDK's words."""
+"""Connections to the platform stay open, and their errors are the ones that the SDK catches."""
 
 import asyncio
 import ssl

@@ -208,7 +208,7 @@ def test_without_a_key_the_start_is_refused():
         *(("a.example", False), ("127.0.0.1.a.example", False), ("[::1", False)),
     ],
 )
-def test_who_is_called_as_this_machine(host, passes):
+def test_a_host_header_must_name_this_machine(host, passes):
     """With a port or without."""
     keys = ApiKeys([])
     if passes:
@@ -468,7 +468,7 @@ def test_an_error_before_the_body_closes_the_connection(http):
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_there(http):
-    """413 from its length, and from what arrives where none is said."""
+    """413 from its Content-Length, and without one from what arrives."""
     with connected(http) as client:
         client.sendall(raw("POST", "/v1/completions", length=30_000_001))
         assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
