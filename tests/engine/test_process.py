@@ -8,12 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
 
 from runpod_local import JobState, running_platform, running_worker
+from tests.support.conditions import wait_until
 from tests.support.environment import (
     MODELS,
     NAME,
@@ -200,7 +200,6 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
         assert len(job.chunks) > 1
 
 
-SAID = {"The engine died; the worker is being replaced."}
 CORES = {"vllm": "EngineCore", "sglang": "scheduler"}  # in the names of the processes
 
 
@@ -224,16 +223,14 @@ def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(engine):
             platform.wait_until(job_id, lambda job: len(job.chunks) > 2, 60)
         family = psutil.Process(worker.pid).children(recursive=True)
         [core] = [process for process in family if CORES[engine] in arguments(process)]
-        killed_at = time.monotonic()
         core.send_signal(signal.SIGKILL)
-        assert worker.wait(60) == 5
-        assert time.monotonic() - killed_at < 10
+        assert worker.wait(30) == 5
         for job_id in streamed + plain:
             job = platform.job(job_id)
             assert job.state is JobState.FAILED
             error = json.loads(job.error)["error"]
             assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
-            assert error["message"] in SAID
+            assert error["message"] == "The engine died; the worker is being replaced."
         assert all(len(platform.job(job_id).chunks) > 2 for job_id in streamed)
         assert [process for process in family if process.is_running()] == []
 
@@ -251,10 +248,8 @@ def test_sigterm_during_the_start_leaves_nothing_behind(engine):
     )
     try:
         process = psutil.Process(worker.pid)
-        deadline = time.monotonic() + START_SECONDS
-        while not (family := process.children(recursive=True)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: process.children(recursive=True), START_SECONDS)
+        family = process.children(recursive=True)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 128 + signal.SIGTERM
         assert [process for process in family if process.is_running()] == []
