@@ -16,7 +16,7 @@ from builder.deploy.environment import EnvArguments, hidden_variables, parse_env
 from builder.deploy.models import Endpoint, Template
 from builder.errors import InvalidArgument
 from builder.hub_listing import CUDA_VERSIONS, DISK_GB
-from builder.plan.cards import table
+from builder.plan.gpus import load_gpu_table
 from builder.presets import PRESETS, Preset
 
 TYPES = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
@@ -175,10 +175,10 @@ def _with_env(fields: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, An
 
 def gpu_pools(text: str) -> list[str]:
     """Parse Runpod's names of GPU pools, with commas or spaces between them."""
-    gpus = table().cards
+    gpus = load_gpu_table().pools
     pools = text.replace(",", " ").upper().split()
-    if not pools or not {gpu.pool for gpu in gpus}.issuperset(pools):
-        names = "; ".join(f"{gpu.pool} ({gpu.name})" for gpu in gpus)
+    if not pools or not {gpu.name for gpu in gpus}.issuperset(pools):
+        names = "; ".join(f"{gpu.name} ({gpu.label})" for gpu in gpus)
         raise InvalidArgument(f"--gpu {text!r} must be one or more of {names}.")
     return pools
 

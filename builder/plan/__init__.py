@@ -1,1 +1,1 @@
-"""Which GPU fits a model, and what it costs: `python -m builder plan`."""
+"""Which GPUs fit a model, and what they cost: `python -m builder plan`."""

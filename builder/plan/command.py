@@ -1,21 +1,22 @@
-"""Which GPU fits a model, how many requests it holds, and what that costs.
+"""Which GPUs fit a model, how many requests it holds there, and what that costs.
 
     python -m builder plan Qwen/Qwen3-8B-FP8 --context 16384 --concurrency 32
 
 reads config.json and the headers of the weights, on the hub or in a folder, and downloads no
-weights. It prints a row for each kind of GPU that Runpod has, and the environment to paste for the
-one that costs least a second. A gated repository needs HF_TOKEN in the environment.
+weights. It prints a table of Runpod's GPUs, and the environment to paste for the one that costs
+least per second. A gated repository needs HF_TOKEN in the environment.
 
   weights     on each GPU
-  reserve     for CUDA, graphs and the activations of one step, an estimate
-  KV cache    what is left on each GPU; 92 % of its memory are used
+  reserve     on each GPU, for CUDA, graphs and the activations of one step; an estimate
+  KV cache    what is left of 92 % of each GPU's memory
   context     tokens of the longest request that fits alone
   requests    usual ones (--tokens-per-request) that fit at once: a first MAX_NUM_SEQS
-  tok/s       decoded, of one request and of all of them, at the memory's bandwidth
-  $/M tokens  written, of a flex worker that is always full
+  tok/s       tokens per second, decoded at the memory's bandwidth: of one request alone (each)
+              and of that many requests together (all)
+  $/M tokens  price of a million generated tokens, on a flex worker that is always full
 
-Exit codes: 0 a plan, even where nothing fits; 2 a wrong argument, or a model that is refused; 3 the
-hub does not give it, or its layers are of a kind that is not known here.
+Exit codes: 0 a plan, even where no GPU fits; 2 an invalid argument, or a checkpoint that cannot be
+planned; 3 the hub refuses the model, or its layers are of an unknown kind.
 """
 
 import argparse
@@ -27,106 +28,116 @@ from collections.abc import Mapping, Sequence
 from builder.cli import Console, command_parser, run_command, whole_number
 from builder.errors import InvalidArgument
 from builder.fetch.request import hub_token
-from builder.plan.cards import COUNTS, chosen, table
-from builder.plan.estimate import Wanted, row
-from builder.plan.report import Plan, as_json, as_text
-from builder.plan.source import read
-from builder.plan.weights import weights
+from builder.plan.architecture import BF16_BYTES, Architecture, parse_architecture
+from builder.plan.estimate import Estimator, Workload
+from builder.plan.gpus import GPU_COUNTS, find_gpu_pools, load_gpu_table
+from builder.plan.model_metadata import read_model_metadata
+from builder.plan.report import Plan, plan_as_json, plan_as_text
+from builder.plan.weights import measure_weights
 from handler.errors import ModelUnavailable
-from handler.memory.architecture import ELEMENT_BYTES, Architecture, architecture
 from handler.model.reference import HubReference
 
-CONTEXT_TOKENS = 8192
-REQUEST_TOKENS = 2048
+DEFAULT_CONTEXT_TOKENS = 8192
+DEFAULT_REQUEST_TOKENS = 2048
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Print the plan; one line on stderr if there is none."""
+    """Print the plan, or one line on stderr for an error."""
     options = _parser().parse_args(argv)
 
     def work(console: Console) -> None:
-        made = plan(options, environ)
+        plan = make_plan(options, environ)
         if options.json:
-            console.print(json.dumps(as_json(made), indent=2))
+            console.print(json.dumps(plan_as_json(plan), indent=2))
         else:
-            console.print(as_text(made, everything=options.gpu is not None))
+            console.print(plan_as_text(plan, show_all=options.gpu is not None))
 
     return run_command("plan", work)
 
 
-def plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
-    """Find out about a model and estimate it on every kind of GPU.
+def make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
+    """Read a model's metadata and estimate it on every number of GPUs of every pool.
 
     Raises:
-        InvalidArgument: an argument, or the checkpoint, means nothing here.
-        ModelUnavailable, InvalidSetting: the hub's refusal, or a model that is not understood.
+        InvalidArgument: an argument is invalid.
+        CheckpointRefused: the checkpoint cannot be planned.
+        ModelUnavailable, InvalidSetting: the hub refuses the model, or its layers are unknown.
     """
-    cards = table()
-    shown = cards.cards if options.gpu is None else chosen(cards.cards, options.gpu)
-    source = read(HubReference(options.model, options.revision, "MODEL", hub_token(environ)))
+    table = load_gpu_table()
+    pools = table.pools if options.gpu is None else find_gpu_pools(table.pools, options.gpu)
+    metadata = read_model_metadata(
+        HubReference(options.model, options.revision, "MODEL", hub_token(environ))
+    )
     try:
-        model = architecture(source.config)
+        model = parse_architecture(metadata.config)
     except ModelUnavailable as error:
-        raise ModelUnavailable(f"{source.name}: {error}.") from error
-    size = weights(source, options.quantization)
-    wanted = _wanted(options, model, source.has_fp8_cache)
-    rows = tuple(row(model, size, wanted, card, gpus) for card in shown for gpus in COUNTS)
-    return Plan(source, model, size, wanted, cards, rows)
+        raise ModelUnavailable(f"{metadata.name}: {error}.") from error
+    weights = measure_weights(metadata, options.quantization)
+    workload = _workload(options, model, metadata.has_fp8_cache)
+    estimator = Estimator(model, weights, workload)
+    estimates = tuple(estimator.estimate(pool, gpus) for pool in pools for gpus in GPU_COUNTS)
+    return Plan(metadata, model, weights, workload, table, estimates)
 
 
-def _wanted(options: argparse.Namespace, model: Architecture, has_fp8_cache: bool) -> Wanted:
-    own = model.context_tokens or CONTEXT_TOKENS
-    context = options.context or min(own, CONTEXT_TOKENS)
-    request = options.tokens_per_request or min(context, REQUEST_TOKENS)
+def _workload(options: argparse.Namespace, model: Architecture, has_fp8_cache: bool) -> Workload:
+    own = model.context_tokens or DEFAULT_CONTEXT_TOKENS
+    context = options.context or min(own, DEFAULT_CONTEXT_TOKENS)
+    request = options.tokens_per_request or min(context, DEFAULT_REQUEST_TOKENS)
     if request > context:
         raise InvalidArgument(
-            f"--tokens-per-request {request} is more than --context {context}, the most that a "
-            "request may have."
+            f"--tokens-per-request {request} must not be more than --context {context}, the "
+            "longest request."
         )
-    asks = options.kv_dtype == "fp8"
-    element_bytes = 1 if asks or has_fp8_cache else ELEMENT_BYTES
-    return Wanted(context, request, options.concurrency, element_bytes, asks)
+    sets_fp8_cache = options.kv_dtype == "fp8"
+    return Workload(
+        context_tokens=context,
+        request_tokens=request,
+        concurrency=options.concurrency,
+        kv_element_bytes=1 if sets_fp8_cache or has_fp8_cache else BF16_BYTES,
+        sets_fp8_cache=sets_fp8_cache,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     made = command_parser("plan", str(__doc__))
     add = made.add_argument
     add("model", help="org/name on the hub, or a folder")
-    add("--revision", help="branch, tag or commit (main)")
+    add("--revision", help="branch, tag or commit (default: main)")
     add(
         "--context",
         type=whole_number(1),
         metavar="N",
-        help=f"tokens of the longest request (the model's own, {CONTEXT_TOKENS} at most)",
+        help="tokens of the longest request "
+        f"(default: the model's own context, at most {DEFAULT_CONTEXT_TOKENS})",
     )
     add(
         "--concurrency",
         type=whole_number(1),
         default=1,
         metavar="N",
-        help="requests at once that have to fit (1)",
+        help="requests that have to fit at once (default: 1)",
     )
     add(
         "--tokens-per-request",
         type=whole_number(1),
         metavar="N",
-        help="of a usual request, prompt and "
-        f"answer together (the context, {REQUEST_TOKENS} at most)",
+        help="tokens of a usual request, prompt and answer together "
+        f"(default: the context, at most {DEFAULT_REQUEST_TOKENS})",
     )
     add(
         "--quantization",
         choices=("auto", "awq", "fp8", "bf16"),
         default="auto",
-        help="auto is the checkpoint's; the others of an unquantized one (auto)",
+        help="auto: as the checkpoint is; the others quantize an unquantized one (default: auto)",
     )
     add(
         "--kv-dtype",
         choices=("auto", "fp8"),
         default="auto",
-        help="of the KV cache (auto: 16 bits)",
+        help="data type of the KV cache (default: auto, 16 bits unless the checkpoint says FP8)",
     )
-    add("--gpu", metavar="NAME", help="only these, with every count: H100, 4090, ADA_48_PRO …")
-    add("--json", action="store_true", help="everything, for programs")
+    add("--gpu", metavar="NAME", help="only this GPU or pool: H100, 4090, ADA_48_PRO …")
+    add("--json", action="store_true", help="print everything as JSON")
     return made
 
 

@@ -10,10 +10,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from handler.errors import InvalidSetting
-from handler.memory.architecture import splits
+from handler.model.attention import attention_heads, heads_split_evenly
 from handler.model.checkpoint import json_object
 
 log = logging.getLogger(__name__)
@@ -112,13 +111,15 @@ def _is_chosen(environ: Mapping[str, str]) -> bool:
 
 
 def _check_heads(split: Parallelism, environ: Mapping[str, str], folder: Path, gpus: int) -> None:
-    heads, kv_heads = _heads(json_object(folder / "config.json"))
-    if heads is None or splits(split.tensor // split.groups, heads, kv_heads or heads):
+    heads, kv_heads = attention_heads(json_object(folder / "config.json"))
+    if heads is None or heads_split_evenly(split.tensor // split.groups, heads, kv_heads or heads):
         return
     name, value = _source(split.tensor, environ)
     auto = value.lower() == "auto"
     fitting = range(split.groups, (gpus if auto else max(gpus, LARGEST)) + 1, split.groups)
-    counts = [str(n) for n in fitting if splits(n // split.groups, heads, kv_heads or heads)]
+    counts = [
+        str(n) for n in fitting if heads_split_evenly(n // split.groups, heads, kv_heads or heads)
+    ]
     seen = f"the worker has {split.tensor} GPUs for it, and " if auto else ""
     of_keys = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
     copies = f", in {split.groups} copies," if split.groups > 1 else ""
@@ -135,14 +136,3 @@ def _source(size: int, environ: Mapping[str, str]) -> tuple[str, str]:
         if value == str(size) or value.lower() == "auto":
             return name, value
     return "ENGINE_ARGS", environ.get("ENGINE_ARGS", "")
-
-
-def _heads(config: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return the numbers of attention heads and of those for keys and values, if it has them."""
-    nested = config.get("text_config")
-    text = nested if isinstance(nested, dict) and "num_attention_heads" in nested else config
-    heads, kv_heads = (
-        number if isinstance(number := text.get(name), int) and number > 0 else None
-        for name in ("num_attention_heads", "num_key_value_heads")
-    )
-    return heads, kv_heads

@@ -18,7 +18,7 @@ from handler.engine.capacity import batch_concurrency
 from handler.engine.deadline import Deadline
 from handler.engine.response import EngineResponse, ask
 from handler.engine.runtime import NOT_RUNNING, EngineRuntime
-from handler.engine.sse import decode_event, join_events, merge_chunks
+from handler.engine.sse import decode_event
 from handler.engine.task_end import until_task_ends
 from handler.errors import EngineError, EngineUnavailable, render, render_event
 from handler.logs import job_id
@@ -30,6 +30,7 @@ from handler.serve.batch.line import LineRunner
 from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
 from handler.serve.batch.request import BatchRequest, parse_batch_request
 from handler.serve.batch.run import Batch, BatchCounts
+from handler.serve.stream_chunks import join_events, merge_chunks
 
 LAST_OUTPUT_GRACE_SECONDS = 5.0  # for errors to be delivered after the drain or the engine's death
 

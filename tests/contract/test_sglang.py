@@ -28,8 +28,7 @@ from handler.engine.aliases import (
 )
 from handler.engine.flag_names import flag_names
 from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
-from handler.engine.sglang.demand import demand
-from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags
+from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
 from handler.environ import load
 from handler.errors import InvalidSetting
 from handler.model.resolve import ResolvedModel, resolve_model
@@ -282,8 +281,13 @@ def test_the_flags_say_what_has_to_fit_a_gpu(flags, given, expected):
     from sglang.srt.server_args import ServerArgs
 
     args = ServerArgs.from_cli_args(flags.parse(["--model-path=/m", *given]))
-    wanted = demand(args, ResolvedModel(Path("/m"), "org/m", None, "a local folder"))
-    found = wanted and (wanted.gpus, wanted.tensor, wanted.parts, wanted.share)
+    demand = memory_demand(args, ResolvedModel(Path("/m"), "org/m", None, "a local folder"))
+    found = demand and (
+        demand.gpus,
+        demand.tensor_parallel_size,
+        demand.kv_cache_parts,
+        demand.memory_fraction,
+    )
     assert found == expected
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from handler.engine import command_line, loading, parallelism, speculative
+from handler.engine import command_line, parallelism, preflight, speculative
 from handler.engine.aliases import with_variables
 from handler.engine.capacity import Capacity
 from handler.engine.flags import EngineFlags
@@ -29,8 +29,7 @@ from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism
 from handler.engine.processes import all_run
 from handler.engine.request_fields import request_fields
-from handler.engine.sglang.demand import demand
-from handler.engine.sglang.flags import REMOVED, engine_flags
+from handler.engine.sglang.flags import REMOVED, engine_flags, memory_demand
 from handler.engine.sglang.patches import (
     ADAPTER_ROUTES,
     models,
@@ -41,7 +40,6 @@ from handler.engine.sglang.patches import (
     version,
 )
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
-from handler.memory import fit
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
@@ -113,11 +111,11 @@ class SglangAdapter:
                 command_line.parse("sglang", flags, own, self._settings, self._environ, REMOVED)
             )
             parallelism.check(_split(args), self._environ, self._model.path)
-            loading.check(args.load_format)
+            preflight.check_load_format(args.load_format)
             if args.load_format == "auto" and not self._model.has_weights():
                 raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-            if wanted := demand(args, self._model):
-                fit.check(wanted, gpus(self._environ))
+            if demand := memory_demand(args, self._model):
+                preflight.check_memory(demand, gpus(self._environ))
             try:
                 args.resolve_once()
             except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:

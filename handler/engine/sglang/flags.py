@@ -1,9 +1,11 @@
-"""Names of flags that do not reach SGLang: those of its servers, and those that are gone."""
+"""SGLang's flags: its parser, the names that do not reach it, and what they say of memory."""
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from handler.engine.flags import EngineFlags, FlagError
+from handler.engine.preflight import MemoryDemand
+from handler.model.resolve import ResolvedModel
 
 # Flags of SGLang's own servers, which do not run here, and of what the worker decides.
 REFUSED = frozenset(
@@ -38,6 +40,26 @@ def engine_flags() -> EngineFlags:
     for action in parser._actions:
         action.required = False  # each flag is judged alone before all are parsed
     return EngineFlags(parser, REFUSED)
+
+
+def memory_demand(args: Any, model: ResolvedModel) -> MemoryDemand | None:
+    """Return what has to fit the GPUs, None where the checkpoint's files do not say it.
+
+    No room is required for a context: SGLang starts with a smaller KV cache, and refuses the
+    requests that do not fit it.
+    """
+    is_smaller = args.quantization is not None and model.quantization is None
+    if is_smaller or args.cpu_offload_gb or (args.offload_group_size or 0) > 0:
+        return None
+    return MemoryDemand(
+        model_name=model.name,
+        folder=model.path,
+        gpus=args.tp_size * args.pp_size,
+        tensor_parallel_size=args.tp_size,
+        kv_cache_parts=args.pp_size,
+        memory_fraction=args.mem_fraction_static or 1.0,
+        memory_setting="MEM_FRACTION_STATIC" if args.mem_fraction_static else "",
+    )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from handler.engine import command_line, loading, parallelism, speculative
+from handler.engine import command_line, parallelism, preflight, speculative
 from handler.engine.aliases import with_variables
 from handler.engine.capacity import Capacity
 from handler.engine.flags import EngineFlags
@@ -26,10 +26,15 @@ from handler.engine.parallelism import Parallelism
 from handler.engine.processes import all_run, descendants_named
 from handler.engine.request_fields import request_fields
 from handler.engine.vllm import platform
-from handler.engine.vllm.demand import demand
-from handler.engine.vllm.flags import REMOVED, check_names, cli_args, engine_flags, import_plugins
+from handler.engine.vllm.flags import (
+    REMOVED,
+    check_names,
+    cli_args,
+    engine_flags,
+    import_plugins,
+    memory_demand,
+)
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
-from handler.memory import fit
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
@@ -107,12 +112,12 @@ class VllmAdapter:
         import_plugins(args)
         check_names(args)
         parallelism.check(_split(args), self._environ, self._model.path)
-        loading.check(args.load_format)
+        preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             # The engine finds out in a child process, whose log alone would say so.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
-        if wanted := demand(args, _split(args), self._model):
-            fit.check(wanted, platform.gpus(self._environ))
+        if demand := memory_demand(args, _split(args), self._model):
+            preflight.check_memory(demand, platform.gpus(self._environ))
         configure_logging_from_args(args)
         if args.gpu_memory_utilization == flags.default("GPU_MEMORY_UTILIZATION"):
             os.environ.setdefault(platform.PLAN, "1")  # it does not say for which share it was made

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from handler.engine.sse import MAX_CHUNK_BYTES
 from handler.errors import InputTooLarge, InvalidInput
 from handler.request.safe_fetch import SafeFetch
 from handler.serve.batch.spool import Spool
+from handler.serve.stream_chunks import MAX_CHUNK_BYTES
 
 log = logging.getLogger(__name__)
 

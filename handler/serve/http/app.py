@@ -25,6 +25,7 @@ from handler.errors import (
 from handler.request.routes import is_anthropic
 from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.auth import ApiKeys
+from handler.serve.http.body import BodyMemory, RequestBody
 from handler.serve.http.inference import Inference
 from handler.serve.http.jobs import (
     KEEP_SECONDS,
@@ -34,7 +35,6 @@ from handler.serve.http.jobs import (
     HttpJob,
     HttpJobs,
 )
-from handler.serve.http.request import BodyMemory, RequestBody
 
 State = Literal["starting", "ready", "draining", "dead"]
 PING_STATUS = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}

@@ -14,7 +14,7 @@ from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
 from handler.request.routes import POST, is_anthropic, route_name
 from handler.serve.http.admission import AdmissionQueue
-from handler.serve.http.request import RequestBody, cancelled_on_disconnect
+from handler.serve.http.body import RequestBody, cancelled_on_disconnect
 from handler.serve.worker import Worker
 
 METADATA = "metadata"  # a header of vLLM's: where each vector is in a binary embedding response

@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from handler.errors import EngineUnavailable, RequestError, UnknownRoute
 from handler.serve.http.app import METRICS_TYPE, NOT_READY, error_response
-from handler.serve.http.request import BodyMemory, RequestBody
+from handler.serve.http.body import BodyMemory, RequestBody
 from handler.serve.http.server import HttpServer
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from handler.errors import InvalidSetting, ModelUnavailable
-from handler.model.checkpoint import check_quantization, quantization_of
+from handler.model.checkpoint import check_quantization, has_fp8_cache, quantization_of
 from tests.support.model_folders import model_folder
 
 FP8_GROUP = {"group_0": {"weights": {"type": "float", "num_bits": 8}}}
@@ -106,3 +106,18 @@ def test_an_invalid_config_json_is_an_error_in_one_sentence(tmp_path, config, me
     with pytest.raises(ModelUnavailable) as caught:
         quantization_of(tmp_path)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        ({"quant_method": "fp8", "kv_cache_scheme": {"num_bits": 8}}, True),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, True),
+        ({"quant_method": "fp8", "kv_cache_scheme": None}, False),
+        (None, False),
+    ],
+    ids=["compressed-tensors", "modelopt", "weights only", "unquantized"],
+)
+def test_a_checkpoint_may_ask_for_an_fp8_kv_cache(tmp_path, quantization, expected):
+    folder = model_folder(tmp_path, quantization)
+    assert has_fp8_cache(folder) == expected

@@ -1,0 +1,152 @@
+"""Checks before the engine loads weights: what it would refuse only after minutes, or in a trace.
+
+Only what certainly fails is refused. The KV cache is checked for plain decoders, whose layers all
+have the same attention; `python -m builder plan` calculates that of every kind of model.
+"""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from handler.errors import EngineStartFailed, InvalidSetting
+from handler.model.attention import (
+    Config,
+    attention_heads,
+    default_context_tokens,
+    heads_split_evenly,
+    kv_bytes_per_token,
+)
+from handler.model.checkpoint import json_object
+from handler.model.safetensors import tensors_in_folder
+
+GB = 1e9
+MIB = 1 << 20
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+NVIDIA_SMI_TIMEOUT_SECONDS = 20.0
+LOADER_PACKAGES = {  # LOAD_FORMAT → the package that it needs
+    "runai_streamer": "runai-model-streamer",
+    "runai_streamer_sharded": "runai-model-streamer",
+    "fastsafetensors": "fastsafetensors",
+    "instanttensor": "instanttensor",
+    "tensorizer": "tensorizer",
+}
+MIN_LOADED_SHARE = 0.95  # of the weights: an engine may leave out drafting layers
+OTHER_MODALITIES = re.compile(r"visual|vision|audio")  # not loaded to serve text alone
+SUGGESTED_GPU_COUNTS = (1, 2, 4, 8, 16)
+SUGGESTED_MAX_SHARE = 0.8  # of the memory for weights, where a number of GPUs is suggested
+SUGGESTED_RESERVE_BYTES = 2 << 30  # for activations and graphs, where a context is suggested
+ROUND_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class MemoryDemand:
+    """What the engine's parsed flags say about memory.
+
+    Attributes:
+        model_name: for errors.
+        folder: of the checkpoint.
+        gpus: over which one copy of the weights is spread.
+        tensor_parallel_size: those of them that share the heads of a layer.
+        kv_cache_parts: pipeline stages and context-parallel ranks, over which the KV cache is
+            spread besides.
+        memory_fraction: of each GPU's memory, for the engine.
+        memory_setting: the variable that sets it, empty where none does.
+        context_tokens: of the longest request, for which the engine requires room; 0 for the
+            model's own context, None where no room is required.
+        kv_element_bytes: size of one element of the KV cache.
+    """
+
+    model_name: str
+    folder: Path
+    gpus: int
+    tensor_parallel_size: int
+    kv_cache_parts: int
+    memory_fraction: float
+    memory_setting: str
+    context_tokens: int | None = None
+    kv_element_bytes: int = 2
+
+
+def check_load_format(load_format: str) -> None:
+    """Raise InvalidSetting if LOAD_FORMAT needs a package that is not installed."""
+    package = LOADER_PACKAGES.get(load_format)
+    if package is not None and find_spec(package.replace("-", "_")) is None:
+        raise InvalidSetting(
+            f"LOAD_FORMAT={load_format!r} needs the package {package}, which is not installed "
+            "here: add it to the image, or leave LOAD_FORMAT out."
+        )
+
+
+def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
+    """Refuse weights, or one request of the longest context, that cannot fit the GPUs.
+
+    Raises:
+        EngineStartFailed: with the sizes, and what to change.
+    """
+    total = gpu_memory_bytes(visible_gpus)
+    if total is None:
+        return
+    config = json_object(demand.folder / "config.json")
+    tensors = tensors_in_folder(demand.folder)
+    model_bytes = sum(tensor.loaded_bytes for tensor in tensors)
+    optional = sum(each.loaded_bytes for each in tensors if OTHER_MODALITIES.search(each.name))
+    weights = model_bytes / demand.gpus
+    min_weights = MIN_LOADED_SHARE * (model_bytes - optional) / demand.gpus
+    allowed = total * demand.memory_fraction
+    setting = demand.memory_setting and f" ({demand.memory_setting}={demand.memory_fraction:g})"
+    sizes = (
+        f"{demand.model_name} has {model_bytes / GB:.1f} GB of weights, {weights / GB:.1f} GB per "
+        f"GPU; the engine may use {allowed / GB:.1f} of {total / GB:.1f} GB per GPU{setting}"
+    )
+    if min_weights > allowed:
+        count = _sufficient_gpus(config, model_bytes, allowed)
+        several = f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), " if count else ""
+        raise EngineStartFailed(
+            f"{sizes}: use {several}a larger GPU, or a checkpoint with fewer bits (AWQ, FP8)."
+        )
+    token_bytes = kv_bytes_per_token(config, demand.kv_element_bytes, demand.tensor_parallel_size)
+    tokens = demand.context_tokens or default_context_tokens(config)
+    if demand.context_tokens is None or token_bytes is None or tokens is None:
+        return
+    cache = tokens * token_bytes / demand.kv_cache_parts
+    if min_weights + cache > allowed:
+        room = (allowed - weights - SUGGESTED_RESERVE_BYTES) * demand.kv_cache_parts
+        fitting = int(room / token_bytes) // ROUND_TOKENS * ROUND_TOKENS
+        shorter = f"set MAX_MODEL_LEN to at most {fitting}, or " if fitting > 0 else ""
+        raise EngineStartFailed(
+            f"{sizes}, and one request of {tokens} tokens needs {cache / GB:.1f} GB of KV cache: "
+            f"{shorter}use a larger GPU or more GPUs (TENSOR_PARALLEL_SIZE)."
+        )
+
+
+def gpu_memory_bytes(gpus: Sequence[str]) -> int | None:
+    """Return the memory of the smallest of some GPUs, None where it is not known.
+
+    nvidia-smi is asked, not CUDA: a process that has initialized CUDA cannot fork its engine.
+
+    Args:
+        gpus: indices, or what CUDA_VISIBLE_DEVICES calls them.
+    """
+    if not gpus:
+        return None
+    command = [*NVIDIA_SMI, "-i", ",".join(gpus)]
+    try:
+        output = subprocess.run(
+            command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_SECONDS
+        ).stdout
+        return min(int(line) for line in output.splitlines() if line.strip()) * MIB
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None  # no nvidia-smi, a part of a GPU (MIG), or no answer
+
+
+def _sufficient_gpus(config: Config, model_bytes: int, allowed: float) -> int | None:
+    """Return the smallest number of GPUs with room for the weights that the heads split over."""
+    heads, kv_heads = attention_heads(config)
+    for count in SUGGESTED_GPU_COUNTS:
+        splits = heads is None or heads_split_evenly(count, heads, kv_heads or heads)
+        if splits and model_bytes / count <= SUGGESTED_MAX_SHARE * allowed:
+            return count
+    return None

@@ -1,1 +1,0 @@
-"""How much memory a model takes, and whether a GPU has it."""

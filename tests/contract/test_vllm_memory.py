@@ -1,0 +1,118 @@
+"""The memory arithmetic of `builder plan` against vLLM's own functions."""
+
+from math import prod
+from types import SimpleNamespace
+
+import pytest
+
+from builder.plan.architecture import parse_architecture
+from builder.plan.quantization_groups import parse_quantization_groups, split_error
+from builder.plan.recurrent_state import recurrent_state_bytes
+from tests.support.model_configs import (
+    FP8_BLOCKS,
+    QWEN3_235B,
+    QWEN3_NEXT,
+    QWEN_72B,
+    compressed_tensors_groups,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
+
+MAMBA_2 = {
+    "mamba_n_heads": 128,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 8,
+    "mamba_d_state": 128,
+    "mamba_d_conv": 4,
+}
+JAMBA = {"hidden_size": 4096, "mamba_expand": 2, "mamba_d_state": 16, "mamba_d_conv": 4}
+KIMI = {"num_heads": 32, "head_dim": 128, "short_conv_kernel_size": 4}
+MINIMAX = {
+    "attn_type_list": [0],
+    "num_attention_heads": 64,
+    "head_dim": 128,
+    "hidden_size": 6144,
+}
+# A config, the function of vLLM's calculator with its arguments for the same model, and the size of
+# an element in each of the shapes that it returns.
+STATES = {
+    "Mamba 2": (MAMBA_2, "mamba2_state_shape", (1, 8192, 8, 128, 64, 128, 4), (2, 2)),
+    "Mamba 1": (JAMBA, "mamba1_state_shape", (1, 8192, 16, 4), (2, 2)),
+    "gated delta net": (
+        QWEN3_NEXT,
+        "gated_delta_net_state_shape",
+        (1, 16, 32, 128, 128, 4),
+        (2, 4),
+    ),
+    "Kimi delta attention": (
+        {"linear_attn_config": KIMI},
+        "kda_state_shape",
+        (1, 32, 128),
+        (2, 4),
+    ),
+    "Kimi delta attention, as transformers writes it": (
+        {"linear_num_heads": 32, "linear_head_dim": 128, "head_dim": 64},
+        "kda_state_shape",
+        (1, 32, 128),
+        (2, 4),
+    ),
+    "lightning attention": (MINIMAX, "linear_attention_state_shape", (64, 1, 128), (2,)),
+    "lightning attention, as transformers writes it": (
+        {"model_type": "minimax", "num_attention_heads": 64, "head_dim": 128, "hidden_size": 8192},
+        "linear_attention_state_shape",
+        (64, 1, 128),
+        (2,),
+    ),
+    "convolution": (
+        {"conv_L_cache": 3, "hidden_size": 2048},
+        "short_conv_state_shape",
+        (1, 2048, 3),
+        (2,),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "function", "arguments", "element_bytes"), STATES.values(), ids=STATES
+)
+def test_a_recurrent_state_is_as_large_as_vllm_says(config, function, arguments, element_bytes):
+    from vllm.model_executor.layers.mamba.mamba_utils import MambaStateShapeCalculator
+
+    shapes = getattr(MambaStateShapeCalculator, function)(*arguments)
+    expected = sum(prod(shape) * size for shape, size in zip(shapes, element_bytes, strict=True))
+    assert recurrent_state_bytes(config) == expected
+
+
+@pytest.mark.parametrize("gpus", [2, 4, 8])
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("width", [29568, 27392, 28672, 11008, 13824])
+def test_vllm_refuses_the_same_groups(width, size, gpus):
+    from vllm.distributed.utils import verify_group_size_divides_partition
+
+    quantization = {"quantization_config": compressed_tensors_groups(size)}
+    error = split_error_of(QWEN_72B | {"intermediate_size": width} | quantization, gpus, True)
+    try:
+        verify_group_size_divides_partition(width // gpus, size)
+    except ValueError:
+        assert error is not None
+    else:
+        assert error is None
+
+
+@pytest.mark.parametrize(("gpus", "width"), [(8, 1536), (8, 2560), (4, 1536), (2, 784)])
+def test_vllm_refines_the_same_blocks_for_gpus_with_fp8(gpus, width):
+    from vllm.model_executor.layers.fused_moe.oracle.fp8 import refine_fp8_moe_block_shape
+
+    layer = SimpleNamespace(
+        intermediate_size_per_partition=width // gpus, tp_size=gpus, hidden_dim=4096
+    )
+    config = QWEN3_235B | {"moe_intermediate_size": width, "quantization_config": FP8_BLOCKS}
+    is_cut = width // gpus % 128 != 0
+    assert (split_error_of(config, gpus, False) is not None) == is_cut
+    is_refined = refine_fp8_moe_block_shape(layer, [128, 128]) is not None
+    assert (is_cut and split_error_of(config, gpus, True) is None) == is_refined
+
+
+def split_error_of(config, gpus, has_fp8):
+    groups = parse_quantization_groups(config)
+    return split_error(groups, parse_architecture(config), gpus=gpus, has_fp8=has_fp8)

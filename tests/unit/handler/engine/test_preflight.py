@@ -1,0 +1,153 @@
+"""What is refused before an engine loads weights."""
+
+import pytest
+
+from handler.engine.preflight import (
+    MemoryDemand,
+    check_load_format,
+    check_memory,
+    gpu_memory_bytes,
+)
+from handler.errors import EngineStartFailed, InvalidSetting
+from tests.support.header_checkpoints import header_checkpoint
+from tests.support.model_configs import DEEPSEEK_V3
+from tests.support.nvidia_smi import fake_nvidia_smi
+
+H100_MIB = 81559
+
+
+@pytest.fixture
+def gpus(tmp_path, monkeypatch):
+    """GPUs with some memory each, as nvidia-smi shows them."""
+    return lambda *memory_mib: fake_nvidia_smi(tmp_path, monkeypatch, *memory_mib)
+
+
+def demand(folder, **fields):
+    defaults = {
+        "model_name": "org/m",
+        "gpus": 1,
+        "tensor_parallel_size": 1,
+        "kv_cache_parts": 1,
+        "memory_fraction": 0.9,
+        "memory_setting": "GPU_MEMORY_UTILIZATION",
+    }
+    return MemoryDemand(folder=folder, **defaults | fields)
+
+
+def test_a_load_format_whose_package_is_missing_is_refused():
+    with pytest.raises(InvalidSetting) as raised:
+        check_load_format("tensorizer")
+    assert str(raised.value) == (
+        "LOAD_FORMAT='tensorizer' needs the package tensorizer, which is not installed here: add "
+        "it to the image, or leave LOAD_FORMAT out."
+    )
+    check_load_format("auto")
+
+
+def test_the_smallest_gpu_counts(gpus):
+    gpus(H100_MIB, 24564)
+    assert gpu_memory_bytes(["0", "1"]) == 24564 << 20
+
+
+def test_memory_is_unknown_without_gpus(gpus):
+    gpus("No devices were found")
+    assert gpu_memory_bytes(["0"]) is None
+    assert gpu_memory_bytes([]) is None
+
+
+def test_weights_that_cannot_fit_are_refused_with_the_sizes_and_what_to_change(gpus, tmp_path):
+    gpus(H100_MIB)
+    folder = header_checkpoint(tmp_path, 141_000_000_000)
+    with pytest.raises(EngineStartFailed) as raised:
+        check_memory(demand(folder), ["0"])
+    assert str(raised.value) == (
+        "org/m has 141.0 GB of weights, 141.0 GB per GPU; the engine may use 77.0 of 85.5 GB per "
+        "GPU (GPU_MEMORY_UTILIZATION=0.9): use 4 such GPUs (TENSOR_PARALLEL_SIZE=4), a larger GPU, "
+        "or a checkpoint with fewer bits (AWQ, FP8)."
+    )
+    check_memory(demand(folder, gpus=4), ["0", "1", "2", "3"])
+
+
+@pytest.mark.parametrize(
+    ("weights_gb", "dtype", "name"),
+    [(78, "BF16", "w"), (150, "F32", "w"), (82, "BF16", "model.visual.w")],
+    ids=["nearly all", "32 bits are loaded as 16", "a vision model may be left out"],
+)
+def test_weights_that_may_fit_are_left_to_the_engine(gpus, tmp_path, weights_gb, dtype, name):
+    gpus(H100_MIB)
+    check_memory(
+        demand(header_checkpoint(tmp_path, weights_gb * 10**9, dtype=dtype, name=name)), ["0"]
+    )
+
+
+@pytest.mark.parametrize(("weights_gb", "dtype"), [(82, "BF16"), (170, "F32")])
+def test_weights_that_certainly_do_not_fit_are_refused(gpus, tmp_path, weights_gb, dtype):
+    gpus(H100_MIB)
+    folder = header_checkpoint(tmp_path, weights_gb * 10**9, dtype=dtype)
+    with pytest.raises(EngineStartFailed):
+        check_memory(demand(folder), ["0"])
+
+
+def test_a_number_of_gpus_is_suggested_only_if_the_heads_split_over_it(gpus, tmp_path):
+    """10 KV heads split over 2 GPUs, not over 4 or 8."""
+    gpus(16376)
+    heads = {"num_attention_heads": 40, "num_key_value_heads": 10}
+    folder = header_checkpoint(tmp_path, 20_000_000_000, **heads)
+    with pytest.raises(EngineStartFailed) as raised:
+        check_memory(demand(folder, memory_fraction=1.0, memory_setting=""), ["0"])
+    assert str(raised.value) == (
+        "org/m has 20.0 GB of weights, 20.0 GB per GPU; the engine may use 17.2 of 17.2 GB per "
+        "GPU: use 2 such GPUs (TENSOR_PARALLEL_SIZE=2), a larger GPU, or a checkpoint with fewer "
+        "bits (AWQ, FP8)."
+    )
+    folder = header_checkpoint(tmp_path, 60_000_000_000, **heads)
+    with pytest.raises(EngineStartFailed, match=r"GPU: use a larger GPU, or a checkpoint"):
+        check_memory(demand(folder, memory_fraction=1.0, memory_setting=""), ["0"])
+
+
+@pytest.mark.parametrize("tokens", [0, 131072], ids=["the model's own", "MAX_MODEL_LEN"])
+def test_a_context_that_cannot_fit_is_refused_with_the_longest_that_does(gpus, tmp_path, tokens):
+    gpus(H100_MIB)
+    folder = header_checkpoint(tmp_path, 70_000_000_000)
+    with pytest.raises(EngineStartFailed) as raised:
+        check_memory(demand(folder, context_tokens=tokens), ["0"])
+    assert str(raised.value).endswith(
+        "GPU (GPU_MEMORY_UTILIZATION=0.9), and one request of 131072 tokens needs 42.9 GB of KV "
+        "cache: set MAX_MODEL_LEN to at most 14592, or use a larger GPU or more GPUs "
+        "(TENSOR_PARALLEL_SIZE)."
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"context_tokens": 14592},
+        {"context_tokens": 29184, "kv_element_bytes": 1},
+        {"context_tokens": None},
+    ],
+    ids=["short enough", "an 8-bit cache", "no room is required"],
+)
+def test_a_context_that_may_fit_is_left_to_the_engine(gpus, tmp_path, fields):
+    gpus(H100_MIB)
+    check_memory(demand(header_checkpoint(tmp_path, 70_000_000_000), **fields), ["0"])
+
+
+def test_pipeline_stages_share_the_kv_cache(gpus, tmp_path):
+    gpus(H100_MIB)
+    folder = header_checkpoint(tmp_path, 10_000_000_000)
+    tokens = 400_000  # 131 GB
+    check_memory(demand(folder, gpus=2, kv_cache_parts=2, context_tokens=tokens), ["0"])
+    check_memory(demand(folder, gpus=2, tensor_parallel_size=2, context_tokens=tokens), ["0"])
+    with pytest.raises(EngineStartFailed, match=r"needs 131\.1 GB of KV cache"):
+        check_memory(demand(folder, gpus=2, context_tokens=tokens), ["0"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [DEEPSEEK_V3, {"num_key_value_heads": None}, {"layer_types": ["a_new_one"] * 80}],
+    ids=["MLA", "KV heads not given", "unknown layers"],
+)
+def test_the_context_of_a_model_that_is_not_plain_is_left_to_the_engine(gpus, tmp_path, config):
+    gpus(H100_MIB)
+    folder = header_checkpoint(tmp_path, 70_000_000_000, **config)
+    check_memory(demand(folder, context_tokens=1_500_000), ["0"])
