@@ -19,7 +19,7 @@ from handler.environ import load
 from handler.errors import EngineDied, InvalidSetting, Unauthorized
 from handler.metrics.monitor import Monitor
 from handler.serve.batch import run
-from handler.serve.http import body, jobs, uvicorn_patches
+from handler.serve.http import jobs, uvicorn_patches
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
@@ -426,9 +426,9 @@ def test_a_client_that_leaves_aborts_its_request(http):
     admission = http.admission
     bodies = [b'{"prompt": "endless", "stream": true}'] * 2 + [b'{"prompt": "wait"}']
     clients = []
-    for number, payload in enumerate(bodies, 1):
+    for number, body in enumerate(bodies, 1):
         clients.append(connected(http))
-        clients[-1].sendall(raw("POST", "/v1/completions", payload))
+        clients[-1].sendall(raw("POST", "/v1/completions", body))
         wait_until(lambda number=number: admission.running + admission.waiting == number)
     clients.pop().close()
     wait_until(lambda: admission.waiting == 0)
@@ -486,10 +486,8 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_there(http):
 
 def test_a_body_that_does_not_come_is_not_waited_for(http, monkeypatch):
     """408, and the connection is closed."""
-    for number, payload in enumerate(bodies, 1):
-        clients.append(connected(http))
-        clients[-1].sendall(raw("POST", "/v1/completions", payload))
-        wait_until(lambda number=number: admission.running + admission.waiting == number)
+    monkeypatch.setattr("handler.serve.http.body.BODY_TIMEOUT_SECONDS", 0.1)
+    with connected(http) as client:
         client.sendall(raw("POST", "/v1/completions", b"{", length=10))
         answer = client.recv(1000)
         assert answer.startswith(b"HTTP/1.1 408 ")
@@ -542,10 +540,11 @@ def test_a_connection_too_many_is_closed(http, monkeypatch):
         first.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
         assert first.recv(1000).startswith(b"HTTP/1.1 200")
 
-    for number, payload in enumerate(bodies, 1):
-        clients.append(connected(http))
-        clients[-1].sendall(raw("POST", "/v1/completions", payload))
-        wait_until(lambda number=number: admission.running + admission.waiting == number)
+
+def test_large_bodies_share_one_memory(http, monkeypatch):
+    """A body that does not fit gets 429; one that is answered makes room."""
+    monkeypatch.setattr("handler.serve.http.body.MAX_BODIES_BYTES", 1_000)
+    answer = http.complete("x" * 2_000)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     assert message(answer) == "Too many large requests are being answered: try again soon."
     assert [http.complete("x" * 600).status_code for _ in range(3)] == [200, 200, 200]
