@@ -183,7 +183,7 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
         error = json.loads(timed_out.error)["error"]
         assert (error["code"], error["message"]) == (
             408,
-            "The job took longer than REQUEST_TIMEOUT=8 seconds.",
+            "The request took longer than REQUEST_TIMEOUT=8 seconds.",
         )
         assert len(timed_out.chunks) > 5
         job_id = platform.submit(story)
