@@ -26,7 +26,7 @@ from handler.engine.interface import RunningEngine
 from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.environ import load
+from handler.environ import export, load
 from handler.errors import EXIT_FAILED, StartError, hide_secrets
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, resolve_model
@@ -153,7 +153,7 @@ class Start:
                 environ=self._environ,
             )
         )
-        os.environ.update(caches.environ)
+        export(caches.environ)
         flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
         runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
         if caches.on_volume:
@@ -162,8 +162,7 @@ class Start:
         runtime.launch()
         if mode == "queue":
             with timings.stage("SDK"):
-                for name, value in sdk_environment(settings.log_level).items():
-                    os.environ.setdefault(name, value)
+                export(sdk_environment(settings.log_level))
                 import_sdk()
         engine = runtime.wait_until_up()
         with timings.stage("warm-up"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from handler.engine.aliases import with_variables
+from handler.engine.aliases import flags_to_variables
 from handler.engine.asgi_call import AsgiCall
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
@@ -181,7 +181,7 @@ def _name_variables(payload: Any) -> Any:
             name: _name_variables(value) if name in ERROR_TEXTS else value
             for name, value in payload.items()
         }
-    return with_variables(payload) if isinstance(payload, str) else payload
+    return flags_to_variables(payload) if isinstance(payload, str) else payload
 
 
 def _status_in(payload: Any) -> int:

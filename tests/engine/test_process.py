@@ -127,8 +127,8 @@ def test_a_setting_that_only_the_other_engine_has_ends_with_code_2(engine, varia
     done = run_worker(**worker_environment("bf16", engine, **{variable: "lpm"}))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f"{variable}='lpm' is a setting of {owner}, and {title} has none like it: leave it out, "
-        f"or take the image with {owner}."
+        f"{variable}='lpm' is a setting of {owner}, and {title} has no equivalent: remove it, "
+        f"or use the image with {owner}."
     )
 
 
