@@ -55,6 +55,7 @@ PREFIX = {
         }
     ],
 }
+KV_CACHE_BYTES = 256 << 20
 GAUGES = {
     "vllm": ("vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
     "sglang": ("sglang:num_running_reqs", "sglang:token_usage"),
@@ -205,9 +206,13 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=PYTHON)
 def queue_worker(request):
-    """One worker for each engine with the unquantized demo model and METRICS_PORT."""
+    """One worker for each engine with the unquantized demo model and METRICS_PORT.
+
+    vLLM's has a KV cache of `KV_CACHE_BYTES`.
+    """
     engine, port = request.param, free_port()
-    environment = worker_environment("bf16", engine, METRICS_PORT=str(port))
+    cache = {"KV_CACHE_MEMORY_BYTES": str(KV_CACHE_BYTES)} if engine == "vllm" else {}
+    environment = worker_environment("bf16", engine, METRICS_PORT=str(port), **cache)
     with (
         running_platform(ping_interval_seconds=1) as platform,
         running_worker(
