@@ -1,6 +1,6 @@
 """The contract tests of the libraries that the worker patches, in a process of their own.
 
-Those of the engines need the engine's environment: test_contract.py.
+Those of the engines are run by tests/engine/test_contract.py.
 """
 
 import subprocess
