@@ -114,14 +114,24 @@ class RunningFrontEnd:
         return self.call("POST", "/v1/completions", json={"prompt": prompt, **more})
 
 
-@pytest.fixture(autouse=True)
-def no_handlers(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def no_signal_handlers():
     """A worker serves on its main thread, where signal handlers can be installed; here not."""
-    monkeypatch.setattr("handler.serve.http.lifecycle.signal.signal", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("handler.serve.http.lifecycle.signal.signal", lambda *_: None)
+        yield
 
 
 @pytest.fixture
 def http():
+    """A front end of the test's own."""
+    with RunningFrontEnd() as made:
+        yield made.open()
+
+
+@pytest.fixture(scope="module")
+def shared_http():
+    """One front end for the tests that change nothing in it: a start takes half a second."""
     with RunningFrontEnd() as made:
         yield made.open()
 
@@ -177,9 +187,9 @@ def test_a_health_port_of_its_own_answers_a_ping_and_nothing_else():
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/health"])
-def test_one_of_the_keys_is_needed(http, headers, status, path):
+def test_one_of_the_keys_is_needed(shared_http, headers, status, path):
     """As OpenAI's clients send it, or Anthropic's."""
-    answer = http.call("GET", path, key=None, headers=headers)
+    answer = shared_http.call("GET", path, key=None, headers=headers)
     assert answer.status_code == status
     assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
     assert "server" not in answer.headers
@@ -263,9 +273,9 @@ def test_a_request_that_times_out_is_not_sent_again():
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v2/x/openai/v1/messages/count_tokens"])
-def test_errors_have_the_form_of_the_routes_clients(http, path):
+def test_errors_have_the_form_of_the_routes_clients(shared_http, path):
     """Anthropic's differ."""
-    answer = http.call("POST", path, json={"model": "another", "messages": []})
+    answer = shared_http.call("POST", path, json={"model": "another", "messages": []})
     assert (answer.status_code, answer.json()) == (
         404,
         {
@@ -276,7 +286,7 @@ def test_errors_have_the_form_of_the_routes_clients(http, path):
             },
         },
     )
-    unknown = http.call("POST", path, None, json={})
+    unknown = shared_http.call("POST", path, None, json={})
     assert (unknown.status_code, unknown.json()["error"]["type"]) == (401, "authentication_error")
 
 
@@ -302,30 +312,30 @@ def test_a_port_that_is_taken_is_refused():
         ("POST", "/v1/chat/completions", 400, "The body is not JSON: "),
     ],
 )
-def test_an_unknown_route_or_method_is_refused(http, method, path, status, error):
+def test_an_unknown_route_or_method_is_refused(shared_http, method, path, status, error):
     """Routes are allowed, not forwarded, and each error says what would be right."""
     if status == 405 and path == "/status/x":
-        path = f"/status/{http.call('POST', '/run', json={'input': PROMPT}).json()['id']}"
+        path = f"/status/{shared_http.call('POST', '/run', json={'input': PROMPT}).json()['id']}"
         error = f"{path} takes GET or POST, not DELETE."
-    answer = http.call(method, path)
+    answer = shared_http.call(method, path)
     assert (answer.status_code, message(answer)[: len(error)]) == (status, error)
     assert ("allow" in answer.headers) == (status == 405)
 
 
 @pytest.mark.parametrize("prefix", ["", "/openai", "/v2/any/openai"])
-def test_a_stream_comes_as_the_engine_writes_it(http, prefix):
+def test_a_stream_comes_as_the_engine_writes_it(shared_http, prefix):
     """With the usage event only where the request has include_usage."""
-    answer = http.call("POST", f"{prefix}/v1/completions", json=STREAM)
+    answer = shared_http.call("POST", f"{prefix}/v1/completions", json=STREAM)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.content == text_event("one ") + text_event("two") + b"data: [DONE]\n\n"
     counted = STREAM | {"stream_options": {"include_usage": True}}
-    assert '"usage"' in http.call("POST", f"{prefix}/v1/completions", json=counted).text
+    assert '"usage"' in shared_http.call("POST", f"{prefix}/v1/completions", json=counted).text
 
 
-def test_an_error_in_a_stream_is_its_last_event(http):
+def test_an_error_in_a_stream_is_its_last_event(shared_http):
     """What came before it stays, and what the engine sends after it means nothing."""
-    answer = http.call("POST", "/v1/completions", json={"prompt": "broken", "stream": True})
+    answer = shared_http.call("POST", "/v1/completions", json={"prompt": "broken", "stream": True})
     before, _, last = answer.content.strip().rpartition(b"\n\n")
     assert before + b"\n\n" == text_event("one ") + text_event("two")
     error = ERROR | {"message": "device lost at [path]"}
@@ -519,11 +529,11 @@ def test_a_head_that_is_too_long_is_not_read(http):
     assert http.ping() == 200
 
 
-def test_a_heads_end_that_comes_in_two_parts_ends_it(http):
+def test_a_heads_end_that_comes_in_two_parts_ends_it(shared_http):
     """With a large body right behind."""
     body = json.dumps({"prompt": "x" * 200_000}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer one\r\n"
-    with connected(http) as client:
+    with connected(shared_http) as client:
         client.sendall(head + b"Content-Length: %d\r\n\r" % len(body))
         time.sleep(0.1)
         client.sendall(b"\n" + body)
@@ -558,9 +568,9 @@ def test_the_oldest_results_make_room(http, monkeypatch):
     assert statuses == [404, 200, 200]
 
 
-def test_several_requests_on_one_connection(http):
+def test_several_requests_on_one_connection(shared_http):
     """One after the other, and sent all at once."""
-    with connected(http) as client:
+    with connected(shared_http) as client:
         client.sendall(raw("GET", "/ping") * 3)
         answers = b""
         while answers.count(b"HTTP/1.1 200") < 3:
@@ -778,24 +788,24 @@ def test_a_batch_is_cancelled_or_times_out_with_all_its_lines(http):
         ),
     ],
 )
-def test_an_invalid_job_is_refused(http, body, error):
+def test_an_invalid_job_is_refused(shared_http, body, error):
     """400, and what would be right."""
-    answer = http.call("POST", "/run", json=body)
+    answer = shared_http.call("POST", "/run", json=body)
     if error is None:  # as good as none
         assert answer.status_code == 200
     else:
         assert (answer.status_code, message(answer)[: len(error)]) == (400, error)
 
 
-def test_an_answer_in_bytes(http):
+def test_an_answer_in_bytes(shared_http):
     """Over HTTP as it is, with what says how to read it; a job refuses it."""
-    answer = http.call("POST", "/v1/embeddings", json={"input": "Hi"})
+    answer = shared_http.call("POST", "/v1/embeddings", json={"input": "Hi"})
     content, status, headers, media_type = EMBEDDINGS
     assert (answer.content, answer.status_code) == (content, status)
     assert answer.headers["metadata"] == headers["metadata"]
     assert answer.headers["content-type"] == media_type
     job = {"input": {"route": "embeddings", "body": {"input": "Hi"}}}
-    failed = json.loads(http.call("POST", "/runsync", json=job).json()["error"])["error"]
+    failed = json.loads(shared_http.call("POST", "/runsync", json=job).json()["error"])["error"]
     assert (failed["code"], failed["param"], failed["message"]) == (
         400,
         "encoding_format",
