@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         logs.configure_logging(settings.log_level, settings.log_format)
         hide_secrets(settings.secrets())
         if options.test_input is not None or settings.mode == "local":
-            job = local.read_job(options.test_input)
+            job = local.load_job(options.test_input)
             return Start(settings, environ, timings).run_local(job)
         return Start(settings, environ, timings).serve()
     except StartError as error:
@@ -100,7 +100,7 @@ class Start:
                 request_timeout_seconds=self._settings.request_timeout_seconds,
             )
             self._log_timings()
-            succeeded = local.run(worker, job)
+            succeeded = local.run_job(worker, job)
             caches.finish_save()
         return 0 if succeeded else EXIT_FAILED
 

@@ -11,7 +11,7 @@ from tests.support.processes import run_worker
     [
         ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' must be "),
         (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
-        (("--test_input", "[]"), {}, 2, '--test_input must be an object with an "input".'),
+        (("--test_input", "[]"), {}, 2, '--test_input must be a JSON object with an "input".'),
         ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
         ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
     ],
