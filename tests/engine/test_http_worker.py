@@ -1,6 +1,6 @@
 """The ends of a worker that serves HTTP: SIGTERM after a rough load, and the engine's death.
 
-What callers do is in test_endpoint.py, limits are in tests/integration/handler/serve/test_http.py.
+What callers do is in test_endpoint.py, limits are in tests/integration/handler/serve/http.
 """
 
 import asyncio

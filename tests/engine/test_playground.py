@@ -1,6 +1,6 @@
 """The page to chat at, in a real browser, with a real model behind it.
 
-tests/integration/handler/serve/test_http.py has it turned off.
+tests/integration/handler/serve/http/test_lifecycle.py has it turned off.
 """
 
 import json
