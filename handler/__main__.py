@@ -78,6 +78,9 @@ class Start:
         settings: the worker's.
         environ: may name flags of the engine.
         timings: takes the stages of the start.
+
+    Raises:
+        InvalidSetting: PREFIX_WARMUP or PROMETHEUS_PUSHGATEWAY is invalid.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class Start:
         self._settings = settings
         self._environ = environ
         self._timings = timings
+        self._prefixes = parse_prefixes(settings.prefix_warmup)
+        self._pushgateway = self._parse_pushgateway()
 
     def run_local(self, job: Mapping[str, Any]) -> int:
         """Answer one job, print the answer and return the exit code."""
@@ -107,7 +112,6 @@ class Start:
     def serve(self) -> int:
         """Serve the queue or HTTP to the end and return the exit code."""
         settings = self._settings
-        pushgateway = self._pushgateway()
         with contextlib.ExitStack() as stack:
             http = metrics_server = None
             if settings.mode == "http":
@@ -119,7 +123,7 @@ class Start:
             runtime, caches, parser = self._start_engine(stack, mode=settings.mode)
             engine = runtime.wait_until_up()
             max_jobs = job_concurrency(settings.max_concurrency, engine.capacity)
-            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs, pushgateway))
+            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs))
             if metrics_server is not None:
                 metrics_server.publish(monitor.exposition)
             log.info("ready for %d jobs at once as %s", max_jobs, engine.models[0])
@@ -140,7 +144,6 @@ class Start:
     ) -> tuple[EngineRuntime, CompileCache, RequestParser]:
         """Start the engine and warm it up; what is entered into `stack` stops it."""
         settings, timings = self._settings, self._timings
-        prefixes = parse_prefixes(settings.prefix_warmup)
         model = self._resolve_model()
         adapter = adapter_for(settings, model, self._environ)
         if settings.prefetch_weights:
@@ -166,7 +169,7 @@ class Start:
                 import_sdk()
         engine = runtime.wait_until_up()
         with timings.stage("warm-up"):
-            warm_up(runtime, prefixes)
+            warm_up(runtime, self._prefixes)
         caches.start_save()
         return runtime, caches, self._parser(engine, model)
 
@@ -188,17 +191,11 @@ class Start:
             media_domains=self._settings.media_domains,
         )
 
-    def _monitor(
-        self,
-        runtime: EngineRuntime,
-        engine: RunningEngine,
-        max_jobs: int,
-        pushgateway: Pushgateway | None,
-    ) -> Monitor:
+    def _monitor(self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int) -> Monitor:
         max_running = min(max_jobs, engine.capacity.max_sequences)
-        return Monitor(runtime, self._timings, max_running, pushgateway)
+        return Monitor(runtime, self._timings, max_running, self._pushgateway)
 
-    def _pushgateway(self) -> Pushgateway | None:
+    def _parse_pushgateway(self) -> Pushgateway | None:
         settings = self._settings
         if settings.pushgateway is None:
             return None
