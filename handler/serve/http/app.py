@@ -154,8 +154,8 @@ class HttpApp:
             self._open_requests -= 1
 
     def _check_access(self, request: Request) -> None:
-        path, server = request.scope["path"], request.scope.get("server")
-        if server is not None and server[1] == self._health_port and path != "/ping":
+        path, server = request.scope["path"], request.scope.get("server") or ("", None)
+        if server[1] is not None and server[1] == self._health_port and path != "/ping":
             raise UnknownRoute(f"There is no route {path!r} on this port.")
         if path not in self._open_paths:
             self._keys.check(request.headers)
