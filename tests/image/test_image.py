@@ -153,7 +153,7 @@ def test_a_change_of_the_code_ships_kilobytes(docker, build, image, tmp_path):
     context = tmp_path / "changed"
     ignored = shutil.ignore_patterns(".git", ".venv", "models", ".docker", "__pycache__", "tests")
     shutil.copytree(ROOT, context, ignore=ignored)
-    with (context / "handler/worker.py").open("a") as file:
+    with (context / "handler/serve/worker.py").open("a") as file:
         file.write("# changed\n")
     build("changed", "--build-arg", f"MODEL_NAME={REPOSITORY}", context=context)
     before = {digest for digest, _ in layers(docker, image.tag)}
