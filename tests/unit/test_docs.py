@@ -1,6 +1,9 @@
 """The pages agree with the code, and their links lead somewhere."""
 
+import ast
+import io
 import re
+import tokenize
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +21,16 @@ FOLDERS = ".runpod benchmarks builder docs handler monitoring runpod_local tests
 PAGES = sorted(
     {*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*.md"))}
 )
+SOURCES = sorted(
+    [ROOT / "Dockerfile", ROOT / "Makefile", *ROOT.glob("*.yaml")]
+    + [
+        file
+        for folder in FOLDERS
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".yaml", ".yml")
+    ]
+)
+PATH_IN_TEXT = re.compile(r"(?<![\w/.-])(?:tests|handler|docs)/[\w./-]*[\w/]")
 TOP = tuple(f"{name}/" for name in (*FOLDERS, "requirements"))
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 WEB = ("http:", "https:", "mailto:")
@@ -36,6 +49,18 @@ def links(path: Path) -> list[str]:
     inline = [child for token in MARKDOWN.parse(page(path)) for child in token.children or []]
     targets = [each.attrs.get("href", each.attrs.get("src")) for each in inline]
     return [str(target) for target in targets if target and not str(target).startswith(WEB)]
+
+
+def comments(path: Path) -> str:
+    """Return the comments of a file, and a Python module's docstrings."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return "\n".join(re.findall(r"(?:^|\s)#(.*)", text))
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    found = [token.string for token in tokens if token.type == tokenize.COMMENT]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, documented))
+    return "\n".join([*(ast.get_docstring(node) or "" for node in nodes), *found])
 
 
 def packages(folder: str) -> set[str]:
@@ -80,6 +105,21 @@ def test_every_path_that_a_page_names_exists(path):
     named = [span for span in spans if span.startswith(TOP) and re.fullmatch(r"[\w./-]+", span)]
     named = [span for span in named if not re.search(r"\b(NAME|DEVICE)\b", span)]  # placeholders
     assert [each for each in named if not (ROOT / each).exists()] == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_every_path_that_a_comment_names_exists(path):
+    named = PATH_IN_TEXT.findall(comments(path))
+    assert [each for each in named if not (ROOT / each).exists()] == []
+
+
+def test_paths_are_found_in_comments_and_docstrings_only(tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text('"""See docs/gone.md."""\n\nx = "tests/not_this"  # as in tests/gone/\n')
+    assert PATH_IN_TEXT.findall(comments(path)) == ["docs/gone.md", "tests/gone/"]
+    path = tmp_path / "Makefile"
+    path.write_text("# handler/gone.py, https://x.example/docs/page\nrun: tests/not_this\n")
+    assert PATH_IN_TEXT.findall(comments(path)) == ["handler/gone.py"]
 
 
 def test_the_folder_map_is_the_tree():
