@@ -12,14 +12,14 @@ from pathlib import Path
 
 from builder.deploy.models import Template
 from builder.errors import InvalidArgument
-from handler.environ import load, variables
+from handler.environ import load_settings, setting_variables
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_NAME = re.compile(r"(TOKEN|KEYS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)$")
 URL_WITH_PASSWORD = re.compile(r"://[^/\s@]*:[^/\s@]+@")
 # The platform replaces it with a secret of the account when a worker starts.
 SECRET_REFERENCE = re.compile(r"\{\{\s*RUNPOD_SECRET_\w+\s*\}\}")
-SETTINGS = variables()
+SETTINGS = setting_variables()
 MODEL_VARIABLES = (*SETTINGS["served_model_name"], *SETTINGS["model_name"])
 PLATFORM_VARIABLES = {"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/"}  # a queue needs it
 TENSOR_PARALLEL = ("TENSOR_PARALLEL_SIZE", "TP_SIZE")  # vLLM's name and SGLang's
@@ -141,7 +141,7 @@ def check_environment(env: Mapping[str, str]) -> Iterator[str]:
         handler.errors.BadSetting: a worker would refuse the value when it starts. Flags of the
             engine are checked by the engine only.
     """
-    load(PLATFORM_VARIABLES | {name: v for name, v in env.items() if not is_reference(v)})
+    load_settings(PLATFORM_VARIABLES | {name: v for name, v in env.items() if not is_reference(v)})
     for name in sorted(env.keys() - known_variables()):
         near = difflib.get_close_matches(name, known_variables(), n=1, cutoff=MIN_SIMILARITY)
         if near and not name.startswith(OTHER_PROGRAMS):
