@@ -99,7 +99,6 @@ def desired_deployment(
 
     Raises:
         InvalidArgument: an argument is invalid or missing, or contradicts the existing endpoint.
-        handler.errors.InvalidSetting: a worker would refuse a setting.
     """
     name, preset = endpoint_name(options), find_preset(options.preset) if options.preset else None
     type = _endpoint_type(options, endpoint)
@@ -110,9 +109,6 @@ def desired_deployment(
     env_before = endpoint.get("env", {}) if endpoint else {}
     template_env = template.get("env", {}) if template else None
     env = worker_environment(options.env, environ, base, env_before, template_env)
-
-    if endpoint is None or env.values != env_before:
-        env.check()
     fields = _desired_fields(options, preset, endpoint, env)
     _check_fields(fields, options, name)
 

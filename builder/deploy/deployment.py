@@ -48,7 +48,9 @@ def deploy(
     template = api.find("template", name) if api else None
     desired = desired_deployment(options, environ, endpoint, template)
     env = desired.env
-    console.hide(env.secrets())
+    console.hide(env.secrets())  # before the check, whose error text has the value
+    if endpoint is None or env.values != env.before:
+        env.check()
     if options.preset and not endpoint and find_preset(options.preset).engine == "sglang":
         console.print("note: this preset needs the image with SGLang")
     for line in desired.lines():

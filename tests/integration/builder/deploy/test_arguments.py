@@ -79,6 +79,11 @@ def test_a_secret_in_what_the_api_says_is_shown_as_stars(api, builder):
     )
 
 
+def test_an_invalid_setting_that_was_given_as_a_secret_is_shown_as_stars(builder):
+    code, _, err = builder("deploy", *CHAT, "-e", "LOG_FORMAT", LOG_FORMAT="a-private-word")
+    assert (code, err) == (2, "deploy: LOG_FORMAT='***' must be 'text' or 'json'.\n")
+
+
 @pytest.mark.parametrize("reference", ["{{ RUNPOD_SECRET_hub }}", "{{RUNPOD_SECRET_hub}}"])
 def test_a_reference_to_a_secret_of_the_account_is_shown_and_stays(reference, api, builder):
     names = ("HF_TOKEN", "MAX_CONCURRENCY", "MY_BUCKET")
