@@ -52,7 +52,7 @@ class AnyVllmAdapter:
         from handler.engine.vllm import patches
 
         parsed = self._parsed
-        patches.install(pacer)
+        patches.pace_streams(pacer)
         async with vllm_object("build_async_engine_client")(parsed) as engine:
             tasks = await engine.get_supported_tasks()
             app = vllm_object("build_app")(parsed, tasks, engine.model_config)

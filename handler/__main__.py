@@ -26,7 +26,7 @@ from handler.engine.interface import RunningEngine
 from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.environ import load
+from handler.environ import export, load
 from handler.errors import EXIT_FAILED, StartError, hide_secrets
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, resolve_model
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         logs.configure_logging(settings.log_level, settings.log_format)
         hide_secrets(settings.secrets())
         if options.test_input is not None or settings.mode == "local":
-            job = local.read_job(options.test_input)
+            job = local.load_job(options.test_input)
             return Start(settings, environ, timings).run_local(job)
         return Start(settings, environ, timings).serve()
     except StartError as error:
@@ -78,6 +78,9 @@ class Start:
         settings: the worker's.
         environ: may name flags of the engine.
         timings: takes the stages of the start.
+
+    Raises:
+        InvalidSetting: PREFIX_WARMUP or PROMETHEUS_PUSHGATEWAY is invalid.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class Start:
         self._settings = settings
         self._environ = environ
         self._timings = timings
+        self._prefixes = parse_prefixes(settings.prefix_warmup)
+        self._pushgateway = self._parse_pushgateway()
 
     def run_local(self, job: Mapping[str, Any]) -> int:
         """Answer one job, print the answer and return the exit code."""
@@ -100,14 +105,13 @@ class Start:
                 request_timeout_seconds=self._settings.request_timeout_seconds,
             )
             self._log_timings()
-            succeeded = local.run(worker, job)
+            succeeded = local.run_job(worker, job)
             caches.finish_save()
         return 0 if succeeded else EXIT_FAILED
 
     def serve(self) -> int:
         """Serve the queue or HTTP to the end and return the exit code."""
         settings = self._settings
-        pushgateway = self._pushgateway()
         with contextlib.ExitStack() as stack:
             http = metrics_server = None
             if settings.mode == "http":
@@ -119,7 +123,7 @@ class Start:
             runtime, caches, parser = self._start_engine(stack, mode=settings.mode)
             engine = runtime.wait_until_up()
             max_jobs = job_concurrency(settings.max_concurrency, engine.capacity)
-            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs, pushgateway))
+            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs))
             if metrics_server is not None:
                 metrics_server.publish(monitor.exposition)
             log.info("ready for %d jobs at once as %s", max_jobs, engine.models[0])
@@ -140,7 +144,6 @@ class Start:
     ) -> tuple[EngineRuntime, CompileCache, RequestParser]:
         """Start the engine and warm it up; what is entered into `stack` stops it."""
         settings, timings = self._settings, self._timings
-        prefixes = parse_prefixes(settings.prefix_warmup)
         model = self._resolve_model()
         adapter = adapter_for(settings, model, self._environ)
         if settings.prefetch_weights:
@@ -153,7 +156,7 @@ class Start:
                 environ=self._environ,
             )
         )
-        os.environ.update(caches.environ)
+        export(caches.environ)
         flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
         runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
         if caches.on_volume:
@@ -162,12 +165,11 @@ class Start:
         runtime.launch()
         if mode == "queue":
             with timings.stage("SDK"):
-                for name, value in sdk_environment(settings.log_level).items():
-                    os.environ.setdefault(name, value)
+                export(sdk_environment(settings.log_level))
                 import_sdk()
         engine = runtime.wait_until_up()
         with timings.stage("warm-up"):
-            warm_up(runtime, prefixes)
+            warm_up(runtime, self._prefixes)
         caches.start_save()
         return runtime, caches, self._parser(engine, model)
 
@@ -189,17 +191,11 @@ class Start:
             media_domains=self._settings.media_domains,
         )
 
-    def _monitor(
-        self,
-        runtime: EngineRuntime,
-        engine: RunningEngine,
-        max_jobs: int,
-        pushgateway: Pushgateway | None,
-    ) -> Monitor:
+    def _monitor(self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int) -> Monitor:
         max_running = min(max_jobs, engine.capacity.max_sequences)
-        return Monitor(runtime, self._timings, max_running, pushgateway)
+        return Monitor(runtime, self._timings, max_running, self._pushgateway)
 
-    def _pushgateway(self) -> Pushgateway | None:
+    def _parse_pushgateway(self) -> Pushgateway | None:
         settings = self._settings
         if settings.pushgateway is None:
             return None

@@ -1,6 +1,11 @@
-"""The environment that is passed in → `Settings`, or an error with a line for each bad variable."""
+"""The environment → `Settings`, or an error that names each wrong variable; and what is exported.
 
-from collections.abc import Mapping
+Settings are read from a mapping that is passed in. `export` alone writes to `os.environ`, for the
+libraries and child processes that read it.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
 
 from pydantic import AliasChoices, ValidationError
 from pydantic_settings import EnvSettingsSource
@@ -51,6 +56,19 @@ def load(environ: Mapping[str, str]) -> Settings:
             "SERVE_MODE out, or set it to http or local."
         )
     return settings
+
+
+def export(variables: Mapping[str, str], *, remove: Iterable[str] = ()) -> None:
+    """Set variables of this process and its children, except those that the user has set.
+
+    Args:
+        variables: the defaults.
+        remove: names that are taken out.
+    """
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    for name in remove:
+        os.environ.pop(name, None)
 
 
 def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]:

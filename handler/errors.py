@@ -250,12 +250,6 @@ def render(error: BaseException, for_anthropic: bool = False) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def render_event(error: BaseException, for_anthropic: bool = False) -> bytes:
-    """Return any error as the last server-sent event of a stream."""
-    name = b"event: error\n" if for_anthropic else b""
-    return name + b"data: " + render(error, for_anthropic).encode() + b"\n\n"
-
-
 def _redacted(message: str, status: int) -> str:
     """Hide secrets always, and this machine's paths where the caller is not at fault."""
     for secret in _secrets:

@@ -10,6 +10,8 @@ from pydantic import SecretStr
 SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
 ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+FALSE_WORDS = frozenset({"0", "false", "no", "off"})
 
 
 def parse_speculative_method(name: str) -> str:
@@ -66,3 +68,14 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def parse_bool(text: str) -> bool:
+    """Return a boolean setting.
+
+    Raises:
+        ValueError: it is neither true nor false.
+    """
+    if text.lower() not in TRUE_WORDS | FALSE_WORDS:
+        raise ValueError("must be true or false")
+    return text.lower() in TRUE_WORDS

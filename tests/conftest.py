@@ -17,10 +17,10 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 def model(tmp_path):
     """A folder that looks like a checkpoint to the parser."""
 
-    def make(quantization=None):
+    def make(quantization=None, **config):
         folder = tmp_path / "tiny"
         folder.mkdir(exist_ok=True)
-        config = {"quantization_config": quantization} if quantization else {}
+        config |= {"quantization_config": quantization} if quantization else {}
         (folder / "config.json").write_text(json.dumps(config))
         (folder / "model.safetensors").touch()
         return folder

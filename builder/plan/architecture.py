@@ -1,5 +1,6 @@
 """The parts of a model's config.json that its memory and speed depend on."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from builder.plan.kv_cache import (
@@ -14,7 +15,7 @@ from builder.plan.kv_cache import (
 )
 from builder.plan.layers import int_field, text_config_with_defaults
 from handler.errors import ModelUnavailable
-from handler.model.attention import Config, heads_split_evenly
+from handler.model.attention import Config
 
 CONTEXT_TOKENS = """
     model_max_length max_position_embeddings n_positions max_seq_len seq_length max_sequence_length
@@ -36,8 +37,6 @@ class Architecture:
 
     Attributes:
         layers: those with a KV cache or a state, by kind.
-        heads, kv_heads: of attention.
-        hidden_size: elements of one token between layers.
         mlp_width: of the widest layer; in a mixture of experts, of all experts of one token.
         vocab_size: 0 where it is not given.
         context_tokens: the longest context that the model was made for, 0 where it is not given.
@@ -68,14 +67,7 @@ class Architecture:
     def kv_bytes(
         self, tokens: int, element_bytes: int = BF16_BYTES, gpus: int = 1, states: int = 1
     ) -> int:
-        """Return the KV cache of one sequence, on each of the GPUs that share the heads.
-
-        Args:
-            tokens: length of the sequence.
-            element_bytes: size of one element of the cache.
-            gpus: tensor-parallel size.
-            states: kept by each recurrent layer; vLLM keeps two with prefix caching.
-        """
+        """Return the KV cache of one sequence on each GPU, with the states of recurrent layers."""
         return sum(
             group.sequence_bytes(tokens, element_bytes, gpus, states) for group in self.layers
         )
@@ -86,18 +78,11 @@ class Architecture:
 
     def max_tokens(self, available_bytes: int, element_bytes: int, gpus: int) -> int:
         """Return the longest sequence that fits on each GPU, rounded down."""
-        low, high = 0, UNBOUNDED_TOKENS
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.kv_bytes(middle, element_bytes, gpus) <= available_bytes:
-                low = middle
-            else:
-                high = middle
-        return low // ROUND_TOKENS * ROUND_TOKENS
-
-    def splits_over(self, gpus: int) -> bool:
-        """Whether tensor parallelism gives every GPU the same number of heads."""
-        return heads_split_evenly(gpus, self.heads, self.kv_heads)
+        lengths = range(1, UNBOUNDED_TOKENS)
+        tokens = bisect_right(
+            lengths, available_bytes, key=lambda length: self.kv_bytes(length, element_bytes, gpus)
+        )
+        return tokens // ROUND_TOKENS * ROUND_TOKENS
 
 
 def parse_architecture(config: Config) -> Architecture:
@@ -117,10 +102,13 @@ def _parse(config: Config) -> Architecture:
     context_tokens = _context_tokens(text)
     layers = layer_groups(text, context_tokens)
     heads = int_field(text, *HEADS, default=1)
+    key_dim = key_head_dim(text, heads)
     hidden_size = int_field(text, *HIDDEN_SIZE)
-    used = _experts_per_token(text)
+    experts, used = int_field(text, *EXPERTS, default=1), _experts_per_token(text)
     is_mla = uses_mla(text)
-    expert_width = _expert_width(text)
+    expert_width = 0
+    if experts != 1:
+        expert_width = int_field(text, "moe_intermediate_size", "intermediate_size", default=0)
     shared = int_field(text, "n_shared_experts", default=0) * expert_width
     return Architecture(
         layers=layers,
@@ -133,11 +121,11 @@ def _parse(config: Config) -> Architecture:
         ),
         vocab_size=int_field(text, "vocab_size", default=0),
         context_tokens=context_tokens,
-        experts=int_field(text, *EXPERTS, default=1),
+        experts=experts,
         experts_per_token=used,
-        attention_width=heads * value_head_dim(text, heads),
-        key_head_dim=0 if is_mla else key_head_dim(text, heads),
-        dense_width=_dense_width(text),
+        attention_width=heads * value_head_dim(text, key_dim),
+        key_head_dim=0 if is_mla else key_dim,
+        dense_width=_dense_width(text, expert_width),
         shared_expert_width=int_field(text, "shared_expert_intermediate_size", default=shared),
         expert_width=expert_width,
         needs_fp8_for_fp8_cache=is_mla or config.get("model_type") in SPECIAL_ATTENTION_MODELS,
@@ -162,15 +150,9 @@ def _experts_per_token(config: Config) -> int:
     return int_field(config, *EXPERTS_PER_TOKEN, default=1)
 
 
-def _expert_width(config: Config) -> int:
-    if int_field(config, *EXPERTS, default=1) == 1:
-        return 0
-    return int_field(config, "moe_intermediate_size", "intermediate_size", default=0)
-
-
-def _dense_width(config: Config) -> int:
+def _dense_width(config: Config, expert_width: int) -> int:
     dense = int_field(config, *MLP_WIDTH, default=0)
-    if not _expert_width(config):
+    if not expert_width:
         return dense
     if not config.get("moe_intermediate_size"):  # intermediate_size is the experts'
         return int_field(config, "intermediate_size_mlp", default=0)

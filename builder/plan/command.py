@@ -22,7 +22,6 @@ planned; 3 the hub refuses the model, or its layers are of an unknown kind.
 import argparse
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
 from builder.cli import Console, command_parser, run_command, whole_number
@@ -30,11 +29,11 @@ from builder.errors import InvalidArgument
 from builder.fetch.request import hub_token
 from builder.plan.architecture import BF16_BYTES, Architecture, parse_architecture
 from builder.plan.estimate import Estimator, Workload
-from builder.plan.gpus import GPU_COUNTS, find_gpu_pools, load_gpu_table
+from builder.plan.gpus import GPU_COUNTS, load_gpu_table
 from builder.plan.model_metadata import read_model_metadata
 from builder.plan.report import Plan, plan_as_json, plan_as_text
 from builder.plan.weights import measure_weights
-from handler.errors import ModelUnavailable
+from handler.model.checkpoint import model_named_in_errors
 from handler.model.reference import HubReference
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     options = _parser().parse_args(argv)
 
     def work(console: Console) -> None:
-        plan = make_plan(options, environ)
+        plan = _make_plan(options, environ)
         if options.json:
             console.print(json.dumps(plan_as_json(plan), indent=2))
         else:
@@ -55,28 +54,20 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     return run_command("plan", work)
 
 
-def make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
-    """Read a model's metadata and estimate it on every number of GPUs of every pool.
-
-    Raises:
-        InvalidArgument: an argument is invalid.
-        CheckpointRefused: the checkpoint cannot be planned.
-        ModelUnavailable, InvalidSetting: the hub refuses the model, or its layers are unknown.
-    """
+def _make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
+    """Estimate the model on every number of GPUs of every pool."""
     table = load_gpu_table()
-    pools = table.pools if options.gpu is None else find_gpu_pools(table.pools, options.gpu)
+    pools = table.pools if options.gpu is None else table.find_pools(options.gpu)
     metadata = read_model_metadata(
         HubReference(options.model, options.revision, "MODEL", hub_token(environ))
     )
-    try:
+    with model_named_in_errors(metadata.name):
         model = parse_architecture(metadata.config)
-    except ModelUnavailable as error:
-        raise ModelUnavailable(f"{metadata.name}: {error}.") from error
     weights = measure_weights(metadata, options.quantization)
     workload = _workload(options, model, metadata.has_fp8_cache)
     estimator = Estimator(model, weights, workload)
     estimates = tuple(estimator.estimate(pool, gpus) for pool in pools for gpus in GPU_COUNTS)
-    return Plan(metadata, model, weights, workload, table, estimates)
+    return Plan(metadata, model, weights, workload, table.date, estimates)
 
 
 def _workload(options: argparse.Namespace, model: Architecture, has_fp8_cache: bool) -> Workload:
@@ -99,47 +90,43 @@ def _workload(options: argparse.Namespace, model: Architecture, has_fp8_cache: b
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = command_parser("plan", str(__doc__))
-    add = made.add_argument
+    parser = command_parser("plan", str(__doc__))
+    add, count = parser.add_argument, whole_number(1)
     add("model", help="org/name on the hub, or a folder")
     add("--revision", help="branch, tag or commit (default: main)")
     add(
         "--context",
-        type=whole_number(1),
+        type=count,
         metavar="N",
-        help="tokens of the longest request "
-        f"(default: the model's own context, at most {DEFAULT_CONTEXT_TOKENS})",
+        help="tokens of the longest request (default: the model's own context, at most "
+        f"{DEFAULT_CONTEXT_TOKENS})",
     )
     add(
         "--concurrency",
-        type=whole_number(1),
+        type=count,
         default=1,
         metavar="N",
-        help="requests that have to fit at once (default: 1)",
+        help="usual requests at once (default: 1)",
     )
     add(
         "--tokens-per-request",
-        type=whole_number(1),
+        type=count,
         metavar="N",
-        help="tokens of a usual request, prompt and answer together "
-        f"(default: the context, at most {DEFAULT_REQUEST_TOKENS})",
+        help="tokens of a usual request, prompt and answer together (default: the context, at most "
+        f"{DEFAULT_REQUEST_TOKENS})",
     )
     add(
         "--quantization",
         choices=("auto", "awq", "fp8", "bf16"),
         default="auto",
-        help="auto: as the checkpoint is; the others quantize an unquantized one (default: auto)",
+        help="how to quantize an unquantized checkpoint (default: auto, as it is)",
     )
     add(
         "--kv-dtype",
         choices=("auto", "fp8"),
         default="auto",
-        help="data type of the KV cache (default: auto, 16 bits unless the checkpoint says FP8)",
+        help="type of the KV cache (default: auto, 16 bits unless the checkpoint says FP8)",
     )
     add("--gpu", metavar="NAME", help="only this GPU or pool: H100, 4090, ADA_48_PRO …")
     add("--json", action="store_true", help="print everything as JSON")
-    return made
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return parser

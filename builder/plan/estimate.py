@@ -10,6 +10,7 @@ from builder.plan.architecture import BF16_BYTES, Architecture
 from builder.plan.gpus import GpuPool
 from builder.plan.quantization_groups import split_error
 from builder.plan.weights import WeightSizes
+from handler.model.attention import heads_split_evenly
 
 MEMORY_FRACTION = 0.92  # vLLM's default for GPU_MEMORY_UTILIZATION
 GIB = 1 << 30
@@ -45,8 +46,7 @@ class Estimate:
     """A model on a number of GPUs of one pool; sizes are of each GPU.
 
     Attributes:
-        pool, gpus: the GPUs and their number.
-        weights_bytes: of the model.
+        gpus: their number.
         reserve_bytes: for CUDA, graphs and activations.
         kv_cache_bytes: what is left; negative where weights and reserve are too large.
         context_tokens: of the longest request that fits alone, at most the model's own context.
@@ -81,7 +81,6 @@ class Estimator:
     workload: Workload
 
     def estimate(self, pool: GpuPool, gpus: int) -> Estimate:
-        """Estimate memory, speed and price on a number of GPUs."""
         model, workload = self.model, self.workload
         weights_bytes = -(-self.weights.bytes // gpus)
         reserve_bytes = CUDA_BYTES + self._activation_bytes(pool, gpus)
@@ -90,7 +89,9 @@ class Estimator:
             workload.request_tokens, workload.kv_element_bytes, gpus, RECURRENT_STATES
         )
         fitting = max(0, available) // max(1, request_bytes)
-        sequences = _round_sequences(min(fitting, MAX_SEQUENCES))
+        sequences = min(fitting, MAX_SEQUENCES)
+        if sequences >= SEQUENCES_STEP:
+            sequences -= sequences % SEQUENCES_STEP
         context_tokens = model.max_tokens(available, workload.kv_element_bytes, gpus)
         if model.context_tokens:
             context_tokens = min(context_tokens, model.context_tokens)
@@ -118,7 +119,7 @@ class Estimator:
 
     def _split_obstacle(self, pool: GpuPool, gpus: int) -> str | None:
         model = self.model
-        if not model.splits_over(gpus):
+        if not heads_split_evenly(gpus, model.heads, model.kv_heads):
             kv_heads = f" and {model.kv_heads} KV heads" if model.heads % gpus == 0 else ""
             return f"{model.heads} heads{kv_heads} cannot be split over {gpus} GPUs"
         return split_error(self.weights.groups, model, gpus=gpus, has_fp8=pool.has_fp8)
@@ -159,7 +160,3 @@ class Estimator:
         cache = sequences * model.kv_bytes(workload.request_tokens, workload.kv_element_bytes, gpus)
         step_bytes = max(1.0, weights + cache)
         return sequences * pool.bandwidth_gb_per_second * 1e9 / step_bytes
-
-
-def _round_sequences(count: int) -> int:
-    return count if count < SEQUENCES_STEP else count // SEQUENCES_STEP * SEQUENCES_STEP

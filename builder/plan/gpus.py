@@ -17,7 +17,6 @@ class GpuPool:
 
     Attributes:
         name: Runpod's, as in an endpoint's configuration.
-        gpu_names: the GPUs in it.
         memory_mib: of the smallest.
         bandwidth_gb_per_second: of the slowest one's memory.
         dollars_per_second: of a flex worker with one GPU, None where it is not known.
@@ -33,44 +32,40 @@ class GpuPool:
 
     @property
     def label(self) -> str:
-        """The names of its GPUs, as the table shows them."""
         return ", ".join(self.gpu_names)
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of each GPU, as nvidia-smi shows it."""
         return self.memory_mib * MIB
 
 
 @dataclass(frozen=True)
 class GpuTable:
-    """All pools; `date` is that of the prices."""
+    """All pools, and the date of their prices."""
 
     date: str
     pools: tuple[GpuPool, ...]
 
+    def find_pools(self, text: str) -> tuple[GpuPool, ...]:
+        """Return the pools with a name or a GPU, such as ADA_48_PRO, H100, 4090 or "6000 Ada".
+
+        Raises:
+            InvalidArgument: there is none.
+        """
+        words = set(text.lower().replace("rtx", "").split())
+
+        def has_gpu(pool: GpuPool) -> bool:
+            return any(words <= set(name.lower().split()) for name in pool.gpu_names)
+
+        found = tuple(pool for pool in self.pools if text.lower() == pool.name.lower())
+        found = found or tuple(pool for pool in self.pools if words and has_gpu(pool))
+        if not found:
+            known = "; ".join(f"{pool.name} ({pool.label})" for pool in self.pools)
+            raise InvalidArgument(f"--gpu {text!r}: unknown GPU or pool. Known are {known}.")
+        return found
+
 
 def load_gpu_table() -> GpuTable:
-    """Load the data file."""
     data = json.loads(DATA_FILE.read_text(encoding="utf-8"))
     pools = (GpuPool(**{**pool, "gpu_names": tuple(pool["gpu_names"])}) for pool in data["pools"])
     return GpuTable(data["date"], tuple(pools))
-
-
-def find_gpu_pools(pools: tuple[GpuPool, ...], text: str) -> tuple[GpuPool, ...]:
-    """Return the pools with a name or a GPU, such as ADA_48_PRO, H100, 4090 or "6000 Ada".
-
-    Raises:
-        InvalidArgument: there is none.
-    """
-    words = set(text.lower().replace("rtx", "").split())
-
-    def has_gpu(pool: GpuPool) -> bool:
-        return any(words <= set(name.lower().split()) for name in pool.gpu_names)
-
-    found = tuple(pool for pool in pools if text.lower() == pool.name.lower())
-    found = found or tuple(pool for pool in pools if words and has_gpu(pool))
-    if not found:
-        known = "; ".join(f"{pool.name} ({pool.label})" for pool in pools)
-        raise InvalidArgument(f"--gpu {text!r}: unknown GPU or pool. Known are {known}.")
-    return found

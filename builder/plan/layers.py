@@ -25,7 +25,7 @@ LAYER_TYPES: dict[str, LayerKind] = {
     **dict.fromkeys(("mlp", "moe"), "none"),
 }
 PATTERN_LETTERS: dict[str, LayerKind] = {"M": "recurrent", "*": "full", "-": "none", "E": "none"}
-# transformers' defaults: every n-th layer has full attention.
+# Every n-th layer has full attention, as transformers has it by default.
 DEFAULT_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "gemma3": 6, "cohere2": 4}
 # Fields that published configurations leave out.
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ No weights are downloaded: a range request reads the header of each safetensors 
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,22 @@ class ModelMetadata:
 
     Attributes:
         name: the repository or folder.
-        revision: the commit, or that it is a local folder.
+        commit: on the hub, None for a folder.
         config: the content of config.json.
-        tensors: all weights.
         quantization: the checkpoint's method, None for an unquantized one.
         has_fp8_cache: whether the checkpoint asks for an FP8 KV cache.
-        is_local: whether it is a folder.
     """
 
     name: str
-    revision: str
+    commit: str | None
     config: dict[str, Any]
     tensors: tuple[Tensor, ...]
     quantization: str | None
     has_fp8_cache: bool = False
-    is_local: bool = False
+
+    @property
+    def revision(self) -> str:
+        return "a local folder" if self.commit is None else f"commit {self.commit[:12]}"
 
 
 def read_model_metadata(reference: HubReference) -> ModelMetadata:
@@ -56,8 +57,10 @@ def read_model_metadata(reference: HubReference) -> ModelMetadata:
     folder = Path(reference.name)
     if reference.name.count("/") != 1 and not folder.is_dir():
         raise InvalidArgument(f"{reference.name} is neither a folder nor a repository (org/name).")
-    is_local = (folder / "config.json").is_file()
-    found = _from_folder(folder, tensors_in_folder(folder)) if is_local else _from_hub(reference)
+    if (folder / "config.json").is_file():
+        found = _parse_folder(folder, str(folder), None, tensors_in_folder(folder))
+    else:
+        found = _read_from_hub(reference)
     if not found.tensors:
         raise CheckpointRefused(
             f"{reference.name} has no safetensors weights, and only their headers can be read "
@@ -66,19 +69,20 @@ def read_model_metadata(reference: HubReference) -> ModelMetadata:
     return found
 
 
-def _from_folder(folder: Path, tensors: tuple[Tensor, ...]) -> ModelMetadata:
+def _parse_folder(
+    folder: Path, name: str, commit: str | None, tensors: tuple[Tensor, ...]
+) -> ModelMetadata:
     return ModelMetadata(
-        name=str(folder),
-        revision="a local folder",
+        name=name,
+        commit=commit,
         config=json_object(folder / "config.json"),
         tensors=tensors,
         quantization=quantization_of(folder),
         has_fp8_cache=has_fp8_cache(folder),
-        is_local=True,
     )
 
 
-def _from_hub(reference: HubReference) -> ModelMetadata:
+def _read_from_hub(reference: HubReference) -> ModelMetadata:
     listing = hub.list_repository(reference)
     files = {file.path: file for file in listing.files}
     if "config.json" not in files:
@@ -89,9 +93,7 @@ def _from_hub(reference: HubReference) -> ModelMetadata:
         hub.download_files(reference, listing.commit, configs, folder=folder)
         weights = loaded_files(files, shards(folder))
         tensors = _remote_tensors(reference, listing.commit, weights)
-        revision = f"commit {listing.commit[:12]}"
-        found = _from_folder(folder, tensors)
-        return replace(found, name=reference.name, revision=revision, is_local=False)
+        return _parse_folder(folder, reference.name, listing.commit, tensors)
 
 
 def _remote_tensors(
@@ -106,9 +108,13 @@ def _remote_tensors(
             lambda: api.parse_safetensors_file_metadata(reference.name, name, revision=commit)
         )
         return [
-            Tensor(name, str(info.dtype), tuple(info.shape), end - begin)
+            Tensor(
+                name,
+                str(info.dtype),
+                tuple(info.shape),
+                bytes=info.data_offsets[1] - info.data_offsets[0],
+            )
             for name, info in header.tensors.items()
-            for begin, end in [info.data_offsets]
         ]
 
     with hub_errors_explained(reference), ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS) as executor:

@@ -69,13 +69,9 @@ def parse_quantization_groups(config: Config) -> QuantizationGroups | None:
 def split_error(
     groups: QuantizationGroups | None, model: Architecture, *, gpus: int, has_fp8: bool
 ) -> str | None:
-    """Say which quantized layer cannot be split, None if all can.
+    """Say which quantized layer cannot be split over the GPUs, None if all can.
 
-    Args:
-        groups: of the model's weights.
-        model: the model.
-        gpus: tensor-parallel size.
-        has_fp8: whether the GPUs calculate in FP8: vLLM's kernel for refined blocks needs that.
+    vLLM's kernel for refined blocks needs GPUs that calculate in FP8.
     """
     if groups is None or gpus == 1:
         return None

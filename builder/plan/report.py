@@ -1,31 +1,42 @@
 """The plan as a table for people, and as JSON for programs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from builder.hub_listing import DISK_GB
 from builder.plan.architecture import UNBOUNDED_TOKENS, Architecture
 from builder.plan.estimate import Estimate, Workload
-from builder.plan.gpus import GpuTable
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups, split_error
 from builder.plan.weights import WeightSizes
-from builder.quantize.recipe import GROUP_SIZES
+from builder.quantize.recipe import GROUP_SIZES, MULTIMODAL_CONFIGS
 
 GB = 1e9
-OTHER_MODALITIES = {"vision_config", "audio_config"}
 EXTRA_DISK_GB = 50  # the image, and what a container writes
-DEFAULT_DISK_GB = 150  # of `builder deploy`
 SHOWN_COUNTS = 2  # numbers of GPUs of a pool, from the smallest that fits on
 LAYER_NAMES = {
     "full": "full attention",
     "sliding": "sliding window",
     "chunked": "chunked attention",
 }
-HEADER = "GPU||weights|reserve|KV cache|context|requests|tok/s each|tok/s all|$/M tokens|".split(
-    "|"
-)
+COLUMNS: dict[str, Callable[[Estimate], str]] = {
+    "GPU": lambda each: f"{each.pool.label} ({each.pool.name})",
+    "": lambda each: f"× {each.gpus}",
+    "weights": lambda each: f"{each.weights_bytes / GB:.1f} GB",
+    "reserve": lambda each: f"{each.reserve_bytes / GB:.1f} GB",
+    "KV cache": lambda each: f"{each.kv_cache_bytes / GB:.1f} GB",
+    "context": lambda each: str(each.context_tokens),
+    "requests": lambda each: str(each.max_sequences),
+    "tok/s each": lambda each: f"{each.tokens_per_second_per_request:.0f}",
+    "tok/s all": lambda each: f"{each.tokens_per_second:.0f}",
+    "$/M tokens": lambda each: (
+        "?" if each.dollars_per_million_tokens is None else f"{each.dollars_per_million_tokens:.3f}"
+    ),
+}
+SIZE_COLUMNS = 4  # the first ones, which are shown where the model does not fit too
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class Plan:
     model: Architecture
     weights: WeightSizes
     workload: Workload
-    gpu_table: GpuTable
+    prices_date: str
     estimates: tuple[Estimate, ...]
 
     @property
@@ -44,7 +55,11 @@ class Plan:
         """The cheapest per second that fits; the one with the least memory if no price is known."""
         fitting = [each for each in self.estimates if each.obstacle is None]
         priced = [each for each in fitting if each.pool.dollars_per_second is not None]
-        return min(priced or fitting, key=_cost, default=None)
+        return min(
+            priced or fitting,
+            key=lambda each: each.gpus * (each.pool.dollars_per_second or each.pool.memory_bytes),
+            default=None,
+        )
 
     @property
     def needs_fp8(self) -> bool:
@@ -54,29 +69,31 @@ class Plan:
     def notes(self) -> list[str]:
         """Return remarks on the figures."""
         notes = []
+        weights = self.weights
         own, context = self.model.context_tokens, self.workload.context_tokens
         if own and context > own:
             notes.append(
                 f"{context} tokens are more than the model's own {own}: the engine refuses them "
                 "unless RoPE scaling is set in HF_OVERRIDES."
             )
-        if not self.weights.is_published and OTHER_MODALITIES & self.metadata.config.keys():
+        is_multimodal = any(key in self.metadata.config for key in MULTIMODAL_CONFIGS)
+        if not weights.is_published and is_multimodal:
             notes.append(
                 "The checkpoint is not quantized, and `builder quantize` does not support "
                 "multimodal models: look for a quantized repository of it."
             )
-        elif not self.weights.is_published:
+        elif not weights.is_published:
             notes.append(
                 f"The checkpoint is not quantized. Quantize it first: python -m builder quantize "
-                f"{self.metadata.name} --to {self.weights.method} --out FOLDER; MODEL_NAME is then "
-                "the repository that it is pushed to, or its folder on a volume."
+                f"{self.metadata.name} --to {weights.method} --out FOLDER; MODEL_NAME is then the "
+                "repository that it is pushed to, or its folder on a volume."
             )
-        groups = self.weights.groups
-        if groups and not self.weights.is_published and self._wants_smaller(groups):
+        groups = weights.groups
+        if groups and not weights.is_published and self._smaller_groups_may_split(groups):
             notes.append(
-                f"AWQ's groups of {groups.inputs} cannot be split over every number of "
-                "GPUs. Smaller groups (quantize --group-size) can be split further, and take a "
-                "little more memory."
+                f"AWQ's groups of {groups.inputs} cannot be split over every number of GPUs. "
+                "Smaller groups (quantize --group-size) can be split further, and take a little "
+                "more memory."
             )
         if self.needs_fp8 and any(not each.pool.has_fp8 for each in self.estimates):
             notes.append(
@@ -85,12 +102,11 @@ class Plan:
             )
         notes.append(
             "Tokens per second are an upper bound from the memory's bandwidth; a worker is slower. "
-            f"Prices are those of a flex worker that is always full, as of {self.gpu_table.date}."
+            f"Prices are those of a flex worker that is always full, as of {self.prices_date}."
         )
         return notes
 
-    def _wants_smaller(self, groups: QuantizationGroups) -> bool:
-        """Whether groups prevent a split that smaller ones may allow."""
+    def _smaller_groups_may_split(self, groups: QuantizationGroups) -> bool:
         return groups.inputs > min(GROUP_SIZES) and any(
             split_error(groups, self.model, gpus=each.gpus, has_fp8=each.pool.has_fp8)
             for each in self.estimates
@@ -101,7 +117,8 @@ class Plan:
         name = self.metadata.name
         if not self.weights.is_published:
             name = f"YOU/{Path(name).name}-{self.weights.method}"
-        context = min(self.workload.context_tokens, self.model.context_tokens or UNBOUNDED_TOKENS)
+        context = self.workload.context_tokens
+        context = min(context, self.model.context_tokens or context)
         variables = {
             "MODEL_NAME": name,
             "MAX_MODEL_LEN": str(context),
@@ -130,7 +147,7 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "kv_bytes_per_request": plan.model.kv_bytes(plan.workload.request_tokens, element_bytes),
         "model_context_tokens": plan.model.context_tokens,
         "workload": asdict(plan.workload),
-        "prices_date": plan.gpu_table.date,
+        "prices_date": plan.prices_date,
         "estimates": [asdict(estimate) for estimate in plan.estimates],
         "best": None if best is None else {"pool": best.pool.name, "gpus": best.gpus},
         "environment": None if best is None else plan.environment(best),
@@ -141,12 +158,10 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
 def plan_as_text(plan: Plan, *, show_all: bool) -> str:
     """Return the table, its notes, and the environment to paste.
 
-    Args:
-        plan: the plan.
-        show_all: whether the table has every number of GPUs of a pool.
+    The table has the numbers of GPUs that are worth showing, or all of them.
     """
     shown = plan.estimates if show_all else _worth_showing(plan.estimates)
-    table = _aligned([HEADER, *(_cells(plan, estimate) for estimate in shown)])
+    table = _aligned([[*COLUMNS, ""], *(_cells(plan, estimate) for estimate in shown)])
     lines = [*_model_lines(plan), "", *table, "", *plan.notes(), ""]
     best = plan.best
     if best is None:
@@ -155,7 +170,7 @@ def plan_as_text(plan: Plan, *, show_all: bool) -> str:
     costs = "" if price is None else f", ${price * best.gpus:.5f} per second"
     lines.append(f"# {best.pool.name}: {best.gpus} × {best.pool.label}{costs}")
     lines += [f"{name}={value}" for name, value in plan.environment(best).items()]
-    if plan.metadata.is_local and plan.weights.is_published:
+    if plan.metadata.commit is None and plan.weights.is_published:
         lines += ["", "An endpoint needs the model in a repository or in its image."]
     else:
         lines += ["", "To deploy it as an endpoint:", _deploy_command(plan, best)]
@@ -170,7 +185,7 @@ def _deploy_command(plan: Plan, best: Estimate) -> str:
         (
             f"python -m builder deploy --image YOUR/IMAGE --model {model} --gpu {best.pool.name}",
             *([f"--gpu-count {best.gpus}"] if best.gpus > 1 else []),
-            *([f"--disk {disk_gb}"] if disk_gb > DEFAULT_DISK_GB else []),
+            *([f"--disk {disk_gb}"] if disk_gb > DISK_GB else []),
             *(f"--env {name}={value}" for name, value in variables.items()),
         )
     )
@@ -199,40 +214,22 @@ def _model_lines(plan: Plan) -> list[str]:
     ]
 
 
-def _worth_showing(estimates: Iterable[Estimate]) -> list[Estimate]:
+def _worth_showing(estimates: Sequence[Estimate]) -> list[Estimate]:
     """Return the first numbers of GPUs of each pool that fit, or else the last that does not."""
     shown: list[Estimate] = []
-    by_pool: dict[str, list[Estimate]] = {}
-    for estimate in estimates:
-        by_pool.setdefault(estimate.pool.name, []).append(estimate)
-    for pool in by_pool.values():
-        fitting = [each for each in pool if each.obstacle is None]
-        can_split = [each for each in pool if each.can_split]
-        shown += fitting[:SHOWN_COUNTS] or (can_split or pool)[-1:]
+    for _, group in groupby(estimates, key=lambda each: each.pool.name):
+        of_pool = list(group)
+        fitting = [each for each in of_pool if each.obstacle is None]
+        can_split = [each for each in of_pool if each.can_split]
+        shown += fitting[:SHOWN_COUNTS] or (can_split or of_pool)[-1:]
     return shown
 
 
 def _cells(plan: Plan, estimate: Estimate) -> list[str]:
-    pool = estimate.pool
-    cells = [
-        f"{pool.label} ({pool.name})",
-        f"× {estimate.gpus}",
-        f"{estimate.weights_bytes / GB:.1f} GB",
-        f"{estimate.reserve_bytes / GB:.1f} GB",
-    ]
+    cells = [cell(estimate) for cell in COLUMNS.values()]
     if estimate.obstacle is not None:
-        return [*cells, *[""] * (len(HEADER) - len(cells) - 1), estimate.obstacle]
-    dollars = estimate.dollars_per_million_tokens
-    return [
-        *cells,
-        f"{estimate.kv_cache_bytes / GB:.1f} GB",
-        str(estimate.context_tokens),
-        str(estimate.max_sequences),
-        f"{estimate.tokens_per_second_per_request:.0f}",
-        f"{estimate.tokens_per_second:.0f}",
-        "?" if dollars is None else f"{dollars:.3f}",
-        "no FP8" if plan.needs_fp8 and not pool.has_fp8 else "",
-    ]
+        return [*cells[:SIZE_COLUMNS], *[""] * (len(cells) - SIZE_COLUMNS), estimate.obstacle]
+    return [*cells, "no FP8" if plan.needs_fp8 and not estimate.pool.has_fp8 else ""]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -245,8 +242,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def _cost(estimate: Estimate) -> float:
-    price = estimate.pool.dollars_per_second
-    return estimate.gpus * (estimate.pool.memory_bytes if price is None else price)

@@ -5,18 +5,18 @@ like the llm-compressor recipes in `builder/quantize`.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.errors import CheckpointRefused
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups, parse_quantization_groups
-from builder.quantize.recipe import DEFAULT_GROUP_SIZES, fitting_group_size
+from builder.quantize.recipe import select_group_size
 from handler.model.checkpoint import method_matches
 from handler.model.safetensors import Tensor
 
-ELEMENT_BYTES = {"fp8": 1.0, "bf16": 2.0}
-# In AWQ: 4 bits, and for each group a 16-bit scale and a 4-bit zero point.
-AWQ_ELEMENT_BYTES, AWQ_GROUP_BYTES = 0.5, 2.5
+ELEMENT_BYTES = {"fp8": 1.0, "bf16": 2.0, "awq": 0.5}
+AWQ_GROUP_BYTES = 2.5  # a 16-bit scale and a 4-bit zero point
 UNQUANTIZED_LAYERS = re.compile(
     r"embed|lm_head|norm|\.gate\.weight|router|visual|vision|audio|projector|conv1d|A_log|dt_bias"
 )
@@ -32,7 +32,6 @@ class WeightSizes:
     """Size of a model's weights.
 
     Attributes:
-        bytes: of all weights.
         expert_bytes: of the routed experts among them, of which a token needs few.
         embedding_bytes: of the embedding, of which a token reads one row; 0 where it is tied.
         method: awq, fp8, bf16 or another quantization.
@@ -50,10 +49,7 @@ class WeightSizes:
     def step_bytes(self, sequences: int, experts: int, experts_per_token: int) -> float:
         """Return the bytes that one decode step reads, if sequences choose experts independently.
 
-        Args:
-            sequences: decoded at once.
-            experts: routed experts of a layer, 1 in a dense model.
-            experts_per_token: of these, used by one token.
+        `experts` are the routed ones of a layer, 1 in a dense model.
         """
         unused = (1 - experts_per_token / experts) ** sequences if experts > 1 else 0.0
         return self.bytes - self.embedding_bytes - self.expert_bytes * unused
@@ -63,12 +59,13 @@ def measure_weights(model: ModelMetadata, method: str) -> WeightSizes:
     """Return the size of the weights in a method; `auto` is the checkpoint's own.
 
     Raises:
-        CheckpointRefused: it is quantized in another method, or cannot be quantized in this one.
+        CheckpointRefused: it is quantized in another method, or AWQ's groups do not divide a layer.
     """
     if model.quantization is None:
         method = "bf16" if method == "auto" else method
-        groups = _awq_groups(model) if method == "awq" else None
-        sizes = [_quantized_bytes(tensor, method, groups) for tensor in model.tensors]
+        groups = _awq_groups(model.tensors) if method == "awq" else None
+        element_bytes = ELEMENT_BYTES[method] + (AWQ_GROUP_BYTES / groups.inputs if groups else 0)
+        sizes = [_quantized_bytes(tensor, element_bytes) for tensor in model.tensors]
         is_published = method == "bf16"
     elif method == "auto" or method_matches(method, model.quantization):
         method = model.quantization
@@ -94,35 +91,19 @@ def measure_weights(model: ModelMetadata, method: str) -> WeightSizes:
     )
 
 
-def _awq_groups(model: ModelMetadata) -> QuantizationGroups:
-    """Return the groups that `builder quantize --to awq` makes.
-
-    Raises:
-        CheckpointRefused: no size of groups divides every layer.
-    """
-    widths = {
-        tensor.name: tensor.shape[-1] for tensor in model.tensors if not _stays_unquantized(tensor)
-    }
-    if size := fitting_group_size(widths.values()):
-        return QuantizationGroups(size)
-    name, width = next(
-        (name, width) for name, width in widths.items() if width % DEFAULT_GROUP_SIZES[-1]
-    )
-    raise CheckpointRefused(
-        f"{model.name} cannot be quantized as awq: {name} has {width} inputs, which groups of "
-        f"{' or '.join(map(str, DEFAULT_GROUP_SIZES))} do not divide. Choose --quantization fp8."
-    )
+def _awq_groups(tensors: Sequence[Tensor]) -> QuantizationGroups:
+    """Return the groups that `builder quantize --to awq` makes."""
+    quantized = (tensor for tensor in tensors if not _stays_unquantized(tensor))
+    return QuantizationGroups(select_group_size({each.name: each.shape[-1] for each in quantized}))
 
 
-def _quantized_bytes(tensor: Tensor, method: str, groups: QuantizationGroups | None) -> float:
+def _quantized_bytes(tensor: Tensor, element_bytes: float) -> float:
     """Return the size of an unquantized tensor after quantization."""
     if tensor.dtype not in UNQUANTIZED_TYPES:
         return float(tensor.bytes)
     if _stays_unquantized(tensor):
-        return tensor.elements * ELEMENT_BYTES["bf16"]
-    if groups is not None:
-        return tensor.elements * (AWQ_ELEMENT_BYTES + AWQ_GROUP_BYTES / groups.inputs)
-    return tensor.elements * ELEMENT_BYTES[method]
+        element_bytes = ELEMENT_BYTES["bf16"]
+    return tensor.elements * element_bytes
 
 
 def _stays_unquantized(tensor: Tensor) -> bool:

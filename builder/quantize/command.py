@@ -21,12 +21,15 @@ on the model.
 
 import argparse
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
 from builder.cli import Console, command_parser, run_command, whole_number
-from builder.errors import InvalidArgument
+from builder.errors import InvalidArgument, QuantizationFailed
 from builder.fetch.request import hub_token
 from builder.quantize.inputs import (
     DEFAULT_HELD_OUT,
@@ -35,11 +38,7 @@ from builder.quantize.inputs import (
     find_text,
     local_text,
 )
-from builder.quantize.quantization import (
-    QuantizationTask,
-    quantize_to_folder,
-    require_llm_compressor,
-)
+from builder.quantize.quantization import QuantizationTask, quantize_to_folder
 from builder.quantize.recipe import GROUP_SIZES, Method, QuantizationRecipe
 from handler.model.checkpoint import json_object
 
@@ -49,7 +48,6 @@ MIN_GRID = 4
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Quantize one model and print its folder."""
     options = _parser().parse_args(argv)
 
     def work(console: Console) -> None:
@@ -58,11 +56,20 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
                 "--to awq needs text to calibrate on: give --dataset FILE (.jsonl, .txt or "
                 ".parquet) or --dataset org/name of a data set on the hub. --to fp8 needs none."
             )
-        require_llm_compressor()
+        _require_llm_compressor()
         folder = _output_folder(options)
-        console.print(quantize_to_folder(_task(options, environ, folder.parent), folder))
+        quantize_to_folder(_task(options, environ, folder.parent), folder)
+        console.print(folder)
 
     return run_command("quantize", work)
+
+
+def _require_llm_compressor() -> None:
+    if find_spec("llmcompressor") is None:
+        raise QuantizationFailed(
+            f"llm-compressor is not installed in {sys.prefix}: `make .venv-quantize/cpu` makes an "
+            "environment with it, run this command with `.venv-quantize/bin/python`."
+        )
 
 
 def _output_folder(options: argparse.Namespace) -> Path:
@@ -76,23 +83,27 @@ def _output_folder(options: argparse.Namespace) -> Path:
 def _task(options: argparse.Namespace, environ: Mapping[str, str], cache: Path) -> QuantizationTask:
     token = hub_token(environ)
     base = find_base(options.model, options.revision, token, cache)
-    dataset = None
+    dataset = held_out = None
     if options.dataset:
         dataset = find_text(options.dataset, options.dataset_revision, options.dataset_file, token)
-    given = local_text(options.held_out) if options.held_out else None
-    held_out = given or dataset or local_text(DEFAULT_HELD_OUT)
-    calibration = dataset if options.to == "awq" else None
+    if options.held_out:
+        held_out = local_text(options.held_out)
+    held_out = held_out or dataset or local_text(DEFAULT_HELD_OUT)
     recipe = QuantizationRecipe(
         base=base.repository,
         commit=base.commit,
         method=options.to,
-        held_out=held_out.identity() + (" (its last tenth)" if held_out == dataset else ""),
+        held_out=held_out.identity + (" (its last tenth)" if held_out == dataset else ""),
         sequence_tokens=_sequence_tokens(options.sequence_length, base),
-        dataset=calibration.identity() if calibration else None,
-        samples=options.samples if calibration else None,
-        grid=options.grid if calibration else None,
-        group_size=options.group_size if calibration else None,
     )
+    if options.to == "awq" and dataset is not None:
+        recipe = replace(
+            recipe,
+            dataset=dataset.identity,
+            samples=options.samples,
+            grid=options.grid,
+            group_size=options.group_size,
+        )
     return QuantizationTask(base, recipe, dataset, held_out)
 
 
@@ -120,11 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         help="text to calibrate on: a .jsonl file with text or messages in each line, a .txt or "
         ".parquet file, or org/name of a data set on the hub",
     )
-    add(
-        "--dataset-revision",
-        default="main",
-        help="branch, tag or commit of a data set (default: main)",
-    )
+    add("--dataset-revision", default="main", help="its branch, tag or commit (default: main)")
     add(
         "--dataset-file",
         metavar="PATH",
@@ -134,8 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--held-out",
         type=Path,
         metavar="FILE",
-        help="text to measure perplexity on (default: the last tenth of the data set; without a "
-        "data set, a text of the builder's)",
+        help="text to measure perplexity on (default: the data set's last tenth, or a story)",
     )
     add(
         "--samples",
@@ -148,8 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sequence-length",
         type=whole_number(MIN_SEQUENCE_TOKENS),
         metavar="TOKENS",
-        help="length of a sample, and of a window to measure on (default: "
-        f"{DEFAULT_SEQUENCE_TOKENS}, or the model's)",
+        help=f"length of a window of text (default: {DEFAULT_SEQUENCE_TOKENS}, or the model's)",
     )
     add(
         "--grid",
@@ -162,7 +167,6 @@ def _parser() -> argparse.ArgumentParser:
         "--group-size",
         type=int,
         choices=GROUP_SIZES,
-        help="inputs in one of AWQ's groups: smaller groups lose less and take more memory "
-        "(default: 128 if it divides every layer, else 32)",
+        help="inputs per AWQ group (default: 128 if it divides every layer, else 32)",
     )
     return parser

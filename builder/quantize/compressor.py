@@ -59,11 +59,7 @@ def quantize_awq(
 ) -> QuantizedLayers:
     """Round weights to four bits after AWQ has moved scale from them to the activations.
 
-    Args:
-        base: folder of the unquantized model.
-        folder: for the quantized model.
-        samples: windows of token ids to calibrate with.
-        recipe: with the grid and the group size.
+    `samples` are windows of token ids to calibrate with.
 
     Raises:
         CheckpointRefused: the layers do not divide into groups.

@@ -6,6 +6,7 @@ A document is a text, or a chat that the model's own template renders.
 import json
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,39 @@ HELD_OUT_DIVISOR = 10  # one document in ten
 ROW_FORMAT = '{"text": "…"} or {"messages": [{"role": "user", "content": "…"}]}'
 SEED = 0
 SEPARATOR = "\n\n"
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of text, to calibrate with or to measure perplexity on; `name` is for people."""
+
+    path: Path
+    name: str
+    sha256: str
+
+    @property
+    def identity(self) -> str:
+        return f"{self.name} sha256:{self.sha256}"
+
+
+def calibration_and_held_out(
+    dataset: TextFile | None, held_out: TextFile
+) -> tuple[list[Document], list[Document]]:
+    """Return the documents that calibrate and those that are held out, which are disjoint.
+
+    The last tenth of a data set is held out where `held_out` is the data set itself.
+
+    Raises:
+        InvalidArgument: a file has no text, or too little.
+    """
+    if dataset is None:
+        return [], read_documents(held_out.path)
+    documents = read_documents(dataset.path)
+    if held_out == dataset:
+        documents, measured = split_held_out(documents, dataset.name)
+    else:
+        measured = read_documents(held_out.path)
+    return shuffled(without_held_out(documents, measured, dataset.name)), measured
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -43,11 +77,7 @@ def read_documents(path: Path) -> list[Document]:
 def split_held_out(
     documents: Sequence[Document], name: str
 ) -> tuple[list[Document], list[Document]]:
-    """Return all but the last tenth, and the last tenth, to measure perplexity on.
-
-    Raises:
-        InvalidArgument: there is one document only.
-    """
+    """Return all but the last tenth, and the last tenth, to measure perplexity on."""
     if len(documents) < 2:
         raise InvalidArgument(
             f"{name} has one document, so nothing can be held out: give --held-out FILE."
@@ -59,11 +89,7 @@ def split_held_out(
 def without_held_out(
     documents: Sequence[Document], held_out: Sequence[Document], name: str
 ) -> list[Document]:
-    """Return the documents that are not held out too: a data set may repeat itself.
-
-    Raises:
-        InvalidArgument: none is left.
-    """
+    """Return the documents that are not held out too: a data set may repeat itself."""
     known = {json.dumps(document, sort_keys=True) for document in held_out}
     left = [each for each in documents if json.dumps(each, sort_keys=True) not in known]
     if not left:

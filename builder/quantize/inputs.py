@@ -13,7 +13,8 @@ from builder.errors import CheckpointRefused, DamagedFile, InvalidArgument
 from builder.fetch.output_folder import file_checksums
 from builder.fetch.request import FetchRequest
 from builder.fetch.verified_download import fetch_repository
-from builder.quantize.documents import TEXT_SUFFIXES
+from builder.quantize.documents import TEXT_SUFFIXES, TextFile
+from builder.quantize.recipe import MULTIMODAL_CONFIGS
 from handler.errors import ModelUnavailable
 from handler.model import hub_files
 from handler.model.checkpoint import is_complete, json_object, quantization_of
@@ -25,7 +26,6 @@ log = logging.getLogger("quantize")
 
 REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 PATH_PREFIXES = ("/", "./", "../", "~")
-MULTIMODAL_CONFIGS = ("vision_config", "audio_config")
 DEFAULT_HELD_OUT = Path(__file__).with_name("held_out.txt")
 NOT_DATA = re.compile(r"(README|LICEN[CS]E|NOTICE|requirements)", re.IGNORECASE)
 
@@ -35,7 +35,6 @@ class BaseCheckpoint:
     """An unquantized checkpoint on disk.
 
     Attributes:
-        folder: with its files.
         repository: its name on the hub, or the folder's name.
         revision: the branch, tag or commit that was requested.
         commit: the commit on the hub; a checksum of all files if they are from no hub.
@@ -50,39 +49,13 @@ class BaseCheckpoint:
 
     @property
     def is_from_hub(self) -> bool:
-        """Whether it is a hub repository rather than a folder of the user's."""
         return REPOSITORY_NAME.fullmatch(self.repository) is not None
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A file of text, to calibrate with or to measure perplexity on.
-
-    Attributes:
-        path: on disk.
-        name: in the model card.
-        sha256: of its content.
-    """
-
-    path: Path
-    name: str
-    sha256: str
-
-    def identity(self) -> str:
-        """Return its name and checksum, for the recipe."""
-        return f"{self.name} sha256:{self.sha256}"
 
 
 def find_base(
     model: str, revision: str | None, token: SecretStr | None, cache: Path
 ) -> BaseCheckpoint:
-    """Return the checkpoint, fetched now if it is a repository's name.
-
-    Args:
-        model: a folder, or org/name.
-        revision: a branch, tag or commit of a repository.
-        token: for gated and private repositories.
-        cache: the folder for fetched models.
+    """Return the checkpoint of a folder or org/name, which is fetched into the folder `cache`.
 
     Raises:
         CheckpointRefused: it is not an unquantized language model with safetensors.
@@ -159,7 +132,6 @@ def _licence(folder: Path) -> str | None:
 
 
 def local_text(path: Path) -> TextFile:
-    """Return a text file on disk."""
     path = path.expanduser()
     if not path.is_file():
         raise InvalidArgument(f"{path} is not a file: give a .jsonl, .txt or .parquet file.")
@@ -167,14 +139,7 @@ def local_text(path: Path) -> TextFile:
 
 
 def find_text(dataset: str, revision: str, file: str | None, token: SecretStr | None) -> TextFile:
-    """Return the calibration text, downloaded now if it is a data set on the hub.
-
-    Args:
-        dataset: a file, or org/name of a data set.
-        revision: a branch, tag or commit of a data set.
-        file: the data set's file, None for the first that looks like training data.
-        token: for gated and private data sets.
-    """
+    """Return the calibration text: a file on disk, or one of a data set, which is downloaded."""
     path = Path(dataset).expanduser()
     if path.is_file() or path.suffix in TEXT_SUFFIXES or dataset.startswith(PATH_PREFIXES):
         return local_text(path)

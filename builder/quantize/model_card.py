@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from builder.quantize.inputs import BaseCheckpoint, TextFile
+from builder.quantize.documents import TextFile
+from builder.quantize.inputs import BaseCheckpoint
 from builder.quantize.recipe import QuantizationRecipe
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -40,7 +41,6 @@ class QuantizationResult:
     """The quantized layers, and the perplexity before and after.
 
     Attributes:
-        layers: that were quantized.
         calibrated_tokens: tokens that AWQ used, 0 for FP8.
         compared_tokens: predicted tokens of the held-out text.
         before: perplexity of the base.
@@ -57,7 +57,6 @@ class QuantizationResult:
 
     @property
     def change_percent(self) -> float:
-        """How much the perplexity has increased."""
         return (self.after / self.before - 1) * 100
 
 
@@ -68,7 +67,6 @@ def model_card(
     held_out: TextFile,
     result: QuantizationResult,
 ) -> str:
-    """Return the text of README.md."""
     layers = result.layers
     front = [f"license: {base.licence}"] if base.licence else []
     if base.is_from_hub:

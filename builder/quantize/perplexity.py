@@ -24,12 +24,7 @@ PROGRESS_INTERVAL_SECONDS = 30.0
 def perplexity(
     folder: Path, windows: Sequence[Sequence[int]], method: Method | None = None
 ) -> float:
-    """Load the model and return its perplexity on windows of tokens.
-
-    Args:
-        folder: the model's.
-        windows: token ids; each window is read on its own.
-        method: how it is quantized, None for an unquantized model.
+    """Return the perplexity of the model in a folder; each window of token ids is read on its own.
 
     Raises:
         QuantizationFailed: the quantized weights cannot be loaded, or the loss is not a number.

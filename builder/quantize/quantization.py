@@ -7,13 +7,11 @@ import logging
 import os
 import resource
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +27,11 @@ from builder.fetch.output_folder import (
 )
 from builder.quantize.documents import (
     Document,
-    read_documents,
-    shuffled,
-    split_held_out,
+    TextFile,
+    calibration_and_held_out,
     token_windows,
-    without_held_out,
 )
-from builder.quantize.inputs import BaseCheckpoint, TextFile
+from builder.quantize.inputs import BaseCheckpoint
 from builder.quantize.model_card import MIN_COMPARED_TOKENS, QuantizationResult, model_card
 from builder.quantize.recipe import RECIPE_FILE, QuantizationRecipe
 from handler.errors import StartError, one_line
@@ -56,10 +52,8 @@ class QuantizationTask:
     """One model to quantize.
 
     Attributes:
-        base: the unquantized model.
-        recipe: how to quantize it.
-        dataset: text to hold out from, and to calibrate with for AWQ; None without one.
-        held_out: text to measure perplexity on; equal to `dataset` for a part of that.
+        dataset: text to calibrate with, if the method needs any, and to hold out from.
+        held_out: text to measure perplexity on; equal to `dataset` for its last tenth.
     """
 
     base: BaseCheckpoint
@@ -67,37 +61,9 @@ class QuantizationTask:
     dataset: TextFile | None
     held_out: TextFile
 
-    def documents(self) -> tuple[list[Document], list[Document]]:
-        """Return the documents that calibrate and those that are held out, which are disjoint.
 
-        Raises:
-            InvalidArgument: a file has no text, or too little.
-        """
-        if self.dataset is None:
-            return [], read_documents(self.held_out.path)
-        documents = read_documents(self.dataset.path)
-        if self.held_out == self.dataset:
-            documents, held_out = split_held_out(documents, self.dataset.name)
-        else:
-            held_out = read_documents(self.held_out.path)
-        return shuffled(without_held_out(documents, held_out, self.dataset.name)), held_out
-
-
-def require_llm_compressor() -> None:
-    """Check that llm-compressor is installed.
-
-    Raises:
-        QuantizationFailed: it is not.
-    """
-    if find_spec("llmcompressor") is None:
-        raise QuantizationFailed(
-            f"llm-compressor is not installed in {sys.prefix}: `make .venv-quantize/cpu` makes an "
-            "environment with it, run this command with `.venv-quantize/bin/python`."
-        )
-
-
-def quantize_to_folder(task: QuantizationTask, folder: Path) -> Path:
-    """Return the quantized model's folder, made now unless it is there by the same recipe.
+def quantize_to_folder(task: QuantizationTask, folder: Path) -> None:
+    """Make the quantized model's folder, unless it is there by the same recipe.
 
     Raises:
         CheckpointRefused, InvalidArgument: the folder is in use, or an input is invalid.
@@ -107,7 +73,7 @@ def quantize_to_folder(task: QuantizationTask, folder: Path) -> Path:
     with exclusive_lock(target.with_name(f".{target.name}.lock")):
         if _is_finished(task, folder):
             log.info("%s is finished, nothing to do", folder)
-            return folder
+            return
         with atomic_folder(target) as part:
             result = _quantize(task, part)
             _copy_small_files(task.base.folder, part)
@@ -118,7 +84,6 @@ def quantize_to_folder(task: QuantizationTask, folder: Path) -> Path:
     log.info("%-10sperplexity", "")
     log.info("%-10s%10.3f", "before", result.before)
     log.info("%-10s%10.3f  %+.1f %%", "after", result.after, result.change_percent)
-    return folder
 
 
 def _is_finished(task: QuantizationTask, folder: Path) -> bool:
@@ -134,7 +99,7 @@ def _is_finished(task: QuantizationTask, folder: Path) -> bool:
 
 
 def _quantize(task: QuantizationTask, folder: Path) -> QuantizationResult:
-    calibration, held_out = task.documents()
+    calibration, held_out = calibration_and_held_out(task.dataset, task.held_out)
     try:
         with _silenced_libraries():
             result = _quantize_and_measure(task, folder, calibration, held_out)

@@ -1,7 +1,7 @@
 """How a model is quantized, as data: `quantize.json` in a finished folder holds the recipe."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ DEFAULT_GROUP_SIZES = (128, 32)
 # Output layers and the routers of experts are small and lose more than they save. The patterns are
 # compressed-tensors': `re:` and an expression.
 IGNORED_LAYERS = ("lm_head", r"re:.*\.gate$", r"re:.*\.router(\..*)?$", r"re:.*shared_expert_gate$")
+MULTIMODAL_CONFIGS = ("vision_config", "audio_config")  # of models that are not supported
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,6 @@ class QuantizationRecipe:
         return None
 
 
-def fitting_group_size(
-    widths: Iterable[int], sizes: Sequence[int] = DEFAULT_GROUP_SIZES
-) -> int | None:
-    """Return the first size that divides every input width, None if none does."""
-    all_widths = tuple(widths)
-    return next((size for size in sizes if all(width % size == 0 for width in all_widths)), None)
-
-
 def select_group_size(widths: Mapping[str, int], asked: int | None = None) -> int:
     """Return a group size that divides the input width of every layer.
 
@@ -84,13 +77,14 @@ def select_group_size(widths: Mapping[str, int], asked: int | None = None) -> in
         CheckpointRefused: no size fits; names the first layer that it does not divide.
     """
     sizes = (asked,) if asked else DEFAULT_GROUP_SIZES
-    if size := fitting_group_size(widths.values(), sizes):
-        return size
+    for size in sizes:
+        if all(width % size == 0 for width in widths.values()):
+            return size
     name, width = next((n, w) for n, w in widths.items() if w % sizes[-1])
-    advice = "choose a smaller --group-size, or --to fp8" if asked else "choose --to fp8"
+    advice = "choose fp8, or a smaller --group-size" if asked else "choose fp8"
     raise CheckpointRefused(
-        f"{name} has {width} inputs, which do not divide into groups of "
-        f"{' or '.join(map(str, sizes))}: {advice}."
+        f"AWQ's groups of {' or '.join(map(str, sizes))} do not divide the {width} inputs of "
+        f"{name}: {advice}."
     )
 
 

@@ -1,1 +1,1 @@
-"""The engine inside the worker: its adapters, its thread, and the way in and out of it."""
+"""The engine in the worker: its adapters, its thread, and the calls of its app."""

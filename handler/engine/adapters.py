@@ -1,4 +1,4 @@
-"""Which adapter serves which ENGINE."""
+"""The adapter of each ENGINE."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,8 +8,8 @@ from handler.engine.vllm.adapter import VllmAdapter
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
 
-Make = Callable[[Settings, ResolvedModel, Mapping[str, str]], EngineAdapter]
-ADAPTERS: dict[str, Make] = {
+CreateAdapter = Callable[[Settings, ResolvedModel, Mapping[str, str]], EngineAdapter]
+ADAPTERS: dict[str, CreateAdapter] = {
     "vllm": VllmAdapter,
     "sglang": SglangAdapter,
 }
@@ -18,5 +18,5 @@ ADAPTERS: dict[str, Make] = {
 def adapter_for(
     settings: Settings, model: ResolvedModel, environ: Mapping[str, str]
 ) -> EngineAdapter:
-    """Return the adapter of the engine that ENGINE names; no engine is imported yet."""
+    """Return the adapter of the engine that ENGINE names, without importing the engine."""
     return ADAPTERS[settings.engine](settings, model, environ)

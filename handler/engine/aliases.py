@@ -1,8 +1,8 @@
-"""Settings that both engines have, each under its own name: one table, and its application.
+"""Settings that both engines have, under the name that each engine gives them.
 
-Either name works with either engine, so an environment made for one of them serves the other. A
-name that is in neither column goes to the engine's own parser as it is, see `flags.py`; one that
-only the other engine has stops the start, for it cannot be honoured.
+Either name works with either engine, so an environment made for one of them serves the other.
+Other names reach the engine's own parser unchanged, see `flags.py`. A name that only the other
+engine has stops the start, because it cannot take effect.
 """
 
 import json
@@ -13,53 +13,21 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from handler.engine.flags import NO, EngineFlags, truth
 from handler.errors import InvalidSetting
+from handler.setting_types import FALSE_WORDS, parse_bool
 
 EngineName = Literal["vllm", "sglang"]
-Convert = Callable[[str], str | None]  # None: there is nothing to set
+Convert = Callable[[str], str | None]  # None: the engine needs no such flag
 TITLES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang"}
-OTHER: dict[EngineName, EngineName] = {"vllm": "sglang", "sglang": "vllm"}
-# Names of the surroundings as well, such as those of a cluster of machines.
-AMBIENT = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
-# A flag in what an engine says, and the ones that go by another setting here.
-OPTION = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")
-BETTER = {"IS_EMBEDDING": "RUNNER=pooling"}
-# The flags of both engines, of which only one is installed: `python -m handler.engine.flag_names`
-# writes them.
+OTHER_ENGINE: dict[EngineName, EngineName] = {"vllm": "sglang", "sglang": "vllm"}
+# Flags of an engine whose names a container may also have for another purpose.
+SHARED_WITH_OTHER_PROGRAMS = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
+# Names of all flags of both engines, written by `flag_names.py`: a worker has one engine installed
+# and must know the other one's names.
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
-
-
-def _same(value: str) -> str | None:
-    return value
-
-
-def _not(value: str) -> str | None:
-    return "false" if truth(value) else "true"
-
-
-def _nothing(_: str) -> str | None:
-    return None
-
-
-def _renamed(names: Mapping[str, str]) -> Convert:
-    return lambda value: names.get(value, value)
-
-
-def _tokens(value: str) -> str | None:
-    """SGLang takes the model's own length where vLLM finds the longest that fits."""
-    return None if value.lower() in ("auto", "-1") else value
-
-
-def _embeds(value: str) -> str | None:
-    if value not in ("pooling", "generate", "auto"):
-        raise ValueError("should be pooling or generate")
-    return "true" if value == "pooling" else None
-
-
-def _pools(value: str) -> str | None:
-    return "pooling" if truth(value) else None
-
+# A flag in an engine's message, and the flags that are set by another variable.
+FLAG_IN_TEXT = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")
+VARIABLE_OF_FLAG = {"IS_EMBEDDING": "RUNNER=pooling"}
 
 TOOL_CALL_PARSERS = {  # vLLM's name → SGLang's, where they differ
     "apertus": "apertus2509",
@@ -91,43 +59,69 @@ REASONING_PARSERS = {
 }
 
 
-def _backwards(names: Mapping[str, str], **more: str) -> Convert:
-    return _renamed({theirs: ours for ours, theirs in names.items()} | more)
+def _unchanged(value: str) -> str | None:
+    return value
+
+
+def _negated(value: str) -> str | None:
+    return "false" if parse_bool(value) else "true"
+
+
+def _no_flag(_: str) -> str | None:
+    return None
+
+
+def _renamed(names: Mapping[str, str]) -> Convert:
+    return lambda value: names.get(value, value)
+
+
+def _context_length(value: str) -> str | None:
+    """Without the flag SGLang takes the model's length; vLLM's auto takes what fits the memory."""
+    return None if value.lower() in ("auto", "-1") else value
+
+
+def _runner_to_is_embedding(value: str) -> str | None:
+    if value not in ("pooling", "generate", "auto"):
+        raise ValueError("must be pooling or generate")
+    return "true" if value == "pooling" else None
+
+
+def _is_embedding_to_runner(value: str) -> str | None:
+    return "pooling" if parse_bool(value) else None
+
+
+def _to_vllm_names(sglang_names: Mapping[str, str], **more: str) -> Convert:
+    return _renamed({theirs: ours for ours, theirs in sglang_names.items()} | more)
 
 
 @dataclass(frozen=True)
 class SettingAlias:
-    """One setting of both engines.
+    """The names of one setting, and the conversion of its values from the other engine's.
 
-    Attributes:
-        vllm: its name with vLLM.
-        sglang: its name with SGLang, None where SGLang does it without a setting.
-        to_vllm: what a value of SGLang's is with vLLM.
-        to_sglang: what a value of vLLM's is with SGLang.
+    `sglang` is None where SGLang needs no setting for it.
     """
 
     vllm: str
     sglang: str | None
-    to_vllm: Convert = _same
-    to_sglang: Convert = _same
+    to_vllm: Convert = _unchanged
+    to_sglang: Convert = _unchanged
 
     def name(self, engine: EngineName) -> str | None:
-        """Return its name with an engine."""
         return self.vllm if engine == "vllm" else self.sglang
 
     def convert(self, engine: EngineName, variable: str, value: str) -> str | None:
-        """Return the value of a variable as the engine spells it.
+        """Return the value of a variable as the engine spells it, None for no flag.
 
         Raises:
-            ValueError: it has no counterpart.
+            ValueError: the engine has no such value.
         """
         if variable == self.name(engine) and self.vllm != self.sglang:
             return value
         return (self.to_vllm if engine == "vllm" else self.to_sglang)(value)
 
 
-TABLE = (
-    SettingAlias("MAX_MODEL_LEN", "CONTEXT_LENGTH", to_sglang=_tokens),
+ALIASES = (
+    SettingAlias("MAX_MODEL_LEN", "CONTEXT_LENGTH", to_sglang=_context_length),
     SettingAlias("MAX_NUM_SEQS", "MAX_RUNNING_REQUESTS"),
     SettingAlias("MAX_NUM_BATCHED_TOKENS", "CHUNKED_PREFILL_SIZE"),
     SettingAlias("GPU_MEMORY_UTILIZATION", "MEM_FRACTION_STATIC"),
@@ -137,7 +131,7 @@ TABLE = (
         to_vllm=_renamed({"bf16": "bfloat16"}),
         to_sglang=_renamed({"fp8": "fp8_e4m3"}),
     ),
-    SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _not, _not),
+    SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _negated, _negated),
     SettingAlias("BLOCK_SIZE", "PAGE_SIZE"),
     SettingAlias("TENSOR_PARALLEL_SIZE", "TP_SIZE"),
     SettingAlias("PIPELINE_PARALLEL_SIZE", "PP_SIZE"),
@@ -145,95 +139,62 @@ TABLE = (
     SettingAlias("ENFORCE_EAGER", "DISABLE_CUDA_GRAPH"),
     SettingAlias("SEED", "RANDOM_SEED"),
     SettingAlias("HF_OVERRIDES", "JSON_MODEL_OVERRIDE_ARGS"),
-    SettingAlias("RUNNER", "IS_EMBEDDING", _pools, _embeds),
-    SettingAlias("ENABLE_AUTO_TOOL_CHOICE", None, to_sglang=_nothing),
+    SettingAlias("RUNNER", "IS_EMBEDDING", _is_embedding_to_runner, _runner_to_is_embedding),
+    SettingAlias("ENABLE_AUTO_TOOL_CHOICE", None, to_sglang=_no_flag),
     SettingAlias(
         "TOOL_CALL_PARSER",
         "TOOL_CALL_PARSER",
-        # pythonic is also a parser of vLLM's own.
-        to_vllm=_backwards(TOOL_CALL_PARSERS, qwen="hermes", qwen25="hermes", pythonic="pythonic"),
+        # vLLM has a parser called pythonic as well.
+        to_vllm=_to_vllm_names(
+            TOOL_CALL_PARSERS, qwen="hermes", qwen25="hermes", pythonic="pythonic"
+        ),
         to_sglang=_renamed(TOOL_CALL_PARSERS),
     ),
     SettingAlias(
         "REASONING_PARSER",
         "REASONING_PARSER",
-        to_vllm=_backwards(REASONING_PARSERS),
+        to_vllm=_to_vllm_names(REASONING_PARSERS),
         to_sglang=_renamed(REASONING_PARSERS),
     ),
     SettingAlias("ENABLE_PROMPT_TOKENS_DETAILS", "ENABLE_CACHE_REPORT"),
     SettingAlias("MAX_LORAS", "MAX_LORAS_PER_BATCH"),
     SettingAlias("MAX_CPU_LORAS", "MAX_LOADED_LORAS"),
 )
-NAMES = frozenset(name for row in TABLE for name in (row.vllm, row.sglang) if name)
+ALIAS_NAMES = frozenset(name for alias in ALIASES for name in (alias.vllm, alias.sglang) if name)
 
 
-def arguments(flags: EngineFlags, engine: EngineName, environ: Mapping[str, str]) -> list[str]:
-    """Return the arguments for the engine's parser from all variables in the table.
-
-    Raises:
-        InvalidSetting: the engine has no such value, or two names say different things.
-    """
-    made: list[str] = []
-    for row in TABLE:
-        found: dict[str, list[str]] = {}
-        for variable in dict.fromkeys((row.vllm, row.sglang)):
-            value = environ.get(variable or "", "").strip()
-            if variable and value:
-                found[variable] = _argument(flags, engine, row, variable, value)
-        if len({tuple(spelled) for spelled in found.values()}) > 1:
-            said = " and ".join(f"{name}={environ[name]!r}" for name in found)
-            raise InvalidSetting(f"{said} are one setting with two values: leave one of them out.")
-        made += next(iter(found.values()), [])
-    return made
-
-
-def _argument(
-    flags: EngineFlags, engine: EngineName, row: SettingAlias, variable: str, value: str
-) -> list[str]:
-    try:
-        converted = row.convert(engine, variable, value)
-    except ValueError as error:
-        raise InvalidSetting(f"{variable}={value!r}: {error} with {TITLES[engine]}.") from error
-    name = row.name(engine)
-    return flags.argument(name, converted, variable) if name and converted is not None else []
-
-
-def refuse_foreign(engine: EngineName, environ: Mapping[str, str], known: Collection[str]) -> None:
+def refuse_settings_of_other_engine(
+    engine: EngineName, environ: Mapping[str, str], known: Collection[str]
+) -> None:
     """Stop the start at a setting that only the other engine has.
 
-    A switch that is off as it would be unless set asks for nothing.
-
-    Args:
-        engine: the one that runs.
-        environ: the variables.
-        known: names that mean something with it.
-
-    Raises:
-        InvalidSetting: names the variable.
+    A boolean flag that is set to its default, off, changes nothing and passes, and so do the names
+    that this engine or the worker knows.
     """
-    other = OTHER[engine]
+    other = OTHER_ENGINE[engine]
     flags = json.loads(FLAG_NAMES.read_text(encoding="utf-8"))[other]
-    off, foreign = frozenset(flags["off"]), frozenset(flags["off"] + flags["other"])
-    for name in sorted(foreign & environ.keys() - set(known) - AMBIENT):
+    off_by_default = frozenset(flags["off"])
+    others = off_by_default | frozenset(flags["other"])
+    for name in sorted(others & environ.keys() - set(known) - SHARED_WITH_OTHER_PROGRAMS):
         value = environ[name].strip()
-        if value and not (name in off and value.lower() in NO):
+        if value and not (name in off_by_default and value.lower() in FALSE_WORDS):
             raise InvalidSetting(
-                f"{name}={value!r} is a setting of {TITLES[other]}, and {TITLES[engine]} has none "
-                f"like it: leave it out, or take the image with {TITLES[other]}."
+                f"{name}={value!r} is a setting of {TITLES[other]}, and {TITLES[engine]} has no "
+                f"equivalent: remove it, or use the image with {TITLES[other]}."
             )
 
 
-def with_variables(text: str) -> str:
-    """Return what an engine says, with variables for the flags of engines in it."""
+def flags_to_variables(text: str) -> str:
+    """Return an engine's message with the names of variables in place of the engines' flags."""
 
     def variable(found: re.Match[str]) -> str:
         name = found[2].replace("-", "_").upper()
-        return BETTER.get(name, name) if name in _flag_names() else found[0]
+        return VARIABLE_OF_FLAG.get(name, name) if name in _all_flag_names() else found[0]
 
-    return OPTION.sub(variable, text)
+    return FLAG_IN_TEXT.sub(variable, text)
 
 
 @cache
-def _flag_names() -> frozenset[str]:
+def _all_flag_names() -> frozenset[str]:
     engines = json.loads(FLAG_NAMES.read_text(encoding="utf-8")).values()
     return frozenset(name for names in engines for kind in names.values() for name in kind)

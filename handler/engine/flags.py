@@ -1,35 +1,47 @@
-"""Environment variables → the engine's flags, by asking the engine's own argument parser.
+"""Environment variables and ENGINE_ARGS → the engine's flags, judged by the engine's own parser.
 
-A variable named as the UPPER_SNAKE form of a flag sets that flag: the worker keeps no list of
-flags. Each value goes through the parser alone first, so that an error names its variable. What a
-parser does not know, this module does not know either.
+A variable named as the UPPER_SNAKE form of a flag sets that flag, so the worker keeps no list of
+flags. Each value goes through the parser alone first: an error can then name its variable.
 """
 
 import argparse
 import difflib
 import json
+import logging
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from handler.engine.aliases import (
+    ALIAS_NAMES,
+    ALIASES,
+    TITLES,
+    EngineName,
+    SettingAlias,
+    refuse_settings_of_other_engine,
+)
+from handler.engine.parallelism import resolve_auto_tensor_parallel
+from handler.environ import variables
 from handler.errors import InvalidSetting, one_line
+from handler.setting_types import parse_bool
 
-YES = frozenset({"1", "true", "yes", "on"})
-NO = frozenset({"0", "false", "no", "off"})
-NEAR = 0.85  # MAX_MODEL_LENGTH is 0.90 from MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 from its flag
-FOREIGN = ("RUNPOD_", "NVIDIA_", "CUDA_", "NCCL_", "PYTHON", "HF_", "VLLM_", "SGLANG_", "PIP_")
+log = logging.getLogger(__name__)
+
+# MAX_MODEL_LENGTH is 0.90 like MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 like TENSOR_PARALLEL_SIZE.
+MIN_SIMILARITY = 0.85
+PREFIXES_OF_OTHERS = tuple("RUNPOD_ NVIDIA_ CUDA_ NCCL_ PYTHON HF_ VLLM_ SGLANG_ PIP_".split())
 
 
 class FlagError(Exception):
-    """Raised by a parser's `error` method instead of its usual exit."""
+    """Raised by a parser's `error` method in place of its usual exit."""
 
 
 class EngineFlags:
-    """The flags that a parser takes and the worker passes on.
+    """The flags of an engine that users may set.
 
     Args:
         parser: the engine's; its `error` must raise `FlagError`.
-        refused: destinations of flags that are not taken, such as those of an HTTP server.
+        refused: destinations of flags that are not passed on, such as those of an HTTP server.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, refused: Collection[str]) -> None:
@@ -40,8 +52,9 @@ class EngineFlags:
         for action in parser._actions:
             if action.dest in refused:
                 self._refused_short.update(o for o in action.option_strings if o[:2] != "--")
-            long_options = [name for name in action.option_strings if name.startswith("--")]
-            for option in long_options:
+            for option in action.option_strings:
+                if not option.startswith("--"):
+                    continue
                 name = option.removeprefix("--").replace("-", "_").upper()
                 if action.dest in refused:
                     self._refused.add(name)
@@ -50,122 +63,171 @@ class EngineFlags:
 
     @property
     def names(self) -> frozenset[str]:
-        """The variables' names that reach the engine."""
         return frozenset(self._actions)
 
     def choices(self, name: str) -> list[Any]:
-        """Return the values that flag `name` may have, in order."""
         return sorted(self._actions[name].choices or ())
 
     def default(self, name: str) -> Any:
-        """Return what flag `name` is unless it is set."""
         return self._actions[name].default
 
     def is_off(self, name: str) -> bool:
-        """Whether flag `name` is a switch that is off unless it is set."""
+        """Whether the flag is boolean and off by default."""
         action = self._actions[name]
         undecided = isinstance(action, argparse.BooleanOptionalAction) and action.default is None
         return action.nargs == 0 and not action.default and not undecided
 
-    def from_environ(self, environ: Mapping[str, str], taken: Collection[str]) -> list[str]:
-        """Return arguments for the parser from all variables that name a flag.
-
-        Args:
-            environ: the variables.
-            taken: names that the worker's own settings have taken, to be left out.
+    def from_environ(self, environ: Mapping[str, str], excluded: Collection[str]) -> list[str]:
+        """Return arguments from all variables that are named like a flag, except the excluded.
 
         Raises:
             InvalidSetting: names the variable, its value and what the engine accepts.
         """
         arguments: list[str] = []
-        for name in sorted(self.names & environ.keys() - set(taken)):
-            value = environ[name].strip()
-            if value:
+        for name in sorted(self.names & environ.keys() - set(excluded)):
+            if value := environ[name].strip():
                 arguments += self.argument(name, value)
         return arguments
 
-    def argument(self, name: str, value: str, variable: str | None = None) -> list[str]:
-        """Return the arguments that set flag `name` to `value`, judged by the parser.
+    def from_aliases(self, engine: EngineName, environ: Mapping[str, str]) -> list[str]:
+        """Return arguments from all variables in `ALIASES`.
 
-        Args:
-            name: UPPER_SNAKE name of the flag.
-            value: as written in the environment.
-            variable: the variable that the user set, when it has another name.
+        Raises:
+            InvalidSetting: the engine has no such value, or two names have different values.
+        """
+        arguments: list[str] = []
+        for alias in ALIASES:
+            found: dict[str, list[str]] = {}
+            for variable in dict.fromkeys((alias.vllm, alias.sglang)):
+                value = environ.get(variable or "", "").strip()
+                if variable and value:
+                    found[variable] = self._from_alias(engine, alias, variable, value)
+            if len({tuple(spelled) for spelled in found.values()}) > 1:
+                given = " and ".join(f"{name}={environ[name]!r}" for name in found)
+                raise InvalidSetting(f"{given} are one setting with two values: remove one.")
+            arguments += next(iter(found.values()), [])
+        return arguments
+
+    def _from_alias(
+        self, engine: EngineName, alias: SettingAlias, variable: str, value: str
+    ) -> list[str]:
+        try:
+            converted = alias.convert(engine, variable, value)
+        except ValueError as error:
+            raise InvalidSetting(f"{variable}={value!r} {error} with {TITLES[engine]}.") from error
+        name = alias.name(engine)
+        return self.argument(name, converted, variable) if name and converted is not None else []
+
+    def argument(self, name: str, value: str, variable: str | None = None) -> list[str]:
+        """Return the arguments that set a flag, given by its UPPER_SNAKE name.
+
+        `variable` is the one that the user set, if it has another name.
 
         Raises:
             InvalidSetting: the parser refuses the value.
         """
-        arguments = self._spelled(name, value, variable or name)
+        variable = variable or name
+        try:
+            arguments = _spell(self._actions[name], value)
+        except ValueError as error:
+            raise InvalidSetting(f"{variable}={value!r} {error}.") from error
         try:
             self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
             # argparse says "argument --dtype: invalid choice: …": the variable's name is enough.
             reason = one_line(str(error))
             reason = reason.split(": ", 1)[-1] if "argument -" in reason else reason
-            raise InvalidSetting(f"{variable or name}={value!r}: {reason}") from error
+            raise InvalidSetting(f"{variable}={value!r}: {reason}") from error
         return arguments
-
-    def _spelled(self, name: str, value: str, variable: str) -> list[str]:
-        try:
-            return _spell(self._actions[name], variable, value)
-        except ValueError as error:
-            raise InvalidSetting(f"{variable}={value!r} {error}.") from error
 
     def from_text(self, text: str) -> list[str]:
         """Return ENGINE_ARGS as arguments.
 
         Raises:
-            InvalidSetting: a quote is not closed, or a flag belongs to what does not run here.
+            InvalidSetting: a quote is not closed, or a flag is one that the worker refuses.
         """
         try:
             arguments = shlex.split(text)
         except ValueError as error:
             raise InvalidSetting(f"ENGINE_ARGS={text!r}: {error}") from error
         for argument in arguments:
-            name = argument.split("=")[0].split(".")[0].removeprefix("--").replace("-", "_").upper()
-            long = argument.startswith("--") and name in self._refused
-            if long or argument in self._refused_short:
+            option = argument.split("=")[0]
+            name = option.split(".")[0].removeprefix("--").replace("-", "_").upper()
+            is_refused_long = argument.startswith("--") and name in self._refused
+            if is_refused_long or argument in self._refused_short:
                 raise InvalidSetting(
-                    f"ENGINE_ARGS: {argument.split('=')[0]} is not the engine's to set here: "
-                    "the worker has no HTTP server in queue mode and names the model itself."
+                    f"ENGINE_ARGS: {option} cannot be set: the engine's own HTTP server does not "
+                    "run here, and the worker's settings name the model."
                 )
         return arguments
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
-        """Parse all arguments together.
-
-        Raises:
-            InvalidSetting: what the parser says; only ENGINE_ARGS can still be at fault here.
-        """
+        """Parse all arguments together; only ENGINE_ARGS can still be wrong here."""
         try:
             return self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
             raise InvalidSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
 
 
-def unused(
-    environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
-) -> list[str]:
-    """Return one line for each variable that looks meant for the worker and reaches nothing.
+def parse_engine_flags(
+    engine: EngineName,
+    flags: EngineFlags,
+    *,
+    worker_arguments: Sequence[str],
+    environ: Mapping[str, str],
+    engine_args: str,
+    removed: Mapping[str, str],
+) -> argparse.Namespace:
+    """Return the engine's parsed flags, and warn of variables that have no effect.
+
+    Later ones win: the worker's own arguments, aliases, variables named like a flag, ENGINE_ARGS.
 
     Args:
-        environ: the variables.
-        known: the names that mean something.
-        removed: names that meant something once, each with what to do instead.
+        engine: the engine that runs.
+        flags: those that its parser takes.
+        worker_arguments: made from the worker's settings.
+        environ: variables that may name flags.
+        engine_args: the setting ENGINE_ARGS.
+        removed: names of older versions, each with advice.
+
+    Raises:
+        InvalidSetting: the engine does not take a flag or value.
     """
-    lines = []
+    own_names = frozenset(name for names in variables().values() for name in names)
+    known = own_names | flags.names | ALIAS_NAMES
+    refuse_settings_of_other_engine(engine, environ, known | removed.keys())
+    for warning in unused_variable_warnings(environ, known, removed):
+        log.warning(warning)
+    environ = resolve_auto_tensor_parallel(environ)
+    return flags.parse(
+        [
+            *worker_arguments,
+            *flags.from_aliases(engine, environ),
+            *flags.from_environ(environ, own_names | ALIAS_NAMES),
+            *flags.from_text(engine_args),
+        ]
+    )
+
+
+def unused_variable_warnings(
+    environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
+) -> list[str]:
+    """Return one line for each variable that looks like a setting and has no effect."""
+    warnings = []
     for name in sorted(environ.keys() - set(known)):
         if name in removed:
-            lines.append(f"{name} has no effect: {removed[name]}")
-        elif not name.startswith(FOREIGN):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=NEAR)
-            if near:
-                lines.append(f"{name} is not a setting and has no effect: did you mean {near[0]}?")
-    return lines
+            warnings.append(f"{name} has no effect: {removed[name]}")
+        elif not name.startswith(PREFIXES_OF_OTHERS):
+            similar = difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)
+            if similar:
+                warnings.append(
+                    f"{name} is not a setting and has no effect: did you mean {similar[0]}?"
+                )
+    return warnings
 
 
 def _turns_off(parser: argparse.ArgumentParser, action: argparse.Action, option: str) -> bool:
-    """Say whether the option is the other half of a switch, by asking the action.
+    """Whether the option is the negative form of a boolean flag, found by running the action.
 
     That is `--no-x`, and from vLLM 0.33 on also `--disable-x` beside `--enable-x`, or the reverse.
     """
@@ -176,36 +238,25 @@ def _turns_off(parser: argparse.ArgumentParser, action: argparse.Action, option:
     return not getattr(parsed, action.dest)
 
 
-def _spell(action: argparse.Action, variable: str, value: str) -> list[str]:
+def _spell(action: argparse.Action, value: str) -> list[str]:
     option = max(action.option_strings, key=len)
     if isinstance(action, argparse.BooleanOptionalAction):
         option = next(name for name in action.option_strings if not name.startswith("--no-"))
         off = "--no-" + option.removeprefix("--")
-        return [option if truth(value) else off]
+        return [option if parse_bool(value) else off]
     if action.nargs == 0:
-        return [option] if truth(value) else []
+        return [option] if parse_bool(value) else []
     if action.nargs in ("+", "*"):
-        return [option, *_words(variable, value)]
+        return [option, *_list_items(value)]
     return [f"{option}={value}"]
 
 
-def truth(value: str) -> bool:
-    """Read a switch.
-
-    Raises:
-        ValueError: it is neither on nor off.
-    """
-    if value.lower() not in YES | NO:
-        raise ValueError("should be true or false")
-    return value.lower() in YES
-
-
-def _words(variable: str, value: str) -> list[str]:
-    """Read a list: JSON, or words between commas or blanks."""
+def _list_items(value: str) -> list[str]:
+    """Parse a list: JSON, or words between commas or spaces."""
     if value.startswith("["):
         try:
             items = json.loads(value)
         except ValueError as error:
-            raise InvalidSetting(f"{variable}={value!r}: not a JSON list ({error})") from error
+            raise ValueError(f"must be a JSON list ({error})") from error
         return [item if isinstance(item, str) else json.dumps(item) for item in items]
     return [value] if value.startswith("{") else value.replace(",", " ").split()

@@ -1,8 +1,8 @@
-"""Over how many GPUs the engine spreads the model: `auto`, and counts that its heads do not allow.
+"""Parallelism: TENSOR_PARALLEL_SIZE=auto, and sizes that the model's heads cannot be split into.
 
-GPUs are counted from the environment and the device files, never by CUDA: a process that has
-initialised it can no longer fork its engine. What another node of a Ray cluster has is not known
-here, nor whether a GPU has the memory for its share.
+GPUs are counted from the environment and the device files, never with CUDA: a process that has
+initialised CUDA can no longer fork its engine. GPUs of other nodes are not counted, and memory is
+not checked here.
 """
 
 import logging
@@ -22,13 +22,13 @@ PIPELINE = ("PIPELINE_PARALLEL_SIZE", "PP_SIZE")
 DATA = ("DATA_PARALLEL_SIZE", "DP_SIZE")
 DEVICES = Path("/dev")
 DEVICE = re.compile(r"nvidia(\d+)")
-LARGEST = 16  # GPUs of one machine, as far as counts are suggested
+MAX_SUGGESTED_GPUS = 16
 
 
 def visible_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> list[str]:
-    """Return the names of the GPUs that the engine will see: indices, or what the user named.
+    """Return the GPUs that the engine will see: indices, or the user's own names.
 
-    CUDA sees nothing from the first entry on that names no GPU.
+    CUDA ignores the first invalid entry of CUDA_VISIBLE_DEVICES and all after it.
     """
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
@@ -41,12 +41,12 @@ def visible_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> list[st
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How the engine spreads the model, as its parser has understood it.
+    """How the engine spreads the model, from its parsed flags.
 
     Attributes:
         tensor: ranks that share each layer.
-        ranks: all of them, over stages and copies.
-        groups: copies of the attention among the ranks of a layer (SGLang's DP attention).
+        ranks: all ranks, of all pipeline stages and replicas.
+        groups: replicas of the attention among the ranks of a layer (SGLang's DP attention).
     """
 
     tensor: int
@@ -54,83 +54,82 @@ class Parallelism:
     groups: int = 1
 
 
-def with_counted_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> Mapping[str, str]:
-    """Return the environ with a number in place of `auto`.
-
-    Args:
-        environ: the variables.
-        devices: where the files of the GPUs are.
-    """
-    count = str(_share(environ, len(visible_gpus(environ, devices))))
+def resolve_auto_tensor_parallel(
+    environ: Mapping[str, str], devices: Path = DEVICES
+) -> Mapping[str, str]:
+    """Return the environ with a number in place of TENSOR_PARALLEL_SIZE=auto."""
+    count = str(_gpus_per_stage(environ, len(visible_gpus(environ, devices))))
     auto = {name: count for name in TENSOR if environ.get(name, "").strip().lower() == "auto"}
     return {**environ, **auto}
 
 
-def check(
-    split: Parallelism, environ: Mapping[str, str], folder: Path, devices: Path = DEVICES
+def check_parallelism(
+    parallelism: Parallelism,
+    environ: Mapping[str, str],
+    folder: Path,
+    devices: Path = DEVICES,
 ) -> None:
-    """Judge the split by the model's heads, and warn where GPUs are left idle.
-
-    Args:
-        split: what the engine is going to do.
-        environ: the variables.
-        folder: the checkpoint's.
-        devices: where the files of the GPUs are.
+    """Check that the heads of the checkpoint in `folder` can be split, and warn of idle GPUs.
 
     Raises:
-        InvalidSetting: the model's heads cannot be split over so many; names the counts that can be.
+        InvalidSetting: names the sizes that are possible.
     """
     gpus = visible_gpus(environ, devices)
-    _check_heads(split, environ, folder, len(gpus))
-    if len(gpus) > 1 and split.ranks == 1 and not _is_chosen(environ):
+    _check_heads(parallelism, environ, folder, len(gpus))
+    if len(gpus) > 1 and parallelism.ranks == 1 and not _is_set(environ):
         log.warning(
             "the worker sees %d GPUs and uses one, the others (%s) are idle: "
-            "TENSOR_PARALLEL_SIZE=auto takes all of them",
+            "TENSOR_PARALLEL_SIZE=auto uses all of them",
             len(gpus),
             ", ".join(gpus[1:]),
         )
 
 
-def _share(environ: Mapping[str, str], gpus: int) -> int:
-    """Return how many of this machine's GPUs each copy of each pipeline stage gets."""
-    # Ranks that may be on other machines: there the usual split is tensors within a machine and
-    # the pipeline over them.
-    apart = environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray" or _size(environ, "NNODES") > 1
-    stages = 1 if apart else _size(environ, *PIPELINE)
+def _gpus_per_stage(environ: Mapping[str, str], gpus: int) -> int:
+    """Return how many of this machine's GPUs each pipeline stage of each replica gets."""
+    # Over several machines the usual split is tensor parallelism within a machine and one
+    # pipeline stage per machine.
+    several_machines = (
+        environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray" or _size(environ, "NNODES") > 1
+    )
+    stages = 1 if several_machines else _size(environ, *PIPELINE)
     return max(1, gpus // (stages * _size(environ, *DATA)))
 
 
 def _size(environ: Mapping[str, str], *names: str) -> int:
-    """Return a size that is set, or 1; a value that is none is left to the engine's parser."""
+    """Return the size that is set, or 1; the engine's parser refuses a value that is no number."""
     values = [environ.get(name, "").strip() for name in names]
     return max(1, *(int(value) for value in values if value.isdecimal()), 1)
 
 
-def _is_chosen(environ: Mapping[str, str]) -> bool:
+def _is_set(environ: Mapping[str, str]) -> bool:
     return any(environ.get(name, "").strip() for name in (*TENSOR, *PIPELINE, *DATA))
 
 
-def _check_heads(split: Parallelism, environ: Mapping[str, str], folder: Path, gpus: int) -> None:
+def _check_heads(
+    parallelism: Parallelism, environ: Mapping[str, str], folder: Path, gpus: int
+) -> None:
+    tensor, groups = parallelism.tensor, parallelism.groups
     heads, kv_heads = attention_heads(json_object(folder / "config.json"))
-    if heads is None or heads_split_evenly(split.tensor // split.groups, heads, kv_heads or heads):
+    if heads is None or heads_split_evenly(tensor // groups, heads, kv_heads or heads):
         return
-    name, value = _source(split.tensor, environ)
+    name, value = _variable_of_size(tensor, environ)
     auto = value.lower() == "auto"
-    fitting = range(split.groups, (gpus if auto else max(gpus, LARGEST)) + 1, split.groups)
-    counts = [
-        str(n) for n in fitting if heads_split_evenly(n // split.groups, heads, kv_heads or heads)
+    candidates = range(groups, (gpus if auto else max(gpus, MAX_SUGGESTED_GPUS)) + 1, groups)
+    sizes = [
+        str(n) for n in candidates if heads_split_evenly(n // groups, heads, kv_heads or heads)
     ]
-    seen = f"the worker has {split.tensor} GPUs for it, and " if auto else ""
-    of_keys = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
-    copies = f", in {split.groups} copies," if split.groups > 1 else ""
+    seen = f"the worker has {tensor} GPUs for it, and " if auto else ""
+    kv = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
+    replicas = f", in {groups} replicas," if groups > 1 else ""
     raise InvalidSetting(
-        f"{name}={value!r}: {seen}the model's {heads} attention heads{of_keys}{copies} can be "
-        f"split over {', '.join(counts)}."
+        f"{name}={value!r}: {seen}the model's {heads} attention heads{kv}{replicas} can be "
+        f"split over {', '.join(sizes)} GPUs."
     )
 
 
-def _source(size: int, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return the variable that has said so, and its value; ENGINE_ARGS may have said otherwise."""
+def _variable_of_size(size: int, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Return the variable that sets this size, and its value; ENGINE_ARGS if no other does."""
     for name in TENSOR:
         value = environ.get(name, "").strip()
         if value == str(size) or value.lower() == "auto":

@@ -1,8 +1,7 @@
-"""Whether the engine's processes run.
+"""Whether the engine's processes on this machine are running.
 
-An engine's own word can come late: vLLM says that a rank has died only after it has waited for the
-others, SGLang never says it to who waits for an answer. This module knows processes on this
-machine alone.
+The engines report a death late or not at all: vLLM says that a rank has died only after it has
+waited for the others, SGLang leaves pending requests without an answer.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,14 +9,14 @@ from collections.abc import Callable, Iterable
 import psutil
 
 
-def all_run(processes: Iterable[psutil.Process]) -> Callable[[], bool]:
-    """Return a check of processes: one that has ended, with whatever code, does not come back."""
+def all_running(processes: Iterable[psutil.Process]) -> Callable[[], bool]:
+    """Return a function that says whether all of these processes still run."""
     watched = list(processes)
-    return lambda: all(_runs(process) for process in watched)
+    return lambda: all(_is_running(process) for process in watched)
 
 
 def descendants_named(prefix: str) -> list[psutil.Process]:
-    """Return the processes below this one whose name begins so."""
+    """Return the descendants of this process whose name starts with a prefix."""
     return [
         process
         for process in psutil.Process().children(recursive=True)
@@ -25,7 +24,7 @@ def descendants_named(prefix: str) -> list[psutil.Process]:
     ]
 
 
-def _runs(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -1,8 +1,6 @@
-"""The names that each route's body may carry, read from the engine's own FastAPI app.
+"""The fields that each route's body may have, from the request models of the engine's FastAPI app.
 
-vLLM accepts any field in a body and ignores those it does not know. For the worker's native input
-that is not good enough: a misspelt field has to be an error. The engine's request models say which
-names exist.
+vLLM ignores unknown fields in a body. In the worker's native input a misspelt field is an error.
 """
 
 from typing import Any
@@ -13,15 +11,15 @@ from pydantic import BaseModel
 
 
 def request_fields(app: FastAPI) -> dict[str, frozenset[str]]:
-    """Return for each POST path whose body is a pydantic model the names and aliases it takes."""
+    """Return, for each POST path whose body is a pydantic model, its field names and aliases."""
     return {
-        route.path: _names(route.body_field.field_info.annotation)
+        route.path: _field_names(route.body_field.field_info.annotation)
         for route in app.routes
         if isinstance(route, APIRoute) and route.body_field and "POST" in (route.methods or ())
     }
 
 
-def _names(annotation: Any) -> frozenset[str]:
+def _field_names(annotation: Any) -> frozenset[str]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return frozenset(
             name
@@ -30,4 +28,4 @@ def _names(annotation: Any) -> frozenset[str]:
             if name
         )
     members = getattr(annotation, "__args__", ())
-    return frozenset[str]().union(*(_names(member) for member in members))
+    return frozenset[str]().union(*(_field_names(member) for member in members))

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from handler.engine.aliases import with_variables
+from handler.engine.aliases import flags_to_variables
 from handler.engine.asgi_call import AsgiCall
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
@@ -136,8 +136,11 @@ class EngineResponse:
             raise self._error(_status_in(payload), payload)
         return payload
 
-    async def events(self) -> AsyncIterator[list[bytes]]:
+    async def events(self, with_error: bool = False) -> AsyncIterator[list[bytes]]:
         """Yield the events of a stream, as many at a time as have arrived.
+
+        Args:
+            with_error: whether the event of an error is yielded too, as the engine wrote it.
 
         Raises:
             EngineError: an event is an error; those before it have been yielded.
@@ -155,7 +158,7 @@ class EngineResponse:
                 errors = [error_in(event) for event in events]
                 error = next((each for each in errors if each is not None), None)
                 if error is not None:
-                    events = events[: errors.index(error)]
+                    events = events[: errors.index(error) + with_error]
                 if self._request.hides_usage:
                     events = [event for event in events if not is_usage_event(event)]
                 if events:
@@ -181,7 +184,7 @@ def _name_variables(payload: Any) -> Any:
             name: _name_variables(value) if name in ERROR_TEXTS else value
             for name, value in payload.items()
         }
-    return with_variables(payload) if isinstance(payload, str) else payload
+    return flags_to_variables(payload) if isinstance(payload, str) else payload
 
 
 def _status_in(payload: Any) -> int:

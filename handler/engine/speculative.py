@@ -1,20 +1,19 @@
-"""Speculative decoding: one setting of ours, in each engine's own words.
+"""Speculative decoding: SPECULATIVE_METHOD → the flags of each engine.
 
-A proposer drafts tokens that the model verifies in one step: the text stays the model's, and each
-accepted token saves a step. SPECULATIVE_CONFIG is the engine's own JSON and wins over the setting.
+Drafted tokens are verified by the model in one step: the output does not change, and each accepted
+token saves a step. SPECULATIVE_CONFIG is the engine's own JSON and wins over SPECULATIVE_METHOD.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from handler.errors import InvalidSetting
 from handler.model.draft import parse_speculative_config
 
-# Drafted tokens of one step. More pay only where most of them are accepted.
-TOKENS: Mapping[str, int] = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
-LOOKUP_TOKENS = (2, 4)  # the shortest and the longest end of the text that n-gram looks for
+# Per step; more tokens pay only where most of them are accepted.
+DEFAULT_DRAFT_TOKENS = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
+PROMPT_LOOKUP_TOKENS = (2, 4)  # minimum and maximum length of a match for ngram
 VLLM_METHODS = {"draft": "draft_model"}
 SGLANG_ALGORITHMS = {
     "ngram": "NGRAM",
@@ -30,19 +29,19 @@ def vllm_config(
 ) -> str | None:
     """Return vLLM's `--speculative-config`, or None without speculation."""
     if config:
-        own = parse_speculative_config(config)
+        given = parse_speculative_config(config)
         if draft is not None:
-            own["model"] = str(draft)  # by its folder: the engine asks no hub
-            own.pop("revision", None)
-        return json.dumps(own)
+            given["model"] = str(draft)  # a folder, so that the engine does not ask the hub
+            given.pop("revision", None)
+        return json.dumps(given)
     if method == "none":
         return None
     made: dict[str, Any] = {
         "method": VLLM_METHODS.get(method, method),
-        "num_speculative_tokens": tokens or TOKENS[method],
+        "num_speculative_tokens": tokens or DEFAULT_DRAFT_TOKENS[method],
     }
     if method == "ngram":
-        made["prompt_lookup_min"], made["prompt_lookup_max"] = LOOKUP_TOKENS
+        made["prompt_lookup_min"], made["prompt_lookup_max"] = PROMPT_LOOKUP_TOKENS
     if draft is not None:
         made["model"] = str(draft)
     return json.dumps(made)
@@ -53,21 +52,22 @@ def sglang_flags(
 ) -> dict[str, str]:
     """Return the names and values of SGLang's `speculative_*` flags.
 
-    A step drafts a chain, no tree: what a chain does not get accepted a tree seldom does, and a
-    tree costs memory for each of its branches.
+    A step drafts a chain rather than a tree: the branches of a tree cost memory and are seldom
+    accepted where a chain is not.
     """
     if config:
-        own = {_flag(key): _text(value) for key, value in parse_speculative_config(config).items()}
+        fields = parse_speculative_config(config)
+        given = {_sglang_flag(key): _text(value) for key, value in fields.items()}
         if draft is not None:
-            own["SPECULATIVE_DRAFT_MODEL_PATH"] = str(draft)
-            own.pop("SPECULATIVE_DRAFT_MODEL_REVISION", None)
-        return own
+            given["SPECULATIVE_DRAFT_MODEL_PATH"] = str(draft)
+            given.pop("SPECULATIVE_DRAFT_MODEL_REVISION", None)
+        return given
     if method == "none":
         return {}
-    count = tokens or TOKENS[method]
+    count = tokens or DEFAULT_DRAFT_TOKENS[method]
     flags = {
         "SPECULATIVE_ALGORITHM": SGLANG_ALGORITHMS[method],
-        "SPECULATIVE_NUM_DRAFT_TOKENS": str(count + 1),  # and the last token of the text
+        "SPECULATIVE_NUM_DRAFT_TOKENS": str(count + 1),  # including the last token of the text
     }
     if method != "ngram":
         flags["SPECULATIVE_NUM_STEPS"] = str(count)
@@ -77,7 +77,7 @@ def sglang_flags(
     return flags
 
 
-def _flag(key: str) -> str:
+def _sglang_flag(key: str) -> str:
     name = key.upper()
     if name in ("METHOD", "MODEL", "NUM_SPECULATIVE_TOKENS", "PROMPT_LOOKUP_MAX"):
         raise InvalidSetting(

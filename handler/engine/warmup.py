@@ -15,7 +15,13 @@ from typing import Any
 from handler.engine.interface import EngineRequest, RunningEngine
 from handler.engine.response import ask
 from handler.engine.runtime import EngineRuntime
-from handler.errors import EngineError, EngineStartFailed, InvalidSetting, WorkerError
+from handler.errors import (
+    EngineError,
+    EngineStartFailed,
+    InvalidSetting,
+    UnknownRoute,
+    WorkerError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +83,10 @@ async def _warm_up(
     except WorkerError as error:
         raise EngineStartFailed(f"The engine failed at its first tokens: {error}") from error
     for number, prefix in enumerate(prefixes, 1):
-        started = time.monotonic()
+        body, started = _prefill_body(engine, number, prefix), time.monotonic()
         try:
-            response = await _value(runtime, CHAT, _prefill_body(engine, number, prefix))
-        except EngineError as error:
+            response = await _value(runtime, CHAT, body)
+        except (EngineError, UnknownRoute) as error:
             raise InvalidSetting(
                 f"{SETTING}: the engine refuses prefix {number}: {error}"
             ) from error

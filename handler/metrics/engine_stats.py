@@ -25,7 +25,6 @@ class EngineStats:
         preemptions_total: requests that lost their KV cache to others.
         prefix_queries_total: prompt tokens looked up in the prefix cache.
         prefix_hits_total: those that were found.
-        prompt_tokens_total: SGLang counts those of a request when it ends.
         generation_tokens_total: SGLang leaves out the first token of each request.
         spec_drafts_total: verified drafts, one per step and request; vLLM's, like the next two.
         spec_draft_tokens_total: drafted tokens.
@@ -40,7 +39,6 @@ class EngineStats:
     preemptions_total: float | None = None
     prefix_queries_total: float | None = None
     prefix_hits_total: float | None = None
-    prompt_tokens_total: float | None = None
     generation_tokens_total: float | None = None
     spec_drafts_total: float | None = None
     spec_draft_tokens_total: float | None = None
@@ -71,7 +69,6 @@ VLLM = {
     "preemptions_total": MetricSource("vllm:num_preemptions_total"),
     "prefix_queries_total": MetricSource("vllm:prefix_cache_queries_total"),
     "prefix_hits_total": MetricSource("vllm:prefix_cache_hits_total"),
-    "prompt_tokens_total": MetricSource("vllm:prompt_tokens_total"),
     "generation_tokens_total": MetricSource("vllm:generation_tokens_total"),
     "spec_drafts_total": MetricSource("vllm:spec_decode_num_drafts_total"),
     "spec_draft_tokens_total": MetricSource("vllm:spec_decode_num_draft_tokens_total"),
@@ -86,7 +83,6 @@ SGLANG = {
     # Counted with each prefill; sglang:cached_tokens_total only when a request has ended.
     "prefix_queries_total": MetricSource("sglang:prefill_effective_tokens_total", ("input", *HITS)),
     "prefix_hits_total": MetricSource("sglang:prefill_effective_tokens_total", HITS),
-    "prompt_tokens_total": MetricSource("sglang:prompt_tokens_total"),
     # Counted with each step; sglang:generation_tokens_total only when a request has ended.
     "generation_tokens_total": MetricSource("sglang:realtime_tokens_total", ("decode",)),
     "spec_accepted_per_step": MetricSource("sglang:spec_accept_length", largest=True),
@@ -155,18 +151,16 @@ class StatsWindow:
         prefix_hit_ratio: prompt tokens found in the prefix cache to those looked up.
         accepted_tokens_per_step: accepted draft tokens per step, without the bonus token.
         acceptance_ratio: accepted draft tokens to all drafted ones.
-        generation_tokens_per_second: of all requests together.
     """
 
     prefix_hit_ratio: float | None = None
     accepted_tokens_per_step: float | None = None
     acceptance_ratio: float | None = None
-    generation_tokens_per_second: float | None = None
     preemptions: float | None = None
 
 
-def window_between(before: EngineStats, after: EngineStats, seconds: float) -> StatsWindow:
-    """Return what happened in the `seconds` from one sample to the other."""
+def window_between(before: EngineStats, after: EngineStats) -> StatsWindow:
+    """Return what happened from one sample to the other."""
     grown = _growth(before, after)
     accepted = grown.spec_accepted_tokens_total
     per_step = _ratio(accepted, grown.spec_drafts_total)
@@ -178,7 +172,6 @@ def window_between(before: EngineStats, after: EngineStats, seconds: float) -> S
         prefix_hit_ratio=_ratio(grown.prefix_hits_total, grown.prefix_queries_total),
         accepted_tokens_per_step=per_step,
         acceptance_ratio=acceptance,
-        generation_tokens_per_second=_ratio(grown.generation_tokens_total, seconds),
         preemptions=grown.preemptions_total,
     )
 

@@ -106,8 +106,8 @@ class Monitor:
         with self._lock:
             if not self._samples:
                 return None
-            (began, first), (ended, last) = self._samples[0], self._samples[-1]
-        return last, window_between(first, last, ended - began)
+            (_, first), (_, last) = self._samples[0], self._samples[-1]
+        return last, window_between(first, last)
 
     def _gauges(self) -> Gauges:
         running = self._runtime.running

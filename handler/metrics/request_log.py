@@ -68,7 +68,7 @@ class RequestRecord:
             return
         if self.first_output_at is None and not _is_head(data):
             self.first_output_at = time.monotonic()
-        if DONE in data:
+        if self.streams and DONE in data:
             self.status = 200  # a client that has this may leave before the response's end
         self._usage.add(data)
         if self._log_content:

@@ -20,12 +20,12 @@ from handler.engine.response import EngineResponse, ask
 from handler.engine.runtime import NOT_RUNNING, EngineRuntime
 from handler.engine.sse import decode_event
 from handler.engine.task_end import until_task_ends
-from handler.errors import EngineError, EngineUnavailable, render, render_event
+from handler.errors import EngineUnavailable, render
 from handler.logs import job_id
 from handler.metrics.monitor import Monitor
 from handler.metrics.request_log import RequestObserver, RequestRecord
 from handler.request.parse import ParsedJob, RequestParser
-from handler.request.routes import GET, is_anthropic, path_of_input
+from handler.request.routes import GET, path_of_input
 from handler.serve.batch.line import LineRunner
 from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
 from handler.serve.batch.request import BatchRequest, parse_batch_request
@@ -205,16 +205,11 @@ class Worker:
                 yield await self._whole(job, response)
                 return
             record.streams = True
-            try:
-                async for events in response.events():
-                    for output in _merged(events) if job.native else join_events(events):
-                        started = time.monotonic()
-                        yield output
-                        self.runtime.pacer.flushed(time.monotonic() - started)
-            except EngineError as error:
-                if not job.native:
-                    yield render_event(error, is_anthropic(job.request.path)).decode()
-                raise
+            async for events in response.events(with_error=not job.native):
+                for output in _merged(events) if job.native else join_events(events):
+                    started = time.monotonic()
+                    yield output
+                    self.runtime.pacer.flushed(time.monotonic() - started)
 
     async def _whole(self, job: ParsedJob, response: EngineResponse) -> Output:
         value: Output = await response.value()

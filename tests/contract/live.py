@@ -1,9 +1,9 @@
-"""One start of an engine, as the worker starts it, and what it showed.
+"""One start of an engine, as the worker starts it, and what was observed.
 
     python -m tests.contract.live vllm|sglang
 
-It is a process of its own, for an engine can start once in a process. The last line of stdout is
-what was seen, as JSON, for the engine's tests to judge.
+It is a process of its own, because an engine starts only once in a process. The last line of stdout
+has the observations as JSON, for the tests of the engine.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from handler.model.resolve import resolve_model
 from tests.support.environment import ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
-PATIENCE_SECONDS = 10
+ABORT_TIMEOUT_SECONDS = 10
 
 
 def start(engine):
-    """Return what one start of the engine showed; call it where the engine is installed."""
+    """Return the observations of one start; call it in the engine's Python environment."""
     environment = worker_environment(VARIANT[engine], engine)
     command = [sys.executable, "-m", __name__, engine]
     done = subprocess.run(
@@ -43,8 +43,8 @@ def start(engine):
 
 
 def main(engine):
-    said = Said()
-    logging.getLogger("handler").addHandler(said)
+    warnings = Warnings()
+    logging.getLogger("handler").addHandler(warnings)
     settings = load(os.environ)
     adapter = ADAPTERS[engine](settings, resolve_model(settings), os.environ)
     adapter.prepare()
@@ -58,11 +58,13 @@ def main(engine):
             "alive": running.alive(),
             "generates": running.generates,
             "chat_fields": sorted(running.request_fields["/v1/chat/completions"]),
-            "touched": TOUCHED[engine](running.app),
+            "internals": INTERNALS[engine](running.app),
         }
-        seen |= asyncio.run(requests(host, running.app, HELD[engine], adapter.served_model_name))
+        seen |= asyncio.run(
+            requests(host, running.app, OPEN_REQUESTS[engine], adapter.served_model_name)
+        )
     seen["processes_left"] = [p.name() for p in psutil.Process().children(recursive=True)]
-    seen["said"] = said.lines
+    seen["warnings"] = warnings.lines
     print("\n" + json.dumps(seen))
 
 
@@ -70,8 +72,8 @@ def handlers():
     return {number.name: signal.getsignal(number) for number in signal.Signals}
 
 
-class Said(logging.Handler):
-    """Keeps what the worker warned of, such as an engine that did not stop in order."""
+class Warnings(logging.Handler):
+    """Keeps the worker's warnings, such as that of an engine that did not stop in order."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -81,25 +83,25 @@ class Said(logging.Handler):
         self.lines.append(record.getMessage())
 
 
-async def requests(host, app, held, model):
-    """Leave a stream after its first bytes, and see how long the engine holds the request."""
+async def requests(host, app, open_requests, model):
+    """Leave a stream after its first bytes, and measure how long the engine keeps the request."""
     [listed] = json.loads(await read(host, EngineRequest("GET", "/v1/models")))["data"]
     body = {"model": model, "prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True}
     async with host.open(post(body | {"stream": True})) as exchange:
         first = await exchange.read()
-        meanwhile = held(app)
+        meanwhile = open_requests(app)
     left = time.monotonic()
-    while held(app) and time.monotonic() - left < PATIENCE_SECONDS:
+    while open_requests(app) and time.monotonic() - left < ABORT_TIMEOUT_SECONDS:
         await asyncio.sleep(0.01)
     seconds = time.monotonic() - left
-    # A step of the scheduler refreshes its gauges: it tells of the engine's own processes.
+    # Gauges of the engine's processes are refreshed by a step of the scheduler.
     await read(host, post(body | {"max_tokens": 1}))
     metrics = await read(host, EngineRequest("GET", "/metrics"))
     running = re.search(rb"^(?:vllm:num_requests|sglang:num)_running.*} (\S+)$", metrics, re.M)
     return {
         "root": listed["root"],
         "streamed": first.startswith(b"data: {"),
-        "held_meanwhile": meanwhile,
+        "open_meanwhile": meanwhile,
         "abort_seconds": seconds,
         "running_after": float(running[1]),
     }
@@ -121,17 +123,17 @@ async def parts_of(exchange):
         yield part
 
 
-def held_by_vllm(app):
+def open_requests_of_vllm(app):
     return app.state.engine_client.output_processor.get_num_unfinished_requests()
 
 
-def held_by_sglang(_):
+def open_requests_of_sglang(_):
     from sglang.srt.entrypoints.http_server import get_global_state
 
     return len(get_global_state().tokenizer_manager.rid_to_state)
 
 
-def touched_in_vllm(app):
+def internals_of_vllm(app):
     engine, serving = app.state.engine_client, app.state.openai_serving_models
     return {
         "errored": engine.errored,
@@ -141,7 +143,7 @@ def touched_in_vllm(app):
     }
 
 
-def touched_in_sglang(_):
+def internals_of_sglang(_):
     from sglang.srt.entrypoints.http_server import get_global_state
 
     manager = get_global_state().tokenizer_manager
@@ -149,12 +151,12 @@ def touched_in_sglang(_):
         "lora_registry": type(manager.lora_registry).__name__,
         "asyncio_tasks": sorted({type(task).__name__ for task in manager.asyncio_tasks}),
         "_subprocess_watchdog": type(manager._subprocess_watchdog).__name__,
-        "_stop_event": type(manager._subprocess_watchdog._stop_event).__name__,
+        "server_status": manager.server_status.value,
     }
 
 
-HELD = {"vllm": held_by_vllm, "sglang": held_by_sglang}
-TOUCHED = {"vllm": touched_in_vllm, "sglang": touched_in_sglang}
+OPEN_REQUESTS = {"vllm": open_requests_of_vllm, "sglang": open_requests_of_sglang}
+INTERNALS = {"vllm": internals_of_vllm, "sglang": internals_of_sglang}
 
 if __name__ == "__main__":
     main(sys.argv[1])

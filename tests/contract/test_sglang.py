@@ -1,4 +1,4 @@
-"""What the worker takes of SGLang, name by name: after an upgrade this says what has moved.
+"""What the worker uses of SGLang, name by name: after an upgrade a failing test says what moved.
 
     .venv-sglang/bin/python -m pytest tests/contract/test_sglang.py
 
@@ -17,20 +17,20 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from handler.engine import speculative
 from handler.engine.aliases import (
+    ALIASES,
     FLAG_NAMES,
     REASONING_PARSERS,
-    TABLE,
     TOOL_CALL_PARSERS,
-    arguments,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.sglang.adapter import CPU_ARGUMENTS, ENVIRONMENT, SglangAdapter
+from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
+from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load
-from handler.errors import InvalidSetting
 from handler.model.resolve import ResolvedModel, resolve_model
 from tests.contract import live
 
@@ -39,92 +39,122 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is im
 
 @pytest.fixture(scope="module")
 def flags():
-    """The flags of the engine's own parser."""
+    """The flags of SGLang's parser."""
     return engine_flags()
 
 
 @pytest.fixture(scope="module")
 def seen():
-    """What one start of the engine showed."""
+    """Observations of one start of the engine."""
     return live.start("sglang")
 
 
-# ---- names and signatures
+# ---- the table in handler/engine/sglang/patches.py, row by row
 
 
-SURFACE = [
-    ("server_args", "ServerArgs.add_cli_args", "parser"),
-    ("server_args", "ServerArgs.from_cli_args", "args"),
-    ("server_args", "ServerArgs.resolve_once", "self"),
-    ("entrypoints.engine", "Engine", "kwargs"),
-    ("entrypoints.engine", "Engine.get_all_child_pids", "self"),
-    ("entrypoints.http_server", "set_global_state", "global_state"),
-    (
-        "entrypoints.http_server",
-        "_GlobalState",
-        "tokenizer_manager template_manager scheduler_info",
-    ),
-    (
-        "entrypoints.http_server",
-        "_wait_and_warmup",
-        "server_args launch_callback execute_warmup_func post_warmup_callback",
-    ),
-    ("entrypoints.http_server", "_freeze_gc_after_server_warmup", "server_args"),
-    ("managers.tokenizer_manager", "TokenizerManager.get_internal_state", "self"),
-    ("entrypoints.openai.serving_base", "OpenAIServingBase._parse_model_parameter", "self model"),
-    ("lora.lora_registry", "LoRARegistry.get_all_adapters", "self"),
-    ("lora.lora_registry", "LoRARef", "lora_id lora_name lora_path pinned"),
-]
+def found(module, name):
+    return attrgetter(name)(import_module(f"sglang.srt.{module}"))
+
+
+def parameters_of(module, function):
+    return list(inspect.signature(found(module, function)).parameters)
+
+
+def test_replaced_req_state():
+    """A dataclass whose event is its third field, looked up in the module at each request."""
+    state = found("managers.tokenizer_manager", "ReqState")
+    assert list(state.__dataclass_fields__)[:4] == ["out_list", "finished", "event", "obj"]
+    make_state = found("managers.tokenizer_manager", "TokenizerManager._init_req_state")
+    assert "ReqState" in make_state.__code__.co_names
+
+
+def test_replaced_kill_process_tree():
+    """Called when the tokenizer manager's loop raises."""
+    wrapper = found("managers.tokenizer_manager", "print_exception_wrapper")
+    assert "kill_process_tree" in wrapper.__code__.co_names
+
+
+def test_replaced_model_card():
+    """The list of models still has a path for each LoRA adapter."""
+    listed = found("entrypoints.http_server", "available_models").__code__.co_names
+    assert {"ModelCard", "lora_path"} <= set(listed)
+    card = found("entrypoints.http_server", "ModelCard")
+    assert {"id", "root"} <= card.model_fields.keys()
+
+
+def test_replaced_embedding_response():
+    """It still gets the path of the model."""
+    build = "OpenAIServingEmbedding._build_embedding_response"
+    names = found("entrypoints.openai.serving_embedding", build).__code__.co_names
+    assert {"EmbeddingResponse", "model_path"} <= set(names)
+
+
+def test_replaced_parse_model_parameter():
+    """It still takes no adapter's own name, and takes a name with a colon apart."""
+    name = "OpenAIServingBase._parse_model_parameter"
+    assert parameters_of("entrypoints.openai.serving_base", name) == ["self", "model"]
+    serving = SimpleNamespace(tokenizer_manager=SimpleNamespace(served_model_name="model"))
+    parse = found("entrypoints.openai.serving_base", name)
+    assert parse(serving, "adapter") == ("adapter", None)
+    assert parse(serving, "model:adapter") == ("model", "adapter")
+    assert parse(serving, "s3://adapter") == ("s3", "//adapter")
+
+
+def test_replaced_handler_of_validation_errors():
+    """SGLang's answer still has the file of its code."""
+    client = TestClient(found("entrypoints.http_server", "app"))
+    answer = client.post("/v1/completions", json={"model": "m", "prompt": "x", "n": "many"})
+    assert answer.status_code == 400
+    assert found("entrypoints.http_server", "__file__") in answer.json()["message"]
+
+
+def test_set_on_the_app_what_its_launcher_sets():
+    """A FastAPI object of the module; its lifespan reads the attributes."""
+    app = found("entrypoints.http_server", "app")
+    assert type(app) is FastAPI
+    lifespan = found("entrypoints.http_server", "lifespan").__wrapped__.__code__
+    assert {"server_args", "warmup_thread_kwargs"} <= set(lifespan.co_names)
+    assert "is_single_tokenizer_mode" in lifespan.co_consts
+    assert parameters_of("entrypoints.http_server", "set_global_state") == ["global_state"]
+    state = "tokenizer_manager template_manager scheduler_info".split()
+    assert parameters_of("entrypoints.http_server", "_GlobalState") == state
+    warmup = "server_args launch_callback execute_warmup_func post_warmup_callback".split()
+    assert parameters_of("entrypoints.http_server", "_wait_and_warmup") == warmup
+    assert found("managers.tokenizer_manager", "ServerStatus").Up.value == "Up"
 
 
 @pytest.mark.parametrize(
-    ("module", "function", "parameters"), SURFACE, ids=[function for _, function, _ in SURFACE]
+    ("function", "parameter"), [("add_cli_args", "parser"), ("from_cli_args", "args")]
 )
-def test_functions_are_where_they_were(module, function, parameters):
-    """Each with the parameters that we know, in their order."""
-    found = attrgetter(function)(import_module(f"sglang.srt.{module}"))
-    assert list(inspect.signature(found).parameters) == parameters.split()
+def test_read_server_args(function, parameter):
+    assert parameters_of("server_args", f"ServerArgs.{function}") == [parameter]
+    assert parameters_of("server_args", "ServerArgs.resolve_once") == ["self"]
 
 
-def test_the_start_says_which_processes_it_made():
-    """With the scheduler's answer, in the result that the engine keeps."""
-    from sglang.srt.entrypoints.engine import SchedulerInitResult
-
-    result = SchedulerInitResult([{}])
+def test_read_scheduler_init_result():
+    """Kept by the engine, with the schedulers' answers and all processes."""
+    result = found("entrypoints.engine", "SchedulerInitResult")([{}])
     assert (result.scheduler_infos, result.all_child_pids) == ([{}], [])
+    assert parameters_of("entrypoints.engine", "Engine") == ["kwargs"]
+    assert parameters_of("entrypoints.engine", "Engine.get_all_child_pids") == ["self"]
 
 
-def test_the_app_is_one_for_the_process():
-    """A FastAPI object of the module; its lifespan reads the attributes that we set."""
-    from sglang.srt.entrypoints import http_server
-
-    assert type(http_server.app) is FastAPI
-    read = http_server.lifespan.__wrapped__.__code__
-    assert {"server_args", "warmup_thread_kwargs"} <= set(read.co_names)
-    assert "is_single_tokenizer_mode" in read.co_consts
+def test_read_watchdog_and_the_shutdown_that_kills_all_children():
+    assert parameters_of("utils.watchdog", "SubprocessWatchdog.stop") == ["self"]
+    shutdown = found("entrypoints.engine", "Engine.shutdown").__code__
+    assert {"kill_process_tree", "_subprocess_watchdog"} <= set(shutdown.co_names)
 
 
-def test_what_we_replace_is_looked_up_when_it_is_called():
-    """States, answers, and what would end the process or post to a server that does not run."""
-    from sglang.srt.entrypoints import http_server
-    from sglang.srt.entrypoints.openai import serving_embedding
-    from sglang.srt.managers import tokenizer_manager
-
-    manager = tokenizer_manager.TokenizerManager
-    assert "ReqState" in manager._init_req_state.__code__.co_names
-    assert "kill_process_tree" in tokenizer_manager.print_exception_wrapper.__code__.co_names
-    embedding = serving_embedding.OpenAIServingEmbedding._build_embedding_response
-    assert "EmbeddingResponse" in embedding.__code__.co_names
-    state = tokenizer_manager.ReqState.__dataclass_fields__
-    assert list(state)[:4] == ["out_list", "finished", "event", "obj"]
-    warmup, models = http_server._wait_and_warmup, http_server.available_models
-    assert "_freeze_gc_after_server_warmup" in warmup.__code__.co_names
-    assert "ModelCard" in models.__code__.co_names
-    assert {"id", "root"} <= http_server.ModelCard.model_fields.keys()
+def test_read_tokenizer_manager():
+    """The rest of what is read a running engine shows, below."""
+    manager = "TokenizerManager.get_internal_state"
+    assert parameters_of("managers.tokenizer_manager", manager) == ["self"]
+    assert parameters_of("lora.lora_registry", "LoRARegistry.get_all_adapters") == ["self"]
+    adapter = "lora_id lora_name lora_path pinned".split()
+    assert parameters_of("lora.lora_registry", "LoRARef") == adapter
 
 
-def test_sglang_reads_the_environment_that_we_set():
-    """What would have a failed scheduler kill the worker is known by this name."""
+def test_the_exported_environment_is_read_by_sglang():
     from sglang.srt.environ import envs
 
     assert [name for name in ENVIRONMENT if not hasattr(envs, name)] == []
@@ -138,20 +168,18 @@ def test_the_list_of_flags_is_the_parsers():
     assert json.loads(FLAG_NAMES.read_text())["sglang"] == flag_names("sglang")
 
 
-def test_refused_and_removed_names_are_what_they_are_called(flags):
-    """What is refused exists, and what is removed does not."""
+def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert REFUSED - {action.dest for action in flags._parser._actions} == set()
     assert REMOVED.keys() & flags.names == set()
 
 
-def test_the_flags_that_the_worker_writes_are_taken(flags):
+def test_the_workers_own_flags_are_accepted(flags):
     """Those of each start, and those of some settings only."""
     written = [
         "--model-path=m",
         "--served-model-name=n",
         "--tokenizer-path=t",
         "--log-level=info",
-        "--skip-server-warmup",
         "--sleep-on-idle",
         "--enable-metrics",
         "--enable-cache-report",
@@ -165,12 +193,12 @@ def test_the_flags_that_the_worker_writes_are_taken(flags):
     assert flags.parse(written).load_format == "auto"
 
 
-def test_shared_settings_are_flags(flags):
-    """Each row of the table names one of SGLang's, or none."""
-    assert {row.sglang for row in TABLE if row.sglang} - flags.names == set()
+def test_aliases_are_flags(flags):
+    """Or have no name in SGLang."""
+    assert {row.sglang for row in ALIASES if row.sglang} - flags.names == set()
 
 
-def test_vllms_names_set_its_flags(flags):
+def test_vllms_names_set_sglangs_flags(flags):
     """An environment that was made for vLLM serves SGLang; the values are converted."""
     environ = {
         "MAX_MODEL_LEN": "1000",
@@ -194,8 +222,8 @@ def test_vllms_names_set_its_flags(flags):
         "MAX_LORAS": "3",
         "MAX_CPU_LORAS": "6",
     }
-    assert environ.keys() == {row.vllm for row in TABLE}
-    parsed = vars(flags.parse(["--model-path=m", *arguments(flags, "sglang", environ)]))
+    assert environ.keys() == {row.vllm for row in ALIASES}
+    parsed = vars(flags.parse(["--model-path=m", *flags.from_aliases("sglang", environ)]))
     expected = {
         "context_length": 1000,
         "max_running_requests": 7,
@@ -220,20 +248,7 @@ def test_vllms_names_set_its_flags(flags):
     assert {name: parsed[name] for name in expected} == expected
 
 
-def test_two_names_of_one_setting_have_to_agree(flags):
-    """Which of them is meant, nobody knows."""
-    both = {"MAX_NUM_SEQS": "7", "MAX_RUNNING_REQUESTS": "8"}
-    with pytest.raises(InvalidSetting) as caught:
-        arguments(flags, "sglang", both)
-    assert str(caught.value) == (
-        "MAX_NUM_SEQS='7' and MAX_RUNNING_REQUESTS='8' are one setting with two values: leave one "
-        "of them out."
-    )
-    same = both | {"MAX_RUNNING_REQUESTS": "7"}
-    assert arguments(flags, "sglang", same) == ["--max-running-requests=7"]
-
-
-def test_shared_parsers_exist(flags):
+def test_parsers_that_are_renamed_exist(flags):
     """SGLang's column of both tables."""
     choices = {name: set(flags._actions[name].choices) for name in PARSERS}
     assert {name: set(PARSERS[name].values()) - choices[name] for name in PARSERS} == {
@@ -245,19 +260,17 @@ def test_shared_parsers_exist(flags):
 PARSERS = {"TOOL_CALL_PARSER": TOOL_CALL_PARSERS, "REASONING_PARSER": REASONING_PARSERS}
 
 
-def test_names_that_sglang_has_reach_it_unchanged(flags):
-    """A value is renamed only where SGLang has none of that name."""
+def test_sglangs_own_values_are_not_renamed(flags):
     renamed = {
         value: made
-        for row in TABLE
+        for row in ALIASES
         for value in (row.sglang and flags._actions[row.sglang].choices) or ()
         if (made := row.convert("sglang", row.sglang, value)) != value
     }
     assert renamed == {}
 
 
-def test_speculation_is_spelled_in_its_words(flags):
-    """Each algorithm, and each flag of what the worker writes for it."""
+def test_speculative_algorithms_and_flags_exist(flags):
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
     for method, algorithm in speculative.SGLANG_ALGORITHMS.items():
@@ -276,8 +289,8 @@ def test_speculation_is_spelled_in_its_words(flags):
     ],
     ids=["as it is", "eight", "offloaded", "quantized while loading"],
 )
-def test_the_flags_say_what_has_to_fit_a_gpu(flags, given, expected):
-    """Weights, over some GPUs, in a share of their memory."""
+def test_the_flags_become_a_memory_demand(flags, given, expected):
+    """Weights, over some GPUs, in a fraction of their memory."""
     from sglang.srt.server_args import ServerArgs
 
     args = ServerArgs.from_cli_args(flags.parse(["--model-path=/m", *given]))
@@ -291,8 +304,8 @@ def test_the_flags_say_what_has_to_fit_a_gpu(flags, given, expected):
     assert found == expected
 
 
-def test_a_failure_that_a_process_signals_is_the_engines_death(tmp_path):
-    """SGLang's processes send SIGQUIT, whose default is the end of the worker."""
+def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
+    """Its default would end the worker."""
     (tmp_path / "config.json").write_text("{}")
     environ = {"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"}
     settings = load(environ)
@@ -312,12 +325,12 @@ def test_a_failure_that_a_process_signals_is_the_engines_death(tmp_path):
 
 
 def test_running_off_the_main_thread_installs_no_signal_handler(seen):
-    """The worker's own stay: SIGTERM, SIGINT, and the SIGQUIT that the adapter takes before."""
+    """The worker's own stay: SIGTERM, SIGINT, and the adapter's of SIGQUIT."""
     assert seen["new_signal_handlers"] == []
 
 
-def test_running_it_says_what_it_holds(seen):
-    """The batch and the KV cache that CPU_ARGUMENTS ask for, and the context."""
+def test_running_read_capacity(seen):
+    """Sequences and KV cache of CPU_ARGUMENTS, and the context."""
     assert seen["capacity"] == {
         "max_sequences": 64,
         "kv_cache_tokens": 16384,
@@ -325,19 +338,18 @@ def test_running_it_says_what_it_holds(seen):
     }
 
 
-def test_running_its_objects_have_what_we_touch(seen):
-    """What the adapter reads only with adapters, or when it stops."""
+def test_running_read_tokenizer_manager(seen):
+    """What is read with LoRA adapters only, or at the stop."""
     assert (seen["alive"], seen["generates"]) == (True, True)
-    assert seen["touched"] == {
+    assert seen["internals"] == {
         "lora_registry": "LoRARegistry",
         "asyncio_tasks": ["Task"],
         "_subprocess_watchdog": "SubprocessWatchdog",
-        "_stop_event": "Event",
+        "server_status": "Up",
     }
 
 
-def test_running_it_shows_no_path(seen):
-    """/v1/models says the model's name where SGLang would say its folder."""
+def test_running_model_list_has_no_path(seen):
     assert seen["models"] == ["smollm2-135m-instruct-bf16"]
     assert seen["root"] == "smollm2-135m-instruct-bf16"
 
@@ -348,11 +360,11 @@ def test_running_the_fields_of_a_route_are_found(seen):
 
 
 def test_running_a_stream_that_is_left_is_aborted_within_a_second(seen):
-    """In the tokenizer manager, which waits for the scheduler's word, and in its gauge."""
-    assert (seen["streamed"], seen["held_meanwhile"], seen["running_after"]) == (True, 1, 0)
+    """In the tokenizer manager, which waits for the scheduler, and in the scheduler's gauge."""
+    assert (seen["streamed"], seen["open_meanwhile"], seen["running_after"]) == (True, 1, 0)
     assert seen["abort_seconds"] < 1
 
 
 def test_running_it_stops_in_order(seen):
-    """No process is left, and nothing had to be said of it."""
-    assert (seen["processes_left"], seen["said"]) == ([], [])
+    """No process is left, and no warning is logged."""
+    assert (seen["processes_left"], seen["warnings"]) == ([], [])

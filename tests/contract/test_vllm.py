@@ -1,4 +1,4 @@
-"""What the worker takes of vLLM, name by name: after an upgrade this says what has moved.
+"""What the worker uses of vLLM, name by name: after an upgrade a failing test says what moved.
 
     .venv/bin/python -m pytest tests/contract/test_vllm.py
 
@@ -7,6 +7,7 @@ leaves them out.
 """
 
 import argparse
+import asyncio
 import inspect
 import json
 import sys
@@ -20,16 +21,22 @@ import pytest
 
 from handler.engine import speculative
 from handler.engine.aliases import (
+    ALIASES,
     FLAG_NAMES,
     REASONING_PARSERS,
-    TABLE,
     TOOL_CALL_PARSERS,
-    arguments,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.vllm.adapter import RANK
+from handler.engine.vllm.adapter import RANK_PROCESS
 from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
-from handler.engine.vllm.platform import CPU_ENVIRONMENT, ENVIRONMENT, PLAN
+from handler.engine.vllm.platform import (
+    CPU_ENVIRONMENT,
+    CPU_KV_CACHE_ENVIRONMENT,
+    ENVIRONMENT,
+    REMOVED_VARIABLES,
+    STARTUP_PLAN,
+)
+from handler.setting_types import SpeculativeMethod
 from tests.contract import live
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -37,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while t
 
 @pytest.fixture(scope="module")
 def flags():
-    """The flags of the engine's own parser."""
+    """The flags of vLLM's parser."""
     return engine_flags()
 
 
@@ -55,12 +62,11 @@ def parsers():
 
 @pytest.fixture(scope="module")
 def seen():
-    """What one start of the engine showed."""
+    """Observations of one start of the engine."""
     return live.start("vllm")
 
 
-# ---- names and signatures
-
+# ---- functions that the adapter calls
 
 SURFACE = [
     ("entrypoints.launchers.app", "build_app", "args supported_tasks model_config"),
@@ -74,44 +80,123 @@ SURFACE = [
         "build_async_engine_client",
         "args usage_context client_config",
     ),
-    ("v1.engine.output_processor", "RequestOutputCollector", "output_kind request_id"),
-    ("v1.engine.output_processor", "RequestOutputCollector.put", "self output"),
-    (
-        "v1.engine.output_processor",
-        "RequestState.make_request_output",
-        "self new_token_ids pooling_output finish_reason stop_reason kv_transfer_params "
-        "ec_transfer_params error",
-    ),
-    ("v1.engine.output_processor", "RequestOutputCollector.get", "self"),
-    ("v1.engine.output_processor", "RequestOutputCollector.get_nowait", "self"),
-    ("v1.engine.utils", "get_mp_context", ""),
-    (
-        "entrypoints.openai.models.serving",
-        "OpenAIServingModels.show_available_models",
-        "self",
-    ),
-    ("v1.engine.async_llm", "AsyncLLM.collective_rpc", "self method timeout args kwargs"),
-    ("v1.worker.gpu_worker", "Worker.execute_dummy_batch", "self"),
+    ("envs", "enable_envs_cache", ""),
     ("logger", "configure_logging_from_args", "args"),
     ("renderers.chat_utils", "validate_chat_template", "chat_template"),
 ]
 
 
+def parameters_of(module, function):
+    return list(inspect.signature(attrgetter(function)(import_module(f"vllm.{module}"))).parameters)
+
+
 @pytest.mark.parametrize(
     ("module", "function", "parameters"), SURFACE, ids=[function for _, function, _ in SURFACE]
 )
-def test_functions_are_where_they_were(module, function, parameters):
-    """Each with the parameters that we know, in their order."""
-    found = attrgetter(function)(import_module(f"vllm.{module}"))
-    assert list(inspect.signature(found).parameters) == parameters.split()
+def test_called_functions_have_the_known_parameters(module, function, parameters):
+    assert parameters_of(module, function) == parameters.split()
+
+
+def test_errors_have_one_base():
+    """What vLLM raises for a setting is a VLLMError, or one of Python's own."""
+    from vllm.exceptions import VLLMError
+
+    assert issubclass(VLLMError, Exception)
+
+
+def test_the_exported_environment_is_read_by_vllm():
+    from vllm.envs import environment_variables
+
+    ours = {*ENVIRONMENT, *CPU_ENVIRONMENT, *REMOVED_VARIABLES, STARTUP_PLAN, "VLLM_LOGGING_LEVEL"}
+    ours |= {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND"}
+    ours |= {*CPU_KV_CACHE_ENVIRONMENT}
+    assert ours - environment_variables.keys() == {"TORCH_COMPILE_DISABLE"}
+
+
+# ---- the table in handler/engine/vllm/patches.py, row by row
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        ("RequestOutputCollector", "output_kind request_id"),
+        ("RequestOutputCollector.put", "self output"),
+        ("RequestOutputCollector.get", "self"),
+        ("RequestOutputCollector.get_nowait", "self"),
+        (
+            "RequestState.make_request_output",
+            "self new_token_ids pooling_output finish_reason stop_reason kv_transfer_params "
+            "ec_transfer_params error",
+        ),
+    ],
+)
+def test_replaced_request_state_and_collector(function, parameters):
+    """With the known methods, and looked up in the module at each request."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor
+
+    assert parameters_of("v1.engine.output_processor", function) == parameters.split()
+    assert "RequestOutputCollector" in AsyncLLM.add_request.__code__.co_names
+    assert "RequestState" in OutputProcessor.add_request.__code__.co_names
+
+
+def test_replaced_get_mp_context():
+    """The engine core's process is made with it."""
+    from vllm.v1.engine import utils
+
+    assert parameters_of("v1.engine.utils", "get_mp_context") == []
+    assert "get_mp_context" in utils.CoreEngineProcManager.__init__.__code__.co_names
+
+
+def test_replaced_run_in_subprocess():
+    """A model class is inspected with it."""
+    from vllm.model_executor.models import registry
+
+    assert parameters_of("model_executor.models.registry", "_run_in_subprocess") == ["fn"]
+    inspect_model_cls = inspect.unwrap(registry._LazyRegisteredModel.inspect_model_cls)
+    assert "_run_in_subprocess" in inspect_model_cls.__code__.co_names
+
+
+def test_replaced_show_available_models():
+    """It still shows the path of the model."""
+    from vllm.entrypoints.openai.models.protocol import BaseModelPath
+    from vllm.entrypoints.openai.models.serving import OpenAIModelRegistry
+
+    name = "OpenAIServingModels.show_available_models"
+    assert parameters_of("entrypoints.openai.models.serving", name) == ["self"]
+    config = SimpleNamespace(max_model_len=8)
+    registry = OpenAIModelRegistry(config, [BaseModelPath(name="m", model_path="/x/m")])
+    [card] = asyncio.run(registry.show_available_models()).data
+    assert (card.id, card.root) == ("m", "/x/m")
+
+
+def test_replaced_app_state_server():
+    """The error handler needs a server, and only sets its `should_exit`."""
+    from vllm.entrypoints.launchers.launcher import terminate_if_errored
+    from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
+
+    handlers = [each for each in vars(vllm_error).values() if inspect.isfunction(each)]
+    using = [each for each in handlers if "terminate_if_errored" in each.__code__.co_names]
+    assert ["server" in each.__code__.co_names for each in using] == [True]
+    server = SimpleNamespace(should_exit=False)
+    engine = SimpleNamespace(errored=True, is_running=False, should_keep_api_server_alive=False)
+    terminate_if_errored(server, engine)
+    assert server == SimpleNamespace(should_exit=True)
+
+
+def test_subclassed_argument_parser():
+    """It is argparse's, so our `error` takes the place of its exit."""
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    assert issubclass(FlexibleArgumentParser, argparse.ArgumentParser)
+    assert list(inspect.signature(FlexibleArgumentParser.error).parameters) == ["self", "message"]
 
 
 @pytest.mark.parametrize(
     ("function", "parameter"),
     [("make_arg_parser", "parser"), ("validate_parsed_serve_args", "args")],
 )
-def test_the_command_line_is_found(function, parameter):
-    """In whichever of its two places it is."""
+def test_read_cli_args(function, parameter):
     found = getattr(cli_args(), function)
     assert list(inspect.signature(found).parameters) == [parameter]
 
@@ -125,8 +210,8 @@ def test_the_command_line_is_found(function, parameter):
     ],
     ids=["0.32", "0.33", "both"],
 )
-def test_the_command_line_is_looked_for_in_both_places(monkeypatch, places, found):
-    """Stand-ins, for only one release can be installed: 0.33 has moved it from launchers."""
+def test_read_cli_args_in_both_places(monkeypatch, places, found):
+    """Stand-ins, because only one release can be installed: 0.33 has moved the module."""
     modules = {place: f"vllm.entrypoints.{place}.cli_args" for place in ("launchers", "common")}
     for place, name in modules.items():
         stand_in = ModuleType(name) if place in places else None  # None: it cannot be imported
@@ -134,81 +219,48 @@ def test_the_command_line_is_looked_for_in_both_places(monkeypatch, places, foun
     assert cli_args().__name__ == modules[found]
 
 
-def test_the_parser_can_be_made_to_raise():
-    """It is argparse's, so our `error` takes the place of its exit."""
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    assert issubclass(FlexibleArgumentParser, argparse.ArgumentParser)
-    assert list(inspect.signature(FlexibleArgumentParser.error).parameters) == ["self", "message"]
-
-
-def test_errors_have_one_base():
-    """What vLLM raises of a setting is a VLLMError, or one of Python's own."""
-    from vllm.exceptions import VLLMError
-
-    assert issubclass(VLLMError, Exception)
-
-
-def test_quantization_methods_are_listed():
-    """By their names, those that the README mentions among them."""
+def test_read_parser_managers_and_quantization_methods(parsers):
+    """All names that users may set are registered."""
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
 
     assert {"awq", "gptq", "fp8", "compressed-tensors"} <= set(QUANTIZATION_METHODS)
+    assert "hermes" in parsers["TOOL_CALL_PARSER"]
+    assert "qwen3" in parsers["REASONING_PARSER"]
+    assert callable(ToolParserManager.import_tool_parser)
+    assert callable(ReasoningParserManager.import_reasoning_parser)
 
 
-def test_a_dead_engine_asks_the_server_to_end():
-    """Only by an attribute of `app.state.server`, so an object with that attribute is enough."""
-    from vllm.entrypoints.launchers.launcher import terminate_if_errored
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_subclassed_workers_have_the_timed_steps(device):
+    """On a GPU as well, whose class can be imported here but not made."""
+    from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    server = SimpleNamespace(should_exit=False)
-    engine = SimpleNamespace(errored=True, is_running=False, should_keep_api_server_alive=False)
-    terminate_if_errored(server, engine)
-    assert server == SimpleNamespace(should_exit=True)
+    from handler.engine.vllm.timed_worker import VLLM_WORKERS, TimedWorker
 
-
-def test_vllm_reads_the_environment_that_we_set():
-    """Each name that is vLLM's own, and the key that we take away."""
-    from vllm.envs import environment_variables
-
-    ours = {*ENVIRONMENT, *CPU_ENVIRONMENT, PLAN, "VLLM_LOGGING_LEVEL", "VLLM_API_KEY"}
-    ours |= {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND"}
-    assert ours - environment_variables.keys() == {"TORCH_COMPILE_DISABLE"}
+    theirs = resolve_obj_by_qualname(VLLM_WORKERS[device])
+    ours = {step for step in vars(TimedWorker) if not step.startswith("_")}
+    assert {step for step in ours if not callable(getattr(theirs, step, None))} == {"start_timings"}
 
 
-def test_the_process_of_a_rank_is_named(monkeypatch):
-    """By the name that the adapter looks for, and more."""
+def test_read_execute_dummy_batch():
+    assert parameters_of("v1.worker.gpu_worker", "Worker.execute_dummy_batch") == ["self"]
+
+
+def test_read_process_title_of_a_rank(monkeypatch):
     from vllm.utils.system_utils import set_process_title
 
     titles = []
     monkeypatch.setattr("setproctitle.setproctitle", titles.append)
     set_process_title(name="Worker_TP1")
-    assert titles == [f"{RANK}_TP1"]
+    assert titles == [f"{RANK_PROCESS}_TP1"]
 
 
-def test_what_we_replace_is_looked_up_when_it_is_called():
-    """A request's collector and state, how the core is started, where a class is imported."""
-    from vllm.model_executor.models import registry
-    from vllm.v1.engine import utils
-    from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.engine.output_processor import OutputProcessor
-
-    assert "RequestOutputCollector" in AsyncLLM.add_request.__code__.co_names
-    assert "RequestState" in OutputProcessor.add_request.__code__.co_names
-    assert "get_mp_context" in utils.CoreEngineProcManager.__init__.__code__.co_names
-    inspected = inspect.unwrap(registry._LazyRegisteredModel.inspect_model_cls)
-    assert "_run_in_subprocess" in inspected.__code__.co_names
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_each_step_that_is_timed_is_one_of_the_ranks_own(device):
-    """On a GPU as well, whose class can be imported here and not made."""
-    from vllm.utils.import_utils import resolve_obj_by_qualname
-
-    from handler.engine.vllm.timed_worker import OWN, TimedWorker
-
-    theirs = resolve_obj_by_qualname(OWN[device])
-    ours = {step for step in vars(TimedWorker) if not step.startswith("_")}
-    assert {step for step in ours if not callable(getattr(theirs, step, None))} == {"start_timings"}
+def test_read_collective_rpc():
+    """What else is read of AsyncLLM and of OpenAIServingModels a running engine shows, below."""
+    parameters = parameters_of("v1.engine.async_llm", "AsyncLLM.collective_rpc")
+    assert parameters == "self method timeout args kwargs".split()
 
 
 # ---- flags
@@ -219,13 +271,12 @@ def test_the_list_of_flags_is_the_parsers():
     assert json.loads(FLAG_NAMES.read_text())["vllm"] == flag_names("vllm")
 
 
-def test_refused_and_removed_names_are_what_they_are_called(flags):
-    """What is refused exists, and what is removed does not."""
+def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert REFUSED - {action.dest for action in flags._parser._actions} == set()
     assert REMOVED.keys() & flags.names == set()
 
 
-def test_the_flags_that_the_worker_writes_are_taken(flags):
+def test_the_workers_own_flags_are_accepted(flags):
     """Those of each start, and those of some settings only."""
     written = [
         "--model=m",
@@ -262,18 +313,17 @@ READ = {  # the arguments that `check` reads
 }
 
 
-def test_shared_settings_are_flags(flags):
-    """Each row of the table names one of vLLM's."""
-    assert {row.vllm for row in TABLE} - flags.names == set()
+def test_aliases_are_flags(flags):
+    assert {row.vllm for row in ALIASES} - flags.names == set()
 
 
-def test_shared_parsers_exist(parsers):
+def test_parsers_that_are_renamed_exist(parsers):
     """vLLM's column of both tables."""
     assert TOOL_CALL_PARSERS.keys() - parsers["TOOL_CALL_PARSER"] == set()
     assert REASONING_PARSERS.keys() - parsers["REASONING_PARSER"] == set()
 
 
-def test_sglangs_names_set_its_flags(flags):
+def test_sglangs_names_set_vllms_flags(flags):
     """An environment that was made for worker-sglang serves vLLM; the values are converted."""
     environ = {
         "CONTEXT_LENGTH": "1000",
@@ -296,8 +346,8 @@ def test_sglangs_names_set_its_flags(flags):
         "MAX_LORAS_PER_BATCH": "3",
         "MAX_LOADED_LORAS": "6",
     }
-    assert environ.keys() == {row.sglang for row in TABLE} - {None}
-    parsed = vars(flags.parse(["--model=m", *arguments(flags, "vllm", environ)]))
+    assert environ.keys() == {row.sglang for row in ALIASES} - {None}
+    parsed = vars(flags.parse(["--model=m", *flags.from_aliases("vllm", environ)]))
     expected = {
         "max_model_len": 1000,
         "max_num_seqs": 7,
@@ -322,19 +372,17 @@ def test_sglangs_names_set_its_flags(flags):
     assert {name: parsed[name] for name in expected} == expected
 
 
-def test_names_that_vllm_has_reach_it_unchanged(flags, parsers):
-    """A value is renamed only where vLLM has none of that name."""
+def test_vllms_own_values_are_not_renamed(flags, parsers):
     renamed = {
         value: made
-        for row in TABLE
+        for row in ALIASES
         for value in parsers.get(row.vllm) or flags._actions[row.vllm].choices or ()
         if (made := row.convert("vllm", row.vllm, value)) != value
     }
     assert renamed == {}
 
 
-def test_speculation_is_spelled_in_its_words():
-    """Each method, and each field of what the worker writes for it."""
+def test_speculative_methods_and_fields_exist():
     from vllm.config.speculative import SpeculativeConfig, SpeculativeMethod
 
     for method in METHODS:
@@ -343,7 +391,7 @@ def test_speculation_is_spelled_in_its_words():
         assert made.keys() - inspect.signature(SpeculativeConfig).parameters.keys() == set()
 
 
-METHODS = sorted(set(get_args(speculative.Method)) - {"none"})
+METHODS = sorted(set(get_args(SpeculativeMethod)) - {"none"})
 
 
 # ---- a running engine
@@ -354,8 +402,8 @@ def test_running_off_the_main_thread_installs_no_signal_handler(seen):
     assert seen["new_signal_handlers"] == []
 
 
-def test_running_it_says_what_it_holds(seen):
-    """The batch, the KV cache of 1 GiB in whole blocks, and the context."""
+def test_running_read_capacity_from_vllm_config(seen):
+    """Sequences, a KV cache of 1 GiB in whole blocks, and the context."""
     assert seen["capacity"] == {
         "max_sequences": 128,
         "kv_cache_tokens": 364 * 128,
@@ -363,10 +411,9 @@ def test_running_it_says_what_it_holds(seen):
     }
 
 
-def test_running_its_objects_have_what_we_touch(seen):
-    """What else the adapter reads, beside the capacity."""
+def test_running_read_engine_client_and_serving_models(seen):
     assert (seen["alive"], seen["generates"]) == (True, True)
-    assert seen["touched"] == {
+    assert seen["internals"] == {
         "errored": False,
         "model_config": "ModelConfig",
         "lora_requests": {},
@@ -374,8 +421,8 @@ def test_running_its_objects_have_what_we_touch(seen):
     }
 
 
-def test_running_it_shows_no_path(seen):
-    """/v1/models says the model's name where vLLM would say its folder."""
+def test_running_show_available_models_has_no_path(seen):
+    """/v1/models has the model's name where vLLM has its folder."""
     assert seen["models"] == ["smollm2-135m-instruct-awq"]
     assert seen["root"] == "smollm2-135m-instruct-awq"
 
@@ -386,11 +433,11 @@ def test_running_the_fields_of_a_route_are_found(seen):
 
 
 def test_running_a_stream_that_is_left_is_aborted_within_a_second(seen):
-    """In the engine's front, and in the scheduler's gauge after its next step."""
-    assert (seen["streamed"], seen["held_meanwhile"], seen["running_after"]) == (True, 1, 0)
+    """In the output processor, and in the scheduler's gauge after its next step."""
+    assert (seen["streamed"], seen["open_meanwhile"], seen["running_after"]) == (True, 1, 0)
     assert seen["abort_seconds"] < 1
 
 
 def test_running_it_stops_in_order(seen):
-    """No process is left, and nothing had to be said of it."""
-    assert (seen["processes_left"], seen["said"]) == ([], [])
+    """No process is left, and no warning is logged."""
+    assert (seen["processes_left"], seen["warnings"]) == ([], [])

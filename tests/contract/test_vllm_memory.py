@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from builder.plan.architecture import parse_architecture
+from builder.plan.kv_cache import recurrent_state_bytes
 from builder.plan.quantization_groups import parse_quantization_groups, split_error
-from builder.plan.recurrent_state import recurrent_state_bytes
 from tests.support.model_configs import (
     FP8_BLOCKS,
     QWEN3_235B,

@@ -107,7 +107,7 @@ def test_a_model_from_the_hub_and_a_job_that_fails(tmp_path):
     [
         ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' must be "),
         (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
-        (("--test_input", "[]"), {}, 2, '--test_input must be an object with an "input".'),
+        (("--test_input", "[]"), {}, 2, '--test_input must be a JSON object with an "input".'),
         ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
         ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
     ],
@@ -149,8 +149,8 @@ def test_a_setting_that_only_the_other_engine_has_ends_with_code_2(engine, varia
     done = run(**worker_environment("bf16", engine, **{variable: "lpm"}))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f"{variable}='lpm' is a setting of {owner}, and {title} has none like it: leave it out, "
-        f"or take the image with {owner}."
+        f"{variable}='lpm' is a setting of {owner}, and {title} has no equivalent: remove it, "
+        f"or use the image with {owner}."
     )
 
 

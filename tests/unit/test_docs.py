@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
-from handler.engine.aliases import TABLE
+from handler.engine.aliases import ALIASES
 from handler.environ import variables
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_the_readmes_settings_exist():
 def test_the_table_of_both_engines_settings_is_the_codes():
     section = page("docs/settings.md").split("## Settings of both engines")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([A-Z_]+)` \| `?([A-Z_]+|not needed)`? \|$", section, re.MULTILINE)
-    assert rows == [(row.vllm, row.sglang or "not needed") for row in TABLE]
+    assert rows == [(alias.vllm, alias.sglang or "not needed") for alias in ALIASES]
 
 
 def test_the_table_of_build_arguments_is_the_dockerfiles():

@@ -1,1 +1,1 @@
-"""SGLang: the adapter, what it mends in SGLang's app, and the names of its flags."""
+"""SGLang: adapter, flags, and what is replaced in it."""

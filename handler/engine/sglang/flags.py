@@ -1,13 +1,18 @@
-"""SGLang's flags: its parser, the names that do not reach it, and what they say of memory."""
+"""The flags of SGLang: its parser, those that users cannot set, the worker's settings as flags."""
 
 import argparse
+import json
 from typing import Any, NoReturn
 
+from handler.engine import speculative
 from handler.engine.flags import EngineFlags, FlagError
 from handler.engine.preflight import MemoryDemand
+from handler.engine.sglang.platform import CPU_ARGUMENTS, is_cpu
+from handler.errors import InvalidSetting
 from handler.model.resolve import ResolvedModel
+from handler.settings import Settings
 
-# Flags of SGLang's own servers, which do not run here, and of what the worker decides.
+# Flags of SGLang's own servers, which do not run here, and those that the worker sets.
 REFUSED = frozenset(
     """
     help config host port fastapi_root_path smg_grpc_mode grpc_mode grpc_port sidecar sidecar_args
@@ -20,7 +25,7 @@ REFUSED = frozenset(
     """.split()
 )
 
-# Names that people have in their endpoints from other workers and older engines.
+# Names of other workers and older engines, with advice.
 REMOVED = {
     "MAX_NUM_REQS": "use MAX_RUNNING_REQUESTS.",
     "ENABLE_FLASHINFER_MLA": "use ATTENTION_BACKEND=flashinfer.",
@@ -32,13 +37,13 @@ REMOVED = {
 
 
 def engine_flags() -> EngineFlags:
-    """Return the flags that SGLang's own parser knows, without those of its servers."""
+    """Return the flags of SGLang's parser that users may set."""
     from sglang.srt.server_args import ServerArgs
 
     parser = _Parser(allow_abbrev=False)
     ServerArgs.add_cli_args(parser)
     for action in parser._actions:
-        action.required = False  # each flag is judged alone before all are parsed
+        action.required = False  # each value is parsed alone first
     return EngineFlags(parser, REFUSED)
 
 
@@ -63,7 +68,56 @@ def memory_demand(args: Any, model: ResolvedModel) -> MemoryDemand | None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and exit."""
+    """Raises where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise FlagError(message)
+
+
+def worker_arguments(
+    settings: Settings, model: ResolvedModel, flags: EngineFlags, log_level: str
+) -> list[str]:
+    """Return the worker's settings as flags of SGLang."""
+    arguments = [
+        *(CPU_ARGUMENTS if is_cpu() else []),
+        f"--model-path={model.path}",
+        f"--served-model-name={settings.served_model_name or model.name}",
+        f"--log-level={log_level.lower()}",
+        "--sleep-on-idle",  # without it an idle scheduler takes a whole core
+        "--enable-metrics",
+        "--enable-cache-report",
+    ]
+    if settings.custom_chat_template:
+        arguments += flags.argument(
+            "CHAT_TEMPLATE", settings.custom_chat_template, "CUSTOM_CHAT_TEMPLATE"
+        )
+    if settings.quantization not in ("auto", "none") and not model.quantization:
+        arguments += flags.argument("QUANTIZATION", settings.quantization)
+    arguments += _speculative_arguments(settings, model, flags)
+    if model.adapters:
+        arguments += ["--enable-lora", "--lora-paths"]
+        arguments += [
+            json.dumps({"lora_name": adapter.name, "lora_path": str(adapter.path)})
+            for adapter in model.adapters
+        ]
+    if model.tokenizer:
+        arguments.append(f"--tokenizer-path={model.tokenizer}")
+    return arguments
+
+
+def _speculative_arguments(
+    settings: Settings, model: ResolvedModel, flags: EngineFlags
+) -> list[str]:
+    arguments: list[str] = []
+    variable = "SPECULATIVE_CONFIG" if settings.speculative_config else "SPECULATIVE_METHOD"
+    values = speculative.sglang_flags(
+        settings.speculative_method,
+        settings.num_speculative_tokens,
+        model.draft,
+        settings.speculative_config,
+    )
+    for name, value in values.items():
+        if name not in flags.names:
+            raise InvalidSetting(f"{variable}: SGLang has no flag {name}.")
+        arguments += flags.argument(name, value, variable)
+    return arguments

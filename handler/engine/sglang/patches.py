@@ -1,8 +1,53 @@
-"""What the worker asks of SGLang's app and what it mends there: its answers show paths and code."""
+"""What the worker replaces in SGLang, and which internal names it reads.
+
+tests/contract/test_sglang.py has a test for each row. All rows are needed since 0.5.23, the first
+version that the worker supports.
+
+Replaced by `apply` before the engine starts:
+
+managers.tokenizer_manager.ReqState
+    A stream's consumer is woken when its next flush is due, not for each token, which makes
+    MAX_POSTS_PER_SECOND hold: 1.2 times the tokens/s and 0.6 of the POSTs at 192 streams
+    (docs/benchmarks.md). Until SGLang merges by time: its `stream_interval` counts tokens. It saves
+    more CPU, a third with 8, and can be set as well.
+managers.tokenizer_manager.kill_process_tree
+    An exception in its loop would kill the worker before its jobs get an error.
+    Until SGLang raises in an embedded engine.
+entrypoints.http_server.ModelCard
+    /v1/models shows an adapter's path on this machine as `root`. Until it shows names.
+entrypoints.openai.serving_embedding.EmbeddingResponse
+    It has the model's path on this machine as `model`. Until it has the served model name.
+entrypoints.openai.serving_base.OpenAIServingBase._parse_model_parameter
+    A LoRA adapter is chosen by the name that /v1/models lists; SGLang wants `model:adapter`, and
+    takes names with a colon apart. Until it accepts the names that it lists.
+http_server.app's handler of RequestValidationError
+    SGLang's answer has the file and line of its code. Until it has the reason alone.
+
+Set on its app by `prepared_app`, as `http_server.launch_server` does:
+
+http_server.set_global_state, http_server._GlobalState, app.is_single_tokenizer_mode,
+app.server_args, app.warmup_thread_kwargs, TokenizerManager.server_status
+    The app comes ready only with its launcher, which runs a server. The warm-up function returns
+    False, because what follows it posts to that server. Until SGLang makes an app for an engine.
+
+Read or called, not replaced:
+
+ServerArgs.add_cli_args, .from_cli_args, .resolve_once (flags.py, adapter.py)
+    The flags, and SGLang's own check of them before the start.
+Engine._scheduler_init_result: scheduler_infos, all_child_pids; Engine.get_all_child_pids
+    KV cache and timings of the schedulers; the processes to watch and to stop.
+TokenizerManager._subprocess_watchdog, .asyncio_tasks
+    `Engine.shutdown` kills all children of the worker, so `stop` ends these itself.
+TokenizerManager.get_internal_state, .context_len, .is_generation, .served_model_name,
+.enable_lora, .lora_registry
+    Capacity, kind of model, names.
+tempfile.tempdir, handlers of the root logger
+    SGLang writes to the one and replaces the other.
+"""
 
 import asyncio
 import contextlib
-import importlib.metadata
+import functools
 import logging
 import tempfile
 import weakref
@@ -16,91 +61,96 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from handler.engine.pacing import FlushGate, Pacer
+from handler.engine.sglang.platform import version
 
-# The others would answer with the model itself.
-ADAPTER_ROUTES = frozenset(
-    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings")
-)
+STOP_TIMEOUT_SECONDS = 5.0
 
 
-def version() -> str:
-    """Return the engine's version."""
-    return importlib.metadata.version("sglang")
-
-
-def models(manager: Any) -> tuple[str, ...]:
-    """Return the model's name and its adapters'."""
-    adapters = manager.lora_registry.get_all_adapters() if manager.enable_lora else {}
-    names = (str(adapter.lora_name) for adapter in adapters.values())
-    return (str(manager.served_model_name), *names)
-
-
-def ready_app(args: Any, name: str) -> Any:
-    """Make SGLang's app ready for its lifespan, as its own launcher does, and mend its answers.
-
-    Args:
-        args: the engine's ServerArgs.
-        name: the model's, as callers know it.
-    """
+def apply(pacer: Pacer, model_name: str) -> None:
+    """Replace names of SGLang in this process; call it once, before the engine is made."""
     from sglang.srt.entrypoints import http_server
     from sglang.srt.entrypoints.openai import serving_base, serving_embedding
     from sglang.srt.managers import tokenizer_manager
 
+    tokenizer_manager.ReqState = _paced_state(pacer)
+    tokenizer_manager.kill_process_tree = lambda *_, **__: None
+    card, response = http_server.ModelCard, serving_embedding.EmbeddingResponse
+    http_server.ModelCard = lambda **fields: card(**fields | {"root": fields["id"]})
+    serving_embedding.EmbeddingResponse = lambda **fields: response(
+        **fields | {"model": model_name}
+    )
+    serving_base.OpenAIServingBase._parse_model_parameter = lambda _, model: (
+        model_name,
+        None if model == model_name else model,
+    )
+    http_server.app.add_exception_handler(RequestValidationError, _validation_error)
+    http_server.app.add_api_route("/version", lambda: {"version": version()})
+
+
+def prepared_app(engine: Any, args: Any) -> Any:
+    """Return SGLang's app, ready for its lifespan, as its own launcher prepares it."""
+    from sglang.srt.entrypoints import http_server
+
+    http_server.set_global_state(
+        http_server._GlobalState(
+            tokenizer_manager=engine.tokenizer_manager,
+            template_manager=engine.template_manager,
+            scheduler_info=scheduler_info(engine),
+        )
+    )
     app = http_server.app
     app.is_single_tokenizer_mode = True
     app.server_args = args
     app.warmup_thread_kwargs = {
         "server_args": args,
-        "launch_callback": None,
-        "execute_warmup_func": lambda _: True,
+        "execute_warmup_func": functools.partial(_finish_warmup, engine.tokenizer_manager),
     }
-    # /v1/models shows an adapter's path as `root`: a path of this machine.
-    card = http_server.ModelCard
-    http_server.ModelCard = lambda **fields: card(**fields | {"root": fields["id"]})
-    # So does an answer with embeddings.
-    response = serving_embedding.EmbeddingResponse
-    serving_embedding.EmbeddingResponse = lambda **fields: response(**fields | {"model": name})
-    # It would have an adapter called by the model's name and its own, and answer in that name.
-    serving_base.OpenAIServingBase._parse_model_parameter = lambda _, model: (
-        name,
-        None if model == name else model,
-    )
-    # An exception in its loop would kill this process, and with it the jobs' error.
-    tokenizer_manager.kill_process_tree = lambda *_, **__: None
-    # Its own tells callers the file and line of its code.
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_api_route("/version", lambda: {"version": version()})
-    # It would post to the HTTP server that does not run here.
-    http_server._freeze_gc_after_server_warmup = lambda _: None
     return app
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    """Answer a body that SGLang's models refuse, with the field at fault."""
+def _finish_warmup(manager: Any, _: Any) -> bool:
+    """Report the server as up, and skip what follows: it posts to a server that does not run."""
+    from sglang.srt.managers.tokenizer_manager import ServerStatus
+
+    manager.server_status = ServerStatus.Up
+    return False
+
+
+def scheduler_info(engine: Any) -> Any:
+    """Return the KV cache and the timings that the first scheduler reports."""
+    return engine._scheduler_init_result.scheduler_infos[0]
+
+
+def model_names(manager: Any) -> tuple[str, ...]:
+    """Return the names of the model and its LoRA adapters."""
+    adapters = manager.lora_registry.get_all_adapters() if manager.enable_lora else {}
+    names = (str(adapter.lora_name) for adapter in adapters.values())
+    return (str(manager.served_model_name), *names)
+
+
+async def _validation_error(_: Request, error: Exception) -> JSONResponse:
+    """Answer an invalid body with the names of the invalid fields."""
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    named = [
+    reasons = [
         (".".join(str(part) for part in problem["loc"][1:]), problem["msg"]) for problem in problems
     ]
-    said = "; ".join(dict.fromkeys(f"{where}: {why}" if where else why for where, why in named[:3]))
-    more = f" (and {len(named) - 3} more)" if len(named) > 3 else ""
-    failure = {
-        "message": f"{said}{more}",
+    shown = [f"{field}: {reason}" if field else reason for field, reason in reasons[:3]]
+    more = f" (and {len(reasons) - 3} more)" if len(reasons) > 3 else ""
+    body = {
+        "message": "; ".join(dict.fromkeys(shown)) + more,
         "type": "BadRequestError",
-        "param": named[0][0].split(".")[0] if named else None,
+        "param": reasons[0][0].split(".")[0] if reasons else None,
         "code": 400,
     }
-    return JSONResponse({"error": failure}, 400)
-
-
-GONE_SECONDS = 5.0
+    return JSONResponse({"error": body}, 400)
 
 
 async def stop(engine: Any) -> None:
-    """End the engine's processes and none of the worker's others, which its `shutdown` would."""
+    """End the engine's processes; SGLang's own `shutdown` kills all children of the worker."""
     manager = engine.tokenizer_manager
     if manager is not None:
         if manager._subprocess_watchdog is not None:
-            manager._subprocess_watchdog._stop_event.set()
+            manager._subprocess_watchdog.stop()
         tasks = list(manager.asyncio_tasks)
         for task in tasks:
             task.cancel()
@@ -114,12 +164,12 @@ async def stop(engine: Any) -> None:
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=GONE_SECONDS)
+    psutil.wait_procs(left, timeout=STOP_TIMEOUT_SECONDS)
 
 
 @contextlib.contextmanager
 def own_logging() -> Iterator[None]:
-    """Keep the worker's log as it is: SGLang's set-up replaces the handlers of everybody."""
+    """Keep the worker's logging: SGLang replaces the handlers of the root logger."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -131,7 +181,7 @@ def own_logging() -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_files() -> Iterator[None]:
-    """Give SGLang's sockets and metrics files a folder that goes with it."""
+    """Put SGLang's sockets and metrics files into a folder that is removed at the end."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="sglang-", ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = folder
@@ -141,12 +191,8 @@ def temporary_files() -> Iterator[None]:
             tempfile.tempdir = before
 
 
-def paced(pacer: Pacer) -> type[Any]:
-    """Return a state in place of `sglang.srt.managers.tokenizer_manager.ReqState`.
-
-    Its event is set for each token; the consumer takes all that has been gathered since.
-    """
-
+def _paced_state(pacer: Pacer) -> type[Any]:
+    """Return a `ReqState` whose consumer is woken when a flush is due, and takes all tokens."""
     from sglang.srt.managers.tokenizer_manager import ReqState
 
     class PacedGate(FlushGate):

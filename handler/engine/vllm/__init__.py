@@ -1,1 +1,1 @@
-"""vLLM: the adapter, and the names of its flags that have a meaning of their own here."""
+"""vLLM: adapter, flags, platform, and what is replaced in it."""

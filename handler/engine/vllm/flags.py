@@ -1,21 +1,24 @@
-"""vLLM's flags: its parser, the names that do not reach it, and what they say of memory."""
+"""The flags of vLLM: its parser, those that users cannot set, the worker's settings as flags."""
 
 import argparse
 import importlib
+import json
 import os
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from handler.engine import speculative
 from handler.engine.flags import EngineFlags, FlagError
 from handler.engine.parallelism import Parallelism
 from handler.engine.preflight import MemoryDemand
 from handler.errors import InvalidSetting
 from handler.model.checkpoint import has_fp8_cache
 from handler.model.resolve import ResolvedModel
+from handler.settings import Settings
 
-# Flags of vLLM's own HTTP server, which does not run here, and of what the worker decides. A
-# container's environment often holds PORT, HOST or ROOT_PATH for another program.
+# Flags of vLLM's own HTTP server, which does not run here, and those that the worker sets. A
+# container often has PORT, HOST or ROOT_PATH for another program.
 REFUSED = frozenset(
     """
     help headless api_server_count config grpc grpc_port host port uds root_path middleware
@@ -30,7 +33,7 @@ REFUSED = frozenset(
     """.split()
 )
 
-# Names that people have in their endpoints from older workers and older engines.
+# Names of older workers and older engines, with advice.
 REMOVED = {
     "MAX_CONTEXT_LEN_TO_CAPTURE": "use COMPILATION_CONFIG with max_cudagraph_capture_size.",
     "MAX_SEQ_LEN_TO_CAPTURE": "use MAX_CUDAGRAPH_CAPTURE_SIZE.",
@@ -64,15 +67,17 @@ REMOVED = {
     "VLLM_STARTUP_TIMEOUT": "the platform's RUNPOD_INIT_TIMEOUT bounds the start.",
 }
 
+MAX_LORAS = 8  # in one batch; each takes memory, and further adapters take turns
+
 
 def engine_flags() -> EngineFlags:
-    """Return the flags that vLLM's own parser knows, without those of its server."""
+    """Return the flags of vLLM's parser that users may set."""
     parser = cli_args().make_arg_parser(_parser_class()(allow_abbrev=False))
     return EngineFlags(parser, REFUSED)
 
 
 def cli_args() -> ModuleType:
-    """Return the module with vLLM's argument parser, which 0.33 has moved."""
+    """Return the module with vLLM's argument parser, which has moved in 0.33."""
     try:
         return importlib.import_module("vllm.entrypoints.common.cli_args")
     except ModuleNotFoundError:
@@ -83,7 +88,7 @@ def _parser_class() -> type[argparse.ArgumentParser]:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):
-        """vLLM's parser, which raises where argparse would print its usage and exit."""
+        """vLLM's parser, which raises where argparse would exit."""
 
         def error(self, message: str) -> NoReturn:
             raise FlagError(message)
@@ -91,12 +96,70 @@ def _parser_class() -> type[argparse.ArgumentParser]:
     return Parser
 
 
-def import_plugins(args: argparse.Namespace) -> None:
-    """Import parsers of the user's own, which vLLM's launcher does where that runs."""
+def worker_arguments(
+    settings: Settings, model: ResolvedModel, flags: EngineFlags, *, quiet: bool
+) -> list[str]:
+    """Return the worker's settings as flags of vLLM."""
+    arguments = [
+        f"--model={model.path}",
+        f"--served-model-name={settings.served_model_name or model.name}",
+        "--enable-prompt-tokens-details",
+    ]
+    if settings.custom_chat_template:
+        arguments += flags.argument(
+            "CHAT_TEMPLATE", settings.custom_chat_template, "CUSTOM_CHAT_TEMPLATE"
+        )
+    if settings.allowed_media_domains:
+        arguments += flags.argument("ALLOWED_MEDIA_DOMAINS", settings.allowed_media_domains)
+    if settings.quantization not in ("auto", "none") and not model.quantization:
+        # Only for an unquantized checkpoint, which vLLM quantizes while it loads: for a quantized
+        # one the name of the method would turn the Marlin kernels off.
+        arguments += flags.argument("QUANTIZATION", settings.quantization)
+    if quiet:
+        arguments.append("--no-use-tqdm-on-load")
+    if settings.log_format == "json":
+        arguments.append("--logging-config.formatter=json")
+    speculative_config = speculative.vllm_config(
+        settings.speculative_method,
+        settings.num_speculative_tokens,
+        model.draft,
+        settings.speculative_config,
+    )
+    if speculative_config:
+        arguments += flags.argument("SPECULATIVE_CONFIG", speculative_config)
+    arguments += _lora_arguments(model, flags)
+    if model.tokenizer:
+        arguments.append(f"--tokenizer={model.tokenizer}")
+    return arguments
+
+
+def _lora_arguments(model: ResolvedModel, flags: EngineFlags) -> list[str]:
+    """Serve all LoRA adapters, with room for the largest rank."""
+    if not model.adapters:
+        return []
+    ranks = flags.choices("MAX_LORA_RANK")
+    rank = max(adapter.rank for adapter in model.adapters)
+    max_rank = next((each for each in ranks if each >= rank), None)
+    if max_rank is None:
+        raise InvalidSetting(
+            f"LORA_MODULES: rank {rank} is above the maximum of vLLM, {ranks[-1]}."
+        )
+    modules = [json.dumps({"name": a.name, "path": str(a.path)}) for a in model.adapters]
+    return [
+        "--enable-lora",
+        f"--max-lora-rank={max_rank}",
+        f"--max-loras={min(len(modules), MAX_LORAS)}",
+        "--lora-modules",
+        *modules,
+    ]
+
+
+def import_parser_plugins(args: argparse.Namespace) -> None:
+    """Import the user's own tool call and reasoning parsers, as `vllm serve` does."""
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager
 
-    for variable, path, take in (
+    for variable, plugin, import_parser in (
         ("TOOL_PARSER_PLUGIN", args.tool_parser_plugin, ToolParserManager.import_tool_parser),
         (
             "REASONING_PARSER_PLUGIN",
@@ -104,16 +167,14 @@ def import_plugins(args: argparse.Namespace) -> None:
             ReasoningParserManager.import_reasoning_parser,
         ),
     ):
-        if path.endswith(".py") and not Path(path).is_file():
-            raise InvalidSetting(
-                f"{variable}={path!r} is no file; a module's name is right as well."
-            )
-        if path:
-            take(os.path.abspath(path) if path.endswith(".py") else path)
+        if plugin.endswith(".py") and not Path(plugin).is_file():
+            raise InvalidSetting(f"{variable}={plugin!r} is not a file; a module's name works too.")
+        if plugin:
+            import_parser(os.path.abspath(plugin) if plugin.endswith(".py") else plugin)
 
 
 def check_names(args: argparse.Namespace) -> None:
-    """Judge three names that vLLM's parser takes as free text, and refuses only much later."""
+    """Check three names that vLLM itself checks only after the weights are loaded."""
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
     from vllm.reasoning import ReasoningParserManager
     from vllm.tool_parsers import ToolParserManager

@@ -1,44 +1,40 @@
-"""Which build of vLLM is installed, for CPUs or for GPUs, and the environment that it needs."""
+"""The installed build of vLLM, for CPUs or for GPUs, and the environment variables it needs."""
 
 import argparse
 import importlib.metadata
-import os
-import sys
-import warnings
 from collections.abc import Mapping
 
 from handler.engine.parallelism import visible_gpus
-from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
-# What the engine's processes read. A value that the user has set stays.
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     START_METHOD: "spawn",
-    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # one could lead to where a request may not
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # a redirect could lead to a private address
 }
-# With it vLLM notes how much memory a start has found for the KV cache, and the next one on such a
-# GPU with the same model, flags and version takes that without measuring, if as much is free.
-PLAN = "VLLM_ENABLE_STARTUP_PLAN"
-# On CPU: no C++ build on the first request with logprobs (30 s).
+# vLLM saves how much memory a start has found for the KV cache. The next start with the same GPU
+# type, model, flags and version reuses it without measuring, if as much memory is free.
+STARTUP_PLAN = "VLLM_ENABLE_STARTUP_PLAN"
+# Without it the first request with logprobs waits 30 s for a C++ build.
 CPU_ENVIRONMENT = {"TORCH_COMPILE_DISABLE": "1"}
-CPU_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB, unless KV_CACHE_MEMORY_BYTES says how much
-# Above INFO also torch and the kernels' libraries say only what went wrong.
+CPU_KV_CACHE_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1"}  # GiB
+# For log levels above INFO: torch and the kernel libraries log errors only.
 QUIET_ENVIRONMENT = {
     "TORCH_LOGS": "-all",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
 }
+# With it the app would require a key of the worker, its only caller.
+REMOVED_VARIABLES = ("VLLM_API_KEY",)
 
 
 def version() -> str:
-    """Return the engine's version. vLLM's CPU build is a distribution of another name."""
+    """Return the engine's version; the distribution of the CPU build has a name of its own."""
     return importlib.metadata.version("vllm-cpu" if is_cpu() else "vllm")
 
 
 def is_cpu() -> bool:
-    """Whether it is the build for CPUs."""
+    """Whether the build for CPUs is installed."""
     try:
         importlib.metadata.version("vllm-cpu")
     except importlib.metadata.PackageNotFoundError:
@@ -47,46 +43,41 @@ def is_cpu() -> bool:
 
 
 def gpus(environ: Mapping[str, str]) -> list[str]:
-    """Return the GPUs that it runs on."""
+    """Return the GPUs that the engine will see."""
     return [] if is_cpu() else visible_gpus(environ)
 
 
-def place_on_cpu(args: argparse.Namespace) -> None:
-    """Put a single rank into the scheduler's process, and give several all cores to share.
+def is_quiet(log_level: str) -> bool:
+    """Whether the engine logs no more than warnings."""
+    return log_level.upper() in ("WARNING", "ERROR", "CRITICAL")
 
-    The first saves one import of everything. The engine's own way with several is a NUMA node for
-    each, and a refusal where there are fewer. Its KV cache would be most of the memory.
+
+def environment(log_level: str, *, offline: bool) -> dict[str, str]:
+    """Return the variables that vLLM and its processes read.
+
+    `offline` is whether all files of the model are local.
     """
-    if args.kv_cache_memory_bytes is None:
-        for name, gibibytes in CPU_KV_CACHE.items():
-            os.environ.setdefault(name, gibibytes)
+    made = {**ENVIRONMENT, "VLLM_LOGGING_LEVEL": log_level}
+    if is_cpu():
+        made |= CPU_ENVIRONMENT
+    if is_quiet(log_level):
+        made |= QUIET_ENVIRONMENT
+    if offline:
+        made["HF_HUB_OFFLINE"] = "1"
+    return made
+
+
+def place_on_cpu(args: argparse.Namespace) -> dict[str, str]:
+    """Choose where the ranks run on a CPU; return the variables that this needs.
+
+    One rank runs in the process of the engine core, which saves an import of everything. Several
+    ranks share all cores: vLLM's default is one NUMA node each, and it refuses to start where
+    there are fewer. Its default KV cache is most of the memory.
+    """
+    made = {} if args.kv_cache_memory_bytes is not None else dict(CPU_KV_CACHE_ENVIRONMENT)
     if args.tensor_parallel_size * args.pipeline_parallel_size > 1:
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        made["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     elif args.distributed_executor_backend is None:
         args.distributed_executor_backend = "uni"
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-
-
-def prepare_environment(
-    settings: Settings, model: ResolvedModel, environ: Mapping[str, str]
-) -> None:
-    """Set what vLLM and its child processes read from the environment."""
-    defaults = {**ENVIRONMENT, "VLLM_LOGGING_LEVEL": settings.log_level}
-    if is_cpu():
-        defaults |= CPU_ENVIRONMENT
-    if is_quiet(settings, environ):
-        defaults |= QUIET_ENVIRONMENT
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")  # in a fork, which reads no environment
-    if model.is_local:
-        defaults["HF_HUB_OFFLINE"] = "1"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
-    # It would make the app ask its only caller, this worker, for a key.
-    os.environ.pop("VLLM_API_KEY", None)
-
-
-def is_quiet(settings: Settings, environ: Mapping[str, str]) -> bool:
-    """Whether the engine is to say only what went wrong."""
-    level = environ.get("VLLM_LOGGING_LEVEL", settings.log_level)
-    return level.upper() in ("WARNING", "ERROR", "CRITICAL")
+        made["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    return made

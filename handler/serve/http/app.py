@@ -40,7 +40,8 @@ State = Literal["starting", "ready", "draining", "dead"]
 PING_STATUS = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}
 NOT_READY = {"starting": "The engine is starting.", "draining": STOPPING, "dead": ENGINE_DIED}
 # Runpod's path of an endpoint, so that clients only have to change the host.
-ENDPOINT_PREFIX = re.compile(r"/v2/[^/]+(?=/)")
+ENDPOINT_PREFIX = re.compile(r"^/v2/[^/]+(?=/)")
+WAIT_MILLISECONDS = re.compile(r"[0-9]{1,6}")  # of `/runsync?wait=`
 PLAYGROUND = Path(__file__).with_name("playground.html")
 PLAYGROUND_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -50,7 +51,6 @@ PLAYGROUND_HEADERS = {
     "referrer-policy": "no-referrer",
 }
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OPEN_PATHS = ("/ping", "/")  # no key needed
 
 
 class OrjsonResponse(JSONResponse):
@@ -104,10 +104,14 @@ class HttpApp:
             Route("/stream/{name:path}", self._stream, methods=["GET", "POST"]),
             Route("/cancel/{name:path}", self._cancel, methods=["POST"]),
         ]
+        for route in routes:
+            if route.path not in ("/ping", "/health"):
+                (route.methods or set()).discard("HEAD")  # Starlette adds it to every GET
+        self._open_paths = {"/ping"}  # no key needed
         if has_playground:
-            page = PLAYGROUND.read_text(encoding="utf-8")
-            response = HTMLResponse(page, headers=PLAYGROUND_HEADERS)
-            routes.append(Route("/", lambda _: response))
+            self._page = HTMLResponse(PLAYGROUND.read_text("utf-8"), headers=PLAYGROUND_HEADERS)
+            self._open_paths.add("/")
+            routes.append(Route("/", self._playground))
         self._router = Router(routes, redirect_slashes=False, default=self._inference)
 
     @property
@@ -150,16 +154,19 @@ class HttpApp:
             self._open_requests -= 1
 
     def _check_access(self, request: Request) -> None:
-        path, server = request.scope["path"], request.scope.get("server")
-        if server is not None and server[1] == self._health_port and path != "/ping":
+        path, server = request.scope["path"], request.scope.get("server") or ("", None)
+        if server[1] is not None and server[1] == self._health_port and path != "/ping":
             raise UnknownRoute(f"There is no route {path!r} on this port.")
-        if path not in OPEN_PATHS:
+        if path not in self._open_paths:
             self._keys.check(request.headers)
 
     # ---- endpoints ----
 
     async def _ping(self, _: Request) -> Response:
         return Response(status_code=PING_STATUS[self.state])
+
+    async def _playground(self, _: Request) -> Response:
+        return self._page
 
     async def _health(self, _: Request) -> Response:
         """What Runpod's `/health` would say of an endpoint with this one worker."""
@@ -183,9 +190,8 @@ class HttpApp:
         if job.task is not None:
             body.keep_until(job.task)
         if is_sync:
-            wait = request.query_params.get("wait", "")
-            is_valid = wait.isdigit() and len(wait) <= 6
-            await job.wait_until_finished(int(wait) / 1000 if is_valid else SYNC_WAIT_SECONDS)
+            wait = WAIT_MILLISECONDS.fullmatch(request.query_params.get("wait", ""))
+            await job.wait_until_finished(int(wait[0]) / 1000 if wait else SYNC_WAIT_SECONDS)
         return OrjsonResponse(job.status())
 
     def _job(self, request: Request) -> HttpJob:
@@ -234,6 +240,6 @@ def _with_methods(error: Exception, scope: Scope) -> Exception:
     """Return Starlette's 405 as the worker's."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = [each.strip() for each in (error.headers or {}).get("Allow", "").split(",")]
-        methods = [each for each in ("GET", "POST") if each in allowed]
+        methods = [each for each in ("GET", "HEAD", "POST") if each in allowed]
         return MethodNotAllowed(scope["path"], scope["method"], *methods)
     return error

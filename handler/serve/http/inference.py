@@ -9,7 +9,7 @@ from starlette.types import Send
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
 from handler.engine.response import EngineResponse, ask
-from handler.errors import render_event
+from handler.errors import render
 from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
 from handler.request.routes import POST, is_anthropic, route_name
@@ -105,5 +105,11 @@ async def _send_stream(
         record.status = response.status
     except Exception as error:
         record.failed(error)
-        await write(render_event(error, is_anthropic(path)))
+        await write(_error_event(error, is_anthropic(path)))
     await write(b"", more=False)
+
+
+def _error_event(error: Exception, for_anthropic: bool) -> bytes:
+    """Return an error as the last event of a stream."""
+    name = b"event: error\n" if for_anthropic else b""
+    return name + b"data: " + render(error, for_anthropic).encode() + b"\n\n"

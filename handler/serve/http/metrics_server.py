@@ -43,7 +43,7 @@ class MetricsServer:
             response = await self._response(scope["path"])
         except RequestError as error:
             body = RequestBody(Request(scope), BodyMemory())
-            response = error_response(error, scope["path"], body)
+            response = error_response(error, "", body)
         await response(scope, receive, send)
 
     async def _response(self, path: str) -> Response:

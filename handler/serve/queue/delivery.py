@@ -1,105 +1,118 @@
-"""A POST of a job's output to the platform, sent again where that may help.
+"""The POST of a job's output to the platform, with retries.
 
-The SDK wraps each POST in aiohttp-retry, which knows what to do with a 5xx and lets a broken
-connection pass: that chunk of a stream was lost.
+Replaces the SDK's, whose aiohttp-retry retries a 5xx but not a broken connection, which lost that
+chunk of the stream.
 
-A chunk arrives at least once: one that the platform took just before the connection broke is sent
-again. The job's end has each chunk once in any case.
+Delivery is at least once: a chunk is sent again if its connection breaks after the platform took
+it. The final POST of a job has each chunk once in any case.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from handler.metrics.prometheus import PostOutcome
-from handler.serve.queue.connections import Answer, Connections
+from handler.serve.queue.connections import ConnectionPool, PostResponse
 
 log = logging.getLogger(__name__)
 
-PAUSES_SECONDS = (2.0, 3.0)  # then it is given up: as many and as long as the SDK's
-HEADERS = (("charset", "utf-8"), ("Content-Type", "application/x-www-form-urlencoded"))
-# Of the SDK's session. Its content type is another's, and an answer's body is not looked at.
-LEFT_OUT = frozenset({"content-type", "accept-encoding"})
+RETRY_PAUSES_SECONDS = (2.0, 3.0)  # as many and as long as the SDK's
+RETRY_STATUSES = frozenset({408, 425, 429})  # and 5xx
 
-AGAIN = frozenset({408, 425, 429})  # with 5xx: the same body may be taken later
+RESULT_HEADERS = (("charset", "utf-8"), ("Content-Type", "application/x-www-form-urlencoded"))
+# The SDK's session says application/json, and accepts compressed responses, whose body is unused.
+OMITTED_SESSION_HEADERS = frozenset({"content-type", "accept-encoding"})
 
 OnPost = Callable[[PostOutcome, float, int], None]
 """Called after each POST with its outcome, its seconds and the bytes of its body."""
 
 
 class Delivery:
-    """Posts results for one event loop, on connections that stay open.
+    """Posts results over the keep-alive connections of one event loop.
 
     Args:
         on_post: called after each POST.
+        retry_pauses_seconds: before each retry.
     """
 
-    def __init__(self, on_post: OnPost = lambda *_: None) -> None:
-        self.connections = Connections()
+    def __init__(
+        self,
+        on_post: OnPost = lambda *_: None,
+        retry_pauses_seconds: Sequence[float] = RETRY_PAUSES_SECONDS,
+    ) -> None:
+        self.connections = ConnectionPool()
         self._on_post = on_post
+        self._retry_pauses_seconds = retry_pauses_seconds
 
     async def transmit(self, session: aiohttp.ClientSession, url: str, data: str) -> None:
-        """POST a result; in place of `runpod.serverless.modules.rp_http._transmit`.
+        """POST a result; replaces `runpod.serverless.modules.rp_http._transmit`.
 
         Args:
-            session: the SDK's, with the headers that the platform wants.
-            url: of the job's stream or of its end.
-            data: JSON, whatever the content type says.
+            session: the SDK's, for its headers.
+            url: of the job's stream or final output.
+            data: JSON, although the content type says otherwise.
 
         Raises:
-            aiohttp.ClientError: the platform refuses it, or has not answered each time.
+            aiohttp.ClientError: the platform rejected the result, or every retry failed.
         """
         body = data.encode("utf-8", "surrogatepass")
-        named = [(n, v) for n, v in session.headers.items() if n.lower() not in LEFT_OUT]
-        headers = (*named, *HEADERS)
-        broken = False
-        for pause_seconds in (*PAUSES_SECONDS, None):
-            failure: aiohttp.ClientError | None = None
-            began = time.monotonic()
-            try:
-                answer = await self.connections.post(url, body, headers)
-                failure = _failure(url, answer)
-            except aiohttp.ClientConnectionError as error:
-                failure = error
-            again = pause_seconds is not None and _may_help(failure)
-            outcome: PostOutcome = "taken" if failure is None else "again" if again else "lost"
-            self._on_post(outcome, time.monotonic() - began, len(body))
-            if failure is None:
+        headers = _result_headers(session)
+        pauses_seconds = list(self._retry_pauses_seconds)
+        had_connection_error = False
+        while True:
+            started = time.monotonic()
+            error = await self._post(url, body, headers)
+            retry = error is not None and bool(pauses_seconds) and _is_retryable(error)
+            outcome: PostOutcome = "taken" if error is None else "again" if retry else "lost"
+            self._on_post(outcome, time.monotonic() - started, len(body))
+            if error is None:
                 return
-            if not again or pause_seconds is None:
-                raise failure
-            if isinstance(failure, aiohttp.ClientConnectionError) and not broken:
-                # Most often one that the other side closed while nothing was sent.
-                broken, pause_seconds = True, 0.0
-            said = _said(failure)
-            log.warning("a result was not taken (%s), again in %g s", said, pause_seconds)
+            if not retry:
+                raise error
+            pause_seconds = pauses_seconds.pop(0)
+            if isinstance(error, aiohttp.ClientConnectionError) and not had_connection_error:
+                # Most often a keep-alive connection that the server has closed meanwhile.
+                had_connection_error, pause_seconds = True, 0.0
+            reason = _describe(error)
+            log.warning("a result's POST failed (%s), retry in %g s", reason, pause_seconds)
             await asyncio.sleep(pause_seconds)
 
+    async def _post(
+        self, url: str, body: bytes, headers: tuple[tuple[str, str], ...]
+    ) -> aiohttp.ClientError | None:
+        try:
+            response = await self.connections.post(url, body, headers)
+        except aiohttp.ClientConnectionError as error:
+            return error
+        return None if 200 <= response.status < 300 else _status_error(url, response)
 
-def _failure(url: str, answer: Answer) -> aiohttp.ClientResponseError | None:
-    """Return what the SDK expects of aiohttp, unless the result was taken."""
-    if 200 <= answer.status < 300:
-        return None
-    asked = aiohttp.RequestInfo(URL(url), "POST", CIMultiDictProxy(CIMultiDict()), URL(url))
-    return aiohttp.ClientResponseError(
-        asked, (), status=answer.status, message=answer.reason or "not taken"
-    )
+
+def _result_headers(session: aiohttp.ClientSession) -> tuple[tuple[str, str], ...]:
+    kept = ((n, v) for n, v in session.headers.items() if n.lower() not in OMITTED_SESSION_HEADERS)
+    return (*kept, *RESULT_HEADERS)
 
 
-def _may_help(failure: aiohttp.ClientError | None) -> bool:
-    """Whether to send it again: the same body would be refused again."""
-    if not isinstance(failure, aiohttp.ClientResponseError):
+def _status_error(url: str, response: PostResponse) -> aiohttp.ClientResponseError:
+    """Return the error that the SDK expects of aiohttp's `raise_for_status`."""
+    request = aiohttp.RequestInfo(URL(url), "POST", CIMultiDictProxy(CIMultiDict()), URL(url))
+    message = response.reason or "no reason given"
+    return aiohttp.ClientResponseError(request, (), status=response.status, message=message)
+
+
+def _is_retryable(error: aiohttp.ClientError) -> bool:
+    """Whether the platform may take the same body later."""
+    if not isinstance(error, aiohttp.ClientResponseError):
         return True
-    return failure.status >= 500 or failure.status in AGAIN
+    return error.status >= 500 or error.status in RETRY_STATUSES
 
 
-def _said(failure: aiohttp.ClientError) -> str:
-    """Say it without the address, which a log need not have."""
-    if isinstance(failure, aiohttp.ClientResponseError):
-        return f"{failure.status} {failure.message}"
-    return str(failure) or repr(failure)
+def _describe(error: aiohttp.ClientError) -> str:
+    """Return an error's text for the log, without the URL."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{error.status} {error.message}"
+    return str(error) or repr(error)

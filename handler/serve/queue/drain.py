@@ -11,7 +11,7 @@ import signal
 from typing import Any
 
 from handler.serve.queue.jobs import QueueJobs
-from handler.serve.worker import Worker
+from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, Worker
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Drain:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
         if self._runtime.dead:
-            self._begin(self._worker.last_output_grace_seconds)
+            self._begin(LAST_OUTPUT_GRACE_SECONDS)
         return True
 
     def _signalled(self, name: str) -> None:
@@ -66,8 +66,7 @@ class Drain:
         """Called on the engine's thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the SDK's loop has ended already
-                grace_seconds = self._worker.last_output_grace_seconds
-                self._loop.call_soon_threadsafe(self._begin, grace_seconds)
+                self._loop.call_soon_threadsafe(self._begin, LAST_OUTPUT_GRACE_SECONDS)
 
     def _begin(self, timeout_seconds: float) -> None:
         if self._drain is None:

@@ -1,79 +1,80 @@
-"""Connections to the platform stay open, and what goes wrong on one is said in the SDK's words."""
+"""Keep-alive connections to the platform, and their errors as those of aiohttp."""
 
 import asyncio
+import contextlib
+import socket
 import ssl
 import subprocess
 
 import aiohttp
 import pytest
+import uvloop
 
-from handler.serve.queue.connections import Answer, Connections
+from handler.serve.queue.connections import ConnectionPool, PostResponse
 
-TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+OK = PostResponse(200, "OK")
+OK_BYTES = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 HEADERS = [("Authorization", "key"), ("X-Request-ID", "a\r\nInjected: b")]
 
 
 class Server:
-    """Answers each request with the bytes planned for it; None closes the connection instead."""
+    """Sends each response in pieces; None closes the connection instead."""
 
-    def __init__(self, *answers, tls=None):
-        self._answers, self._tls = list(answers), tls
+    def __init__(self, *responses, tls=None):
+        self._responses, self._tls, self._tasks = list(responses), tls, []
         self.requests, self.connections = [], 0
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         scheme = "https" if self._tls else "http"
         self.url = f"{scheme}://localhost:{self._server.sockets[0].getsockname()[1]}"
+        self.request_received = asyncio.Event()
         return self
 
     async def __aexit__(self, *_):
         self._server.close()
-        await self._server.wait_closed()
+        await asyncio.gather(*self._tasks)  # they end with the client's connections
 
     async def _serve(self, reader, writer):
+        self._tasks.append(asyncio.current_task())
         self.connections += 1
-        try:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length:")[2].split()[0])
                 self.requests.append(head + await reader.readexactly(length))
-                answer = self._answers.pop(0)
-                if answer is None:
-                    break
-                for piece in answer if isinstance(answer, list) else [answer]:
+                self.request_received.set()
+                pieces = self._responses.pop(0)
+                for piece in pieces or ():
                     writer.write(piece)
-                    await writer.drain()
-                    await asyncio.sleep(0.01)
-                if b"Connection: close" in b"".join(answer if isinstance(answer, list) else []):
+                    await asyncio.sleep(0.01)  # usually the client reads it by itself
+                if pieces is None or b"Connection: close" in b"".join(pieces):
                     break
-        except (asyncio.IncompleteReadError, OSError):
-            pass
-        finally:
-            writer.close()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
-def posted(server, times=1):
-    """Post so often, one after the other; return the answers or errors."""
+def post_in_turn(server, times):
+    """Post one after the other; return the responses, or the types of the errors."""
 
     async def run():
-        connections, answers = Connections(), []
+        results = []
         async with server:
-            for number in range(times):
-                try:
-                    url = f"{server.url}/job-stream/ä/{number}?a=b"
-                    answers.append(await connections.post(url, b"{}", HEADERS))
-                except aiohttp.ClientError as error:
-                    answers.append(type(error))
-            connections.close()
-            await asyncio.sleep(0.01)
-        return answers
+            with contextlib.closing(ConnectionPool()) as pool:
+                for number in range(times):
+                    try:
+                        url = f"{server.url}/job-stream/ä/{number}?a=b"
+                        results.append(await pool.post(url, b"{}", HEADERS))
+                    except aiohttp.ClientError as error:
+                        results.append(type(error))
+        return results
 
-    return asyncio.run(run())
+    return uvloop.run(run())
 
 
-def test_a_connection_is_used_again():
-    """With the request as the platform expects it, and nothing slipped in by a job's id."""
-    server = Server(TAKEN, TAKEN, TAKEN)
-    assert posted(server, 3) == [Answer(200, "OK")] * 3
+def test_a_connection_is_reused_and_a_header_cannot_inject_another():
+    server = Server([OK_BYTES], [OK_BYTES], [OK_BYTES])
+    assert post_in_turn(server, 3) == [OK] * 3
     assert server.connections == 1
     port = server.url.rpartition(":")[2]
     assert server.requests[1].decode() == (
@@ -83,110 +84,133 @@ def test_a_connection_is_used_again():
     )
 
 
-def test_as_many_connections_as_posts_at_once():
-    """And no more."""
-
+def test_simultaneous_posts_have_a_connection_each():
     async def run():
-        connections, server = Connections(), Server(*[TAKEN] * 8)
+        server = Server(*[[OK_BYTES]] * 8)
         async with server:
-            for _ in range(2):
-                posts = (connections.post(server.url, b"{}", HEADERS) for _ in range(4))
-                assert await asyncio.gather(*posts) == [Answer(200, "OK")] * 4
-            connections.close()
-            await asyncio.sleep(0.01)
+            with contextlib.closing(ConnectionPool()) as pool:
+                for _ in range(2):
+                    posts = (pool.post(server.url, b"{}", HEADERS) for _ in range(4))
+                    assert await asyncio.gather(*posts) == [OK] * 4
         return server.connections
 
-    assert asyncio.run(run()) == 4
+    assert uvloop.run(run()) == 4
 
 
 @pytest.mark.parametrize(
-    ("answer", "seen"),
+    ("pieces", "response"),
     [
         ([b"HTTP/1.1 404 Not ", b"Found\r\nContent-Length: 2\r\n", b"\r\nno"], (404, "Not Found")),
-        ([b"HTTP/1.1 100 Continue\r\n\r\n", TAKEN], (200, "OK")),
-        (
-            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"],
-            (200, "OK"),
-        ),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", OK_BYTES], OK),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n"], OK),
     ],
-    ids=["in pieces", "after a 1xx", "chunked"],
+    ids=["in pieces", "after an interim response", "chunked"],
 )
-def test_an_answer_is_read_to_its_end(answer, seen):
-    """And the connection is good for the next one."""
-    server = Server(answer, TAKEN)
-    assert posted(server, 2) == [Answer(*seen), Answer(200, "OK")]
+def test_a_connection_is_reused_after_the_whole_response(pieces, response):
+    server = Server(pieces, [OK_BYTES])
+    assert post_in_turn(server, 2) == [response, OK]
     assert server.connections == 1
 
 
-def test_an_answer_may_end_with_its_connection():
-    """As that of a server which does not say how long it is."""
-    closing = [b"HTTP/1.1 200 OK\r\n\r\nConnection: close"]
-    server = Server(closing, TAKEN)
-    assert posted(server, 2) == [Answer(200, "OK")] * 2
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\nConnection: close",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["end of the response", "header"],
+)
+def test_a_connection_that_the_server_closes_is_not_reused(response):
+    server = Server([response], [OK_BYTES])
+    assert post_in_turn(server, 2) == [OK, OK]
     assert server.connections == 2
 
 
-def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch):
-    """Something between here and there may have forgotten it."""
-    monkeypatch.setattr("handler.serve.queue.connections.IDLE_SECONDS", -1.0)
-    server = Server(TAKEN, TAKEN)
-    assert posted(server, 2) == [Answer(200, "OK")] * 2
-    assert server.connections == 2
-
-
-def test_a_connection_that_the_server_closes_is_not_used_again():
-    """Whether it says so or does so."""
-    closing = [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"]
-    server = Server(closing, TAKEN)
-    assert posted(server, 2) == [Answer(200, "OK")] * 2
-    assert server.connections == 2
-
-
-@pytest.mark.parametrize("answer", [None, b"SSH-2.0-OpenSSH\r\n"], ids=["closed", "no HTTP"])
-def test_a_broken_connection_is_an_error_that_the_sdk_knows(answer):
-    """The next POST takes a new one."""
-    server = Server(answer, TAKEN)
-    assert posted(server, 2) == [aiohttp.ServerDisconnectedError, Answer(200, "OK")]
-    assert server.connections == 2
-
-
-def test_a_server_that_is_not_there():
-    """Port 1 takes no connection."""
-    with pytest.raises(aiohttp.ClientOSError, match=r"[Cc]onnect"):
-        asyncio.run(Connections().post("http://127.0.0.1:1/", b"{}", HEADERS))
-
-
-def test_a_post_that_is_given_up_leaves_no_connection_to_the_next():
-    """The answer to a stopped job's POST is not taken for another's."""
-
+def test_a_connection_that_was_idle_for_too_long_is_not_reused():
     async def run():
-        connections, server = Connections(), Server([b"HTTP/1.1 ", b"200 OK\r\n"], TAKEN)
+        server = Server([OK_BYTES], [OK_BYTES])
         async with server:
-            first = asyncio.create_task(connections.post(server.url, b"{}", HEADERS))
-            while not server.requests:
-                await asyncio.sleep(0.001)
-            first.cancel()
-            await asyncio.wait([first])
-            answer = await connections.post(server.url, b"{}", HEADERS)
-            connections.close()
-            await asyncio.sleep(0.01)
-        return answer, server.connections
+            with contextlib.closing(ConnectionPool(keep_alive_seconds=0.01)) as pool:
+                await pool.post(server.url, b"{}", HEADERS)
+                await asyncio.sleep(0.02)
+                await pool.post(server.url, b"{}", HEADERS)
+        return server.connections
 
-    assert asyncio.run(run()) == (Answer(200, "OK"), 2)
+    assert uvloop.run(run()) == 2
 
 
-def test_https_with_a_certificate_that_is_checked(tmp_path, monkeypatch):
-    """The platform's is one that the machine trusts; another is refused."""
+@pytest.mark.parametrize("pieces", [None, [b"SSH-2.0-OpenSSH\r\n"]], ids=["closed", "not HTTP"])
+def test_a_broken_connection_is_an_aiohttp_error(pieces):
+    server = Server(pieces, [OK_BYTES])
+    assert post_in_turn(server, 2) == [aiohttp.ServerDisconnectedError, OK]
+    assert server.connections == 2
+
+
+def test_a_refused_connection_is_an_aiohttp_error():
+    with pytest.raises(aiohttp.ClientOSError, match=r"[Cc]onnect"):
+        uvloop.run(ConnectionPool().post("http://127.0.0.1:1/", b"{}", HEADERS))
+
+
+def test_the_response_to_a_cancelled_post_is_not_taken_for_the_next_ones():
+    async def run():
+        server = Server([b"HTTP/1.1 ", b"404 Not Found\r\n"], [OK_BYTES])
+        async with server:
+            with contextlib.closing(ConnectionPool()) as pool:
+                first = asyncio.create_task(pool.post(server.url, b"{}", HEADERS))
+                await server.request_received.wait()
+                first.cancel()
+                await asyncio.wait([first])
+                response = await pool.post(server.url, b"{}", HEADERS)
+        return response, server.connections
+
+    assert uvloop.run(run()) == (OK, 2)
+
+
+@pytest.mark.parametrize("listening", [False, True], ids=["refuses", "does not answer"])
+def test_a_host_is_reached_when_its_first_address(listening, monkeypatch):
+    """Happy eyeballs; a connection that nobody answers would last for minutes.
+
+    On asyncio's loop: the resolver of uvloop's cannot be replaced.
+    """
+
+    async def run(first_address):
+        server = Server([OK_BYTES])
+        async with server:
+            second_address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+            resolved = [
+                (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)
+                for address in (first_address, second_address)
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_: resolved)
+            with contextlib.closing(ConnectionPool()) as pool:
+                async with asyncio.timeout(60):
+                    return await pool.post("http://platform.test/", b"{}", HEADERS)
+
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as first,
+        contextlib.ExitStack() as stack,
+    ):
+        address = first.getsockname()
+        if listening:
+            stack.enter_context(socket.create_connection(address))  # the backlog is full
+        else:
+            first.close()
+        assert asyncio.run(run(address)) == OK
+
+
+def test_https_checks_the_certificate(tmp_path, monkeypatch):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    made = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
-    named = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
     subprocess.run(
-        ["openssl", "req", "-x509", *made, *named],
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        ],
         check=True,
         capture_output=True,
     )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
-    assert posted(Server(tls=tls)) == [aiohttp.ClientOSError]
+    assert post_in_turn(Server(tls=tls), 1) == [aiohttp.ClientOSError]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    assert posted(Server(TAKEN, TAKEN, tls=tls), 2) == [Answer(200, "OK")] * 2
+    assert post_in_turn(Server([OK_BYTES], [OK_BYTES], tls=tls), 2) == [OK, OK]

@@ -862,7 +862,8 @@ def test_an_answer_in_bytes(door):
     failed = json.loads(door.call("POST", "/runsync", json=order).json()["error"])["error"]
     assert (failed["code"], failed["param"], failed["message"]) == (
         *(400, "encoding_format"),
-        "The output of a job is JSON and cannot hold bytes: set encoding_format to base64 or float.",
+        "The output of a job is JSON and cannot hold bytes: set encoding_format to base64 or "
+        "float.",
     )
 
 

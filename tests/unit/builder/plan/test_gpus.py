@@ -3,7 +3,7 @@
 import pytest
 
 from builder.errors import InvalidArgument
-from builder.plan.gpus import find_gpu_pools, load_gpu_table
+from builder.plan.gpus import load_gpu_table
 from builder.presets import PRESETS
 
 
@@ -24,7 +24,7 @@ def test_the_pools_of_the_presets_are_in_the_table():
     ],
 )
 def test_a_pool_is_found_by_its_name_or_by_words_of_a_gpus_name(text, pools):
-    assert [pool.name for pool in find_gpu_pools(load_gpu_table().pools, text)] == pools
+    assert [pool.name for pool in load_gpu_table().find_pools(text)] == pools
 
 
 @pytest.mark.parametrize("text", ["RTX", "Z9"])
@@ -32,4 +32,4 @@ def test_an_unknown_gpu_is_refused_with_the_known_ones(text):
     with pytest.raises(
         InvalidArgument, match=rf"^--gpu '{text}': unknown GPU or pool. Known are AMPERE_16"
     ):
-        find_gpu_pools(load_gpu_table().pools, text)
+        load_gpu_table().find_pools(text)

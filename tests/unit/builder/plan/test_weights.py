@@ -10,7 +10,7 @@ from handler.model.safetensors import Tensor
 
 
 def unquantized(*tensors):
-    return ModelMetadata("m", "", {}, tensors, None)
+    return ModelMetadata("m", None, {}, tensors, None)
 
 
 @pytest.mark.parametrize(("width", "size"), [(256, 128), (96, 32)])
@@ -33,8 +33,7 @@ def test_a_layer_that_no_groups_divide_cannot_be_quantized_as_awq():
     with pytest.raises(CheckpointRefused) as raised:
         measure_weights(unquantized(Tensor("a.q_proj.weight", "BF16", (64, 40), 5120)), "awq")
     assert str(raised.value) == (
-        "m cannot be quantized as awq: a.q_proj.weight has 40 inputs, which groups of 128 or 32 do "
-        "not divide. Choose --quantization fp8."
+        "AWQ's groups of 128 or 32 do not divide the 40 inputs of a.q_proj.weight: choose fp8."
     )
 
 

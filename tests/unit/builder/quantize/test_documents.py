@@ -5,6 +5,8 @@ import pytest
 from builder.errors import InvalidArgument
 from builder.quantize.documents import (
     ROW_FORMAT,
+    TextFile,
+    calibration_and_held_out,
     read_documents,
     shuffled,
     split_held_out,
@@ -66,3 +68,14 @@ def test_documents_are_shuffled_in_the_same_way_every_time():
     documents = [str(number) for number in range(20)]
     assert shuffled(documents) == shuffled(documents) != documents
     assert sorted(shuffled(documents)) == sorted(documents)
+
+
+def test_without_a_held_out_text_the_last_tenth_of_the_data_set_is_measured(tmp_path):
+    rows = [{"text": str(number)} for number in range(10)]
+    dataset = TextFile(write_rows(tmp_path / "d.jsonl", *rows), "d.jsonl", "1")
+    other = TextFile(write_rows(tmp_path / "o.jsonl", {"text": "3"}), "o.jsonl", "2")
+    calibration, held_out = calibration_and_held_out(dataset, dataset)
+    assert (sorted(calibration), held_out) == (list("012345678"), ["9"])
+    calibration, held_out = calibration_and_held_out(dataset, other)
+    assert (sorted(calibration), held_out) == (list("012456789"), ["3"])
+    assert calibration_and_held_out(None, other) == ([], ["3"])

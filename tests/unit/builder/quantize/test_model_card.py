@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from builder.quantize.inputs import BaseCheckpoint, TextFile
+from builder.quantize.documents import TextFile
+from builder.quantize.inputs import BaseCheckpoint
 from builder.quantize.model_card import QuantizationResult, QuantizedLayers, model_card
 from builder.quantize.recipe import QuantizationRecipe
 

@@ -1,83 +1,138 @@
-"""A result is sent again where that may help, and only there."""
+"""Retries of a result's POST: as often as the SDK does, and after a broken connection too."""
 
 import asyncio
+import contextlib
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp_retry import FibonacciRetry
 
 from handler.serve.queue import delivery
 
-DONE = (200, "OK")
+BODY = '{"output": "é"}'
+PAUSES = (0.02, 0.03)  # short ones
+BROKEN = None  # instead of a status: the server closes the connection
 
 
-def posted(monkeypatch, *answers):
-    """Transmit one result to a server with these answers; return its bodies and the pauses."""
-    bodies, pauses, left = [], [], list(answers)
+@contextlib.asynccontextmanager
+async def serving(respond):
+    """A server with one handler; yields its URL."""
+    app = web.Application()
+    app.router.add_post("/", respond)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    finally:
+        await runner.cleanup()
 
-    async def answer(request):
+
+def transmit(caplog, *statuses):
+    """Post a result to a server with these answers; return the outcomes, pauses and error."""
+    bodies, outcomes, error = [], [], None
+    remaining = list(statuses)
+
+    async def respond(request):
         bodies.append(await request.text())
-        what = left.pop(0)
-        if what is None:
-            request.transport.close()  # as a proxy that is restarted
+        status = remaining.pop(0)
+        if status is BROKEN:
+            request.transport.close()
             return web.Response()
-        return web.Response(status=what)
-
-    async def pause(seconds):
-        pauses.append(seconds)
+        return web.Response(status=status)
 
     async def run():
-        app = web.Application()
-        app.router.add_post("/", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = site._server.sockets[0].getsockname()[1]
-        monkeypatch.setattr(delivery.asyncio, "sleep", pause)
-        posts = delivery.Delivery()
-        try:
-            async with aiohttp.ClientSession() as session:
-                await posts.transmit(session, f"http://127.0.0.1:{port}/", '{"output": "é"}')
-        finally:
-            posts.connections.close()
-            monkeypatch.undo()
-            await runner.cleanup()
+        nonlocal error
+        posts = delivery.Delivery(lambda outcome, _, size: outcomes.append((outcome, size)), PAUSES)
+        async with serving(respond) as url, aiohttp.ClientSession() as session:
+            try:
+                await posts.transmit(session, url, BODY)
+            except aiohttp.ClientError as raised:
+                error = raised
+            finally:
+                posts.connections.close()
 
-    try:
+    with caplog.at_level("WARNING", delivery.log.name):
         asyncio.run(run())
-    finally:
-        assert set(bodies) == {'{"output": "é"}'}
-    return len(bodies), pauses
+    assert bodies == [BODY] * len(statuses)
+    assert [size for _, size in outcomes] == [len(BODY.encode())] * len(statuses)
+    pauses = [pause for record in caplog.records for pause in record.args[1:]]
+    return [outcome for outcome, _ in outcomes], pauses, error
 
 
 @pytest.mark.parametrize(
-    ("answers", "pauses"),
+    ("statuses", "pauses"),
     [
         ([200], []),
-        ([500, 200], [2.0]),
-        ([429, 200], [2.0]),
-        ([None, 200], [0.0]),
-        ([503, None, 200], [2.0, 0.0]),
-        ([None, None, 200], [0.0, 3.0]),
+        ([500, 200], [0.02]),
+        ([429, 200], [0.02]),
+        ([BROKEN, 200], [0.0]),
+        ([503, BROKEN, 200], [0.02, 0.0]),
+        ([BROKEN, BROKEN, 200], [0.0, 0.03]),
     ],
-    ids=["taken", "500", "429", "broken connection", "both", "broken twice"],
+    ids=["taken", "500", "429", "broken connection", "503 and broken", "broken twice"],
 )
-def test_a_result_is_sent_until_it_is_taken(monkeypatch, answers, pauses):
-    """With as many tries as the SDK has."""
-    assert posted(monkeypatch, *answers) == (len(answers), pauses)
+def test_a_result_is_posted_until_it_is_taken(caplog, statuses, pauses):
+    outcomes = ["again"] * len(pauses) + ["taken"]
+    assert transmit(caplog, *statuses) == (outcomes, pauses, None)
 
 
 @pytest.mark.parametrize(
-    ("answers", "error"),
+    ("statuses", "error_type", "pauses"),
     [
-        ([400], aiohttp.ClientResponseError),
-        ([500, 500, 500], aiohttp.ClientResponseError),
-        ([None, None, None], aiohttp.ServerDisconnectedError),
+        ([400], aiohttp.ClientResponseError, []),
+        ([500, 500, 500], aiohttp.ClientResponseError, [0.02, 0.03]),
+        ([BROKEN, BROKEN, BROKEN], aiohttp.ServerDisconnectedError, [0.0, 0.03]),
     ],
-    ids=["refused", "always 500", "always broken"],
+    ids=["rejected", "always 500", "always broken"],
 )
-def test_what_is_not_taken_raises_what_the_sdk_knows(monkeypatch, answers, error):
-    """A refusal at once, for the same body would be refused again."""
-    with pytest.raises(error):
-        posted(monkeypatch, *answers)
+def test_a_result_that_is_lost_raises_an_error_that_the_sdk_handles(
+    caplog, statuses, error_type, pauses
+):
+    outcomes, seen_pauses, error = transmit(caplog, *statuses)
+    assert (outcomes, seen_pauses) == (["again"] * len(pauses) + ["lost"], pauses)
+    assert type(error) is error_type
+
+
+def test_the_retries_are_the_sdks():
+    sdk = FibonacciRetry(attempts=3)
+    pauses = tuple(sdk.get_timeout(attempt) for attempt in (1, 2))
+    assert pauses == delivery.RETRY_PAUSES_SECONDS
+
+
+def test_the_headers_are_those_of_the_sdk():
+    """Its session's, but the content type of its `_transmit`."""
+    received = []
+
+    async def respond(request):
+        received.append(request.headers)
+        return web.Response()
+
+    async def run():
+        posts = delivery.Delivery()
+        sdk_headers = {
+            "Content-Type": "application/json",
+            "Authorization": "key",
+            "Accept-Encoding": "gzip, deflate",
+        }
+        async with (
+            serving(respond) as url,
+            aiohttp.ClientSession(headers=sdk_headers) as session,
+        ):
+            session.headers["X-Request-ID"] = "job"
+            await posts.transmit(session, url, BODY)
+            posts.connections.close()
+        return url.split("/")[2]
+
+    host = asyncio.run(run())
+    assert [dict(headers) for headers in received] == [
+        {
+            "Host": host,
+            "Authorization": "key",
+            "X-Request-ID": "job",
+            "charset": "utf-8",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Content-Length": str(len(BODY.encode())),
+        }
+    ]

@@ -1,4 +1,4 @@
-"""Each engine's own tests, in its own environment; and one version of it wherever it is named."""
+"""The contract tests of each engine, in its Python environment; one version in image and lock."""
 
 import re
 import subprocess
@@ -7,12 +7,12 @@ import pytest
 
 from tests.support.environment import PYTHON, ROOT, clean_environment
 
-SECONDS = 400  # one start of the engine in each
+TIMEOUT_SECONDS = 400  # one start of the engine in each
 
 
 @pytest.mark.parametrize("engine", PYTHON)
-def test_the_engine_is_as_the_adapter_knows_it(engine):
-    """The tests of tests/contract say name by name what has moved."""
+def test_the_engine_has_the_names_that_the_worker_uses(engine):
+    """tests/contract says name by name what has moved."""
     files = sorted(map(str, (ROOT / "tests/contract").glob(f"test_{engine}*.py")))
     done = subprocess.run(
         [PYTHON[engine], "-m", "pytest", "-q", *files],
@@ -20,7 +20,7 @@ def test_the_engine_is_as_the_adapter_knows_it(engine):
         env=clean_environment(OMP_NUM_THREADS="1"),
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=TIMEOUT_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -31,7 +31,7 @@ def test_the_engine_is_as_the_adapter_knows_it(engine):
     ids=["vllm", "sglang"],
 )
 def test_the_image_has_the_version_that_is_tested(engine, image, package):
-    """The tag in the Dockerfile, and what the lock for these tests is made from."""
+    """The tag in the Dockerfile, and the source of the lock for the tests."""
     recipe = (ROOT / "Dockerfile").read_text()
     source = (ROOT / f"requirements/{engine}-cpu.in").read_text()
     tags = re.findall(rf"^ARG \w+={image}:v(\S+)$", recipe, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Tokens that wait for their flush: merged where vLLM keeps them, none lost or told twice."""
+"""Tokens that wait for a flush: merged in vLLM's output processor, none lost or sent twice."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ TEXT = "The capital of France is Paris, and its river is the Seine. Ça va? 日�
 
 
 class Stream:
-    """One request at vLLM's output processor, whose consumer asks when the test says."""
+    """One request in vLLM's output processor, whose consumer asks when the test does."""
 
     def __init__(self, monkeypatch, tokenizer, pacer, n=1, **sampling):
         from vllm import SamplingParams
@@ -42,7 +42,7 @@ class Stream:
             self.processor.add_request(request(name), None, parent, index, self.collector)
 
     def write(self, *tokens, child=0, reason=None):
-        """Let the engine write tokens in one step; return what vLLM would abort."""
+        """Put tokens of one engine step; return the requests that vLLM would abort."""
         from vllm.v1.engine import EngineCoreOutput
 
         output = EngineCoreOutput(self.names[child], list(tokens), finish_reason=reason)
@@ -59,9 +59,9 @@ def tokenizer():
 
 @pytest.fixture
 def pacer():
-    """One stream, one flush in an hour: only what does not wait comes out."""
-    made = Pacer(posts_per_second=1 / 3600)
-    made.begin()
+    """One stream and one flush an hour: only what does not wait comes out."""
+    made = Pacer(flushes_per_second=1 / 3600)
+    made.stream_opened()
     return made
 
 
@@ -71,7 +71,7 @@ def completion(output):
 
 
 def test_tokens_are_merged_into_one_output(monkeypatch, tokenizer, pacer):
-    """The first leaves at once; the rest come together, as the end does not wait."""
+    """The first is handed out at once; the others together with the last, which does not wait."""
     from vllm.v1.engine import FinishReason
 
     tokens = tokenizer.encode(TEXT)
@@ -93,10 +93,10 @@ def test_tokens_are_merged_into_one_output(monkeypatch, tokenizer, pacer):
     asyncio.run(run())
 
 
-def test_a_consumer_that_waits_is_woken_when_it_is_time(monkeypatch, tokenizer, pacer):
-    """Also where no further token comes: a request may be preempted for seconds."""
+def test_a_waiting_consumer_is_woken_when_a_flush_is_due(monkeypatch, tokenizer, pacer):
+    """Also when no further token comes: a request may be preempted for seconds."""
     tokens = tokenizer.encode(TEXT)[:3]
-    pacer.posts_per_second = 50
+    pacer.flushes_per_second = 50
 
     async def run():
         stream = Stream(monkeypatch, tokenizer, pacer)
@@ -110,8 +110,8 @@ def test_a_consumer_that_waits_is_woken_when_it_is_time(monkeypatch, tokenizer, 
     asyncio.run(run())
 
 
-def test_a_stop_string_ends_it_where_it_begins(monkeypatch, tokenizer, pacer):
-    """Tokens behind it, of the same step, are not told."""
+def test_a_stop_string_ends_the_stream_where_it_begins(monkeypatch, tokenizer, pacer):
+    """Tokens after it, of the same step, are not sent."""
     tokens = tokenizer.encode(TEXT)
 
     async def run():
@@ -122,14 +122,14 @@ def test_a_stop_string_ends_it_where_it_begins(monkeypatch, tokenizer, pacer):
         output = await stream.collector.get()
         assert completion(output).text == "The capital of France is"
         assert completion(output).finish_reason == "stop"
-        told = completion(output).token_ids
-        assert told == tokens[: len(told)]
-        assert tokenizer.decode(told) == "The capital of France is Paris"
+        sent = completion(output).token_ids
+        assert sent == tokens[: len(sent)]
+        assert tokenizer.decode(sent) == "The capital of France is Paris"
 
     asyncio.run(run())
 
 
-def test_several_answers_of_one_request_are_kept_apart(monkeypatch, tokenizer, pacer):
+def test_several_choices_of_one_request_are_kept_apart(monkeypatch, tokenizer, pacer):
     """With n = 2 one may end long before the other."""
     from vllm.v1.engine import FinishReason
 
@@ -139,7 +139,7 @@ def test_several_answers_of_one_request_are_kept_apart(monkeypatch, tokenizer, p
         stream = Stream(monkeypatch, tokenizer, pacer, n=2)
         stream.write(tokens[0], child=0)
         assert stream.collector.get_nowait().outputs[0].index == 0
-        told = {0: [tokens[0]], 1: []}
+        sent = {0: [tokens[0]], 1: []}
         for token in tokens[1:3]:
             stream.write(token, child=0)
         stream.write(*tokens[:2], child=1)
@@ -149,15 +149,15 @@ def test_several_answers_of_one_request_are_kept_apart(monkeypatch, tokenizer, p
         late = await stream.collector.get()
         for output in (early, late):
             for one in output.outputs:
-                told[one.index] += one.token_ids
-        assert told == {0: tokens[:4], 1: tokens[:3]}
+                sent[one.index] += one.token_ids
+        assert sent == {0: tokens[:4], 1: tokens[:3]}
         assert (early.finished, late.finished) == (False, True)
 
     asyncio.run(run())
 
 
-def test_an_abort_brings_what_was_held(monkeypatch, tokenizer, pacer):
-    """Its output is the last one."""
+def test_an_abort_hands_out_pending_tokens(monkeypatch, tokenizer, pacer):
+    """In the last output."""
     tokens = tokenizer.encode(TEXT)
 
     async def run():
@@ -176,7 +176,7 @@ def test_an_abort_brings_what_was_held(monkeypatch, tokenizer, pacer):
 
 
 def test_an_error_does_not_wait(monkeypatch, tokenizer, pacer):
-    """The consumer hears of it at once."""
+    """The consumer gets it at once."""
 
     async def run():
         stream = Stream(monkeypatch, tokenizer, pacer)

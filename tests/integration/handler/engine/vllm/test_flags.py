@@ -1,19 +1,14 @@
-"""Variables named like the engine's flags reach it, and its own parser judges their values.
+"""Variables named like vLLM's flags reach it, and its own parser checks their values."""
 
-The parser is vLLM's, and importing it is most of this file's time.
-"""
-
-import argparse
 import os
 
 import pytest
 
-from handler.engine import aliases
-from handler.engine.aliases import with_variables
-from handler.engine.flags import EngineFlags
-from handler.engine.response import refusal
+from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
+from handler.environ import load
 from handler.errors import InvalidSetting
+from handler.model.resolve import resolve_model
 from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -24,7 +19,7 @@ def flags(folder, **environ):
 
 
 def test_variables_become_flags_of_every_kind(model, tmp_path):
-    """Numbers, truth values, choices, JSON and lists, in the ways that people write them."""
+    """Numbers, booleans, choices, JSON and lists, in the spellings that people use."""
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "tokenizer_config.json").write_text("{}")
@@ -53,26 +48,6 @@ def test_variables_become_flags_of_every_kind(model, tmp_path):
     assert parsed["max_model_len"] == 4000
 
 
-def test_the_other_half_of_a_switch_is_no_setting():
-    """It says no, so as a variable it would say the reverse of its name.
-
-    A stand-in for the switches of vLLM 0.33, which also have `--disable-x` beside `--enable-x`.
-    """
-
-    class Paired(argparse.BooleanOptionalAction):
-        def __init__(self, option_strings, dest, **more):
-            super().__init__(option_strings, dest, **more)
-            self.option_strings = [*option_strings, "--disable-cache"]
-
-        def __call__(self, parser, namespace, values, option_string=None):
-            setattr(namespace, self.dest, option_string == "--enable-cache")
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--enable-cache", action=Paired)
-    parser.add_argument("--verbose", action=argparse.BooleanOptionalAction)
-    assert EngineFlags(parser, ["help"]).names == {"ENABLE_CACHE", "VERBOSE"}
-
-
 def test_the_model_has_the_folder_name_unless_another_is_given(model):
     """The served name is never a path."""
     assert flags(model())["served_model_name"] == ["tiny"]
@@ -80,7 +55,7 @@ def test_the_model_has_the_folder_name_unless_another_is_given(model):
 
 
 def test_engine_args_win_over_variables(model):
-    """They stand last, as on a command line."""
+    """They come last, as on a command line."""
     parsed = flags(model(), MAX_NUM_SEQS="64", ENGINE_ARGS="--max-num-seqs 8 --max-model-len=2048")
     assert (parsed["max_num_seqs"], parsed["max_model_len"]) == (8, 2048)
 
@@ -103,8 +78,8 @@ def test_variables_of_other_programs_are_left_alone(model):
     }
 
 
-def test_the_token_is_no_flag(model):
-    """The engine's processes find it in their environment; it is in no argument."""
+def test_the_token_is_not_a_flag(model):
+    """The engine's processes find it in their environment, not in arguments."""
     adapter = check(model(), HF_TOKEN="hf_secret")
     assert "hf_secret" not in str(adapter._args)
 
@@ -123,24 +98,24 @@ def test_the_token_is_no_flag(model):
             "LOAD_FORMAT='runai_streamer' needs the package runai-model-streamer, which is not "
             "installed here: add it to the image, or leave LOAD_FORMAT out.",
         ),
-        ({"ENFORCE_EAGER": "maybe"}, "ENFORCE_EAGER='maybe' should be true or false."),
+        ({"ENFORCE_EAGER": "maybe"}, "ENFORCE_EAGER='maybe' must be true or false."),
         (
             {"ALLOWED_MEDIA_DOMAINS": "[broken"},
-            "ALLOWED_MEDIA_DOMAINS='[broken': not a JSON list "
-            "(Expecting value: line 1 column 2 (char 1))",
+            "ALLOWED_MEDIA_DOMAINS='[broken' must be a JSON list "
+            "(Expecting value: line 1 column 2 (char 1)).",
         ),
         ({"ENGINE_ARGS": "--dtyp=x"}, "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
         ({"ENGINE_ARGS": "'--x"}, 'ENGINE_ARGS="\'--x": No closing quotation'),
         (
             {"ENGINE_ARGS": "--port 80"},
-            "ENGINE_ARGS: --port is not the engine's to set here: the worker has no HTTP server "
-            "in queue mode and names the model itself.",
+            "ENGINE_ARGS: --port cannot be set: the engine's own HTTP server does not run here, "
+            "and the worker's settings name the model.",
         ),
-        ({"ENGINE_ARGS": "foo"}, "ENGINE_ARGS: 'foo' is no flag; give flags only."),
+        ({"ENGINE_ARGS": "foo"}, "ENGINE_ARGS: 'foo' is not a flag."),
         (
             {"ENGINE_ARGS": "-h"},
-            "ENGINE_ARGS: -h is not the engine's to set here: the worker has no HTTP server "
-            "in queue mode and names the model itself.",
+            "ENGINE_ARGS: -h cannot be set: the engine's own HTTP server does not run here, and "
+            "the worker's settings name the model.",
         ),
         (
             {"CUSTOM_CHAT_TEMPLATE": "/nope/x.jinja"},
@@ -164,7 +139,7 @@ def test_the_token_is_no_flag(model):
     ],
 )
 def test_a_bad_value_is_refused_before_the_engine_loads(model, environ, message):
-    """With the variable's name, the value, and what the engine accepts."""
+    """With the variable, its value, and what the engine accepts."""
     with pytest.raises(InvalidSetting) as caught:
         check(model(), **environ)
     assert str(caught.value) == message
@@ -177,8 +152,8 @@ def test_an_unknown_parser_is_refused_with_the_known_ones(model, variable):
         check(model(), **{variable: "nosuch"})
 
 
-def test_a_parser_of_the_users_own_is_imported(model, tmp_path):
-    """From a file, as vLLM's launcher does where that runs."""
+def test_a_users_own_parser_is_imported(model, tmp_path):
+    """From a file, as `vllm serve` does."""
     plugin = tmp_path / "mine.py"
     plugin.write_text(
         "from vllm.tool_parsers import ToolParser, ToolParserManager\n"
@@ -188,35 +163,12 @@ def test_a_parser_of_the_users_own_is_imported(model, tmp_path):
     )
     environ = {"TOOL_CALL_PARSER": "mine", "TOOL_PARSER_PLUGIN": str(plugin)}
     assert flags(model(), **environ)["tool_call_parser"] == "mine"
-    with pytest.raises(InvalidSetting, match=r"^TOOL_PARSER_PLUGIN='/nope\.py' is no file"):
+    with pytest.raises(InvalidSetting, match=r"^TOOL_PARSER_PLUGIN='/nope\.py' is not a file"):
         check(model(), TOOL_CALL_PARSER="mine", TOOL_PARSER_PLUGIN="/nope.py")
 
 
-@pytest.mark.parametrize(
-    ("engine", "name", "value", "refused"),
-    [
-        ("vllm", "SCHEDULE_POLICY", "lpm", True),
-        ("vllm", "ENABLE_MIXED_CHUNK", "false", False),
-        ("vllm", "ENABLE_MIXED_CHUNK", "true", True),
-        ("vllm", "STREAM_INTERVAL", "0", False),
-        ("sglang", "ASYNC_SCHEDULING", "false", True),
-        ("sglang", "LOGPROBS_MODE", "", False),
-        ("sglang", "MASTER_PORT", "29500", False),
-    ],
-    ids=["value", "off", "on", "both", "off by wish", "empty", "ambient"],
-)
-def test_what_only_the_other_engine_has_is_refused(engine, name, value, refused):
-    """A switch that is off as it would be unless set asks for nothing."""
-    known = {"STREAM_INTERVAL"}
-    if not refused:
-        aliases.refuse_foreign(engine, {name: value}, known)
-        return
-    with pytest.raises(InvalidSetting, match=f"^{name}='{value}' is a setting of "):
-        aliases.refuse_foreign(engine, {name: value}, known)
-
-
-def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
-    """Each with the name that would be right; nothing is said of what is not ours."""
+def test_similar_and_removed_names_are_logged_once(model, caplog):
+    """Each with the right name; names of other programs are not logged."""
     check(
         model(),
         MAX_MODEL_LENGTH="1",
@@ -228,7 +180,7 @@ def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
         RUNPOD_POD_ID="x",
         HOSTNAME="x",
     )
-    warned = [r.message for r in caplog.records if r.name == "handler.engine.command_line"]
+    warned = [r.message for r in caplog.records if r.name == "handler.engine.flags"]
     assert [line for line in warned if "effect" in line] == [
         "GPU_MEM_UTILIZATION is not a setting and has no effect: "
         "did you mean GPU_MEMORY_UTILIZATION?",
@@ -239,8 +191,8 @@ def test_near_misses_and_removed_names_are_warned_of_once(model, caplog):
     ]
 
 
-def test_what_is_called_removed_is_gone(model):
-    """Parity with the engine: none of these names is a flag of it, and what we advise is."""
+def test_removed_names_are_no_flags_and_the_advice_names_flags():
+    """Parity with the engine."""
     dests = {action.dest.upper() for action in engine_flags()._parser._actions}
     assert REMOVED.keys() & dests == set()
     advised = {
@@ -258,8 +210,8 @@ def test_a_prequantized_checkpoint_keeps_the_engine_choice_of_kernel(model):
     assert flags(folder, QUANTIZATION="awq")["quantization"] is None
 
 
-def test_an_unquantized_checkpoint_is_quantized_on_the_way_in(model):
-    """QUANTIZATION names one of the engine's methods then."""
+def test_an_unquantized_checkpoint_is_quantized_while_it_loads(model):
+    """QUANTIZATION names one of the engine's methods."""
     assert flags(model(), QUANTIZATION="fp8")["quantization"] == "fp8"
     with pytest.raises(InvalidSetting, match=r"^QUANTIZATION='int9': choose from .*, awq, "):
         check(model(), QUANTIZATION="int9")
@@ -275,47 +227,22 @@ def test_an_unquantized_checkpoint_is_quantized_on_the_way_in(model):
     ],
     ids=["default", "share", "share as flag", "off"],
 )
-def test_a_measured_memory_is_remembered_for_one_share_of_it(model, monkeypatch, environ, plan):
-    """vLLM's plan does not say for which share it was made."""
-    seen = {}
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-
-    def see(args):
-        seen["plan"] = os.environ.get("VLLM_ENABLE_STARTUP_PLAN")
-
-    monkeypatch.setattr("handler.engine.vllm.platform.place_on_cpu", see)
-    check(model(), **environ)
-    assert seen == {"plan": plan}
+def test_measured_memory_is_reused_only_for_the_default_fraction(model, monkeypatch, environ, plan):
+    """vLLM's startup plan does not say for which GPU_MEMORY_UTILIZATION it was made."""
+    monkeypatch.setattr(os, "environ", {**os.environ, **environ})
+    environ = {**environ, "MODEL_NAME": str(model())}
+    settings = load(environ)
+    VllmAdapter(settings, resolve_model(settings), environ).check()
+    assert os.environ.get("VLLM_ENABLE_STARTUP_PLAN") == plan
 
 
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        (
-            '"auto" requires --enable-auto-tool-choice and --tool-call-parser to be set',
-            '"auto" requires ENABLE_AUTO_TOOL_CHOICE and TOOL_CALL_PARSER to be set',
-        ),
-        ("Please add `--is-embedding` when launching", "Please add RUNNER=pooling when launching"),
-        *(
-            (text, text)
-            for text in (
-                "one -- two --x and-then--max-model-len",
-                "git commit --no-edit",
-                "--pooler-config.task",
-                "--max-model-length",
-            )
-        ),
-        ("--max-model-len, `--max-num-seqs`.", "MAX_MODEL_LEN, MAX_NUM_SEQS."),
-        ("`--max-model-len 7` is too small", "`MAX_MODEL_LEN 7` is too small"),
-    ],
-)
-def test_an_engine_that_asks_for_a_flag_names_the_variable(said, shown):
-    """At the start, and to a caller."""
-    assert with_variables(said) == shown
-    payload = {"error": {"message": said, "param": "--tool-call-parser"}}
-    refused = refusal(400, payload, None)
-    assert (str(refused), refused.param) == (shown, "--tool-call-parser")
+def test_auto_reaches_the_engine_as_a_number(model):
+    """One rank runs in the core's process, several have processes of their own."""
+    folder = model(num_attention_heads=8)
+    one = check(folder, TENSOR_PARALLEL_SIZE="auto", CUDA_VISIBLE_DEVICES="")._args
+    two = check(folder, TP_SIZE="auto", CUDA_VISIBLE_DEVICES="0,1")._args
+    assert (one.tensor_parallel_size, one.distributed_executor_backend) == (1, "uni")
+    assert (two.tensor_parallel_size, two.distributed_executor_backend) == (2, None)
 
 
 def test_the_start_names_variables_where_the_engine_names_flags(model):

@@ -1,0 +1,69 @@
+"""The installed build of SGLang, for CPUs or for GPUs, and the environment variables it needs."""
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+
+from handler.engine.parallelism import visible_gpus
+
+ENVIRONMENT = {"SGLANG_KILLPG_ON_SCHEDULER_EXCEPTION": "0"}
+# Without TORCH_COMPILE_DISABLE the first request of two ranks waits 20 s for a C++ build.
+CPU_ENVIRONMENT = {"SGLANG_USE_CPU_ENGINE": "1", "TORCH_COMPILE_DISABLE": "1"}
+# PyTorch's own attention and sampling, and a small KV cache: it is filled with zeros, which takes
+# seconds per gigabyte.
+CPU_ARGUMENTS = [
+    "--device=cpu",
+    "--attention-backend=torch_native",
+    "--sampling-backend=pytorch",
+    "--disable-cuda-graph",
+    "--mem-fraction-static=0.3",
+    "--max-total-tokens=16384",
+    "--max-running-requests=64",
+    "--lora-backend=torch_native",
+]
+
+
+def version() -> str:
+    """Return the engine's version."""
+    return importlib.metadata.version("sglang")
+
+
+def is_cpu() -> bool:
+    """Whether torch is a build for CPUs."""
+    return importlib.metadata.version("torch").endswith("+cpu")
+
+
+def gpus(environ: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that the engine will see."""
+    return [] if is_cpu() else visible_gpus(environ)
+
+
+def is_quiet(log_level: str) -> bool:
+    """Whether the engine logs no more than warnings."""
+    return log_level.upper() in ("WARNING", "ERROR", "CRITICAL")
+
+
+def environment(log_level: str, *, offline: bool) -> dict[str, str]:
+    """Return the variables that SGLang and its processes read.
+
+    `offline` is whether all files of the model are local.
+    """
+    made = dict(ENVIRONMENT)
+    if is_cpu():
+        made |= CPU_ENVIRONMENT
+    if offline:
+        made["HF_HUB_OFFLINE"] = "1"
+    if is_quiet(log_level):
+        made["PYTHONWARNINGS"] = "ignore"
+    return made
+
+
+def thread_binding(ranks: int, cores: Sequence[int], omp_num_threads: str) -> dict[str, str]:
+    """Return the variable that gives a rank OMP_NUM_THREADS threads, or several ranks all cores.
+
+    SGLang's default is a thread on each core, whatever OMP_NUM_THREADS is, and it refuses to start
+    where there are fewer NUMA nodes than ranks.
+    """
+    has_number = ranks == 1 and omp_num_threads.isdecimal()
+    used = cores[-max(1, int(omp_num_threads)) :] if has_number else cores
+    binding = ",".join(str(core) for core in used)
+    return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([binding] * ranks)}

@@ -1,0 +1,169 @@
+"""Variables become flags of any argparse parser; here a small one in place of an engine's."""
+
+import argparse
+
+import pytest
+
+from handler.engine.flags import (
+    EngineFlags,
+    FlagError,
+    parse_engine_flags,
+    unused_variable_warnings,
+)
+from handler.errors import InvalidSetting
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise FlagError(message)
+
+
+@pytest.fixture
+def flags():
+    """Flags of every kind, and one that is refused."""
+    parser = Parser(allow_abbrev=False)
+    parser.add_argument("--max-num-seqs", "--seqs", type=int, default=128)
+    parser.add_argument("--dtype", choices=["half", "auto"])
+    parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--prefix-caching", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--domains", nargs="+")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1)
+    parser.add_argument("--port", "-p")
+    return EngineFlags(parser, ["help", "port"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "arguments"),
+    [
+        ("MAX_NUM_SEQS", "64", ["--max-num-seqs=64"]),
+        ("SEQS", "64", ["--max-num-seqs=64"]),
+        ("ENFORCE_EAGER", "True", ["--enforce-eager"]),
+        ("ENFORCE_EAGER", "0", []),
+        ("PREFIX_CACHING", "on", ["--prefix-caching"]),
+        ("PREFIX_CACHING", "off", ["--no-prefix-caching"]),
+        ("DOMAINS", "a.example, b.example", ["--domains", "a.example", "b.example"]),
+        ("DOMAINS", '["a.example", {"b": 1}]', ["--domains", "a.example", '{"b": 1}']),
+        ("DOMAINS", '{"a": 1}', ["--domains", '{"a": 1}']),
+    ],
+)
+def test_a_value_becomes_arguments(flags, name, value, arguments):
+    assert flags.argument(name, value) == arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("MAX_NUM_SEQS", "many", "MAX_NUM_SEQS='many': invalid int value: 'many'"),
+        ("DTYPE", "int3", "DTYPE='int3': invalid choice: 'int3' (choose from 'half', 'auto')"),
+        ("ENFORCE_EAGER", "maybe", "ENFORCE_EAGER='maybe' must be true or false."),
+        (
+            "DOMAINS",
+            "[broken",
+            "DOMAINS='[broken' must be a JSON list (Expecting value: line 1 column 2 (char 1)).",
+        ),
+    ],
+    ids=["number", "choice", "boolean", "list"],
+)
+def test_an_invalid_value_is_refused_with_its_variable(flags, name, value, message):
+    with pytest.raises(InvalidSetting) as caught:
+        flags.argument(name, value)
+    assert str(caught.value) == message
+
+
+def test_the_negative_form_of_a_boolean_flag_is_no_variable():
+    """As a variable it would say the reverse of its name.
+
+    A stand-in for the flags of vLLM 0.33, which also have `--disable-x` beside `--enable-x`.
+    """
+
+    class Paired(argparse.BooleanOptionalAction):
+        def __init__(self, option_strings, dest, **more):
+            super().__init__(option_strings, dest, **more)
+            self.option_strings = [*option_strings, "--disable-cache"]
+
+        def __call__(self, parser, namespace, values, option_string=None):
+            setattr(namespace, self.dest, option_string == "--enable-cache")
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--enable-cache", action=Paired)
+    parser.add_argument("--verbose", action=argparse.BooleanOptionalAction)
+    assert EngineFlags(parser, ["help"]).names == {"ENABLE_CACHE", "VERBOSE"}
+
+
+def parse(flags, engine_args="", **environ):
+    return parse_engine_flags(
+        "vllm",
+        flags,
+        worker_arguments=["--max-num-seqs=1"],
+        environ=environ,
+        engine_args=engine_args,
+        removed={"SWAP_SPACE": "use KV_OFFLOADING_SIZE."},
+    )
+
+
+def test_later_sources_win(flags):
+    """The worker's own arguments, then aliases, then variables, then ENGINE_ARGS."""
+    assert parse(flags).max_num_seqs == 1
+    assert parse(flags, MAX_RUNNING_REQUESTS="2").max_num_seqs == 2
+    assert parse(flags, MAX_RUNNING_REQUESTS="2", SEQS="3").max_num_seqs == 3
+    assert parse(flags, "--seqs 4", SEQS="3").max_num_seqs == 4
+
+
+def test_tensor_parallel_size_auto_becomes_a_number(flags):
+    parsed = parse(flags, TP_SIZE="auto", CUDA_VISIBLE_DEVICES="0,1")
+    assert parsed.tensor_parallel_size == 2
+
+
+def test_two_names_of_one_setting_must_agree(flags):
+    """Values are compared as the engine spells them."""
+    both = {"MAX_NUM_SEQS": "7", "MAX_RUNNING_REQUESTS": "8"}
+    with pytest.raises(InvalidSetting) as caught:
+        flags.from_aliases("vllm", both)
+    assert str(caught.value) == (
+        "MAX_NUM_SEQS='7' and MAX_RUNNING_REQUESTS='8' are one setting with two values: remove one."
+    )
+    same = both | {"MAX_RUNNING_REQUESTS": "7"}
+    assert flags.from_aliases("vllm", same) == ["--max-num-seqs=7"]
+
+
+@pytest.mark.parametrize(
+    ("engine_args", "message"),
+    [
+        ("--dtyp=x", "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
+        ("'--x", 'ENGINE_ARGS="\'--x": No closing quotation'),
+        *(
+            (
+                given,
+                f"ENGINE_ARGS: {option} cannot be set: the engine's own HTTP server does not run "
+                "here, and the worker's settings name the model.",
+            )
+            for given, option in (("--port 80", "--port"), ("-p 80", "-p"), ("-h", "-h"))
+        ),
+    ],
+    ids=["unknown", "quote", "refused", "refused short", "help"],
+)
+def test_invalid_engine_args_are_refused(flags, engine_args, message):
+    with pytest.raises(InvalidSetting) as caught:
+        parse(flags, engine_args)
+    assert str(caught.value) == message
+
+
+def test_variables_without_effect_are_logged_once(flags, caplog):
+    """Similar and removed names, each with what would be right; other names are not ours."""
+    parse(
+        flags,
+        MAX_NUM_SEQ="1",
+        SWAP_SPACE="4",
+        LD_LIBRARY_PATH="/x",
+        RUNPOD_POD_ID="x",
+        HOSTNAME="x",
+    )
+    assert [record.message for record in caplog.records] == [
+        "MAX_NUM_SEQ is not a setting and has no effect: did you mean MAX_NUM_SEQS?",
+        "SWAP_SPACE has no effect: use KV_OFFLOADING_SIZE.",
+    ]
+
+
+def test_names_of_the_platform_and_of_libraries_are_not_warned_of():
+    known = {"HF_TOKEN", "VLLM_EXTRA_ARGS"}
+    assert unused_variable_warnings({"HF_TOKENS": "", "VLLM_EXTRA_ARG": ""}, known, {}) == []
