@@ -41,6 +41,7 @@ DEFAULT_URL = "https://api.runpod.io"
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 USER_AGENT = "runpod-llm-worker"  # the platform's edge refuses the default names of some clients
 FLASHBOOT_SUFFIX = " -fb"
+JOB_STATES = ("inQueue", "inProgress", "completed", "failed", "retried")
 MAX_RETRY_AFTER_SECONDS = 60.0
 
 Kind = Literal["endpoint", "template"]
@@ -123,7 +124,7 @@ class Api:
     def jobs(self, endpoint: Json) -> Json:
         """Return the number of a queue's jobs in each state."""
         health = self.request("GET", f"{endpoint_url(endpoint)}/health", "the endpoint")
-        return health.get("jobs") or {}
+        return dict.fromkeys(JOB_STATES, 0) | health.get("jobs", {})
 
     def logs_url(self, endpoint_id: str, worker: str) -> str:
         return f"{self._url_of('endpoint', endpoint_id)}/workers/{quote(worker, safe='')}/logs"

@@ -159,7 +159,7 @@ def _status_lines(api: Api, endpoint: Json, name: str) -> Iterator[str]:
     listed = api.workers(endpoint["id"])
     limits, gpu = endpoint.get("workers", {}), endpoint.get("gpu", {})
     pools = ", ".join(gpu.get("pools", ())) or "none"
-    yield f"endpoint  {name} ({endpoint['id']}), {endpoint.get('type')}"
+    yield f"endpoint  {name} ({endpoint['id']}), {endpoint.get('type', 'QUEUE')}"
     yield f"address   {openai_url(endpoint)}"
     yield f"image     {endpoint.get('image')}"
     yield f"GPUs      {gpu.get('count', 1)} of {pools}"

@@ -92,12 +92,15 @@ def test_logs_of_workers_of_which_one_has_just_ended(api, builder):
     )
 
 
-def test_nobody_reads_on(api):
-    for command, more in (("deploy", [*CHAT, "--wait", "0"]), ("status", ["chat"])):
+def test_a_closed_pipe_ends_followed_logs_and_leaves_changes_complete(api):
+    api.workers = [WORKER]
+    api.logs = {"w-1": LINES}
+    api.keep_open = True
+    for command in (["deploy", *CHAT, "--wait=0"], ["status", "chat"], ["logs", "chat", "-f"]):
         reader, writer = os.pipe()
         os.close(reader)
         done = subprocess.run(
-            [sys.executable, "-m", "builder", command, *more],
+            [sys.executable, "-m", "builder", *command],
             cwd=ROOT,
             env=clean_environment(RUNPOD_API_KEY=KEY, RUNPOD_API_URL=api.url),
             stdout=writer,
