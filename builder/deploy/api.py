@@ -124,7 +124,7 @@ class Api:
     def jobs(self, endpoint: Json) -> Json:
         """Return the number of a queue's jobs in each state."""
         health = self.request("GET", f"{endpoint_url(endpoint)}/health", "the endpoint")
-        return dict.fromkeys(JOB_STATES, 0) | health.get("jobs", {})
+        return {state: health.get("jobs", {}).get(state, 0) for state in JOB_STATES}
 
     def logs_url(self, endpoint_id: str, worker: str) -> str:
         return f"{self._url_of('endpoint', endpoint_id)}/workers/{quote(worker, safe='')}/logs"
