@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from builder.deploy.api import Api, Kind, is_queue
+from builder.deploy.api import Kind, is_queue
 from builder.deploy.api_errors import Json
 from builder.deploy.environment import WorkerEnvironment, worker_environment
 from builder.errors import InvalidArgument
@@ -51,11 +51,6 @@ class Change:
     kind: Kind
     id: str | None
     body: Json
-
-    def apply(self, api: Api) -> Json:
-        if self.id is None:
-            return api.create(self.kind, self.body)
-        return api.update(self.kind, self.id, self.body)
 
 
 @dataclass(frozen=True)

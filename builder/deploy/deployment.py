@@ -27,10 +27,6 @@ answer = client.chat.completions.create(
 print(answer.choices[0].message.content)"""
 
 
-class Interrupted(DeployError):
-    """Ctrl-C; the text says what exists by then."""
-
-
 def deploy(
     options: argparse.Namespace, environ: Mapping[str, str], api: Api | None, console: Console
 ) -> None:
@@ -78,7 +74,7 @@ def _interruption_explained(name: str, done: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(
+        raise DeployError(
             f"interrupted; {' and '.join(done) or 'nothing was changed'}: the same command goes "
             f"on from here, python -m builder delete {name} removes it."
         ) from error
@@ -95,7 +91,10 @@ def _apply(
     for change in desired.changes:
         what, verb = f"{change.kind} {desired.name}", "changed" if change.id else "created"
         done.append(f"{what} may have been {verb}")
-        resource = change.apply(api)
+        if change.id is None:
+            resource = api.create(change.kind, change.body)
+        else:
+            resource = api.update(change.kind, change.id, change.body)
         done[-1] = f"{verb} {what} ({resource['id']})"
         console.print(done[-1])
         if change.kind == "endpoint":
