@@ -61,12 +61,13 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
-# The tests of the two engines take turns to wait: both at once take little more than one of them.
-# Those that quantize go with the ones that are sooner done.
+# Two halves side by side: each waits for its engines most of the time. Those that quantize and those
+# that need no engine go with SGLang, whose half would be sooner done.
 TESTED := .venv/sglang-tests.log
 test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
-	@$(BIN)/python -m pytest -k "sglang or test_quantize" >$(TESTED) 2>&1 & other=$$!; \
-	$(BIN)/python -m pytest -k "not sglang and not test_quantize"; code=$$?; \
+	@{ $(BIN)/python -m pytest tests/engine -k "sglang or test_quantize"; code=$$?; \
+	$(BIN)/python -m pytest --ignore=tests/engine || code=1; exit $$code; } >$(TESTED) 2>&1 & other=$$!; \
+	$(BIN)/python -m pytest tests/engine -k "not sglang and not test_quantize"; code=$$?; \
 	wait $$other || code=1; \
 	cat $(TESTED); exit $$code
 

@@ -5,12 +5,11 @@ import signal
 
 import pytest
 
-# Imported here until all tests that need an engine are in tests/engine.
-from tests.engine.conftest import client, endpoint, paris  # noqa: F401
-
-# A shell lets what it starts in the background ignore Ctrl-C, and that would be inherited.
+# A shell lets what it starts in the background ignore Ctrl-C, nohup lets it ignore SIGHUP, and both
+# would be inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture

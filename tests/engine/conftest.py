@@ -1,11 +1,18 @@
-"""One worker with each engine for all tests of a session.
+"""The workers that the tests share, for a start of an engine takes 10 to 30 seconds.
 
-The real SDK connects it to the Runpod platform in small. Only tests of a worker's start and exit,
-and of settings that change the engine, start workers of their own.
+| fixture        | engines      | model                       | platform                           |
+| -------------- | ------------ | --------------------------- | ---------------------------------- |
+| `endpoint`     | vLLM, SGLang | demo, quantized with vLLM   | the Runpod platform in small       |
+|                | vLLM         | demo, quantized             | HTTP; parameter `http`             |
+| `queue_worker` | vLLM, SGLang | demo, unquantized           | the Runpod platform in small       |
+
+A test starts a worker of its own where it needs settings that change the engine, or where it ends
+the worker in a way of its own.
 """
 
 import json
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +30,7 @@ from tests.support.environment import (
     worker_command,
     worker_environment,
 )
-from tests.support.http_worker import HttpWorker, running_http_worker
+from tests.support.http_worker import HttpWorker, free_port, running_http_worker
 
 ANSWERS = {  # text and completion tokens
     "vllm": ("The capital of France is Paris, France.", 10),
@@ -48,6 +55,7 @@ PREFIX = {
         }
     ],
 }
+KV_CACHE_BYTES = 256 << 20
 GAUGES = {
     "vllm": ("vllm:num_requests_running", "vllm:kv_cache_usage_perc"),
     "sglang": ("sglang:num_running_reqs", "sglang:token_usage"),
@@ -95,18 +103,43 @@ class Endpoint:
         return {"running": gauge(running), "kv_cache_usage": gauge(usage)}
 
 
-@pytest.fixture(scope="session", params=PYTHON)
-def endpoint(request, tmp_path_factory):
-    """One worker for each engine, with the demo model, tool calls, a prefix and a LoRA adapter.
+@dataclass
+class QueueWorker:
+    """A worker with the unquantized model, its platform and the port of its metrics."""
 
-    A module with the parameter `http` has one more with vLLM that serves HTTP.
+    platform: Platform
+    process: "subprocess.Popen[bytes]"
+    engine: str
+    metrics_port: int
+
+    def run(self, job_input, timeout_seconds=120):
+        """Submit a job and return it when it is finished."""
+        return self.platform.wait(self.platform.submit(job_input), timeout_seconds)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Order the tests that share a worker: first those of its start, last the one of its end.
+
+    pytest itself groups the tests with the same parameter of a session's fixture.
     """
-    engine = "vllm" if request.param == "http" else request.param
-    folder = tmp_path_factory.mktemp("worker")
-    log = folder / "log"
+
+    def position(item):
+        if item.get_closest_marker("sees_the_start"):
+            return 0
+        if item.get_closest_marker("ends_the_worker"):
+            return 3
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return 1 if parameters.get("endpoint") == "http" else 2
+
+    items.sort(key=position)
+
+
+def endpoint_environment(engine, folder, **more):
+    """Return the environment of the worker with tool calls, a prefix and a LoRA adapter."""
     prefixes = folder / "prefixes.json"
     prefixes.write_text(json.dumps([PREFIX]))
-    environment = worker_environment(
+    return worker_environment(
         VARIANT[engine],
         engine,
         TOOL_CALL_PARSER="hermes",
@@ -115,27 +148,78 @@ def endpoint(request, tmp_path_factory):
         PREFIX_WARMUP=str(prefixes),
         LORA_MODULES=json.dumps([{"name": "org/other", "path": str(lora(folder / "other"))}]),
         **({"MAX_LOGPROBS": "50"} if engine == "vllm" else {}),
+        **more,
     )
-    command = worker_command(engine)
-    with log.open("wb") as file:
-        if request.param == "http":
-            with running_http_worker(
-                command, environment, ready_within_seconds=START_SECONDS, log=file
-            ) as worker:
-                yield Endpoint(worker, psutil.Process(worker.process.pid), log, engine)
-            return
-        with (
-            running_platform(ping_interval_seconds=1) as platform,
-            running_worker(
-                platform, command, environment, ready_within_seconds=START_SECONDS, log=file
-            ) as worker,
-        ):
-            made = Endpoint(platform, psutil.Process(worker.pid), log, engine)
-            question = {"role": "user", "content": "What is the capital of France?"}
-            made.first_job = made.run(
-                {**PREFIX, "messages": [*PREFIX["messages"], question], "max_tokens": 1}
-            )
-            yield made
+
+
+@pytest.fixture(scope="session")
+def starting_http_endpoint(tmp_path_factory):
+    """A worker with vLLM that serves HTTP, whose engine is starting when it is first asked for.
+
+    Its queue is long enough for the load of test_http_worker.py.
+    """
+    folder = tmp_path_factory.mktemp("http-worker")
+    log = folder / "log"
+    environment = endpoint_environment("vllm", folder, MAX_QUEUE="1000")
+    with (
+        log.open("wb") as file,
+        running_http_worker(
+            worker_command("vllm"), environment, ready_within_seconds=None, log=file
+        ) as worker,
+    ):
+        worker.wait_for_ping(204, 60)
+        yield Endpoint(worker, psutil.Process(worker.process.pid), log, "vllm")
+
+
+@pytest.fixture(scope="session", params=PYTHON)
+def endpoint(request, tmp_path_factory):
+    """One worker for each engine, with the demo model, tool calls, a prefix and a LoRA adapter.
+
+    With the parameter `http` it is one with vLLM that serves HTTP.
+    """
+    if request.param == "http":
+        http = request.getfixturevalue("starting_http_endpoint")
+        http.platform.wait_for_ping(200, START_SECONDS)
+        yield http
+        return
+    engine = request.param
+    folder = tmp_path_factory.mktemp("worker")
+    log = folder / "log"
+    with (
+        log.open("wb") as file,
+        running_platform(ping_interval_seconds=1) as platform,
+        running_worker(
+            platform,
+            worker_command(engine),
+            endpoint_environment(engine, folder),
+            ready_within_seconds=START_SECONDS,
+            log=file,
+        ) as worker,
+    ):
+        made = Endpoint(platform, psutil.Process(worker.pid), log, engine)
+        question = {"role": "user", "content": "What is the capital of France?"}
+        made.first_job = made.run(
+            {**PREFIX, "messages": [*PREFIX["messages"], question], "max_tokens": 1}
+        )
+        yield made
+
+
+@pytest.fixture(scope="session", params=PYTHON)
+def queue_worker(request):
+    """One worker for each engine with the unquantized demo model and METRICS_PORT.
+
+    vLLM's has a KV cache of `KV_CACHE_BYTES`.
+    """
+    engine, port = request.param, free_port()
+    cache = {"KV_CACHE_MEMORY_BYTES": str(KV_CACHE_BYTES)} if engine == "vllm" else {}
+    environment = worker_environment("bf16", engine, METRICS_PORT=str(port), **cache)
+    with (
+        running_platform(ping_interval_seconds=1) as platform,
+        running_worker(
+            platform, worker_command(engine), environment, ready_within_seconds=START_SECONDS
+        ) as process,
+    ):
+        yield QueueWorker(platform, process, engine, port)
 
 
 @pytest.fixture

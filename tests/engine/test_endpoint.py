@@ -1,6 +1,6 @@
 """What callers do with an endpoint, through the official clients and the real engines.
 
-Three times: behind the SDK and the platform in small with each engine, and behind the HTTP door.
+Three times: through the queue with each engine, and over HTTP with vLLM.
 """
 
 import asyncio
@@ -289,7 +289,7 @@ def test_a_body_that_is_no_object(client):
     """400, and what it is instead."""
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/chat/completions", body=["x"], cast_to=object)
-    assert caught.value.body["message"] == "the body must be a JSON object, not a list."
+    assert caught.value.body["message"] == "The body must be a JSON object, got a list."
 
 
 def test_a_body_that_is_not_json(client):

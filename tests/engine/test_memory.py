@@ -1,15 +1,14 @@
 """What fits a GPU, by vLLM's own parser and its own KV cache."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from builder.plan.architecture import parse_architecture
 from handler.engine.vllm import platform
 from handler.errors import EngineStartFailed
-from tests.support.environment import MODELS, NAME, ROOT, worker_environment
+from tests.engine.conftest import KV_CACHE_BYTES
+from tests.support.environment import MODELS, NAME
 from tests.support.header_checkpoints import header_checkpoint
 from tests.support.nvidia_smi import fake_nvidia_smi
 from tests.support.vllm_adapter import checked_vllm_adapter as check
@@ -62,17 +61,13 @@ def test_a_model_that_may_fit_is_accepted_by_vllms_flags(checkpoint, environ):
     check(checkpoint, **environ)
 
 
-def test_vllm_reports_the_kv_cache_that_builder_plan_calculates():
-    """In 64 MiB there are as many blocks as the bytes of a token allow."""
-    environ = worker_environment(
-        "awq", KV_CACHE_MEMORY_BYTES=str(64 << 20), MAX_MODEL_LEN="2048", VLLM_LOGGING_LEVEL="ERROR"
-    )
-    job = json.dumps({"input": {"route": "/metrics"}})
-    command = [sys.executable, "-m", "handler", "--test_input", job]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
-    line = next(each for each in done.stdout.splitlines() if "vllm:cache_config_info{" in each)
+@pytest.mark.parametrize("queue_worker", ["vllm"], indirect=True)
+def test_vllm_reports_the_kv_cache_that_builder_plan_calculates(queue_worker):
+    """As many blocks as the bytes of a token allow."""
+    [metrics] = queue_worker.run({"route": "metrics"}).output
+    line = next(each for each in metrics.splitlines() if "vllm:cache_config_info{" in each)
     labels = dict(part.split("=", 1) for part in line.split("{")[1].split("}")[0].split(","))
     block, blocks = (int(labels[name].strip('"')) for name in ("block_size", "num_gpu_blocks"))
-    config = json.loads((MODELS / f"{NAME}-awq" / "config.json").read_text())
+    config = json.loads((MODELS / f"{NAME}-bf16" / "config.json").read_text())
     block_bytes = parse_architecture(config).kv_bytes(block)
-    assert (block, blocks) == (128, (64 << 20) // block_bytes)
+    assert (block, blocks) == (128, KV_CACHE_BYTES // block_bytes)

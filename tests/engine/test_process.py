@@ -8,12 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
 
 from runpod_local import JobState, running_platform, running_worker
+from tests.support.conditions import wait_until
 from tests.support.environment import (
     MODELS,
     NAME,
@@ -25,29 +25,43 @@ from tests.support.environment import (
     worker_environment,
 )
 from tests.support.hub import Repository, running_hub
-from tests.support.processes import arguments
+from tests.support.processes import arguments, run_worker
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
 
 
-def run(*arguments, cwd=ROOT, **environ):
-    """Run the worker to its end without a platform."""
-    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "SGLANG_LOGGING_LEVEL": "ERROR"}
-    return subprocess.run(
-        [*worker_command(environ.get("ENGINE", "vllm")), *arguments],
-        env={"PYTHONPATH": str(ROOT), **quiet, **environ},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-    )
+@pytest.fixture(scope="module")
+def runs_on_a_volume(tmp_path_factory):
+    """Two workers of one endpoint, one after the other, whose model is on a hub.
+
+    The first answers test_input.json. The second gets a job that fails. Each of them is on a
+    machine of its own, with the same volume. A run has the paths of what vLLM cached.
+    """
+    folder = tmp_path_factory.mktemp("endpoint")
+    volume, cache = folder / "volume", folder / "cache"
+    volume.mkdir()
+    failing = json.dumps({"input": {"prompt": "Hi", "temprature": 1}})
+    with running_hub(public=Repository(MODELS / f"{NAME}-bf16")) as hub:
+        environment = worker_environment(
+            MODEL_NAME="org/public",
+            HF_ENDPOINT=hub.url,
+            HF_HUB_DISABLE_XET="1",
+            RUNPOD_ENDPOINT_ID="e1",
+            BASE_PATH=str(volume),
+            CACHE_ROOT=str(cache),
+        )
+        runs = []
+        for job in ((), ("--test_input", failing)):
+            done = run_worker(*job, **environment)
+            done.cached = [path.name for path in cache.rglob("*.json")]
+            shutil.rmtree(cache)
+            runs.append(done)
+        return runs
 
 
-@pytest.mark.parametrize(("engine", "variant"), [("vllm", "awq"), ("sglang", "bf16")])
-def test_test_input_json_is_answered(engine, variant):
-    """Without the platform's environment the file's job really runs: text, usage, speed."""
-    done = run(**worker_environment(variant, engine))
+def assert_paris(done):
+    """Assert that a worker has printed its answer of test_input.json."""
     assert done.returncode == 0, done.stderr
     text, usage, first, speed = [line for line in done.stdout.splitlines() if line][-4:]
     assert "Paris" in text
@@ -56,84 +70,48 @@ def test_test_input_json_is_answered(engine, variant):
     assert speed.startswith("tokens per second    ")
 
 
+def test_vllm_answers_test_input_json_with_a_model_from_the_hub(runs_on_a_volume):
+    """Without the platform's environment the file's job really runs: text, usage, speed."""
+    first, _ = runs_on_a_volume
+    assert_paris(first)
+    assert "model org/public (unquantized) from the hub" in first.stdout
+
+
+def test_sglang_answers_test_input_json():
+    assert_paris(run_worker(**worker_environment("bf16", "sglang")))
+
+
+def test_a_job_that_fails_ends_the_worker_with_code_1_and_one_line(runs_on_a_volume):
+    """The job comes from --test_input, as the SDK has it."""
+    _, second = runs_on_a_volume
+    assert second.returncode == 1
+    assert second.stdout.splitlines()[-1] == (
+        "The job failed: The engine has no field 'temprature' on /v1/completions: "
+        "did you mean 'temperature'?"
+    )
+
+
+def test_a_worker_finds_on_the_volume_what_an_earlier_one_has_compiled(runs_on_a_volume):
+    """On a CPU: what vLLM has found out about the model's class."""
+    for known, done in enumerate(runs_on_a_volume):
+        assert f"compile cache: restored {known} files from the volume" in done.stdout
+        assert done.cached == ["vllm-model_executor-models-llama-LlamaForCausalLM.json"]
+
+
 def test_an_fp8_checkpoint_counts():
     """Of a capital the model is not sure, and another CPU's FP8 would say another word."""
     job = {"prompt": "One, two, three, four, five,", "max_tokens": 6, "temperature": 0}
-    done = run("--test_input", json.dumps({"input": job}), **worker_environment("fp8"))
+    done = run_worker("--test_input", json.dumps({"input": job}), **worker_environment("fp8"))
     assert done.returncode == 0, done.stderr
     text, usage, _ = [line for line in done.stdout.splitlines() if line][-3:]
     assert text == " six, seven, eight,"
     assert usage == "usage                10 prompt + 6 completion tokens"
 
 
-def test_what_one_worker_has_compiled_the_next_one_finds(tmp_path):
-    """On the endpoint's volume: here what vLLM has found out of the model's class."""
-    volume, cache = tmp_path / "volume", tmp_path / "cache"
-    volume.mkdir()
-    for known in (0, 1):
-        done = run(
-            **worker_environment(
-                "bf16", RUNPOD_ENDPOINT_ID="e1", BASE_PATH=str(volume), CACHE_ROOT=str(cache)
-            )
-        )
-        assert done.returncode == 0, done.stderr
-        assert f"compile cache: restored {known} files from the volume" in done.stdout
-        [found] = cache.rglob("*.json")
-        assert found.name == "vllm-model_executor-models-llama-LlamaForCausalLM.json"
-        shutil.rmtree(cache)  # the next worker is on another machine
-
-
-def test_a_model_from_the_hub_and_a_job_that_fails(tmp_path):
-    """The job comes from --test_input, as the SDK has it: code 1 and one line."""
-    job = json.dumps({"input": {"prompt": "Hi", "temprature": 1}})
-    with running_hub(public=Repository(MODELS / f"{NAME}-bf16")) as hub:
-        environment = worker_environment(
-            MODEL_NAME="org/public",
-            BASE_PATH=str(tmp_path),
-            HF_ENDPOINT=hub.url,
-            HF_HUB_DISABLE_XET="1",
-        )
-        done = run("--test_input", job, **environment)
-    assert done.returncode == 1
-    assert "model org/public (unquantized) from the hub" in done.stdout
-    assert done.stdout.splitlines()[-1] == (
-        "The job failed: The engine has no field 'temprature' on /v1/completions: "
-        "did you mean 'temperature'?"
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "environ", "code", "message"),
-    [
-        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' must be "),
-        (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
-        (("--test_input", "[]"), {}, 2, '--test_input must be a JSON object with an "input".'),
-        ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
-        ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
-    ],
-    ids=["setting", "not json", "no input", "quantization", "model"],
-)
-def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, message):
-    """Before the engine is imported, and without a traceback."""
-    done = run(*arguments, **{**worker_environment("awq"), **environ})
-    assert (done.returncode, done.stdout) == (code, "")
-    [line] = done.stderr.splitlines()
-    assert line.startswith(message)
-
-
-def test_a_missing_test_input_is_said(tmp_path):
-    """In a folder without the file."""
-    done = run(cwd=tmp_path, **worker_environment("awq"))
-    assert (done.returncode, done.stderr) == (
-        2,
-        "test_input.json cannot be read: No such file or directory.\n",
-    )
-
-
 @pytest.mark.parametrize("engine", PYTHON)
 def test_a_flag_that_the_engine_refuses_ends_with_code_2(engine):
     """The engine's parser speaks before the weights are loaded."""
-    done = run(**worker_environment("awq", engine, DTYPE="int3"))
+    done = run_worker(**worker_environment("awq", engine, DTYPE="int3"))
     assert done.returncode == 2
     said = done.stderr.splitlines()[-1]
     assert said.startswith("DTYPE='int3': invalid choice: 'int3' (choose from 'auto', ")
@@ -146,7 +124,7 @@ def test_a_flag_that_the_engine_refuses_ends_with_code_2(engine):
 def test_a_setting_that_only_the_other_engine_has_ends_with_code_2(engine, variable, owner):
     """It cannot be honoured, so nothing starts."""
     title = {"vllm": "vLLM", "sglang": "SGLang"}[engine]
-    done = run(**worker_environment("bf16", engine, **{variable: "lpm"}))
+    done = run_worker(**worker_environment("bf16", engine, **{variable: "lpm"}))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         f"{variable}='lpm' is a setting of {owner}, and {title} has no equivalent: remove it, "
@@ -163,7 +141,7 @@ REFUSALS = {
 @pytest.mark.parametrize("engine", PYTHON)
 def test_settings_that_do_not_fit_the_model_end_with_code_2(engine):
     """The parser takes a context of a million tokens, the model does not."""
-    done = run(**worker_environment(VARIANT[engine], engine, MAX_MODEL_LEN="1000000"))
+    done = run_worker(**worker_environment(VARIANT[engine], engine, MAX_MODEL_LEN="1000000"))
     assert done.returncode == 2
     line = done.stderr.splitlines()[-1]
     assert line.startswith(f"The engine refuses its settings: {REFUSALS[engine]}")
@@ -174,7 +152,7 @@ def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path, engine):
     """The configuration promises weights that are not there."""
     for file in (MODELS / f"{NAME}-bf16").glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    done = run(**worker_environment(engine=engine, MODEL_NAME=str(tmp_path)))
+    done = run_worker(**worker_environment(engine=engine, MODEL_NAME=str(tmp_path)))
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1] == (
         f"{tmp_path.name} has no weights (*.safetensors *.bin *.pt *.gguf)."
@@ -183,43 +161,9 @@ def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path, engine):
 
 def test_an_engine_that_does_not_start_ends_with_code_4():
     """Its core process refuses what its parser has let through; SGLang's parser judges it."""
-    done = run(**worker_environment("bf16", LOAD_FORMAT="nosuch"))
+    done = run_worker(**worker_environment("bf16", LOAD_FORMAT="nosuch"))
     assert done.returncode == 4
     assert done.stderr.splitlines()[-1].startswith("The engine did not start: ")
-
-
-@pytest.mark.parametrize("engine", PYTHON)
-def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(engine):
-    """Running jobs get their time, new ones are not taken, no process outlives the worker."""
-    with (
-        running_platform(ping_interval_seconds=1) as platform,
-        running_worker(
-            platform,
-            worker_command(engine),
-            worker_environment("bf16", engine),
-            ready_within_seconds=START_SECONDS,
-        ) as worker,
-    ):
-        chat = platform.wait(platform.submit({"messages": QUESTION, "temperature": 0}), 60)
-        assert "Paris" in chat.output[0]["choices"][0]["message"]["content"]
-        family = psutil.Process(worker.pid).children(recursive=True)
-        assert len(family) >= 2
-        tokens = {"vllm": 200, "sglang": 40}[engine]  # as many as it writes in the drain's time
-        job_id = platform.submit({**STORY, "max_tokens": tokens})
-        platform.wait_until(job_id, lambda job: job.chunks, 30)
-        taken_id = platform.submit({**STORY, "max_tokens": 5})
-        platform.wait_until(taken_id, lambda job: job.state is not JobState.IN_QUEUE, 30)
-        worker.send_signal(signal.SIGTERM)
-        late_id = platform.submit({**STORY, "max_tokens": 5})
-        assert worker.wait(60) == 0
-        job = platform.job(job_id)
-        assert job.state is JobState.COMPLETED
-        assert job.output[-1]["usage"]["completion_tokens"] == tokens
-        assert platform.job(taken_id).state is JobState.COMPLETED
-        # The poll that was open at the signal may have brought the late job: then it was served.
-        late = platform.job(late_id)
-        assert late.state in (JobState.IN_QUEUE, JobState.COMPLETED)
-        assert [process for process in family if process.is_running()] == []
 
 
 @pytest.mark.parametrize("engine", PYTHON)
@@ -239,7 +183,7 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
         error = json.loads(timed_out.error)["error"]
         assert (error["code"], error["message"]) == (
             408,
-            "The job took longer than REQUEST_TIMEOUT=8 seconds.",
+            "The request took longer than REQUEST_TIMEOUT=8 seconds.",
         )
         assert len(timed_out.chunks) > 5
         job_id = platform.submit(story)
@@ -256,7 +200,6 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
         assert len(job.chunks) > 1
 
 
-SAID = {"The engine died; the worker is being replaced."}
 CORES = {"vllm": "EngineCore", "sglang": "scheduler"}  # in the names of the processes
 
 
@@ -280,16 +223,14 @@ def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(engine):
             platform.wait_until(job_id, lambda job: len(job.chunks) > 2, 60)
         family = psutil.Process(worker.pid).children(recursive=True)
         [core] = [process for process in family if CORES[engine] in arguments(process)]
-        killed_at = time.monotonic()
         core.send_signal(signal.SIGKILL)
-        assert worker.wait(60) == 5
-        assert time.monotonic() - killed_at < 10
+        assert worker.wait(30) == 5
         for job_id in streamed + plain:
             job = platform.job(job_id)
             assert job.state is JobState.FAILED
             error = json.loads(job.error)["error"]
             assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
-            assert error["message"] in SAID
+            assert error["message"] == "The engine died; the worker is being replaced."
         assert all(len(platform.job(job_id).chunks) > 2 for job_id in streamed)
         assert [process for process in family if process.is_running()] == []
 
@@ -307,10 +248,8 @@ def test_sigterm_during_the_start_leaves_nothing_behind(engine):
     )
     try:
         process = psutil.Process(worker.pid)
-        deadline = time.monotonic() + START_SECONDS
-        while not (family := process.children(recursive=True)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: process.children(recursive=True), START_SECONDS)
+        family = process.children(recursive=True)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 128 + signal.SIGTERM
         assert [process for process in family if process.is_running()] == []

@@ -1,4 +1,4 @@
-"""The image's HEALTHCHECK asks the HTTP front door, and only where there is one."""
+"""The image's HEALTHCHECK asks the HTTP front end, if there is one."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -98,7 +98,7 @@ def test_it_asks_the_port_that_the_settings_mean(environ, monkeypatch):
     ("host", "asked"),
     [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("::1", "::1"), ("10.0.0.5", "10.0.0.5")],
 )
-def test_it_asks_where_the_door_listens(host, asked, monkeypatch):
+def test_it_asks_the_address_that_the_front_end_listens_on(host, asked, monkeypatch):
     """An address of its own, or this machine."""
     hosts = []
 

@@ -1,4 +1,4 @@
-"""The worker brings a request's media; the engine fetches nothing."""
+"""The worker fetches a request's media; the engine fetches nothing."""
 
 import asyncio
 import base64
@@ -110,7 +110,7 @@ def test_what_is_no_address_of_media(body):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         ("A" * 100 + "=", r"Media bytes must be a data URI: data:image/png;base64,…\."),
         ("/" * 64 + "etc/passwd", r"Media bytes must be a data URI"),
@@ -118,10 +118,10 @@ def test_what_is_no_address_of_media(body):
         (" DATA:image/png;base64,AAAA", "must be an http or https URL"),
     ],
 )
-def test_what_an_engine_would_open_is_refused(text, said):
+def test_what_an_engine_would_open_is_refused(text, error):
     """SGLang takes what is no address for a path, and base64 may look like one."""
     for body in (picture(text), {"image_data": text}, {"input": [{"image": text}]}):
-        with pytest.raises(InvalidInput, match=said):
+        with pytest.raises(InvalidInput, match=error):
             find_media(body, ())
 
 
@@ -135,15 +135,15 @@ def test_too_many_are_refused():
 def test_a_request_carries_what_is_to_be_brought():
     """Jobs and calls over HTTP alike."""
     domains = frozenset({"a.example"})
-    reader = RequestParser(("m",), "org/m", {}, media_domains=domains)
+    parser = RequestParser(("m",), "org/m", {}, media_domains=domains)
     body = picture("https://a.example/x")
-    job = reader.parse_job({"id": "j", "input": {"route": "chat/completions", "body": body}})
+    job = parser.parse_job({"id": "j", "input": {"route": "chat/completions", "body": body}})
     media = RequestMedia(("https://a.example/x",), domains)
     assert job.request.prepare_body.__self__ == media
     with pytest.raises(InvalidInput, match="Media may come from "):
-        reader.parse_job({"id": "j", "input": picture("http://b.example/")})
+        parser.parse_job({"id": "j", "input": picture("http://b.example/")})
     with pytest.raises(InvalidInput, match="must be an http or https URL"):
-        reader.parse_job({"id": "j", "input": picture("file:///etc/passwd")})
+        parser.parse_job({"id": "j", "input": picture("file:///etc/passwd")})
 
 
 def png():

@@ -120,7 +120,7 @@ def test_a_redirect_is_followed(here_is_public):
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "error"),
     [
         ("http://10.0.0.1/x", "10.0.0.1 is not a public address"),
         ("http://localhost:PORT/x", "'localhost' does not resolve to a public address"),
@@ -129,7 +129,7 @@ def test_a_redirect_is_followed(here_is_public):
         ("/again", "more than 3 redirects"),
     ],
 )
-def test_a_redirect_is_judged_as_the_first_address(here_is_public, monkeypatch, target, said):
+def test_a_redirect_is_judged_as_the_first_address(here_is_public, monkeypatch, target, error):
     """It leads nowhere that the request may not name."""
     if "localhost" in target:
         monkeypatch.setattr(safe_fetch, "is_public", lambda text: False)
@@ -137,7 +137,7 @@ def test_a_redirect_is_judged_as_the_first_address(here_is_public, monkeypatch, 
     domains = {"127.0.0.1", "localhost"} if "10.0" not in target else ()
     with pytest.raises(InvalidInput) as raised:
         get("http://127.0.0.1:PORT/again", {"/again": to(target)}, domains)
-    assert said in str(raised.value)
+    assert error in str(raised.value)
 
 
 async def large(_):
@@ -153,18 +153,18 @@ async def gone(_):
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "error"),
     [
         (large, "cannot be fetched: it has more than 10000 bytes."),
         (slow, "was not fetched in 0.3 s."),
         (gone, "cannot be fetched: the server answered 404."),
     ],
 )
-def test_what_cannot_be_had(here_is_public, answer, said):
+def test_a_failed_download_has_its_reason(here_is_public, answer, error):
     """With the reason, and nothing of what it was."""
     with pytest.raises(InvalidInput) as raised:
         get("http://127.0.0.1:PORT/x", {"/x": answer}, seconds=0.3)
-    assert str(raised.value).endswith(said)
+    assert str(raised.value).endswith(error)
 
 
 def test_who_does_not_answer_and_who_is_not_known(here_is_public):
@@ -214,7 +214,7 @@ def test_what_is_put_arrives_whole_with_its_size_and_no_type(here_is_public):
     ("host", "kind"),
     [("me.blob.core.windows.net", "BlockBlob"), ("blob.core.windows.net.example", None)],
 )
-def test_azure_is_told_what_to_make(here_is_public, names, host, kind):
+def test_azure_gets_its_blob_type(here_is_public, names, host, kind):
     """It refuses a PUT without this header; nobody else is sent one that was not signed."""
     names[0][host], seen = [["127.0.0.1"]], {}
     put(f"http://{host}:PORT/x", taking(seen))
@@ -222,7 +222,7 @@ def test_azure_is_told_what_to_make(here_is_public, names, host, kind):
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "error"),
     [
         (to("/other"), "'http://127.0.0.1:PORT/x' cannot be written: the server answered 302."),
         (gone, "'http://127.0.0.1:PORT/x' cannot be written: the server answered 404."),
@@ -230,11 +230,11 @@ def test_azure_is_told_what_to_make(here_is_public, names, host, kind):
     ],
     ids=["redirect", "refusal", "silence"],
 )
-def test_what_cannot_be_put(here_is_public, answer, said):
+def test_a_failed_upload_has_its_reason(here_is_public, answer, error):
     """A redirect is a refusal; the error shows neither password nor signature."""
     with pytest.raises(InvalidInput) as raised:
         put("http://user:secret@127.0.0.1:PORT/x?signature=secret", {"/x": answer}, seconds=0.3)
-    assert re.sub(r":\d+/", ":PORT/", str(raised.value)) == f"The output at {said}"
+    assert re.sub(r":\d+/", ":PORT/", str(raised.value)) == f"The output at {error}"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.8"])
@@ -251,7 +251,7 @@ def test_nothing_at_an_address_is_an_error_of_its_own(here_is_public):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "error"),
     [
         ("file:///etc/passwd", "'file:///etc/passwd' must be an http or https URL."),
         ("/dev/zero", "'/dev/zero' must be an http or https URL"),
@@ -267,8 +267,8 @@ def test_nothing_at_an_address_is_an_error_of_its_own(here_is_public):
         ("https://a.example@b.example/x", "Media may come from a.example, not from 'b.example'."),
     ],
 )
-def test_what_may_not_be_asked(url, said):
+def test_a_url_that_is_not_public_http_is_refused(url, error):
     """With what would be right."""
     with pytest.raises(InvalidInput) as raised:
         safe_fetch.allowed_url(url, {"a.example"}, what="Media")
-    assert said in str(raised.value)
+    assert error in str(raised.value)

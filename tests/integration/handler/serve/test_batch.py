@@ -1,46 +1,30 @@
-"""A batch through the worker, with a stand-in for the engine: formats, places, ends, resumption.
+"""A batch through the worker: formats, limits, ends, resumption.
 
-A stand-in says what a prompt wants, when the test wants it. The real engine answers a batch in
-test_queue.py. The servers are real and on this machine, so 127.0.0.1 counts as public here.
+A real engine answers a batch in tests/engine/test_queue.py. The servers are real and on this
+machine, so 127.0.0.1 counts as public here.
 """
 
 import asyncio
 import errno
 import json
 import resource
-from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
-from handler.engine.capacity import batch_concurrency
-from handler.engine.interface import Capacity, RunningEngine
-from handler.engine.runtime import EngineRuntime
 from handler.errors import RequestError
 from handler.logs import job_id
 from handler.request import safe_fetch
-from handler.request.parse import RequestParser
 from handler.request.safe_fetch import is_public
 from handler.serve.batch import input, jsonl, output, run, spool
 from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
 from handler.serve.batch.spool import Spool
-from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, NoFrontEnd, Worker
-
-CAPACITY = Capacity(max_sequences=8, kv_cache_tokens=8192, max_model_tokens=2048)
-
-
-def worker_on(runtime, front_end=None, **more):
-    """Return a worker for the stand-in, which takes as many jobs as the engine can hold."""
-    parser = RequestParser(("served",), "org/name", {})
-    front_end = front_end or NoFrontEnd()
-    return Worker(runtime, parser, max_jobs=8, front_end=front_end, **more)
+from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, NoFrontEnd
+from tests.support.stand_in_engine import USAGE, running_stand_in, worker_on
 
 
-class Watcher(NoFrontEnd):
-    """A front end that keeps what it is told of batches."""
+class ProgressLog(NoFrontEnd):
+    """A front end that keeps the progress reports of batches."""
 
     def __init__(self):
         self.reports = []
@@ -58,69 +42,35 @@ class Watcher(NoFrontEnd):
             raise self.failure
 
 
-class StandIn:
-    """An adapter without an engine: it answers with the prompt, unless that is an order."""
-
-    name = served_model_name = "served"
-    forks = False
-
-    def __init__(self):
-        self.prompts, self.running_requests, self.most_at_once = [], 0, 0
-        self.living = True
-
-    def prepare(self):
-        pass
-
-    def check(self):
-        pass
-
-    @asynccontextmanager
-    async def running(self, pacer):
-        routes = [Route("/v1/completions", self.complete, methods=["POST"])]
-        yield RunningEngine(Starlette(routes=routes), CAPACITY, lambda: self.living)
-
-    async def complete(self, request):
-        prompt = (await request.json())["prompt"]
-        self.prompts.append(prompt)
-        self.running_requests += 1
-        self.most_at_once = max(self.most_at_once, self.running_requests)
-        try:
-            await asyncio.sleep({"wait": 600, "slow": 0.1}.get(prompt, 0.01))
-        finally:
-            self.running_requests -= 1
-        if prompt == "refuse":
-            error = {"message": "no", "type": "BadRequestError", "param": "prompt", "code": 400}
-            return JSONResponse({"error": error}, 400)
-        return JSONResponse({"choices": [{"text": prompt}]})
+@pytest.fixture
+def stand_in():
+    """A stand-in engine and its runtime."""
+    with running_stand_in() as (engine, runtime):
+        yield engine, runtime
 
 
 @pytest.fixture
-def engine():
-    """A stand-in, its host, and a worker on it."""
-    adapter = StandIn()
-    with EngineRuntime(adapter) as host:
-        host.wait_until_up()
-        watcher = Watcher()
-        yield adapter, host, worker_on(host, watcher), watcher
+def engine(stand_in):
+    return stand_in[0]
 
 
 @pytest.fixture
-def adapter(engine):
-    return engine[0]
+def runtime(stand_in):
+    return stand_in[1]
 
 
 @pytest.fixture
-def worker(engine):
-    return engine[2]
+def progress():
+    return ProgressLog()
 
 
 @pytest.fixture
-def watcher(engine):
-    return engine[3]
+def worker(runtime, progress):
+    return worker_on(runtime, front_end=progress)
 
 
 @pytest.fixture(autouse=True)
-def here_and_soon(monkeypatch):
+def local_servers_and_fast_progress(monkeypatch):
     monkeypatch.setattr(run, "PROGRESS_INTERVAL_SECONDS", 0.01)
     monkeypatch.setattr(
         safe_fetch, "is_public", lambda text: text == "127.0.0.1" or is_public(text)
@@ -225,7 +175,7 @@ def as_file(content):
 # ---- lines
 
 
-def test_each_line_has_its_result_in_the_order_of_the_lines(worker, adapter):
+def test_each_line_has_its_result_in_the_order_of_the_lines(worker, engine):
     """However long each takes; the form is that of OpenAI's output file."""
     prompts = ["slow", "b", "c", "slow", "e"]
     [output] = outputs(
@@ -239,7 +189,7 @@ def test_each_line_has_its_result_in_the_order_of_the_lines(worker, adapter):
         "response": {
             "status_code": 200,
             "request_id": "j-2",
-            "body": {"choices": [{"text": "b"}]},
+            "body": {"choices": [{"text": "b"}], "usage": USAGE},
         },
         "error": None,
     }
@@ -278,7 +228,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("broken", "code", "message"), BROKEN)
-def test_a_broken_line_costs_only_itself(worker, adapter, broken, code, message):
+def test_a_broken_line_costs_only_itself(worker, engine, broken, code, message):
     """It has an error instead of a response, with its number; the engine never sees it."""
     [output] = outputs(worker, {"requests": [line("first", "a"), broken, line("last", "b")]})
     first, result, last = output["results"]
@@ -286,7 +236,7 @@ def test_a_broken_line_costs_only_itself(worker, adapter, broken, code, message)
     assert result["response"] is None
     assert (result["error"]["code"], result["error"]["message"][: len(message)]) == (code, message)
     assert output["batch"] == {"total": 3, "completed": 2, "failed": 1}
-    assert sorted(adapter.prompts) == ["a", "b"]
+    assert sorted(engine.prompts) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -295,7 +245,7 @@ def test_a_broken_line_costs_only_itself(worker, adapter, broken, code, message)
         (line("x", "refuse"), 400, "no"),
         (
             line("x", body={"prompt": "a", "model": "gpt"}),
-            *(404, "The model `gpt` does not exist. Models: served."),
+            *(404, "The model `gpt` does not exist. Models: stand-in."),
         ),
     ],
     ids=["engine", "model"],
@@ -312,9 +262,9 @@ def test_a_line_that_is_refused_has_the_error_that_a_job_would_have(
     assert text(last) == "Hi"
 
 
-def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(engine):
+def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(runtime):
     """REQUEST_TIMEOUT is for each line, not for all of them."""
-    worker = worker_on(engine[1], request_timeout_seconds=1.0)
+    worker = worker_on(runtime, request_timeout_seconds=1.0)
     requests = [line("x", "wait"), *(line(str(n), "slow") for n in range(11))]
     first, *others = results(worker, *requests, concurrency=1)
     assert first["response"]["status_code"] == 408
@@ -324,30 +274,20 @@ def test_a_line_that_takes_too_long_fails_and_the_batch_goes_on(engine):
 # ---- lines at once
 
 
-@pytest.mark.parametrize(
-    ("wanted", "jobs_at_once", "lines"),
-    [(None, 8, 4), (None, 2, 2), (3, 8, 3), (100, 8, 8)],
-    ids=["half of the engine's batch", "a small worker", "as asked", "no more than the worker's"],
-)
-def test_batch_concurrency(wanted, jobs_at_once, lines):
-    """The engine here batches eight typical requests."""
-    assert batch_concurrency(wanted, jobs_at_once, CAPACITY) == lines
-
-
-@pytest.mark.parametrize(("wanted", "at_once"), [(None, 4), (1, 1)], ids=["usual", "as asked"])
-def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
+@pytest.mark.parametrize(("requested", "lines"), [(None, 4), (1, 1)], ids=["usual", "as asked"])
+def test_no_more_lines_are_sent_at_once(worker, engine, requested, lines):
     """So that other jobs get their turn."""
 
-    async def asked():
-        batch = {"requests": [line(n, "wait") for n in "abcdefgh"], "concurrency": wanted}
+    async def run_some():
+        batch = {"requests": [line(n, "wait") for n in "abcdefgh"], "concurrency": requested}
         running = asyncio.create_task(anext(worker.handle({"id": "j", "input": {"batch": batch}})))
-        await until(lambda: adapter.running_requests == at_once)
+        await until(lambda: engine.running_requests == lines)
         await asyncio.sleep(0.1)
         running.cancel()
         await asyncio.wait([running])
 
-    asyncio.run(asked())
-    assert adapter.most_at_once == at_once
+    asyncio.run(run_some())
+    assert engine.max_running_requests == lines
 
 
 # ---- what a batch asks for
@@ -405,13 +345,13 @@ def test_no_more_lines_are_asked_at_once(worker, adapter, wanted, at_once):
     ],
 )
 def test_a_batch_that_means_nothing_fails_before_its_first_line(
-    worker, adapter, batch, message, param
+    worker, engine, batch, message, param
 ):
     """With what would be right, and without what may be a signature."""
     [failed] = outputs(worker, batch)
     found = error(failed)
     assert (found["message"][: len(message)], found["param"]) == (message, param)
-    assert adapter.prompts == []
+    assert engine.prompts == []
 
 
 def test_nothing_goes_beside_a_batch(worker):
@@ -428,7 +368,7 @@ def test_nothing_goes_beside_a_batch(worker):
 # ---- files
 
 
-def test_a_batch_comes_from_an_address(worker, adapter):
+def test_a_batch_comes_from_an_address(worker, engine):
     """Its lines are bytes: some of them are no JSON, and an empty one is none."""
     content = as_file([line("a", "1")]) + b"\n{broken\r\n" + as_file([line("b", "2")]).strip()
     [output], _ = stored(worker, {"in": content}, url="in")
@@ -494,7 +434,9 @@ def test_a_line_is_kept_whole_or_not_at_all():
         assert kept.bytes == 53
 
 
-def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(worker, monkeypatch, watcher):
+def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(
+    worker, monkeypatch, progress
+):
     """With the reason."""
 
     def full(*_):
@@ -502,7 +444,7 @@ def test_a_disk_that_is_full_ends_the_batch_and_what_is_done_is_saved(worker, mo
 
     async def more(job, store):
         running = asyncio.create_task(anext(worker.handle(job)))
-        await until(lambda: watcher.done == 1)
+        await until(lambda: progress.done == 1)
         monkeypatch.setattr(spool.os, "pwrite", full)
         failed = error(await running)
         assert (failed["code"], failed["message"]) == (
@@ -544,13 +486,13 @@ def test_results_that_a_job_cannot_bring_need_an_address(worker, monkeypatch):
     assert error(failed)["message"].endswith(": set output_url.")
 
 
-def test_an_address_that_takes_nothing_ends_the_batch_before_its_first_line(worker, adapter):
+def test_an_address_that_takes_nothing_ends_the_batch_before_its_first_line(worker, engine):
     """A redirect is not followed."""
     [failed], _ = stored(
         worker, {}, refusals=[307], requests=[line("a")], output_url="out?signature=secret"
     )
     assert error(failed)["message"].endswith("/out' cannot be written: the server answered 307.")
-    assert adapter.prompts == []
+    assert engine.prompts == []
 
 
 def test_the_last_save_is_tried_again(worker, monkeypatch, caplog):
@@ -588,18 +530,18 @@ def test_what_is_done_is_saved_now_and_then(worker, monkeypatch):
     assert [each["custom_id"] for each in store.lines("out")] == ["b", "c"]
 
 
-def test_a_batch_that_is_cancelled_saves_what_is_done_and_is_resumed(worker, adapter, watcher):
+def test_a_batch_that_is_cancelled_saves_what_is_done_and_is_resumed(worker, engine, progress):
     """All of its lines leave the engine; a later batch asks only for what is missing."""
 
     async def more(job, store):
         running = asyncio.create_task(anext(worker.handle(job)))
-        await until(lambda: watcher.done == 2 and adapter.running_requests == 1)
+        await until(lambda: progress.done == 2 and engine.running_requests == 1)
         running.cancel()
         await asyncio.wait([running])
-        await until(lambda: not adapter.running_requests)
+        await until(lambda: not engine.running_requests)
         assert [each["custom_id"] for each in store.lines("out")] == ["b", "c"]
         kept = store.lines("out")[0]
-        adapter.prompts.clear()
+        engine.prompts.clear()
         job["input"]["batch"]["requests"][0] = line("a", "1")
         job["input"]["batch"]["resume_url"] = f"{store.url}/out"
         [output] = [output async for output in worker.handle(job | {"id": "k"})]
@@ -611,39 +553,39 @@ def test_a_batch_that_is_cancelled_saves_what_is_done_and_is_resumed(worker, ada
 
     requests = [line("a", "wait"), line("b", "2"), line("c", "refuse")]
     stored(worker, {}, more, requests=requests, output_url="out")
-    assert sorted(adapter.prompts) == ["1", "refuse"]
+    assert sorted(engine.prompts) == ["1", "refuse"]
 
 
 def test_nothing_to_resume_from_is_a_first_run(worker):
-    """So one order serves for the first run and for each one after it."""
+    """So the same job serves for the first run and for each one after it."""
     [output], _ = stored(
         worker, {}, requests=[line("a")], output_url="out", resume_url="out?signature=secret"
     )
     assert output == {"batch": {"total": 1, "completed": 1, "failed": 0, "resumed": 0}}
 
 
-def test_an_engine_that_dies_fails_the_job_and_what_is_done_is_saved(worker, adapter, watcher):
-    """No line is asked any more."""
+def test_an_engine_that_dies_fails_the_job_and_what_is_done_is_saved(worker, engine, progress):
+    """No further line is sent."""
 
     async def more(job, store):
         running = asyncio.create_task(anext(worker.handle(job)))
-        await until(lambda: watcher.done == 1)
-        adapter.living = False
+        await until(lambda: progress.done == 1)
+        engine.alive = False
         assert error(await running)["code"] == 503
         assert [each["custom_id"] for each in store.lines("out")] == ["b"]
 
     requests = [line("a", "wait"), line("b", "2"), *(line(str(n), "wait") for n in range(8))]
     stored(worker, {}, more, requests=requests, output_url="out")
-    assert len(adapter.prompts) <= 6
+    assert len(engine.prompts) <= 6
 
 
-def test_while_there_is_a_batch_the_last_save_has_its_time(worker, adapter):
-    """A door waits so long for jobs that have failed."""
+def test_while_there_is_a_batch_the_last_save_has_its_time(worker, engine):
+    """A front end waits so long for jobs that have failed."""
 
     async def run():
         batch = {"requests": [line("a", "wait")]}
         running = asyncio.create_task(anext(worker.handle({"id": "j", "input": {"batch": batch}})))
-        await until(lambda: adapter.running_requests)
+        await until(lambda: engine.running_requests)
         during = worker.last_output_grace_seconds
         running.cancel()
         await asyncio.wait([running])
@@ -652,39 +594,38 @@ def test_while_there_is_a_batch_the_last_save_has_its_time(worker, adapter):
     assert asyncio.run(run()) == (RESCUE_TIMEOUT_SECONDS, LAST_OUTPUT_GRACE_SECONDS)
 
 
-def test_a_worker_that_is_stopped_fails_the_job(engine):
-    """As a job of its own would; lines that wait are not asked."""
-    adapter, host, worker, _ = engine
+def test_a_worker_that_is_stopped_fails_the_job(worker, runtime, engine):
+    """As a job of its own would; lines that wait are not sent."""
 
     async def answer():
         job = {"id": "j", "input": {"batch": {"requests": [line(n, "wait") for n in "abcdef"]}}}
         running = asyncio.create_task(anext(worker.handle(job)))
-        await until(lambda: adapter.running_requests == 4)
-        host.fail_requests("The worker was stopped before the answer was complete.")
+        await until(lambda: engine.running_requests == 4)
+        runtime.fail_requests("The worker was stopped before the answer was complete.")
         return await running
 
     failed = asyncio.run(answer())
     assert error(failed)["message"] == "The worker was stopped before the answer was complete."
-    assert len(adapter.prompts) == 4
+    assert len(engine.prompts) == 4
 
 
 # ---- what is seen of it
 
 
-def test_progress_is_reported_and_at_the_end_all_of_it(worker, watcher):
+def test_progress_is_reported_and_at_the_end_all_of_it(worker, progress):
     """With the job, for whoever posts it."""
     results(worker, line("a"), 7, *(line(str(n), "slow") for n in range(8)))
-    assert {name for name, _ in watcher.reports} == {"j"}
-    counts = [each["completed"] + each["failed"] for _, each in watcher.reports]
+    assert {name for name, _ in progress.reports} == {"j"}
+    counts = [each["completed"] + each["failed"] for _, each in progress.reports]
     assert counts == sorted(set(counts))
     assert len(counts) > 2
-    assert watcher.reports[0][1]["total"] == 10
-    assert watcher.reports[-1][1] == {"total": 10, "completed": 9, "failed": 1}
+    assert progress.reports[0][1]["total"] == 10
+    assert progress.reports[-1][1] == {"total": 10, "completed": 9, "failed": 1}
 
 
-def test_progress_that_cannot_be_reported_costs_nothing(worker, watcher):
+def test_progress_that_cannot_be_reported_costs_nothing(worker, progress):
     """The results matter."""
-    watcher.failure = OSError("nobody listens")
+    progress.failure = OSError("nobody listens")
     assert text(results(worker, line("a"))[0]) == "Hi"
 
 

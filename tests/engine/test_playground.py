@@ -1,16 +1,18 @@
 """The page to chat at, in a real browser, with a real model behind it.
 
-tests/test_http.py has it turned off.
+tests/integration/handler/serve/http/test_lifecycle.py has it turned off.
 """
 
 import json
-import time
 
 import pytest
 
 from tests.support.browser import browser, install
-from tests.support.environment import START_SECONDS, worker_command, worker_environment
-from tests.support.http_worker import KEY, running_http_worker
+from tests.support.conditions import wait_until
+from tests.support.environment import START_SECONDS
+from tests.support.http_worker import KEY
+
+pytestmark = pytest.mark.sees_the_start
 
 ENTER, ESCAPE, CONTROL = "\ue007", "\ue00c", "\ue009"
 LAST = "[...document.querySelectorAll('.message.assistant')].at(-1)"
@@ -20,8 +22,7 @@ PARIS = "The capital of France is Paris, France."
 STORY = "Write a long story about a cat and a dog."
 HTML = "<img src=x onerror=document.title=1>"
 DONE = "data: [DONE]\n\n"
-LOG_SECONDS = 5.0
-# Keeps what is sent, and answers in the worker's place where a test says so.
+# Keeps what is sent; a test may push answers to be used instead of the worker's.
 SPY = """
 const real = window.fetch;
 window.asked = [];
@@ -42,25 +43,11 @@ def chromium():
 
 
 @pytest.fixture(scope="module")
-def served(chromium, tmp_path_factory):
-    """A worker with its page, whose engine is starting, and its log."""
-    environ = worker_environment("awq", VLLM_LOGGING_LEVEL="ERROR")
-    log = tmp_path_factory.mktemp("worker") / "log"
-    with (
-        log.open("wb") as file,
-        running_http_worker(
-            worker_command("vllm"), environ, ready_within_seconds=None, log=file
-        ) as worker,
-    ):
-        worker.wait_for_ping(204, 60)
-        yield worker, log
-
-
-@pytest.fixture(scope="module")
-def page(served, tmp_path_factory):
+def page(request, chromium, tmp_path_factory):
     """The page, opened while the engine starts, when it has gone on by itself."""
-    worker, _ = served
     with browser(tmp_path_factory.mktemp("profile")) as shown:
+        # After the browser, whose start may take longer than an engine's.
+        worker = request.getfixturevalue("starting_http_endpoint").platform
         shown.open(worker.base_url)
         shown.wait(says("state", "This worker asks for a key."))
         shown.type("#key", KEY + ENTER)
@@ -69,6 +56,12 @@ def page(served, tmp_path_factory):
         shown.wait(says("state", "Ask the model something."))
         shown.run(SPY)
         yield shown
+
+
+@pytest.fixture(scope="module")
+def endpoint(request, page):
+    """The worker with the page, started after the browser."""
+    return request.getfixturevalue("starting_http_endpoint")
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +108,7 @@ def test_the_key_is_asked_for_until_it_is_right(page):
     page.run("sessionStorage.clear(); location.reload()")
     page.wait(says("state", "This worker asks for a key."))
     page.type("#key", "wrong" + ENTER)
-    page.wait(says("hint", "The key is wrong."))
+    page.wait(says("hint", "The API key is not valid."))
     page.run("get('key').value = ''")
     page.type("#key", KEY + ENTER)
     page.wait(says("state", "Ask the model something."))
@@ -237,9 +230,9 @@ def test_an_error_of_the_engine_is_shown(page):
 
 
 @pytest.mark.parametrize("how", ["escape", "button"])
-def test_an_answer_is_stopped(page, served, how):
+def test_an_answer_is_stopped(page, endpoint, how):
     """What is there stays, and the engine's request is over."""
-    _, log = served
+    log = endpoint.log
     before = cancelled(log)
     page.type("#question", STORY + ENTER)
     page.wait(f"{LAST} && {LAST}.textContent.length > 20")
@@ -250,10 +243,7 @@ def test_an_answer_is_stopped(page, served, how):
     page.wait(IDLE)
     assert page.run(f"return {LAST}.querySelector('.foot').textContent") == "CopyStopped."
     assert len(messages(page)[1]) > 20
-    deadline = time.monotonic() + LOG_SECONDS
-    while cancelled(log) == before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert cancelled(log) == before + 1
+    wait_until(lambda: cancelled(log) == before + 1)
 
 
 def cancelled(log):
@@ -400,15 +390,15 @@ def test_a_phone_shows_all_of_it(page):
     page.resize(1280, 900)
 
 
-def test_nothing_is_asked_of_anybody_else(page, served):
+def test_nothing_is_asked_of_anybody_else(page, endpoint):
     """Every request of the page went to its worker."""
     origins = page.run(
         "return performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)"
     )
-    assert set(origins) == {served[0].base_url}
+    assert set(origins) == {endpoint.platform.base_url}
 
 
 def test_the_console_has_nothing_to_say(page):
     """But of the answers that were errors: 401, 503 and 400 are the worker's."""
-    said = [line for line in page.console() if "the server responded with a status of" not in line]
-    assert said == []
+    lines = [line for line in page.console() if "the server responded with a status of" not in line]
+    assert lines == []

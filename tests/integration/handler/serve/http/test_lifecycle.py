@@ -1,0 +1,87 @@
+"""The HTTP front end from its start to its end."""
+
+import threading
+
+import httpx
+import pytest
+
+from handler.errors import InvalidSetting
+from handler.serve.http.lifecycle import HttpFrontEnd
+from tests.support.conditions import wait_until
+from tests.support.http_front_end import RunningFrontEnd, message
+from tests.support.http_worker import free_port
+
+
+def test_a_ping_says_where_the_worker_is():
+    """204 while it starts, 200 when it is ready, 503 while it drains; it needs no key."""
+    with RunningFrontEnd() as http:
+        assert http.ping() == 204
+        starting = http.call("GET", "/v1/models")
+        assert (starting.status_code, message(starting)) == (503, "The engine is starting.")
+        assert starting.headers["retry-after"] == "5"
+        http.open()
+        assert http.ping() == 200
+        waiting = threading.Thread(target=http.complete, args=("wait",))
+        waiting.start()
+        wait_until(lambda: http.engine.running_requests == 1)
+        http.terminate()
+        wait_until(lambda: http.ping() == 503)
+        draining = http.complete()
+        assert (draining.status_code, message(draining)) == (503, "The worker is being stopped.")
+        http.engine.may_answer.set()
+        waiting.join()
+        http.finish()
+
+
+def test_a_health_port_of_its_own_answers_a_ping_and_nothing_else():
+    """What a platform's health check reaches, nobody else may use."""
+    health = free_port()
+    with RunningFrontEnd(PORT_HEALTH=str(health)) as http:
+        http.open()
+        assert httpx.get(f"http://127.0.0.1:{health}/ping").status_code == 200
+        headers = {"Authorization": "Bearer one"}
+        other = httpx.get(f"http://127.0.0.1:{health}/v1/models", headers=headers)
+        assert other.status_code == 404
+
+
+def test_a_port_that_is_taken_is_refused():
+    """With its name."""
+    with RunningFrontEnd() as http, pytest.raises(InvalidSetting) as raised:
+        HttpFrontEnd(http.settings)
+    assert str(raised.value) == (
+        f"PORT={http.settings.http_port} on 0.0.0.0 is not available: Address already in use."
+    )
+
+
+def test_the_playground_can_be_turned_off(http):
+    """It is a page that needs no key and loads nothing from anywhere."""
+    page = httpx.get(f"{http.url}/")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert "http" not in page.text
+    with RunningFrontEnd(PLAYGROUND="0") as without:
+        assert without.open().call("GET", "/").status_code == 404
+
+
+def test_a_dead_engine_fails_what_runs_and_ends_the_front_end(http):
+    """Each request gets an answer, and the ping says so before it is gone."""
+    stream = []
+
+    def read():
+        body = {"prompt": "endless", "stream": True}
+        stream.append(http.call("POST", "/v1/completions", json=body).text)
+
+    threads = [threading.Thread(target=read)]
+    threads.append(threading.Thread(target=lambda: stream.append(http.complete("wait"))))
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: http.engine.running_requests == 2)
+    http.engine.alive = False
+    for thread in threads:
+        thread.join(10)
+    http.finish()
+    assert str(http.failure) == "The engine died. The platform has to replace this worker."
+    plain = next(each for each in stream if not isinstance(each, str))
+    streamed = next(each for each in stream if isinstance(each, str))
+    assert (plain.status_code, plain.json()["error"]["type"]) == (503, "ServiceUnavailableError")
+    assert '"code": 503' in streamed.strip().rpartition("\n\n")[2]

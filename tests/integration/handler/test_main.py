@@ -1,0 +1,34 @@
+"""Starts that end before the engine is imported."""
+
+import pytest
+
+from tests.support.environment import worker_environment
+from tests.support.processes import run_worker
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code", "message"),
+    [
+        ((), {"MAX_CONCURRENCY": "many"}, 2, "MAX_CONCURRENCY='many' must be "),
+        (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
+        (("--test_input", "[]"), {}, 2, '--test_input must be a JSON object with an "input".'),
+        ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
+        ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
+    ],
+    ids=["setting", "not json", "no input", "quantization", "model"],
+)
+def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, message):
+    """Before the engine is imported, and without a traceback."""
+    done = run_worker(*arguments, **{**worker_environment("awq"), **environ})
+    assert (done.returncode, done.stdout) == (code, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(message)
+
+
+def test_a_missing_test_input_is_said(tmp_path):
+    """In a folder without the file."""
+    done = run_worker(cwd=tmp_path, **worker_environment("awq"))
+    assert (done.returncode, done.stderr) == (
+        2,
+        "test_input.json cannot be read: No such file or directory.\n",
+    )
