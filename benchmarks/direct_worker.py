@@ -42,13 +42,13 @@ class AnyVllmAdapter:
     def prepare(self) -> None:
         pass
 
-    def check(self) -> None:
+    def check_flags(self) -> None:
         parser = vllm_object("make_arg_parser")(vllm_object("FlexibleArgumentParser")())
         self._parsed = parser.parse_args(list(self._arguments))
         vllm_object("validate_parsed_serve_args")(self._parsed)
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
+    async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         from handler.engine.vllm import patches
 
         parsed = self._parsed

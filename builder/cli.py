@@ -77,20 +77,13 @@ def exit_process(code: int) -> NoReturn:
     sys.exit(code)
 
 
-class OutputClosed(Exception):
-    """Nobody reads stdout any more."""
-
-
 class Console:
     """Prints lines to stdout without delay, with stars in place of secrets.
 
-    Args:
-        stop_when_closed: whether a closed stdout (`| head`) ends the command. Otherwise the work
-            goes on without output.
+    Where nobody reads stdout any more (`| head`), the command goes on without output.
     """
 
-    def __init__(self, stop_when_closed: bool = False) -> None:
-        self._stop_when_closed = stop_when_closed
+    def __init__(self) -> None:
         self._secrets: set[str] = set()
 
     def hide(self, values: Iterable[str]) -> None:
@@ -98,42 +91,28 @@ class Console:
         self._secrets.update(value for value in values if len(value) >= MIN_SECRET_CHARACTERS)
 
     def print(self, line: object = "") -> None:
-        """Print a line.
-
-        Raises:
-            OutputClosed: nobody reads stdout, which ends the command.
-        """
         try:
             print(self.without_secrets(str(line)), flush=True)
-        except BrokenPipeError as error:
-            # The interpreter flushes stdout again when it exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if self._stop_when_closed:
-                raise OutputClosed from error
+        except BrokenPipeError:
+            _discard_stdout()
 
     def without_secrets(self, text: str) -> str:
-        """Return the text with stars in place of secrets."""
         for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, STARS)
         return text
 
 
 def run_command(
-    name: str,
-    work: Callable[[Console], None],
-    *,
-    stop_when_closed: bool = False,
-    exit_os_error: int = EXIT_FILES,
+    name: str, work: Callable[[Console], None], *, exit_os_error: int = EXIT_FILES
 ) -> int:
     """Do a command's work and return its exit code; a failure is one line on stderr.
 
     Args:
         name: of the command, in front of each line on stderr.
         work: the command; SIGTERM and SIGHUP end it like Ctrl-C.
-        stop_when_closed: whether the command ends when nobody reads its output.
         exit_os_error: the exit code for a full disk or a missing right.
     """
-    console = Console(stop_when_closed)
+    console = Console()
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.INFO, stream=sys.stderr)
     for library in ("httpx", "httpx2"):  # huggingface-hub's, before 2.0 and since
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -142,7 +121,8 @@ def run_command(
             work(console)
     except (BuilderError, StartError) as error:
         code, text = error.exit_code, str(error)
-    except OutputClosed:
+    except BrokenPipeError:  # from a `print` that is not the console's
+        _discard_stdout()
         return 0
     except OSError as error:
         code, text = exit_os_error, f"{error.filename or 'writing'}: {error.strerror or error}"
@@ -154,6 +134,11 @@ def run_command(
         return 0
     print(console.without_secrets(f"{name}: {text}"), file=sys.stderr, flush=True)
     return code
+
+
+def _discard_stdout() -> None:
+    """Lead stdout nowhere: the interpreter flushes it again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

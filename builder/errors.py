@@ -39,26 +39,18 @@ class GgufError(BuilderError):
 
 
 class InvalidArgument(BuilderError):
-    """An argument is invalid, or the file or folder that it names is."""
-
     exit_code = 2
 
 
 class CheckpointRefused(BuilderError):
-    """The checkpoint is not what was asked for, or must not be served."""
-
     exit_code = 2
 
 
 class DamagedFile(BuilderError):
-    """A file is not what the hub says it is, also after a second download."""
-
     exit_code = 4
 
 
 class QuantizationFailed(BuilderError):
-    """llm-compressor is missing, or fails on this model."""
-
     exit_code = 4
 
 
@@ -67,48 +59,32 @@ class DeployError(BuilderError):
 
 
 class ApiKeyRefused(DeployError):
-    """RUNPOD_API_KEY is missing, invalid, or lacks a right."""
-
     exit_code = 3
 
 
 class NoCredit(DeployError):
-    """The account has no credit."""
-
     exit_code = 4
 
 
 class NotFound(DeployError):
-    """There is no such endpoint, worker or volume."""
-
     exit_code = 5
 
 
 class RequestRefused(DeployError):
-    """The API refuses the request and says why."""
-
     exit_code = 6
 
 
 class ApiUnavailable(DeployError):
-    """The API cannot be reached, fails, or stays busy."""
-
     exit_code = 7
 
 
 class NoHealthyWorker(DeployError):
-    """No worker became healthy in time."""
-
     exit_code = 8
 
 
 class SmokeTestFailed(DeployError):
-    """The endpoint is up and does not answer the test request."""
-
     exit_code = 9
 
 
 class NotDeleted(DeployError):
-    """Nothing was deleted: the user said no, or jobs are running."""
-
     exit_code = 10

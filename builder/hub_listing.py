@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from builder.presets import PRESETS
-from handler.environ import variables
+from handler.environ import setting_variables
 from handler.settings import Settings
 
 FOLDERS = {"vllm": Path(".runpod"), "sglang": Path(".runpod/sglang")}
@@ -63,7 +63,7 @@ def hub_json(engine: str) -> dict[str, Any]:
     ]
     settings = [
         _setting_input(names[0], field, Settings.model_fields[field])
-        for field, names in variables().items()
+        for field, names in setting_variables().items()
         if field not in EXCLUDED_SETTINGS
     ]
     settings.sort(key=lambda entry: entry["input"].get("advanced", False))

@@ -5,8 +5,11 @@ GPU pools are Runpod's. An FP8 checkpoint runs on every GPU from Ampere on, but 
 newer ones compute in FP8; the older ones widen the weights to 16 bits as they read them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from builder.errors import InvalidArgument
 
 TOOLS = {"ENABLE_AUTO_TOOL_CHOICE": "true"}
 
@@ -115,3 +118,28 @@ PRESETS = (
         engine="sglang",
     ),
 )
+
+
+def find_preset(word: str) -> Preset:
+    """Return a preset by the first words of its name, or by its model.
+
+    Raises:
+        InvalidArgument: there is none of that name.
+    """
+    for preset in PRESETS:
+        if word in (preset_slug(preset), model_slug(preset.model), preset.model):
+            return preset
+    names = ", ".join(preset_slug(preset) for preset in PRESETS)
+    raise InvalidArgument(f"There is no preset {word!r}: must be one of {names}.")
+
+
+def preset_slug(preset: Preset) -> str:
+    return _slug(preset.name.partition(":")[0])
+
+
+def model_slug(model: str) -> str:
+    return _slug(model.rstrip("/").rpartition("/")[2])
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from builder.hub_listing import ENGINE_FLAGS
-from handler.environ import variables
+from handler.environ import setting_variables
 from handler.settings import Settings
 
 PAGE = Path("docs/settings.md")
@@ -98,7 +98,9 @@ def tables() -> str:
     Raises:
         ValueError: `GROUPS` does not name each setting once.
     """
-    fields = {names[0]: (names[1:], Settings.model_fields[f]) for f, names in variables().items()}
+    fields = {
+        names[0]: (names[1:], Settings.model_fields[f]) for f, names in setting_variables().items()
+    }
     grouped = [name for names in GROUPS.values() for name in names]
     if sorted(grouped) != sorted(fields):
         differing = sorted(set(grouped) ^ set(fields)) or "a name twice"

@@ -26,7 +26,7 @@ from handler.engine.interface import RunningEngine
 from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.environ import export, load
+from handler.environ import export, load_settings
 from handler.errors import EXIT_FAILED, StartError, hide_secrets
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, resolve_model
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parse_arguments(arguments)
     signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
-        settings = load(environ)
+        settings = load_settings(environ)
         logs.configure_logging(settings.log_level, settings.log_format)
         hide_secrets(settings.secrets())
         if options.test_input is not None or settings.mode == "local":

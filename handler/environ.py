@@ -30,7 +30,7 @@ class _Environ(EnvSettingsSource):
         }
 
 
-def variables() -> dict[str, tuple[str, ...]]:
+def setting_variables() -> dict[str, tuple[str, ...]]:
     """Return the variables of each field of `Settings`, the preferred one first."""
     names = {}
     for field, info in Settings.model_fields.items():
@@ -40,7 +40,7 @@ def variables() -> dict[str, tuple[str, ...]]:
     return names
 
 
-def load(environ: Mapping[str, str]) -> Settings:
+def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the worker's settings.
 
     Raises:
@@ -76,7 +76,7 @@ def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]
     for problem in error.errors(include_url=False):
         wrong = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
-    names = variables()
+    names = setting_variables()
     secrets = names["hf_token"] + names["api_key"]
     return [
         (name if name in secrets else f"{name}={environ.get(name, '')!r}")

@@ -1,7 +1,8 @@
 """Client of Runpod's REST API v2: the calls that a deployment makes, their retries and errors.
 
-From docs.runpod.io/api-reference-v2 and its OpenAPI description (2026). It has not been run against
-the live platform. Not documented, and assumed here:
+Objects are the API's JSON objects, without the fields that are null. From
+docs.runpod.io/api-reference-v2 and its OpenAPI description (2026); it has not been run against the
+live platform. Not documented, and assumed here:
 
 - Lists have no pages; PATCH merges `gpu` and `workers` (that it replaces `env` is documented).
 - GET returns `env` as it was set. If the platform hid values, every deployment would set them anew.
@@ -16,27 +17,35 @@ the live platform. Not documented, and assumed here:
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Literal
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
 from builder.cli import Console
-from builder.deploy.api_errors import KEYS_PAGE, TemporaryFailure, error_of, json_of, unreachable
-from builder.deploy.models import Endpoint, JobCounts, Resource, Workers
-from builder.errors import ApiKeyRefused, ApiUnavailable, InvalidArgument, NotFound
+from builder.deploy.api_errors import (
+    KEYS_PAGE,
+    Json,
+    TemporaryFailure,
+    error_of,
+    json_of,
+    not_runpods,
+    unreachable,
+)
+from builder.errors import ApiKeyRefused, InvalidArgument, NotFound
 
 DEFAULT_URL = "https://api.runpod.io"
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 USER_AGENT = "runpod-llm-worker"  # the platform's edge refuses the default names of some clients
 FLASHBOOT_SUFFIX = " -fb"
+JOB_STATES = ("inQueue", "inProgress", "completed", "failed", "retried")
 MAX_RETRY_AFTER_SECONDS = 60.0
-R = TypeVar("R", bound=Resource)
-M = TypeVar("M", bound=BaseModel)
+
+Kind = Literal["endpoint", "template"]
+PATHS: Mapping[Kind, str] = {"endpoint": "serverless", "template": "templates"}
 
 
 @dataclass(frozen=True)
@@ -70,63 +79,70 @@ class Api:
         self.http, self.timeouts, self._console = http, timeouts, console
         self._url = f"{url.rstrip('/').removesuffix('/v2')}/v2"
 
-    def find(self, kind: type[R], name: str) -> R | None:
+    def find(self, kind: Kind, name: str) -> Json | None:
         """Return the endpoint or template of a name.
 
         Raises:
             InvalidArgument: there are several.
         """
-        found = self._named(kind, name)
-        if len(found) > 1:
-            ids = ", ".join(each.id for each in found)
+        ids = self._ids(kind, name)
+        if len(ids) > 1:
             raise InvalidArgument(
-                f"There are {len(found)} {kind.noun}s named {name} ({ids}): delete or rename all "
-                "but one in Runpod's console."
+                f"There are {len(ids)} {kind}s named {name} ({', '.join(ids)}): delete or rename "
+                "all but one in Runpod's console."
             )
-        return self._call("GET", found[0], kind) if found else None
+        return self._get(kind, ids[0]) if ids else None
 
-    def create(self, kind: type[R], body: Mapping[str, Any]) -> R:
+    def create(self, kind: Kind, body: Json) -> Json:
         """Create one, and never a second one because an answer was lost."""
-        what, waits = f"{kind.noun} {body['name']}", iter(self.timeouts.retries)
-        while True:
-            try:
-                return _parse(
-                    kind, self._send("POST", f"{self._url}/{kind.path}", what, body), what
-                )
-            except TemporaryFailure as error:
-                self._wait(error, next(waits, None))
-                if error.may_be_done and (created := self._named(kind, body["name"])):
-                    return created[0]
 
-    def update(self, resource: R, body: Mapping[str, Any]) -> R:
-        """Change the fields that are in the body."""
-        return self._call("PATCH", resource, type(resource), body=body)
+        def find_created() -> Json | None:
+            ids = self._ids(kind, body["name"])
+            return self._get(kind, ids[0]) if ids else None
 
-    def delete(self, resource: Resource) -> None:
+        what = f"{kind} {body['name']}"
+        return self.request("POST", self._url_of(kind), what, body, find_created)
+
+    def update(self, kind: Kind, id: str, body: Json) -> Json:
+        """Change the fields that are in the body; return the whole object."""
+        return self.request("PATCH", self._url_of(kind, id), f"{kind} {id}", body)
+
+    def delete(self, kind: Kind, id: str) -> None:
         with suppress(NotFound):
-            self.request("DELETE", self._url_of(resource), f"{resource.noun} {resource.id}")
+            self.request("DELETE", self._url_of(kind, id), f"{kind} {id}")
 
     def check_volume(self, id: str) -> None:
         """Raise NotFound unless there is such a network volume."""
         url = f"{self._url}/network-volumes/{quote(id, safe='')}"
         self.request("GET", url, f"network volume {id}")
 
-    def workers(self, endpoint: Endpoint) -> Workers:
-        return self._call("GET", endpoint, Workers, "/workers")
+    def workers(self, endpoint_id: str) -> Json:
+        """Return the `workers`, and a `summary` with their number in each state."""
+        url = f"{self._url_of('endpoint', endpoint_id)}/workers"
+        return self.request("GET", url, f"endpoint {endpoint_id}")
 
-    def jobs(self, endpoint: Endpoint) -> JobCounts:
-        """Return the jobs of a queue."""
-        what = f"endpoint {endpoint.id}"
-        health = self.request("GET", f"{endpoint.url}/health", what)
-        return _parse(JobCounts, health.get("jobs") or {}, what)
+    def jobs(self, endpoint: Json) -> Json:
+        """Return the number of a queue's jobs in each state."""
+        health = self.request("GET", f"{endpoint_url(endpoint)}/health", "the endpoint")
+        return {state: health.get("jobs", {}).get(state, 0) for state in JOB_STATES}
 
-    def logs_url(self, endpoint: Endpoint, worker: str) -> str:
-        return f"{self._url_of(endpoint)}/workers/{quote(worker, safe='')}/logs"
+    def logs_url(self, endpoint_id: str, worker: str) -> str:
+        return f"{self._url_of('endpoint', endpoint_id)}/workers/{quote(worker, safe='')}/logs"
 
     def request(
-        self, method: str, url: str, what: str, body: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Send a request that may be repeated; return the JSON object of the answer.
+        self,
+        method: str,
+        url: str,
+        what: str,
+        body: Json | None = None,
+        find_done: Callable[[], Json | None] | None = None,
+    ) -> Json:
+        """Send a request, again after a temporary failure; return the JSON object of the answer.
+
+        Args:
+            what: is asked for, such as `endpoint ep-1`: for the error text.
+            find_done: finds what a failed try has done all the same. Without it the request must
+                be one that may be repeated.
 
         Raises:
             DeployError: the failure, in one sentence about `what`.
@@ -136,22 +152,16 @@ class Api:
             try:
                 return self._send(method, url, what, body)
             except TemporaryFailure as error:
-                self._wait(error, next(waits, None))
+                seconds = next(waits, None)
+                if seconds is None or error.retry_after > MAX_RETRY_AFTER_SECONDS:
+                    raise
+                seconds = max(seconds, error.retry_after)
+                self._console.print(f"{error} Trying again in {seconds:g} s.")
+                time.sleep(seconds)
+            if find_done and (done := find_done()):
+                return done
 
-    def _call(
-        self,
-        method: str,
-        resource: Resource,
-        model: type[M],
-        path: str = "",
-        body: Mapping[str, Any] | None = None,
-    ) -> M:
-        what = f"{resource.noun} {resource.id}"
-        return _parse(model, self.request(method, self._url_of(resource) + path, what, body), what)
-
-    def _send(
-        self, method: str, url: str, what: str, body: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
+    def _send(self, method: str, url: str, what: str, body: Json | None) -> Json:
         try:
             answer = self.http.request(method, url, json=body)
         except httpx.RequestError as error:
@@ -160,31 +170,29 @@ class Api:
             raise error_of(answer, what)
         made = json_of(answer) if answer.content else {}
         if not isinstance(made, dict):
-            raise _not_runpods(what)
+            raise not_runpods(what)
         return made
 
-    def _wait(self, error: TemporaryFailure, seconds: float | None) -> None:
-        """Wait before the next try; raise the error if there is none."""
-        if seconds is None or error.retry_after > MAX_RETRY_AFTER_SECONDS:
-            raise error
-        seconds = max(seconds, error.retry_after)
-        self._console.print(f"{error.cause}; again in {seconds:g} s")
-        time.sleep(seconds)
+    def _get(self, kind: Kind, id: str) -> Json:
+        return self.request("GET", self._url_of(kind, id), f"{kind} {id}")
 
-    def _named(self, kind: type[R], name: str) -> list[R]:
-        what = f"the list of {kind.noun}s"
-        listed = self.request("GET", f"{self._url}/{kind.path}", what).get(f"{kind.noun}s")
-        if not isinstance(listed, list):
-            raise _not_runpods(what)
+    def _ids(self, kind: Kind, name: str) -> list[str]:
+        what = f"the list of {kind}s"
+        listed = self.request("GET", self._url_of(kind), what).get(f"{kind}s")
+        if not isinstance(listed, list) or not all(
+            isinstance(each, dict) and isinstance(each.get("id"), str) for each in listed
+        ):
+            raise not_runpods(what)
         return [
-            each
-            for each in (_parse(kind, one, what) for one in listed)
-            if each.name.removesuffix(FLASHBOOT_SUFFIX) == name
-            and getattr(each, "serverless", True)
+            each["id"]
+            for each in listed
+            if each.get("name", "").removesuffix(FLASHBOOT_SUFFIX) == name
+            and (kind == "endpoint" or each.get("serverless"))
         ]
 
-    def _url_of(self, resource: Resource) -> str:
-        return f"{self._url}/{resource.path}/{quote(resource.id, safe='')}"
+    def _url_of(self, kind: Kind, id: str | None = None) -> str:
+        url = f"{self._url}/{PATHS[kind]}"
+        return url if id is None else f"{url}/{quote(id, safe='')}"
 
 
 @contextmanager
@@ -218,12 +226,20 @@ def _is_safe(url: str) -> bool:
     return is_local or (parsed.scheme == "https" and bool(parsed.host))
 
 
-def _parse(model: type[M], answer: Any, what: str) -> M:
-    try:
-        return model.model_validate(answer)
-    except ValidationError as error:
-        raise _not_runpods(what) from error
+def is_queue(endpoint: Json) -> bool:
+    return endpoint.get("type") != "LOAD_BALANCER"
 
 
-def _not_runpods(what: str) -> ApiUnavailable:
-    return ApiUnavailable(f"The answer for {what} is not Runpod's: check RUNPOD_API_URL.")
+def endpoint_url(endpoint: Json) -> str:
+    """Return the address of an endpoint's own routes."""
+    id, urls = endpoint["id"], endpoint.get("requestUrls") or {}
+    if is_queue(endpoint):
+        health: str = urls.get("health", f"https://api.runpod.ai/v2/{id}/health")
+        return health.removesuffix("/health")
+    base: str = urls.get("base", f"https://{id}.api.runpod.ai")
+    return base.rstrip("/")
+
+
+def openai_url(endpoint: Json) -> str:
+    """Return the base_url of OpenAI clients."""
+    return endpoint_url(endpoint) + ("/openai/v1" if is_queue(endpoint) else "/v1")

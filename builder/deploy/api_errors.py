@@ -15,76 +15,57 @@ from builder.errors import (
 )
 from handler.errors import one_line
 
+KEYS_PAGE = "in Runpod's console, under Settings and API Keys"
 CREDIT = re.compile(r"\b(balance|credits?|insufficient funds)\b", re.IGNORECASE)
 MAX_REASON_CHARACTERS = 300
-KEYS_PAGE = "in Runpod's console, under Settings and API Keys"
-ERRORS: dict[int, tuple[type[DeployError], str]] = {
-    401: (
-        ApiKeyRefused,
-        f"RUNPOD_API_KEY is not valid ({{reason}}): make a key {KEYS_PAGE}, and export it.",
-    ),
-    402: (
-        NoCredit,
-        "The account has no credit ({reason}): add some in Runpod's console, under Billing.",
-    ),
-    403: (
-        ApiKeyRefused,
-        "RUNPOD_API_KEY may not reach {what} ({reason}): give the key read and write access "
-        f"{KEYS_PAGE}.",
-    ),
-    404: (NotFound, "Runpod does not know {what}, or RUNPOD_API_KEY does not reach it ({reason})."),
-}
+Json = dict[str, Any]
 
 
 class TemporaryFailure(ApiUnavailable):
-    """A request that may succeed when it is sent again.
+    """A request that may succeed when it is sent again, after `retry_after` seconds."""
 
-    Args:
-        cause: what happened.
-        advice: what the user can do in the end.
-        may_be_done: whether the request may have been carried out.
-        retry_after: seconds that the API asks to wait.
-    """
-
-    def __init__(
-        self, cause: str, advice: str, *, may_be_done: bool, retry_after: float = 0.0
-    ) -> None:
-        super().__init__(f"{cause}: {advice}.")
-        self.cause, self.may_be_done, self.retry_after = cause, may_be_done, retry_after
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
 
 
 def unreachable(error: httpx.RequestError) -> TemporaryFailure:
     """Return the error for a request without an answer."""
     host = error.request.url.netloc.decode()
-    slow = isinstance(error, httpx.ReadTimeout)
-    cause = f"{host} {'does not answer in time' if slow else 'cannot be reached'}"
-    return TemporaryFailure(cause, "check the network, and RUNPOD_API_URL", may_be_done=True)
+    is_slow = isinstance(error, httpx.ReadTimeout)
+    cause = "does not answer in time" if is_slow else "cannot be reached"
+    return TemporaryFailure(f"{host} {cause}: check the network, and RUNPOD_API_URL.")
 
 
 def error_of(answer: httpx.Response, what: str) -> DeployError:
-    """Return the error for a status of 300 or more.
-
-    Args:
-        answer: the response, read.
-        what: what was asked for, such as `endpoint ep-1`.
-    """
+    """Return the error for an answer with a status of 300 or more."""
     status, reason = answer.status_code, reason_of(answer)
-    if 400 <= status < 500 and status not in (401, 404) and CREDIT.search(reason):
-        status = 402
-    if status in ERRORS:
-        kind, text = ERRORS[status]
-        return kind(text.format(what=what, reason=reason))
+    if status == 401:
+        return ApiKeyRefused(
+            f"RUNPOD_API_KEY is not valid ({reason}): make a key {KEYS_PAGE}, and export it."
+        )
+    if status == 404:
+        return NotFound(
+            f"Runpod does not know {what}, or RUNPOD_API_KEY does not reach it ({reason})."
+        )
+    if status == 402 or (status < 500 and CREDIT.search(reason)):
+        return NoCredit(
+            f"The account has no credit ({reason}): add some in Runpod's console, under Billing."
+        )
+    if status == 403:
+        return ApiKeyRefused(
+            f"RUNPOD_API_KEY may not reach {what} ({reason}): give the key read and write access "
+            f"{KEYS_PAGE}."
+        )
     if status == 429:
         wait = answer.headers.get("retry-after", "")
+        limit = f", and asks to wait {wait} s" if wait else ""
         return TemporaryFailure(
-            f"Runpod answers 429 for {what} ({reason})",
-            f"try again later, in {wait} s" if wait else "try again later",
-            may_be_done=False,
+            f"Runpod answers 429 for {what} ({reason}){limit}.",
             retry_after=float(wait) if wait.isdecimal() else 0.0,
         )
     if status >= 500 or status == 408:
-        cause = f"Runpod fails with {status} for {what} ({reason})"
-        return TemporaryFailure(cause, "try again later", may_be_done=True)
+        return TemporaryFailure(f"Runpod fails with {status} for {what} ({reason}).")
     return RequestRefused(f"Runpod refuses {what} with {status}: {reason}.")
 
 
@@ -101,7 +82,16 @@ def reason_of(answer: httpx.Response) -> str:
 
 
 def json_of(answer: httpx.Response) -> Any:
+    """Return an answer's JSON value without the fields that are null; None if it has none."""
+
+    def without_nulls(fields: Json) -> Json:
+        return {name: value for name, value in fields.items() if value is not None}
+
     try:
-        return answer.json()
+        return answer.json(object_hook=without_nulls)
     except ValueError:
         return None
+
+
+def not_runpods(what: str) -> ApiUnavailable:
+    return ApiUnavailable(f"The answer for {what} is not Runpod's: check RUNPOD_API_URL.")

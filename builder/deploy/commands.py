@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from builder.cli import Console, command_parser, run_command, whole_number
 from builder.deploy import deployment
-from builder.deploy.api import Api, Timeouts, connect
-from builder.deploy.endpoint_config import TYPES, model_slug, preset_slug, preset_words
-from builder.deploy.logs import print_logs
-from builder.deploy.models import Endpoint, Template
+from builder.deploy.api import Api, Kind, Timeouts, connect, is_queue, openai_url
+from builder.deploy.api_errors import Json
+from builder.deploy.changes import TYPES
+from builder.deploy.logs import LogPrinter
+from builder.deploy.smoke_test import worker_states
 from builder.errors import NotDeleted, NotFound
-from builder.presets import PRESETS
+from builder.presets import PRESETS, model_slug, preset_slug
 
 Argv = Sequence[str] | None
 Environ = Mapping[str, str]
@@ -58,10 +59,10 @@ def status(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts 
     options = _parser("status", "Print an endpoint's address, workers and jobs.").parse_args(argv)
 
     def work(api: Api, console: Console) -> None:
-        for line in _status_lines(api, _existing(api, options.name)):
+        for line in _status_lines(api, _existing(api, options.name), options.name):
             console.print(line)
 
-    return _run("status", work, environ, timeouts, stop_when_closed=True)
+    return _run("status", work, environ, timeouts)
 
 
 def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
@@ -75,14 +76,14 @@ def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = 
     options = parser.parse_args(argv)
 
     def work(api: Api, console: Console) -> None:
-        endpoint = _existing(api, options.name)
-        workers = [each.id for each in api.workers(endpoint).workers]
-        workers = [options.worker] if options.worker else workers
+        id = _existing(api, options.name)["id"]
+        workers = [options.worker] if options.worker else []
+        workers = workers or [each["id"] for each in api.workers(id).get("workers", ())]
         if not workers:
             console.print(f"{options.name} has no worker at the moment, and so no logs")
-        print_logs(api, {id: api.logs_url(endpoint, id) for id in workers}, options, console)
+        LogPrinter(api, id, options, console).print_all(workers)
 
-    return _run("logs", work, environ, timeouts, stop_when_closed=True)
+    return _run("logs", work, environ, timeouts)
 
 
 def delete(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
@@ -95,19 +96,13 @@ def delete(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts 
 
 
 def _run(
-    command: str,
-    work: Callable[[Api, Console], None],
-    environ: Mapping[str, str],
-    timeouts: Timeouts,
-    stop_when_closed: bool = False,
+    command: str, work: Callable[[Api, Console], None], environ: Environ, timeouts: Timeouts
 ) -> int:
     def connected(console: Console) -> None:
         with connect(environ, timeouts, console) as api:
             work(api, console)
 
-    return run_command(
-        command, connected, stop_when_closed=stop_when_closed, exit_os_error=EXIT_OS_ERROR
-    )
+    return run_command(command, connected, exit_os_error=EXIT_OS_ERROR)
 
 
 def _deploy_parser() -> argparse.ArgumentParser:
@@ -153,75 +148,67 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _name_hint(word: str) -> str:
-    """Return what `deploy` calls the endpoint of a preset, if the word is one."""
-    preset = preset_words().get(word)
-    name = model_slug(preset.model) if preset else word
-    return f"deploy {word} makes {name}" if name != word else ""
-
-
-def _existing(api: Api, name: str) -> Endpoint:
-    endpoint = api.find(Endpoint, name)
+def _existing(api: Api, name: str) -> Json:
+    endpoint = api.find("endpoint", name)
     if endpoint is None:
-        advice = _name_hint(name) or "python -m builder deploy makes one"
-        raise NotFound(f"There is no endpoint named {name}: {advice}.")
+        raise NotFound(f"There is no endpoint named {name}: python -m builder deploy makes one.")
     return endpoint
 
 
-def _status_lines(api: Api, endpoint: Endpoint) -> Iterator[str]:
-    listed, limits = api.workers(endpoint), endpoint.workers
-    pools = ", ".join(endpoint.gpu.get("pools") or ()) or "none"
-    yield f"endpoint  {endpoint.name} ({endpoint.id}), {endpoint.type}"
-    yield f"address   {endpoint.openai_url}"
-    yield f"image     {endpoint.image}"
-    yield f"GPUs      {endpoint.gpu.get('count') or 1} of {pools}"
-    yield f"workers   {listed.summary} (min {limits.get('min')}, max {limits.get('max')})"
-    for worker in listed.workers:
-        details = [worker.status, worker.gpuTypeId, worker.dataCenterId]
-        if worker.uptimeSeconds is not None:
-            details.append(f"for {worker.uptimeSeconds} s")
-        if worker.isStale:
+def _status_lines(api: Api, endpoint: Json, name: str) -> Iterator[str]:
+    listed = api.workers(endpoint["id"])
+    limits, gpu = endpoint.get("workers", {}), endpoint.get("gpu", {})
+    pools = ", ".join(gpu.get("pools", ())) or "none"
+    yield f"endpoint  {name} ({endpoint['id']}), {endpoint.get('type', 'QUEUE')}"
+    yield f"address   {openai_url(endpoint)}"
+    yield f"image     {endpoint.get('image')}"
+    yield f"GPUs      {gpu.get('count', 1)} of {pools}"
+    states = worker_states(listed.get("summary", {}))
+    yield f"workers   {states} (min {limits.get('min')}, max {limits.get('max')})"
+    for worker in listed.get("workers", ()):
+        details = [worker.get("status"), worker.get("gpuTypeId"), worker.get("dataCenterId")]
+        if "uptimeSeconds" in worker:
+            details.append(f"for {worker['uptimeSeconds']} s")
+        if worker.get("isStale"):
             details.append("of an older version")
-        yield f"  {worker.id}  {', '.join(each for each in details if each)}"
-    if endpoint.is_queue:
+        yield f"  {worker['id']}  {', '.join(each for each in details if each)}"
+    if is_queue(endpoint):
         jobs = api.jobs(endpoint)
         yield (
-            f"jobs      {jobs.inQueue} in the queue, {jobs.inProgress} in progress, "
-            f"{jobs.completed} completed, {jobs.failed} failed, {jobs.retried} retried"
+            f"jobs      {jobs['inQueue']} in the queue, {jobs['inProgress']} in progress, "
+            f"{jobs['completed']} completed, {jobs['failed']} failed, {jobs['retried']} retried"
         )
 
 
 def _delete(api: Api, options: argparse.Namespace, console: Console) -> None:
     name = options.name
-    endpoint, template = api.find(Endpoint, name), api.find(Template, name)
-    found = [each for each in (endpoint, template) if each]
+    kinds: tuple[Kind, ...] = ("endpoint", "template")
+    found = {kind: resource for kind in kinds if (resource := api.find(kind, name))}
     if not found:
-        hint = _name_hint(name)
-        hint = f": {hint}" if hint else ""
-        raise NotFound(f"There is no endpoint and no template named {name}{hint}.")
-    what = " and ".join(f"{each.noun} {name} ({each.id})" for each in found)
-    if endpoint and not options.force:
-        _check_idle(api, endpoint, name)
+        raise NotFound(f"There is no endpoint and no template named {name}.")
+    what = " and ".join(f"{kind} {name} ({each['id']})" for kind, each in found.items())
+    if "endpoint" in found and not options.force:
+        _check_idle(api, found["endpoint"], name)
     if not options.yes:
-        _ask(what)
-    for resource in found:
-        api.delete(resource)
+        _confirm(what)
+    for kind, resource in found.items():
+        api.delete(kind, resource["id"])
     console.print(f"deleted {what}")
 
 
-def _check_idle(api: Api, endpoint: Endpoint, name: str) -> None:
-    if endpoint.is_queue:
+def _check_idle(api: Api, endpoint: Json, name: str) -> None:
+    if is_queue(endpoint):
         jobs = api.jobs(endpoint)
-        busy = jobs.inProgress or jobs.inQueue
-        what = f"{jobs.inProgress} jobs in progress and {jobs.inQueue} in the queue"
+        busy = jobs["inProgress"] or jobs["inQueue"]
+        what = f"{jobs['inProgress']} jobs in progress and {jobs['inQueue']} in the queue"
     else:
-        busy = api.workers(endpoint).summary.running
+        busy = api.workers(endpoint["id"]).get("summary", {}).get("running")
         what = f"{busy} workers that answer requests"
     if busy:
         raise NotDeleted(f"{name} has {what}: wait for them, or give --force.")
 
 
-def _ask(what: str) -> None:
+def _confirm(what: str) -> None:
     if not sys.stdin.isatty():
         raise NotDeleted(f"Nobody can be asked whether to delete {what}: give --yes.")
     try:

@@ -25,7 +25,7 @@ class Deadline:
         now = asyncio.get_running_loop().time()
         self._at = None if timeout_seconds is None else now + timeout_seconds
 
-    async def bound(self, awaitable: Awaitable[T]) -> T:
+    async def wait_for(self, awaitable: Awaitable[T]) -> T:
         """Await within the time that is left.
 
         Raises:

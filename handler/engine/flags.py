@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from handler.engine.aliases import (
+from handler.engine.flag_aliases import (
     ALIAS_NAMES,
     ALIASES,
     TITLES,
@@ -21,7 +21,7 @@ from handler.engine.aliases import (
     refuse_settings_of_other_engine,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
-from handler.environ import variables
+from handler.environ import setting_variables
 from handler.errors import InvalidSetting, one_line
 from handler.setting_types import parse_bool
 
@@ -193,7 +193,7 @@ def parse_engine_flags(
     Raises:
         InvalidSetting: the engine does not take a flag or value.
     """
-    own_names = frozenset(name for names in variables().values() for name in names)
+    own_names = frozenset(name for names in setting_variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
     refuse_settings_of_other_engine(engine, environ, known | removed.keys())
     for warning in unused_variable_warnings(environ, known, removed):

@@ -27,7 +27,7 @@ class EngineRequest:
         body: empty for GET.
         query: the query string without `?`.
         request_id: the job's id; the engines put it into their own request ids and logs.
-        hides_usage: whether the usage event of a stream is for the worker's metrics only.
+        hide_usage: whether the usage event of a stream is for the worker's metrics only.
         prepare_body: returns the body to send in place of `body`; awaited on the engine's loop
             before the app is called. It brings media that the engine must not fetch itself.
     """
@@ -38,7 +38,7 @@ class EngineRequest:
     content_type: str = "application/json"
     query: str = ""
     request_id: str = ""
-    hides_usage: bool = False
+    hide_usage: bool = False
     prepare_body: Callable[[bytes], Awaitable[bytes]] | None = None
 
 
@@ -53,7 +53,8 @@ class RunningEngine:
         adapter_routes: the paths on which a LoRA adapter may be chosen, None for all.
         generates: whether the model writes text (a pooling model does not).
         request_fields: for each POST path the field names that its body may carry.
-        listens: whether `http.disconnect` aborts a request at once; else it is cancelled.
+        aborts_on_disconnect: whether `http.disconnect` aborts a request at once; else it is
+            cancelled.
         stages: what the engine's own processes have measured of their start.
     """
 
@@ -64,19 +65,19 @@ class RunningEngine:
     adapter_routes: frozenset[str] | None = None
     generates: bool = True
     request_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    listens: bool = True
+    aborts_on_disconnect: bool = True
     stages: tuple[StartupStage, ...] = ()
 
 
 class EngineAdapter(Protocol):
-    """One engine, in the order of its start: `prepare`, `check`, `running`."""
+    """One engine, in the order of its start: `prepare`, `check_flags`, `start`."""
 
     name: str
     served_model_name: str
 
     @property
     def forks(self) -> bool:
-        """After `check`: whether the engine's processes are forks of this one.
+        """After `check_flags`: whether the engine's processes are forks of this one.
 
         Until they are started, no other thread may work: a fork keeps the locks that another
         thread holds.
@@ -85,14 +86,14 @@ class EngineAdapter(Protocol):
     def prepare(self) -> None:
         """Install the signal handlers that the engine needs; called on the main thread."""
 
-    def check(self) -> None:
+    def check_flags(self) -> None:
         """Import the engine and have its own parser check the flags; quick, needs no device.
 
         Raises:
             InvalidSetting: the engine does not accept a flag or its value.
         """
 
-    def running(self, pacer: Pacer) -> AbstractAsyncContextManager[RunningEngine]:
+    def start(self, pacer: Pacer) -> AbstractAsyncContextManager[RunningEngine]:
         """Load the weights and start the engine on the current event loop; leaving it stops it.
 
         Raises:

@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from handler.engine.aliases import flags_to_variables
 from handler.engine.asgi_call import AsgiCall
 from handler.engine.deadline import Deadline
+from handler.engine.flag_aliases import flags_to_variables
 from handler.engine.interface import EngineRequest
 from handler.engine.runtime import ENGINE_DIED, EngineRuntime
 from handler.engine.sse import EventSplitter, error_in
-from handler.engine.task_end import until_task_ends
+from handler.engine.task_end import call_at_task_end
 from handler.engine.usage import is_usage_event
 from handler.errors import EngineError, EngineUnavailable, InvalidInput, UnknownRoute
 
@@ -50,10 +50,10 @@ async def ask(
         RequestError: the engine is not running, or the deadline has passed.
     """
     deadline = deadline or Deadline()
-    call = call or runtime.open(request)
+    call = call or runtime.prepare_call(request)
     async with contextlib.AsyncExitStack() as stack:
-        await deadline.bound(stack.enter_async_context(call))
-        stack.enter_context(until_task_ends(call.close))
+        await deadline.wait_for(stack.enter_async_context(call))
+        stack.enter_context(call_at_task_end(call.close))
         yield EngineResponse(runtime, request, call, deadline, on_data)
 
 
@@ -97,7 +97,7 @@ class EngineResponse:
             RequestError: the engine died, or the deadline has passed.
         """
         parts = []
-        while data := await self._deadline.bound(self._call.read()):
+        while data := await self._deadline.wait_for(self._call.read()):
             parts.append(data)
         body = b"".join(parts)
         self._on_data(body)
@@ -149,9 +149,9 @@ class EngineResponse:
         splitter, ended = EventSplitter(), False
         pacer = self._runtime.pacer
         pacer.stream_opened()
-        with until_task_ends(pacer.stream_closed):
+        with call_at_task_end(pacer.stream_closed):
             while not ended:
-                data = await self._deadline.bound(self._call.read())
+                data = await self._deadline.wait_for(self._call.read())
                 ended = not data
                 self._on_data(data)
                 events = splitter.feed(data) if data else splitter.end()
@@ -159,7 +159,7 @@ class EngineResponse:
                 error = next((each for each in errors if each is not None), None)
                 if error is not None:
                     events = events[: errors.index(error) + with_error]
-                if self._request.hides_usage:
+                if self._request.hide_usage:
                     events = [event for event in events if not is_usage_event(event)]
                 if events:
                     yield events

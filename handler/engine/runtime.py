@@ -110,7 +110,7 @@ class EngineRuntime:
             raise self._failure or EngineStartFailed("The engine stopped during its start.")
         return self.running
 
-    def open(self, request: EngineRequest) -> AsgiCall:
+    def prepare_call(self, request: EngineRequest) -> AsgiCall:
         """Return a call for one request, to be entered on any loop, or closed.
 
         Raises:
@@ -120,7 +120,7 @@ class EngineRuntime:
             raise EngineUnavailable(NOT_RUNNING)
         if self._ending:
             raise EngineUnavailable(STOPPING)
-        grace_seconds = ABORT_GRACE_SECONDS if self.running.listens else 0.0
+        grace_seconds = ABORT_GRACE_SECONDS if self.running.aborts_on_disconnect else 0.0
         call = AsgiCall(
             app=self.running.app,
             loop=self._loop,
@@ -132,7 +132,7 @@ class EngineRuntime:
         return call
 
     @property
-    def serves(self) -> bool:
+    def is_serving(self) -> bool:
         """Whether the engine lives and is not being stopped."""
         running = self.running
         return not (self.dead or self._ending) and running is not None and running.alive()
@@ -180,7 +180,7 @@ class EngineRuntime:
         self._stop = asyncio.Event()
         try:
             with self._timings.stage("imports"), _garbage_collection_off():
-                self._adapter.check()
+                self._adapter.check_flags()
             self._may_launch.wait()
             if not self._adapter.forks:
                 self._launched.set()
@@ -188,7 +188,7 @@ class EngineRuntime:
             self._launching = True
             if self._stopped:  # `stop` sets this before it reads `_launching`
                 raise EngineStartFailed("The engine was stopped before it started.")
-            async with self._adapter.running(self.pacer) as running:
+            async with self._adapter.start(self.pacer) as running:
                 self._launching = False
                 self._timings.since(began, "engine")
                 self._timings.add(*running.stages)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def until_task_ends(end: Callable[[], None]) -> Iterator[None]:
+def call_at_task_end(end: Callable[[], None]) -> Iterator[None]:
     """Call `end` once: when the context is left, or when the current task ends before that.
 
     A cancelled task leaves an async generator suspended at its yield until it is collected. The

@@ -31,7 +31,7 @@ class Usage:
     cached: int = 0
 
 
-def request_usage(path: str, body: dict[str, Any]) -> bool:
+def include_usage(path: str, body: dict[str, Any]) -> bool:
     """Request the usage of a stream, changing `body`; return whether to hide it from the caller."""
     options = body.get(STREAM_OPTIONS)
     if path not in USAGE_ON_REQUEST or body.get("stream") is not True:

@@ -76,9 +76,9 @@ class Monitor:
 
     async def exposition(self) -> str:
         """Return the engine's metrics and the worker's own; on any loop."""
-        return self.combined(await self._engine_exposition())
+        return self.with_worker_metrics(await self._engine_exposition())
 
-    def combined(self, engine_exposition: str) -> str:
+    def with_worker_metrics(self, engine_exposition: str) -> str:
         """Return the engine's metrics, which are at hand, and the worker's own."""
         self._add_sample(engine_exposition)
         return self.metrics.exposition(engine_exposition)

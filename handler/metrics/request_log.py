@@ -63,7 +63,7 @@ class RequestRecord:
         if self._log_content:
             self._prompt = body
 
-    def answered(self, data: bytes) -> None:
+    def add_output(self, data: bytes) -> None:
         """The engine has sent `data`: whole events, or a whole body."""
         if not data:
             return
@@ -81,7 +81,7 @@ class RequestRecord:
         else:
             self.status = error.status if isinstance(error, RequestError) else RequestError.status
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request is over: write its line to the log."""
         self.ended_at = time.monotonic()
         usage, first = self.usage, self.time_to_first_token_seconds

@@ -21,7 +21,7 @@ import httpx
 import orjson
 
 from handler.engine.interface import EngineRequest
-from handler.engine.usage import request_usage
+from handler.engine.usage import include_usage
 from handler.errors import (
     InputTooLarge,
     InvalidInput,
@@ -200,7 +200,7 @@ class RequestParser:
 
     def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> EngineRequest:
         body["model"] = self._model(body.get("model"), path)
-        hides_usage = request_usage(path, body)
+        hide_usage = include_usage(path, body)
         if path in MULTIPART:
             content, content_type = _multipart(body)
         else:
@@ -217,7 +217,7 @@ class RequestParser:
             content_type=content_type,
             query=_encodable(query),
             request_id=job_id,
-            hides_usage=hides_usage,
+            hide_usage=hide_usage,
             prepare_body=media.inline_into if media else None,
         )
 

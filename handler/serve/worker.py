@@ -19,7 +19,7 @@ from handler.engine.deadline import Deadline
 from handler.engine.response import EngineResponse, ask
 from handler.engine.runtime import NOT_RUNNING, EngineRuntime
 from handler.engine.sse import decode_event
-from handler.engine.task_end import until_task_ends
+from handler.engine.task_end import call_at_task_end
 from handler.errors import EngineUnavailable, render
 from handler.logs import job_id
 from handler.metrics.monitor import Monitor
@@ -58,7 +58,7 @@ class NoFrontEnd:
 
 
 @dataclass(frozen=True)
-class OpenedJob:
+class PreparedJob:
     """A parsed job and its call of the engine, which may have begun."""
 
     job: ParsedJob
@@ -119,24 +119,24 @@ class Worker:
         self._observer.began(record)
 
         def end() -> None:
-            record.end()
+            record.finish()
             self._observer.ended(record)
 
-        with until_task_ends(end):
+        with call_at_task_end(end):
             try:
                 yield record
             except Exception as error:
                 record.failed(error)
                 raise
 
-    def open(self, job: Mapping[str, Any]) -> OpenedJob:
+    def prepare(self, job: Mapping[str, Any]) -> PreparedJob:
         """Parse a job and prepare its call of the engine.
 
         Raises:
             RequestError: the input is invalid, or the engine is not running.
         """
         parsed = self.parser.parse_job(job)
-        return OpenedJob(parsed, self.runtime.open(parsed.request))
+        return PreparedJob(parsed, self.runtime.prepare_call(parsed.request))
 
     async def outputs(
         self,
@@ -144,7 +144,7 @@ class Worker:
         record: RequestRecord,
         *,
         execution_timeout_seconds: float | None = None,
-        opened: OpenedJob | None = None,
+        prepared: PreparedJob | None = None,
     ) -> AsyncIterator[Output]:
         """Answer one job, in the task that ends with it.
 
@@ -152,10 +152,10 @@ class Worker:
             job: with its `id` and `input`.
             record: of the job.
             execution_timeout_seconds: the job's own `policy.executionTimeout`.
-            opened: the job, opened already.
+            prepared: the job, prepared already.
         """
         try:
-            async for output in self._outputs(job, record, execution_timeout_seconds, opened):
+            async for output in self._outputs(job, record, execution_timeout_seconds, prepared):
                 record.yields += 1
                 yield output
             record.status = 200
@@ -169,17 +169,17 @@ class Worker:
         job: Mapping[str, Any],
         record: RequestRecord,
         execution_timeout_seconds: float | None,
-        opened: OpenedJob | None,
+        prepared: PreparedJob | None,
     ) -> AsyncIterator[Output]:
-        if opened is None and (request := parse_batch_request(job.get("input"))) is not None:
+        if prepared is None and (request := parse_batch_request(job.get("input"))) is not None:
             record.route = "batch"
             # REQUEST_TIMEOUT is for each line.
             deadline = Deadline(execution_timeout_seconds, "policy.executionTimeout")
             return self._batch_outputs(self._batch(request, job), deadline, record.id)
         record.route = path_of_input(job.get("input")) or record.route
-        opened = opened or self.open(job)
-        record.sent(opened.job.request.path, opened.job.request.body)
-        return self._answer(opened, self._deadline(execution_timeout_seconds), record)
+        prepared = prepared or self.prepare(job)
+        record.sent(prepared.job.request.path, prepared.job.request.body)
+        return self._answer(prepared, self._deadline(execution_timeout_seconds), record)
 
     def _deadline(self, execution_timeout_seconds: float | None) -> Deadline:
         """Return the earlier one of REQUEST_TIMEOUT and the job's own timeout."""
@@ -191,15 +191,15 @@ class Worker:
     # ---- one request ----
 
     async def _answer(
-        self, opened: OpenedJob, deadline: Deadline, record: RequestRecord
+        self, prepared: PreparedJob, deadline: Deadline, record: RequestRecord
     ) -> AsyncIterator[Output]:
-        job = opened.job
+        job = prepared.job
         async with ask(
             self.runtime,
             job.request,
             deadline=deadline,
-            call=opened.call,
-            on_data=record.answered,
+            call=prepared.call,
+            on_data=record.add_output,
         ) as response:
             if not response.is_stream:
                 yield await self._whole(job, response)
@@ -214,7 +214,7 @@ class Worker:
     async def _whole(self, job: ParsedJob, response: EngineResponse) -> Output:
         value: Output = await response.value()
         if job.request.path == GET["metrics"] and self._monitor and isinstance(value, str):
-            return self._monitor.combined(value)
+            return self._monitor.with_worker_metrics(value)
         return value or {"status": "ok"}
 
     # ---- a batch ----
@@ -223,7 +223,7 @@ class Worker:
         self, batch: Batch, deadline: Deadline, name: str
     ) -> AsyncIterator[Output]:
         self._batches.add(name)
-        with until_task_ends(functools.partial(self._batches.discard, name)):
+        with call_at_task_end(functools.partial(self._batches.discard, name)):
             async for output in batch.outputs(deadline):
                 yield output
 

@@ -23,7 +23,7 @@ from handler.engine.interface import EngineRequest
 from handler.engine.runtime import EngineRuntime
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.environ import load
+from handler.environ import load_settings
 from handler.model.resolve import resolve_model
 from tests.support.environment import ROOT, START_SECONDS, VARIANT, worker_environment
 
@@ -45,7 +45,7 @@ def start(engine):
 def main(engine):
     warnings = Warnings()
     logging.getLogger("handler").addHandler(warnings)
-    settings = load(os.environ)
+    settings = load_settings(os.environ)
     adapter = ADAPTERS[engine](settings, resolve_model(settings), os.environ)
     adapter.prepare()
     before = handlers()
@@ -87,7 +87,7 @@ async def requests(host, app, open_requests, model):
     """Leave a stream after its first bytes, and measure how long the engine keeps the request."""
     [listed] = json.loads(await read(host, EngineRequest("GET", "/v1/models")))["data"]
     body = {"model": model, "prompt": "Once upon a time", "max_tokens": 2000, "ignore_eos": True}
-    async with host.open(post(body | {"stream": True})) as exchange:
+    async with host.prepare_call(post(body | {"stream": True})) as exchange:
         first = await exchange.read()
         meanwhile = open_requests(app)
     left = time.monotonic()
@@ -112,7 +112,7 @@ def post(body):
 
 
 async def read(host, request):
-    async with host.open(request) as exchange:
+    async with host.prepare_call(request) as exchange:
         parts = [part async for part in parts_of(exchange)]
     assert exchange.status == 200, parts
     return b"".join(parts)

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from handler.engine import speculative
-from handler.engine.aliases import (
+from handler.engine.flag_aliases import (
     ALIASES,
     FLAG_NAMES,
     REASONING_PARSERS,
@@ -30,7 +30,7 @@ from handler.engine.flag_names import flag_names
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
-from handler.environ import load
+from handler.environ import load_settings
 from handler.model.resolve import ResolvedModel, resolve_model
 from tests.contract import live
 
@@ -308,7 +308,7 @@ def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
     """Its default would end the worker."""
     (tmp_path / "config.json").write_text("{}")
     environ = {"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"}
-    settings = load(environ)
+    settings = load_settings(environ)
     adapter = SglangAdapter(settings, resolve_model(settings), environ)
     before = signal.getsignal(signal.SIGQUIT)
     try:

@@ -20,7 +20,7 @@ from typing import get_args
 import pytest
 
 from handler.engine import speculative
-from handler.engine.aliases import (
+from handler.engine.flag_aliases import (
     ALIASES,
     FLAG_NAMES,
     REASONING_PARSERS,

@@ -7,7 +7,7 @@ import time
 import httpx
 
 from handler.engine.runtime import EngineRuntime
-from handler.environ import load
+from handler.environ import load_settings
 from handler.errors import EngineDied
 from handler.metrics.monitor import Monitor
 from handler.serve.http.lifecycle import HttpFrontEnd
@@ -25,7 +25,7 @@ class RunningFrontEnd:
 
     def __init__(self, max_jobs=2, **environ):
         environ = {"PORT": str(free_port()), "API_KEY": "one,two", "MAX_QUEUE": "1"} | environ
-        self.settings = load({name: value for name, value in environ.items() if value})
+        self.settings = load_settings({name: value for name, value in environ.items() if value})
         self.url = f"http://127.0.0.1:{self.settings.http_port}"
         self.engine = StandInEngine()
         self.max_jobs = max_jobs

@@ -106,12 +106,12 @@ class StandInEngine:
     def prepare(self) -> None:
         pass
 
-    def check(self) -> None:
+    def check_flags(self) -> None:
         if self._start_fault == "invalid flag":
             raise InvalidSetting("DTYPE='int3' is none")
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
+    async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         self._loop = asyncio.get_running_loop()
         if self._start_fault == "process dies":
             self.launching.set()

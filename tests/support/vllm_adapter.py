@@ -4,18 +4,18 @@ import os
 from pathlib import Path
 
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.environ import load
+from handler.environ import load_settings
 from handler.model.resolve import resolve_model
 
 
 def checked_vllm_adapter(folder: Path, **environ: str) -> VllmAdapter:
     """Return the adapter of a model after its check, with the flags that the parser made."""
     environ["MODEL_NAME"] = str(folder)
-    settings = load(environ)
+    settings = load_settings(environ)
     adapter = VllmAdapter(settings, resolve_model(settings), environ)
     before = dict(os.environ)
     try:
-        adapter.check()
+        adapter.check_flags()
     finally:
         os.environ.clear()
         os.environ.update(before)

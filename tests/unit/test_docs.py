@@ -13,8 +13,8 @@ from markdown_it import MarkdownIt
 
 from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
-from handler.engine.aliases import ALIASES
-from handler.environ import variables
+from handler.engine.flag_aliases import ALIASES
+from handler.environ import setting_variables
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ".runpod benchmarks builder docs handler monitoring runpod_local tests".split()
@@ -159,7 +159,7 @@ def test_a_setting_without_a_group_is_refused(monkeypatch):
 def test_the_readmes_settings_exist():
     table = page("README.md").split("## Ten settings that matter")[1].split("## ")[0]
     named = re.findall(r"^\| `([A-Z_]+)`", table, re.MULTILINE)
-    known = {name for names in variables().values() for name in names} | ENGINE_FLAGS.keys()
+    known = {name for names in setting_variables().values() for name in names} | ENGINE_FLAGS.keys()
     assert len(named) == 10
     assert set(named) - known == set()
 

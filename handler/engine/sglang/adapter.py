@@ -19,8 +19,8 @@ from typing import Any
 import psutil
 
 from handler.engine import preflight
-from handler.engine.aliases import flags_to_variables
 from handler.engine.capacity import Capacity
+from handler.engine.flag_aliases import flags_to_variables
 from handler.engine.flags import parse_engine_flags
 from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
@@ -71,8 +71,8 @@ class SglangAdapter:
         self._failed = True
         log.error("%s: a process of the engine has failed", signal.Signals(number).name)
 
-    def check(self) -> None:
-        """Import SGLang and check all settings; see `interface.EngineAdapter.check`."""
+    def check_flags(self) -> None:
+        """Import SGLang and check all settings; see `interface.EngineAdapter.check_flags`."""
         platform.check_quantization(self._model.quantization, self._model.name)
         log_level = self._environ.get("SGLANG_LOGGING_LEVEL") or self._settings.log_level
         export(platform.environment(log_level, offline=self._model.is_local))
@@ -121,12 +121,12 @@ class SglangAdapter:
             raise InvalidSetting(f"The engine refuses its settings: {reason}") from error
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
+    async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Start the engine and its app; see `interface.EngineAdapter.running`."""
         from sglang.srt.entrypoints.engine import Engine
 
         if self._args is None:
-            raise EngineStartFailed("check() was not called before the start")
+            raise EngineStartFailed("check_flags() was not called before the start")
         log.info("starting the engine")
         patches.apply(pacer, self.served_model_name)
         warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
@@ -150,7 +150,7 @@ class SglangAdapter:
                         models=patches.model_names(manager),
                         generates=bool(manager.is_generation),
                         request_fields=request_fields(app),
-                        listens=False,
+                        aborts_on_disconnect=False,
                         stages=_startup_stages(info.get("startup_time") or {}, began, ready),
                     )
             finally:

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from handler.engine import preflight
-from handler.engine.aliases import flags_to_variables
 from handler.engine.capacity import Capacity
+from handler.engine.flag_aliases import flags_to_variables
 from handler.engine.flags import parse_engine_flags
 from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
@@ -64,8 +64,8 @@ class VllmAdapter:
     def prepare(self) -> None:
         """Do nothing: off the main thread vLLM installs no signal handler."""
 
-    def check(self) -> None:
-        """Import vLLM and check all settings; see `interface.EngineAdapter.check`."""
+    def check_flags(self) -> None:
+        """Import vLLM and check all settings; see `interface.EngineAdapter.check_flags`."""
         log_level = self._environ.get("VLLM_LOGGING_LEVEL", self._settings.log_level)
         export(
             platform.environment(log_level, offline=self._model.is_local),
@@ -127,7 +127,7 @@ class VllmAdapter:
             args.worker_cls = TIMED_WORKER
 
     @asynccontextmanager
-    async def running(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
+    async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Start the engine and its app; see `interface.EngineAdapter.running`."""
         from vllm import envs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -138,7 +138,7 @@ class VllmAdapter:
 
         args = self._args
         if args is None:
-            raise EngineStartFailed("check() was not called before the start")
+            raise EngineStartFailed("check_flags() was not called before the start")
         log.info("starting the engine")
         is_cpu = platform.is_cpu()
         patches.apply(pacer, is_cpu=is_cpu, forks=self.forks)

@@ -55,7 +55,7 @@ class LineRunner:
                 record.status = 200
                 return success_result(line, request_id, body), True
             except Exception as error:
-                if isinstance(error, EngineUnavailable) and not self.runtime.serves:
+                if isinstance(error, EngineUnavailable) and not self.runtime.is_serving:
                     raise
                 record.failed(error)
                 return error_result(line, request_id, error), False
@@ -67,7 +67,7 @@ class LineRunner:
                 self.runtime,
                 request,
                 deadline=Deadline(self.timeout_seconds),
-                on_data=record.answered,
+                on_data=record.add_output,
             ) as response:
                 return await response.value()
 

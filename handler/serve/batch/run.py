@@ -66,14 +66,14 @@ class Batch:
         with contextlib.ExitStack() as stack:
             lines, earlier, results = (stack.enter_context(Spool()) for _ in range(3))
             output = open_output(self._request.output_url, results)
-            requests = await deadline.bound(open_input(self._request, lines))
+            requests = await deadline.wait_for(open_input(self._request, lines))
             self._counts["total"] = len(requests)
             if self._request.resume_url is not None:
                 fetch = fetch_earlier_results(self._request.resume_url, earlier)
-                await self._resume(requests, await deadline.bound(fetch), earlier, results)
-            await deadline.bound(output.begin())
+                await self._resume(requests, await deadline.wait_for(fetch), earlier, results)
+            await deadline.wait_for(output.begin())
             try:
-                await deadline.bound(self._answer_lines(requests, results, output))
+                await deadline.wait_for(self._answer_lines(requests, results, output))
                 await output.finish()
             except BaseException:  # a cancellation above all
                 await output.rescue()

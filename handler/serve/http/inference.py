@@ -67,7 +67,7 @@ class Inference:
             self._worker.runtime,
             engine_request,
             deadline=Deadline(self._worker.request_timeout_seconds),
-            on_data=record.answered,
+            on_data=record.add_output,
         ) as response:
             if response.is_stream:
                 await _send_stream(response, engine_request.path, record, send)

@@ -76,9 +76,9 @@ class HttpServer:
             listening.close()
         for connection in self._server.server_state.connections:
             transport: Any = connection.transport
-            opened = transport and transport.get_extra_info("socket")
-            if opened is not None and opened.fileno() >= 0:
-                os.close(opened.fileno())
+            prepared = transport and transport.get_extra_info("socket")
+            if prepared is not None and prepared.fileno() >= 0:
+                os.close(prepared.fileno())
 
 
 def _listen(host: str, name: str, port: int) -> socket.socket:

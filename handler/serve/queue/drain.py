@@ -41,7 +41,7 @@ class Drain:
     def has_begun(self) -> bool:
         return self._drain is not None
 
-    def attach(self) -> bool:
+    def on_poll(self) -> bool:
         """Note the SDK's poll task, and return whether this is the first poll.
 
         Called before each poll. The first call is also the first moment at which the SDK's loop

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 
 from handler.logs import job_id
-from handler.serve.worker import OpenedJob, Output, Worker
+from handler.serve.worker import Output, PreparedJob, Worker
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +25,21 @@ class PrestartedJobs:
     """Opened jobs by their id, until the SDK starts them; true where there is one."""
 
     def __init__(self) -> None:
-        self._opened: dict[str, OpenedJob] = {}
+        self._prepared: dict[str, PreparedJob] = {}
         self._stopped_until: dict[str, float] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._opened)
+        return bool(self._prepared)
 
-    def start(self, name: str, open_job: Callable[[], OpenedJob]) -> None:
+    def start(self, name: str, prepare_job: Callable[[], PreparedJob]) -> None:
         """Send a job's request, unless that is done or the job has been stopped."""
-        if name not in self._opened and not self._is_stopped(name):
-            opened = self._opened[name] = open_job()
-            opened.call.begin()
+        if name not in self._prepared and not self._is_stopped(name):
+            prepared = self._prepared[name] = prepare_job()
+            prepared.call.begin()
 
-    def take(self, name: str) -> OpenedJob | None:
+    def take(self, name: str) -> PreparedJob | None:
         """Return the job that the SDK starts now, None if it was not prestarted."""
-        return self._opened.pop(name, None)
+        return self._prepared.pop(name, None)
 
     def stop(self, names: Iterable[str]) -> None:
         """Abort the requests of jobs that the SDK has not started, and remember the stop."""
@@ -47,8 +47,8 @@ class PrestartedJobs:
         self._stopped_until = {n: until for n, until in self._stopped_until.items() if until > now}
         for name in names:
             self._stopped_until[name] = now + EARLY_STOP_TTL_SECONDS
-            if opened := self.take(name):
-                opened.call.close()
+            if prepared := self.take(name):
+                prepared.call.close()
 
     def take_stop(self, name: str) -> bool:
         """Whether a job that starts or ends now was stopped; the next job of that id was not."""
@@ -82,8 +82,8 @@ class QueueJobs:
             if isinstance(data, dict) and "batch" in data:
                 continue
             with contextlib.suppress(Exception):  # `handle` meets the same error, and answers it
-                open_job = functools.partial(self._worker.open, job)
-                self._prestarted.start(str(job.get("id", "")), open_job)
+                prepare_job = functools.partial(self._worker.prepare, job)
+                self._prestarted.start(str(job.get("id", "")), prepare_job)
 
     def stop_early(self, names: Iterable[str]) -> None:
         """Stop jobs that the SDK has not started; it stops the others itself."""
@@ -106,8 +106,8 @@ class QueueJobs:
         await self._start(name)
         try:
             with self._worker.recorded(name) as record:
-                opened = self._prestarted.take(name)
-                async for output in self._worker.outputs(job, record, opened=opened):
+                prepared = self._prestarted.take(name)
+                async for output in self._worker.outputs(job, record, prepared=prepared):
                     yield output
         finally:
             self._running.discard(name)

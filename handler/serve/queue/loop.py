@@ -64,7 +64,7 @@ class QueueFrontEnd:
             return 0 if drain.has_begun else self._max_jobs - taken
 
         def concurrency(_: int) -> int:
-            if drain.attach():
+            if drain.on_poll():
                 self._on_first_poll()
             return 2 * self._max_jobs + 1  # never full: `free_slots` is the limit
 

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from handler.environ import load
+from handler.environ import load_settings
 from handler.healthcheck import is_healthy
 
 QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/job-take/$ID"}
@@ -89,7 +89,7 @@ def test_it_asks_the_port_that_the_settings_mean(environ, monkeypatch):
         raise OSError
 
     monkeypatch.setattr("http.client.HTTPConnection", connection)
-    settings = load(environ)
+    settings = load_settings(environ)
     assert is_healthy(environ) is (settings.mode != "http")
     assert asked == ([settings.http_port] if settings.mode == "http" else [])
 

@@ -7,7 +7,7 @@ import pytest
 
 from builder import hub_listing
 from builder.presets import PRESETS
-from handler.environ import load, variables
+from handler.environ import load_settings, setting_variables
 from tests.support.environment import ROOT
 
 
@@ -20,7 +20,7 @@ def test_the_files_are_up_to_date(engine):
 
 def test_the_form_has_every_setting_of_a_queue_endpoint_once_by_its_preferred_name():
     keys = [entry["key"] for entry in hub_listing.hub_json("vllm")["config"]["env"]]
-    settings = {names[0] for names in variables().values()}
+    settings = {names[0] for names in setting_variables().values()}
     of_the_platform = {"RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID"}
     of_the_image = {"ENGINE", "BASE_PATH", "CACHE_ROOT"}
     of_http = {"SERVE_MODE", "PORT", "PORT_HEALTH", "HTTP_HOST", "API_KEY", "MAX_QUEUE"}
@@ -33,7 +33,7 @@ def test_the_form_has_every_setting_of_a_queue_endpoint_once_by_its_preferred_na
 def test_the_defaults_in_the_form_are_those_of_the_settings():
     entries = hub_listing.hub_json("vllm")["config"]["env"]
     sent = {e["key"]: str(e["input"]["default"]) for e in entries if "default" in e["input"]}
-    assert load(sent | {"MODEL_NAME": "m"}) == load({"MODEL_NAME": "m"})
+    assert load_settings(sent | {"MODEL_NAME": "m"}) == load_settings({"MODEL_NAME": "m"})
 
 
 def test_each_input_has_the_type_of_its_setting():

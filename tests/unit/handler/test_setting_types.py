@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.environ import load
+from handler.environ import load_settings
 from handler.errors import InvalidSetting
 from handler.setting_types import parse_domains, parse_origins
 
@@ -23,7 +23,7 @@ DOMAIN = "domains such as a.example, without https:// and path, not"
 )
 def test_an_origin_or_domain_that_could_never_match_is_an_error(name, value, right):
     with pytest.raises(InvalidSetting) as caught:
-        load({name: value})
+        load_settings({name: value})
     assert str(caught.value) == f"{name}={value!r} must be {right}."
 
 
@@ -58,7 +58,7 @@ def test_domains_may_be_a_json_list_in_any_case():
     ids=["sglang", "vllm", "mtp"],
 )
 def test_speculative_decoding_has_the_names_of_both_engines(environ, expected):
-    settings = load(environ)
+    settings = load_settings(environ)
     assert expected == (
         settings.speculative_method,
         settings.speculative_model,
@@ -68,7 +68,7 @@ def test_speculative_decoding_has_the_names_of_both_engines(environ, expected):
 
 def test_an_unknown_speculative_method_is_an_error():
     with pytest.raises(InvalidSetting) as caught:
-        load({"SPECULATIVE_METHOD": "medusa"})
+        load_settings({"SPECULATIVE_METHOD": "medusa"})
     assert str(caught.value) == (
         "SPECULATIVE_METHOD='medusa' must be 'none', 'ngram', 'draft', 'eagle', 'eagle3' or 'mtp'."
     )

@@ -2,13 +2,13 @@
 
 import pytest
 
-from handler.environ import load, variables
+from handler.environ import load_settings, setting_variables
 from handler.errors import InvalidSetting
 from handler.settings import Settings
 
 
 def test_every_setting_has_a_default():
-    settings = load({})
+    settings = load_settings({})
     assert (settings.engine, settings.max_concurrency, settings.drain_timeout_seconds) == (
         "vllm",
         "auto",
@@ -18,14 +18,16 @@ def test_every_setting_has_a_default():
 
 
 def test_names_of_worker_vllm_are_read():
-    settings = load(
+    settings = load_settings(
         {"OPENAI_SERVED_MODEL_NAME_OVERRIDE": "mine", "VLLM_EXTRA_ARGS": "--enforce-eager"}
     )
     assert (settings.served_model_name, settings.engine_args) == ("mine", "--enforce-eager")
 
 
 def test_an_empty_value_is_the_default():
-    assert load({"MAX_CONCURRENCY": "", "REQUEST_TIMEOUT": " ", "LOG_LEVEL": "info "}) == load({})
+    assert load_settings(
+        {"MAX_CONCURRENCY": "", "REQUEST_TIMEOUT": " ", "LOG_LEVEL": "info "}
+    ) == load_settings({})
 
 
 @pytest.mark.parametrize(
@@ -42,37 +44,39 @@ def test_an_empty_value_is_the_default():
 )
 def test_an_invalid_value_is_an_error_with_its_variable_and_what_it_must_be(variable, value, right):
     with pytest.raises(InvalidSetting) as caught:
-        load({variable: value})
+        load_settings({variable: value})
     assert str(caught.value) == f"{variable}={value!r} must be {right}."
     assert caught.value.exit_code == 2
 
 
 def test_all_invalid_values_are_in_one_error():
     with pytest.raises(InvalidSetting) as caught:
-        load({"ENGINE": "tgi", "LOG_FORMAT": "xml"})
+        load_settings({"ENGINE": "tgi", "LOG_FORMAT": "xml"})
     assert str(caught.value) == (
         "ENGINE='tgi' must be 'vllm' or 'sglang'.\nLOG_FORMAT='xml' must be 'text' or 'json'."
     )
 
 
 def test_the_token_is_not_in_the_repr():
-    settings = load({"HF_TOKEN": "hf_secret"})
+    settings = load_settings({"HF_TOKEN": "hf_secret"})
     assert "hf_secret" not in repr(settings)
     assert settings.hf_token.get_secret_value() == "hf_secret"
 
 
 def test_an_invalid_token_is_an_error_without_the_token():
     with pytest.raises(InvalidSetting) as caught:
-        load({"HF_TOKEN": "hf_secret\nhf_other"})
+        load_settings({"HF_TOKEN": "hf_secret\nhf_other"})
     assert str(caught.value) == "HF_TOKEN must be one word without spaces or line breaks."
 
 
 def test_the_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
-        load({}).engine = "other"
+        load_settings({}).engine = "other"
 
 
 def test_every_setting_has_a_variable_and_a_description():
-    assert [name for name in variables() if not Settings.model_fields[name].description] == []
-    names = [name for names in variables().values() for name in names]
+    assert [
+        name for name in setting_variables() if not Settings.model_fields[name].description
+    ] == []
+    names = [name for names in setting_variables().values() for name in names]
     assert len(names) == len(set(names))

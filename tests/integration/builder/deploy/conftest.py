@@ -24,7 +24,7 @@ def api():
 
 
 @pytest.fixture
-def said(api, capsys):
+def builder(api, capsys):
     """Run a command; return its exit code, what it printed, and its line on stderr."""
 
     def run(name, *arguments, **environ):

@@ -1,4 +1,4 @@
-"""Every failure of the API is one sentence with a code, and nothing is made twice."""
+"""API failures: one sentence with an exit code, and nothing is created twice."""
 
 import pytest
 
@@ -7,21 +7,19 @@ from tests.support.http_worker import free_port
 from tests.support.runpod_api import Fault
 
 
-def test_several_endpoints_of_a_name_are_an_error_with_their_ids(api, said):
-    """Nobody can say which one is meant."""
+def test_several_endpoints_of_a_name_are_an_error_with_their_ids(api, builder):
     api.endpoints = {id: {"id": id, "name": "chat"} for id in ("ep-a", "ep-b")}
     sentence = (
         "There are 2 endpoints named chat (ep-a, ep-b): delete or rename all but one in Runpod's "
         "console.\n"
     )
     for name, arguments in (("deploy", CHAT), ("status", ["chat"]), ("delete", ["chat", "--yes"])):
-        assert said(name, *arguments) == (2, "", f"{name}: {sentence}")
+        assert builder(name, *arguments) == (2, "", f"{name}: {sentence}")
     assert api.changes() == []
 
 
-def test_a_volume_that_is_not_there(api, said):
-    """It is looked for before anything is made."""
-    code, _, err = said("deploy", *CHAT, "--volume", "vol-9")
+def test_a_volume_that_is_not_there(api, builder):
+    code, _, err = builder("deploy", *CHAT, "--volume", "vol-9")
     assert (code, err) == (
         5,
         "deploy: Runpod does not know network volume vol-9, or RUNPOD_API_KEY does not reach it "
@@ -83,68 +81,65 @@ CONSOLE = "in Runpod's console, under Settings and API Keys"
         pytest.param(
             Fault("POST", "/v2/serverless", 429, "rate limit exceeded", times=9),
             7,
-            "Runpod answers 429 for endpoint chat (rate limit exceeded): try again later.",
+            "Runpod answers 429 for endpoint chat (rate limit exceeded).",
             id="429",
         ),
         pytest.param(
             Fault("POST", "/v2/serverless", 429, "slow", headers={"Retry-After": "3600"}),
             7,
-            "Runpod answers 429 for endpoint chat (slow): try again later, in 3600 s.",
+            "Runpod answers 429 for endpoint chat (slow), and asks to wait 3600 s.",
             id="429-for-an-hour",
         ),
         pytest.param(
             Fault("POST", "/v2/serverless", 503, "upstream", times=9),
             7,
-            "Runpod fails with 503 for endpoint chat (upstream): try again later.",
+            "Runpod fails with 503 for endpoint chat (upstream).",
             id="503",
         ),
         pytest.param(
             Fault("GET", "/v2/serverless", 500, "upstream", times=9),
             7,
-            "Runpod fails with 500 for the list of endpoints (upstream): try again later.",
+            "Runpod fails with 500 for the list of endpoints (upstream).",
             id="500-of-a-list",
         ),
     ],
 )
-def test_a_failure_is_one_sentence_with_its_own_code(fault, code, sentence, api, said):
-    """And no second endpoint."""
+def test_a_failure_is_one_sentence_with_its_own_code(fault, code, sentence, api, builder):
     api.faults = [fault]
-    got, _, err = said("deploy", *CHAT)
+    got, _, err = builder("deploy", *CHAT)
     assert (got, err) == (code, f"deploy: {sentence}\n")
     assert api.endpoints == {}
 
 
-def test_a_wrong_key_a_missing_key_and_a_key_of_two_words(said):
-    """No request carries what is no key, and no sentence has it."""
-    assert said("status", "chat", RUNPOD_API_KEY="rpa_wrong") == (
+def test_a_wrong_key_a_missing_key_and_a_key_of_two_words(builder):
+    assert builder("status", "chat", RUNPOD_API_KEY="rpa_wrong") == (
         3,
         "",
         "status: RUNPOD_API_KEY is not valid (invalid bearer token): make a key in Runpod's "
         "console, under Settings and API Keys, and export it.\n",
     )
-    assert said("status", "chat", RUNPOD_API_KEY=" ") == (
+    assert builder("status", "chat", RUNPOD_API_KEY=" ") == (
         3,
         "",
         "status: RUNPOD_API_KEY is not set: make a key in Runpod's console, under Settings and "
         "API Keys, and export it.\n",
     )
-    assert said("status", "chat", RUNPOD_API_KEY="two words") == (
+    assert builder("status", "chat", RUNPOD_API_KEY="two words") == (
         3,
         "",
         "status: RUNPOD_API_KEY must be one word without spaces or line breaks.\n",
     )
 
 
-def test_an_address_where_nobody_is_and_one_that_is_not_safe(said):
-    """The key goes to this machine or over TLS."""
+def test_an_address_where_nobody_is_and_one_that_is_not_safe(builder):
     port = free_port()
-    code, _, err = said("status", "chat", RUNPOD_API_URL=f"http://127.0.0.1:{port}")
+    code, _, err = builder("status", "chat", RUNPOD_API_URL=f"http://127.0.0.1:{port}")
     assert (code, err) == (
         7,
         f"status: 127.0.0.1:{port} cannot be reached: check the network, and RUNPOD_API_URL.\n",
     )
     for address in ("http://api.example", "https://", "https://[::1", "https://api..example"):
-        assert said("status", "chat", RUNPOD_API_URL=address) == (
+        assert builder("status", "chat", RUNPOD_API_URL=address) == (
             2,
             "",
             f"status: RUNPOD_API_URL='{address}' must be an https URL: the key goes there.\n",
@@ -152,28 +147,29 @@ def test_an_address_where_nobody_is_and_one_that_is_not_safe(said):
 
 
 @pytest.mark.parametrize("answer", ["hello", {}, {"endpoints": [{"name": "chat"}]}])
-def test_an_address_where_something_else_answers(answer, api, said):
-    """Some other server's 200."""
+def test_an_address_where_something_else_answers(answer, api, builder):
     api.faults = [Fault("GET", "/v2/serverless", 200, body=answer)]
-    assert said("status", "chat") == (
+    assert builder("status", "chat") == (
         7,
         "",
         "status: The answer for the list of endpoints is not Runpod's: check RUNPOD_API_URL.\n",
     )
 
 
-def test_a_busy_api_is_asked_again_after_the_time_that_it_names(api, said):
-    """With a line that says so."""
+def test_a_busy_api_is_asked_again_after_the_time_that_it_names(api, builder):
     api.faults = [
         Fault("POST", "/v2/serverless", 429, "slow", headers={"Retry-After": "1"}),
         Fault("GET", "/v2/templates", 502, "upstream"),
     ]
-    code, out, err = said("deploy", *CHAT, "--wait", "0")
+    code, out, err = builder("deploy", *CHAT, "--wait", "0")
     assert (code, err) == (0, "")
     assert out.startswith(
-        "Runpod fails with 502 for the list of templates (upstream); again in 0.01 s\n"
+        "Runpod fails with 502 for the list of templates (upstream). Trying again in 0.01 s.\n"
     )
-    assert "Runpod answers 429 for endpoint chat (slow); again in 1 s\ncreated endpoint chat" in out
+    assert (
+        "Runpod answers 429 for endpoint chat (slow), and asks to wait 1 s. Trying again in 1 s.\n"
+        "created endpoint chat"
+    ) in out
 
 
 @pytest.mark.parametrize(
@@ -183,19 +179,17 @@ def test_a_busy_api_is_asked_again_after_the_time_that_it_names(api, said):
         pytest.param(Fault("POST", "/v2/serverless", after=True, cut=True), id="cut"),
     ],
 )
-def test_an_endpoint_whose_creation_had_no_answer_is_not_created_twice(fault, api, said):
-    """It is found by its name."""
+def test_an_endpoint_whose_creation_had_no_answer_is_not_created_twice(fault, api, builder):
     api.faults = [fault]
-    code, out, err = said("deploy", *CHAT, "--wait", "0")
+    code, out, err = builder("deploy", *CHAT, "--wait", "0")
     assert (code, err) == (0, "")
     assert "created endpoint chat (ep-4)\n" in out
     assert api.changes() == [("POST", "/v2/templates"), ("POST", "/v2/serverless")]
 
 
-def test_a_creation_that_did_not_happen_is_tried_again(api, said):
-    """After the list has shown that it is not there."""
+def test_a_creation_that_did_not_happen_is_tried_again(api, builder):
     api.faults = [Fault("POST", "/v2/serverless", cut=True)]
-    code, _, err = said("deploy", *CHAT, "--wait", "0")
+    code, _, err = builder("deploy", *CHAT, "--wait", "0")
     assert (code, err) == (0, "")
     asked = [(method, path) for method, path, _ in api.asked]
     assert asked[3:] == [

@@ -1,4 +1,4 @@
-"""`deploy` makes an endpoint what is asked for, and shows that it answers."""
+"""`deploy` creates and changes an endpoint, and shows that it answers."""
 
 from tests.integration.builder.deploy.conftest import CHAT, snippet
 from tests.support.runpod_endpoint import ANSWER
@@ -6,9 +6,6 @@ from tests.support.runpod_endpoint import ANSWER
 NEW = """\
 plan for chat (queue)
   create template chat
-    image           me/worker:1
-    disk            150 GB
-    env.MODEL_NAME  org/model
   create endpoint chat
     image                me/worker:1
     disk                 150 GB
@@ -40,10 +37,9 @@ ENDPOINT = {
 }
 
 
-def test_a_new_endpoint_from_the_plan_to_the_answer(api, said):
-    """Plan, template, endpoint, a line for each change of the workers, the answer, the client."""
+def test_a_new_endpoint_from_the_plan_to_the_answer(api, builder):
     api.states = [{}, {"throttled": 1}, {"initializing": 1}, {"initializing": 1}, {"idle": 1}]
-    assert said("deploy", *CHAT) == (
+    assert builder("deploy", *CHAT) == (
         0,
         CREATED
         + "waiting for the first worker, at most 900 s\n"
@@ -68,10 +64,9 @@ def test_a_new_endpoint_from_the_plan_to_the_answer(api, said):
     assert api.cancelled == []
 
 
-def test_a_load_balancer(api, said):
-    """It has a port, scales on requests that run, and is asked at its own address."""
+def test_a_load_balancer(api, builder):
     api.states = [{"initializing": 1}, {"initializing": 1}, {"idle": 1}]
-    code, out, err = said("deploy", *CHAT, "--type", "lb", "-e", "MAX_NUM_SEQS=48")
+    code, out, err = builder("deploy", *CHAT, "--type", "lb", "-e", "MAX_NUM_SEQS=48")
     assert (code, err) == (0, "")
     assert out.split("created endpoint chat (ep-4)\n")[1] == (
         "waiting for the first worker, at most 900 s\n"
@@ -90,11 +85,10 @@ def test_a_load_balancer(api, said):
     }
 
 
-def test_the_same_again_changes_nothing(api, said):
-    """The name finds the endpoint; pools in another order are the same pools."""
-    said("deploy", *CHAT, "--gpu", "ADA_24,AMPERE_24", "--wait", "0")
+def test_the_same_again_changes_nothing(api, builder):
+    builder("deploy", *CHAT, "--gpu", "ADA_24,AMPERE_24", "--wait", "0")
     before = api.changes()
-    assert said("deploy", *CHAT, "--gpu", "AMPERE_24,ADA_24", "--wait", "0") == (
+    assert builder("deploy", *CHAT, "--gpu", "AMPERE_24,ADA_24", "--wait", "0") == (
         0,
         "plan for chat (queue)\n  nothing to change\n"
         + snippet("API/queue/ep-4/openai/v1", "org/model"),
@@ -103,20 +97,16 @@ def test_the_same_again_changes_nothing(api, said):
     assert api.changes() == before
 
 
-def test_what_differs_is_shown_and_changed_and_nothing_else_is_sent(api, said):
-    """The environment is replaced whole; what was not said stays."""
-    said("deploy", *CHAT, "--wait", "0", "--max", "7", "-e", "LOG_FORMAT=json")
+def test_what_differs_is_shown_and_changed_and_nothing_else_is_sent(api, builder):
+    builder("deploy", *CHAT, "--wait", "0", "--max", "7", "-e", "LOG_FORMAT=json")
     changed = (*CHAT, "--wait", "0", "--image", "me/worker:2", "--min", "1", "--volume", "vol-1")
-    code, out, err = said("deploy", *changed, "-e", "MAX_MODEL_LEN=8192")
+    code, out, err = builder("deploy", *changed, "-e", "MAX_MODEL_LEN=8192")
     assert (code, err) == (0, "")
     assert (
         out.split("\n\n")[0]
         == """\
 plan for chat (queue)
   change template chat (tpl-3)
-    image              me/worker:1 → me/worker:2
-    env.LOG_FORMAT     json → nothing
-    env.MAX_MODEL_LEN  nothing → 8192
   change endpoint chat (ep-4)
     image              me/worker:1 → me/worker:2
     workers.min        0 → 1
@@ -128,7 +118,7 @@ changed endpoint chat (ep-4)"""
     )
     environment = {"MODEL_NAME": "org/model", "MAX_MODEL_LEN": "8192"}
     assert api.sent("PATCH", "/v2/templates/tpl-3") == [
-        {"image": "me/worker:2", "env": environment}
+        {"image": "me/worker:2", "disk": 150, "env": environment}
     ]
     assert api.sent("PATCH", "/v2/serverless/ep-4") == [
         {
@@ -141,10 +131,9 @@ changed endpoint chat (ep-4)"""
     assert api.endpoints["ep-4"]["workers"] == {"min": 1, "max": 7, "idleTimeout": 5}
 
 
-def test_scaling_alone_leaves_the_environment_and_the_image(api, said):
-    """Without a preset, a model or a variable nothing is said of the environment."""
-    said("deploy", *CHAT, "--wait", "0", "-e", "LOG_FORMAT=json")
-    code, out, _ = said("deploy", "--name", "chat", "--max", "9", "--wait", "0")
+def test_scaling_alone_leaves_the_environment_and_the_image(api, builder):
+    builder("deploy", *CHAT, "--wait", "0", "-e", "LOG_FORMAT=json")
+    code, out, _ = builder("deploy", "--name", "chat", "--max", "9", "--wait", "0")
     assert code == 0
     assert out.startswith(
         "plan for chat (queue)\n  change endpoint chat (ep-4)\n    workers.max  3 → 9\n"
@@ -153,35 +142,40 @@ def test_scaling_alone_leaves_the_environment_and_the_image(api, said):
     assert api.sent("PATCH", "/v2/serverless/ep-4") == [{"workers": {"max": 9}}]
 
 
-def test_a_preset_sets_the_environment_anew_and_a_name_alone_leaves_it(api, said):
-    """As the README has it."""
+def test_a_preset_sets_the_environment_anew_and_a_name_alone_leaves_it(api, builder):
     preset = ("small-awq", "--image", "me/worker:1", "--wait", "0")
     name = "qwen2.5-7b-instruct-awq"
-    said("deploy", *preset, "--env", "MAX_MODEL_LEN=16384")
-    assert said("deploy", "--name", name, "--max", "6", "--dry-run") == (
+    builder("deploy", *preset, "--env", "MAX_MODEL_LEN=16384")
+    assert builder("deploy", "--name", name, "--max", "6", "--dry-run") == (
         0,
         f"plan for {name} (queue)\n  change endpoint {name} (ep-4)\n    workers.max  3 → 6\n"
         "nothing was changed (--dry-run)\n",
         "",
     )
-    assert said("deploy", *preset, "--max", "6", "--dry-run") == (
+    assert builder("deploy", *preset, "--max", "6", "--dry-run") == (
         0,
         f"plan for {name} (queue)\n"
-        f"  change template {name} (tpl-3)\n    env.MAX_MODEL_LEN  16384 → 8192\n"
+        f"  change template {name} (tpl-3)\n"
         f"  change endpoint {name} (ep-4)\n    workers.max        3 → 6\n"
         "    env.MAX_MODEL_LEN  16384 → 8192\nnothing was changed (--dry-run)\n",
         "",
     )
 
 
-def test_a_variable_alone_changes_nothing_else(api, said):
-    """The model stays, and what is taken out goes."""
-    said("deploy", *CHAT, "--wait", "0", "--env", "LOG_FORMAT=json", "--env", "LOG_LEVEL=ERROR")
-    order = ("--name", "chat", "--env", "MAX_MODEL_LEN=4096", "--env", "LOG_LEVEL=", "--dry-run")
-    assert said("deploy", *order) == (
+def test_a_variable_alone_changes_nothing_else(api, builder):
+    builder("deploy", *CHAT, "--wait", "0", "--env", "LOG_FORMAT=json", "--env", "LOG_LEVEL=ERROR")
+    arguments = (
+        "--name",
+        "chat",
+        "--env",
+        "MAX_MODEL_LEN=4096",
+        "--env",
+        "LOG_LEVEL=",
+        "--dry-run",
+    )
+    assert builder("deploy", *arguments) == (
         0,
         "plan for chat (queue)\n  change template chat (tpl-3)\n"
-        "    env.LOG_LEVEL      ERROR → nothing\n    env.MAX_MODEL_LEN  nothing → 4096\n"
         "  change endpoint chat (ep-4)\n"
         "    env.LOG_LEVEL      ERROR → nothing\n    env.MAX_MODEL_LEN  nothing → 4096\n"
         "nothing was changed (--dry-run)\n",
@@ -189,19 +183,8 @@ def test_a_variable_alone_changes_nothing_else(api, said):
     )
 
 
-def test_workers_of_the_version_before_a_change_are_counted(api, said):
-    """They may be the ones that answer the test request."""
-    said("deploy", *CHAT, "--wait", "0")
-    api.workers = [{"id": "w-1", "isStale": True}, {"id": "w-2", "isStale": False}]
-    code, out, _ = said("deploy", *CHAT, "--image", "me/worker:2")
-    assert code == 0
-    note = "note: 1 of 2 workers are of the version before this change"
-    assert f"a worker answers\n{ANSWER}\n{note}\n\nAPI/queue/ep-4/openai/v1\n" in out
-
-
-def test_a_dry_run_asks_nobody_to_change(api, said):
-    """It compares, and shows what would change."""
-    assert said("deploy", *CHAT, "--dry-run") == (
+def test_a_dry_run_asks_nobody_to_change(api, builder):
+    assert builder("deploy", *CHAT, "--dry-run") == (
         0,
         NEW + "nothing was changed (--dry-run)\n",
         "",
@@ -209,9 +192,8 @@ def test_a_dry_run_asks_nobody_to_change(api, said):
     assert [method for method, *_ in api.asked] == ["GET", "GET"]
 
 
-def test_a_dry_run_without_a_key_shows_the_plan_of_a_new_endpoint(api, said):
-    """Nobody is asked anything."""
-    assert said("deploy", *CHAT, "--dry-run", RUNPOD_API_KEY="") == (
+def test_a_dry_run_without_a_key_shows_the_plan_of_a_new_endpoint(api, builder):
+    assert builder("deploy", *CHAT, "--dry-run", RUNPOD_API_KEY="") == (
         0,
         "RUNPOD_API_KEY is not set: nothing was compared, and this is a new endpoint's plan\n"
         + NEW
@@ -221,9 +203,8 @@ def test_a_dry_run_without_a_key_shows_the_plan_of_a_new_endpoint(api, said):
     assert api.asked == []
 
 
-def test_a_name_with_the_old_mark_of_flashboot_is_the_same_endpoint(api, said):
-    """The older APIs wrote it behind the name."""
+def test_a_name_with_the_old_mark_of_flashboot_is_the_same_endpoint(api, builder):
     api.endpoints = {"ep-a": {"id": "ep-a", **ENDPOINT, "name": "chat -fb"}}
-    code, out, _ = said("deploy", *CHAT, "--wait", "0", "--dry-run")
+    code, out, _ = builder("deploy", *CHAT, "--wait", "0", "--dry-run")
     assert code == 0
     assert "endpoint" not in out

@@ -24,13 +24,12 @@ WORKER = {
 WAITING = {"id": "w-2", "status": "THROTTLED", "isStale": False, "gpuTypeId": None}
 
 
-def test_status_of_a_queue(api, said):
-    """Address, workers, jobs."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_status_of_a_queue(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
     api.workers = [WORKER, WAITING]
     api.states = [{"running": 1, "throttled": 1}]
     api.jobs = {"inQueue": 4, "inProgress": 1, "completed": 72, "failed": 2, "retried": 3}
-    assert said("status", "chat") == (
+    assert builder("status", "chat") == (
         0,
         """\
 endpoint  chat (ep-4), QUEUE
@@ -46,12 +45,11 @@ jobs      4 in the queue, 1 in progress, 72 completed, 2 failed, 3 retried
     )
 
 
-def test_status_of_a_load_balancer_and_of_nothing(api, said):
-    """Nobody counts a load balancer's requests."""
-    said("deploy", *CHAT, "--wait", "0", "--type", "lb")
+def test_status_of_a_load_balancer_and_of_nothing(api, builder):
+    builder("deploy", *CHAT, "--wait", "0", "--type", "lb")
     api.states = [{}]
     assert (
-        said("status", "chat")[1]
+        builder("status", "chat")[1]
         == """\
 endpoint  chat (ep-4), LOAD_BALANCER
 address   API/balancer/ep-4/v1
@@ -60,48 +58,22 @@ GPUs      1 of ADA_24
 workers   no worker (min 0, max 3)
 """
     )
-    assert said("status", "talk") == (
+    assert builder("status", "talk") == (
         5,
         "",
         "status: There is no endpoint named talk: python -m builder deploy makes one.\n",
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "what"),
-    [
-        ("status", [], "endpoint"),
-        ("logs", [], "endpoint"),
-        ("delete", ["--yes"], "endpoint and no template"),
-    ],
-)
-def test_a_presets_word_is_answered_with_the_endpoints_name(name, arguments, what, api, said):
-    """Unless there is an endpoint of that name; nothing is deleted by another name."""
-    made = "qwen2.5-7b-instruct-awq"
-    said("deploy", "small-awq", "--image", "me/worker:1", "--wait", "0")
-    before = api.changes()
-    for word in ("small-awq", "Qwen/Qwen2.5-7B-Instruct-AWQ"):
-        assert said(name, word, *arguments) == (
-            5,
-            "",
-            f"{name}: There is no {what} named {word}: deploy {word} makes {made}.\n",
-        )
-    assert api.changes() == before
-    assert said(name, made, *arguments)[0] == 0
-    said("deploy", "small-awq", "--name", "small-awq", "--image", "me/worker:1", "--wait", "0")
-    assert said(name, "small-awq", *arguments)[0] == 0
-
-
 LINES = [(f"2026-06-01T12:00:0{second}Z", f"line {second}") for second in range(4)]
 
 
-def test_logs_of_all_workers(api, said):
-    """Those that are there, however long the stream stays open."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_logs_of_all_workers(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
     api.workers = [WORKER, WAITING]
     api.logs = {"w-1": LINES, "w-2": LINES[:1]}
     api.keep_open = True
-    assert said("logs", "chat", "--tail", "2") == (
+    assert builder("logs", "chat", "--tail", "2") == (
         0,
         "w-1  2026-06-01T12:00:02Z  line 2\nw-1  2026-06-01T12:00:03Z  line 3\n"
         "w-2  2026-06-01T12:00:00Z  line 0\n",
@@ -109,25 +81,26 @@ def test_logs_of_all_workers(api, said):
     )
 
 
-def test_logs_of_workers_of_which_one_has_just_ended(api, said):
-    """It is named, and the others' lines are shown."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_logs_of_workers_of_which_one_has_just_ended(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
     api.workers = [WORKER, WAITING]
     api.logs = {"w-2": LINES[:1]}
-    assert said("logs", "chat") == (
+    assert builder("logs", "chat") == (
         0,
         "w-1 has just ended, and its logs with it\nw-2  2026-06-01T12:00:00Z  line 0\n",
         "",
     )
 
 
-def test_nobody_reads_on(api):
-    """As with `| head -1`: what changes something is done to its end, what only prints is over."""
-    for command, more in (("deploy", [*CHAT, "--wait", "0"]), ("status", ["chat"])):
+def test_a_closed_pipe_ends_followed_logs_and_leaves_changes_complete(api):
+    api.workers = [WORKER]
+    api.logs = {"w-1": LINES}
+    api.keep_open = True
+    for command in (["deploy", *CHAT, "--wait=0"], ["status", "chat"], ["logs", "chat", "-f"]):
         reader, writer = os.pipe()
         os.close(reader)
         done = subprocess.run(
-            [sys.executable, "-m", "builder", command, *more],
+            [sys.executable, "-m", "builder", *command],
             cwd=ROOT,
             env=clean_environment(RUNPOD_API_KEY=KEY, RUNPOD_API_URL=api.url),
             stdout=writer,
@@ -139,9 +112,8 @@ def test_nobody_reads_on(api):
     assert [each["name"] for each in api.endpoints.values()] == ["chat"]
 
 
-def test_logs_that_are_followed_go_on_where_a_stream_broke(api, said):
-    """Until the worker is gone."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_logs_that_are_followed_go_on_where_a_stream_broke(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
     api.workers = [WORKER]
     api.logs = {"w-1": LINES[:2]}
 
@@ -153,15 +125,14 @@ def test_logs_that_are_followed_go_on_where_a_stream_broke(api, said):
 
     thread = threading.Thread(target=more)
     thread.start()
-    code, out, err = said("logs", "chat", "--follow")
+    code, out, err = builder("logs", "chat", "--follow")
     thread.join()
     assert (code, err) == (0, "")
     assert out == "".join(f"w-1  {ts}  {line}\n" for ts, line in LINES)
 
 
-def test_control_c_ends_logs_that_are_followed(api, said):
-    """While the stream is open and quiet."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_control_c_ends_logs_that_are_followed(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
     api.workers = [WORKER]
     api.logs = {"w-1": LINES}
     api.keep_open = True
@@ -172,20 +143,19 @@ def test_control_c_ends_logs_that_are_followed(api, said):
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    code, _, err = said("logs", "chat", "--follow")
+    code, _, err = builder("logs", "chat", "--follow")
     thread.join()
     assert (code, err) == (1, "logs: interrupted\n")
 
 
-def test_logs_of_a_worker_that_is_not_there_and_of_an_endpoint_without(api, said):
-    """One is an error, the other is not."""
-    said("deploy", *CHAT, "--wait", "0")
-    assert said("logs", "chat") == (
+def test_logs_of_a_worker_that_is_not_there_and_of_an_endpoint_without(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
+    assert builder("logs", "chat") == (
         0,
         "chat has no worker at the moment, and so no logs\n",
         "",
     )
-    assert said("logs", "chat", "--worker", "w-9") == (
+    assert builder("logs", "chat", "--worker", "w-9") == (
         5,
         "",
         "logs: Runpod does not know worker w-9, or RUNPOD_API_KEY does not reach it (resource not "
@@ -193,37 +163,34 @@ def test_logs_of_a_worker_that_is_not_there_and_of_an_endpoint_without(api, said
     )
 
 
-def test_delete_removes_the_endpoint_and_its_template(api, said):
-    """With --yes nobody is asked; a second time there is nothing."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_delete_removes_the_endpoint_and_its_template(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
     what = "endpoint chat (ep-4) and template chat (tpl-3)"
-    assert said("delete", "chat", "--yes") == (0, f"deleted {what}\n", "")
+    assert builder("delete", "chat", "--yes") == (0, f"deleted {what}\n", "")
     assert (api.endpoints, api.templates) == ({}, {})
-    assert said("delete", "chat", "--yes") == (
+    assert builder("delete", "chat", "--yes") == (
         5,
         "",
         "delete: There is no endpoint and no template named chat.\n",
     )
 
 
-def test_delete_refuses_while_jobs_are_in_progress(api, said):
-    """Unless it is forced."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_delete_refuses_while_jobs_are_in_progress(api, builder):
+    builder("deploy", *CHAT, "--wait", "0")
     api.jobs = {"inProgress": 2, "inQueue": 1}
-    assert said("delete", "chat", "--yes") == (
+    assert builder("delete", "chat", "--yes") == (
         10,
         "",
         "delete: chat has 2 jobs in progress and 1 in the queue: wait for them, or give --force.\n",
     )
-    assert said("delete", "chat", "--yes", "--force")[0] == 0
+    assert builder("delete", "chat", "--yes", "--force")[0] == 0
     assert api.endpoints == {}
 
 
-def test_delete_refuses_while_a_load_balancer_answers(api, said):
-    """Its workers are counted: its requests are not."""
-    said("deploy", *CHAT, "--wait", "0", "--type", "lb")
+def test_delete_refuses_while_a_load_balancer_answers(api, builder):
+    builder("deploy", *CHAT, "--wait", "0", "--type", "lb")
     api.states = [{"running": 2}]
-    assert said("delete", "chat", "--yes") == (
+    assert builder("delete", "chat", "--yes") == (
         10,
         "",
         "delete: chat has 2 workers that answer requests: wait for them, or give --force.\n",
@@ -238,26 +205,24 @@ def test_delete_refuses_while_a_load_balancer_answers(api, said):
         pytest.param("\x04", 10, 1, id="ctrl-d"),
     ],
 )
-def test_delete_asks_on_a_terminal(typed, code, left, api, said, monkeypatch):
-    """Enter keeps it, and so does Ctrl-D."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_delete_asks_on_a_terminal(typed, code, left, api, builder, monkeypatch):
+    builder("deploy", *CHAT, "--wait", "0")
     control, terminal = os.openpty()
     with os.fdopen(control, "w") as keyboard, os.fdopen(terminal) as typed_in:
         keyboard.write(typed)
         keyboard.flush()
         monkeypatch.setattr(sys, "stdin", typed_in)
-        got, out, _ = said("delete", "chat")
+        got, out, _ = builder("delete", "chat")
     assert got == code
     assert out.startswith("Delete endpoint chat (ep-4) and template chat (tpl-3)? [y/N] ")
     assert len(api.endpoints) == left
 
 
-def test_delete_asks_nobody_where_there_is_no_terminal(api, said, monkeypatch):
-    """A script says --yes."""
-    said("deploy", *CHAT, "--wait", "0")
+def test_delete_asks_nobody_where_there_is_no_terminal(api, builder, monkeypatch):
+    builder("deploy", *CHAT, "--wait", "0")
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        code, _, err = said("delete", "chat")
+        code, _, err = builder("delete", "chat")
     assert (code, err) == (
         10,
         "delete: Nobody can be asked whether to delete endpoint chat (ep-4) and template chat "
@@ -266,8 +231,7 @@ def test_delete_asks_nobody_where_there_is_no_terminal(api, said, monkeypatch):
     assert len(api.endpoints) == 1
 
 
-def test_a_template_that_a_failed_deployment_left_can_be_deleted(api, said):
-    """And the next deployment would take it."""
+def test_a_template_that_a_failed_deployment_left_can_be_deleted(api, builder):
     api.faults = [Fault("POST", "/v2/serverless", 402)]
-    said("deploy", *CHAT)
-    assert said("delete", "chat", "--yes") == (0, "deleted template chat (tpl-3)\n", "")
+    builder("deploy", *CHAT)
+    assert builder("delete", "chat", "--yes") == (0, "deleted template chat (tpl-3)\n", "")

@@ -42,18 +42,16 @@ from tests.support.runpod_api import Fault
         ),
     ],
 )
-def test_no_healthy_worker_in_time(states, more, sentence, api, said):
-    """The reason and what to do; the job that was to wake a worker is cancelled."""
+def test_no_healthy_worker_in_time(states, more, sentence, api, builder):
     api.states = states
-    code, _, err = said("deploy", *CHAT, *more, "--wait", "1")
+    code, _, err = builder("deploy", *CHAT, *more, "--wait", "1")
     assert (code, err) == (8, f"deploy: {sentence}\n")
     assert api.cancelled == ["/cancel/job-1"]
 
 
-def test_a_load_balancer_without_a_worker(api, said):
-    """Its counts come from the API."""
+def test_a_load_balancer_without_a_worker(api, builder):
     api.states = [{"throttled": 1}]
-    code, _, err = said("deploy", *CHAT, "--type", "lb", "--wait", "1")
+    code, _, err = builder("deploy", *CHAT, "--type", "lb", "--wait", "1")
     assert (code, err) == (
         8,
         "deploy: After 1 s every worker is throttled: there is no capacity in ADA_24; add pools "
@@ -61,10 +59,9 @@ def test_a_load_balancer_without_a_worker(api, said):
     )
 
 
-def test_a_worker_that_fails_on_the_first_job(api, said):
-    """Its error is shown, and the wait is over."""
+def test_a_worker_that_fails_on_the_first_job(api, builder):
     api.job_error = "model org/model: no such repository."
-    code, _, err = said("deploy", *CHAT)
+    code, _, err = builder("deploy", *CHAT)
     assert (code, err) == (
         8,
         "deploy: A worker started and failed on the first job: model org/model: no such "
@@ -72,25 +69,22 @@ def test_a_worker_that_fails_on_the_first_job(api, said):
     )
 
 
-def test_an_endpoint_that_is_not_at_its_address_yet(api, said):
-    """A 404 there is waited for."""
+def test_an_endpoint_that_is_not_at_its_address_yet(api, builder):
     api.faults = [Fault("GET", "/workers", 404), Fault("POST", "/run", 404)]
-    code, out, err = said("deploy", *CHAT)
+    code, out, err = builder("deploy", *CHAT)
     assert (code, err) == (0, "")
     assert "900 s\nN s  no worker\nN s  1 ready\nN s  a worker answers\n" in out
 
 
-def test_an_endpoint_that_may_have_no_worker_is_not_waited_for(said):
-    """Nothing would come."""
-    code, out, _ = said("deploy", *CHAT, "--max", "0")
+def test_an_endpoint_that_may_have_no_worker_is_not_waited_for(builder):
+    code, out, _ = builder("deploy", *CHAT, "--max", "0")
     assert code == 0
     assert "(ep-4)\nworkers.max is 0: no worker will start, and nothing is waited for\n" in out
 
 
-def test_a_load_balancer_whose_workers_want_a_key_of_their_own(api, said):
-    """It is not known here, and the request has room for one."""
+def test_a_load_balancer_whose_workers_want_a_key_of_their_own(api, builder):
     keyed = (*CHAT, "--type", "lb", "-e", "API_KEY={{ RUNPOD_SECRET_mine }}")
-    code, out, _ = said("deploy", *keyed)
+    code, out, _ = builder("deploy", *keyed)
     assert code == 0
     told = "the workers want API_KEY beside Runpod's key: nothing is waited for or sent\n"
     assert f"(ep-4)\n{told}\nAPI/balancer/ep-4/v1\n" in out
@@ -112,27 +106,24 @@ def test_a_load_balancer_whose_workers_want_a_key_of_their_own(api, said):
         ),
     ],
 )
-def test_an_endpoint_that_does_not_answer_the_test_request(answer, sentence, api, said):
-    """A code of its own: the endpoint is there."""
+def test_an_endpoint_that_does_not_answer_the_test_request(answer, sentence, api, builder):
     api.answer = lambda: answer
-    code, _, err = said("deploy", *CHAT)
+    code, _, err = builder("deploy", *CHAT)
     assert (code, err) == (9, f"deploy: {sentence}\n")
 
 
-def test_a_model_that_reasons_or_embeds(api, said):
-    """Reasoning is shown where there is no text; a model that embeds is asked nothing."""
+def test_a_model_that_reasons_or_embeds(api, builder):
     message = {"content": None, "reasoning": "The user asks"}
     api.answer = lambda: (200, {"choices": [{"message": message}]})
-    assert "answers\nThe user asks\n\nAPI/" in said("deploy", *CHAT)[1]
+    assert "answers\nThe user asks\n\nAPI/" in builder("deploy", *CHAT)[1]
     assert (
         "answers\nthe model embeds and writes no text: no test request was sent\n\nAPI/"
-        in said("deploy", *CHAT, "-e", "RUNNER=pooling")[1]
+        in builder("deploy", *CHAT, "-e", "RUNNER=pooling")[1]
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_waiting_says_what_is_there_and_how_to_go_on(number, api, said):
-    """The job that was to wake a worker is cancelled."""
+def test_a_signal_while_waiting_says_what_is_there_and_how_to_go_on(number, api, builder):
     api.states = [{}, {"initializing": 1}]
 
     def interrupt():
@@ -141,7 +132,7 @@ def test_a_signal_while_waiting_says_what_is_there_and_how_to_go_on(number, api,
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    code, _, err = said("deploy", *CHAT)
+    code, _, err = builder("deploy", *CHAT)
     thread.join()
     assert (code, err) == (
         1,

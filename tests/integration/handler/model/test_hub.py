@@ -22,11 +22,11 @@ def run_resolve(tmp_path, hub_url, **environ):
     code = (
         "import os\n"
         "from pathlib import Path\n"
-        "from handler.environ import load\n"
+        "from handler.environ import load_settings\n"
         "from handler.errors import WorkerError\n"
         "from handler.model.resolve import resolve_model\n"
         "from handler.model.sources import ModelSources\n"
-        "settings = load(os.environ)\n"
+        "settings = load_settings(os.environ)\n"
         "sources = ModelSources(\n"
         "    settings.base_path, settings.hf_token, Path('none'), retry_waits_seconds=(0, 0, 0)\n"
         ")\n"

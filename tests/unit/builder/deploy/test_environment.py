@@ -2,8 +2,12 @@
 
 import pytest
 
-from builder.deploy.environment import is_secret, parse_env_arguments
+from builder.deploy.environment import is_secret, worker_environment
 from builder.errors import InvalidArgument
+
+
+def environment(arguments, environ=None, base=None, current=None, template=None):
+    return worker_environment(arguments, environ or {}, base or {}, current or {}, template)
 
 
 @pytest.mark.parametrize(
@@ -24,16 +28,32 @@ def test_a_url_with_a_password_is_a_secret():
 
 def test_a_secret_in_the_arguments_is_refused():
     with pytest.raises(InvalidArgument, match="--env PROMETHEUS_PUSHGATEWAY=… shows a secret"):
-        parse_env_arguments(
-            ["PROMETHEUS_PUSHGATEWAY=https://user:password@push.example"], {}, base={}
-        )
+        environment(["PROMETHEUS_PUSHGATEWAY=https://user:password@push.example"])
 
 
 def test_a_later_argument_wins_and_an_empty_value_removes_the_variable():
-    given = parse_env_arguments(["A=", "B=", "B=3"], {}, base={"A": "1", "B": "2"})
-    assert given.applied_to({"A": "1", "C": "5", "HF_TOKEN": "x"}) == {"B": "3", "HF_TOKEN": "x"}
+    current = {"A": "1", "C": "5", "HF_TOKEN": "x"}
+    env = environment(["A=", "B=", "B=3"], base={"A": "1", "B": "2"}, current=current)
+    assert env.values == {"B": "3", "HF_TOKEN": "x"}
+
+
+def test_only_values_given_openly_now_or_earlier_are_public():
+    env = environment(
+        ["OPEN=1", "PRIVATE", "AGAIN"],
+        environ={"PRIVATE": "hidden", "AGAIN": "once open"},
+        current={"EARLIER": "2", "ELSEWHERE": "3", "DB_PASSWORD": "4", "MODEL_NAME": "org/m"},
+        template={"EARLIER": "2", "ELSEWHERE": "9", "DB_PASSWORD": "4", "AGAIN": "once open"},
+    )
+    assert env.public_values() == {"OPEN": "1", "EARLIER": "2", "MODEL_NAME": "org/m"}
+    assert env.secrets() == {"hidden", "once open", "3", "4"}
+    assert [env.shown("EARLIER", "2"), env.shown("ELSEWHERE", "3")] == ["2", "***"]
+
+
+def test_without_a_template_the_values_of_known_settings_are_public():
+    env = environment([], current={"LOG_LEVEL": "INFO", "MY_WORD": "x"})
+    assert env.public_values() == {"LOG_LEVEL": "INFO"}
 
 
 def test_an_argument_without_a_name_is_refused():
     with pytest.raises(InvalidArgument, match=r"^--env '=1' must be NAME=VALUE, NAME or NAME=\.$"):
-        parse_env_arguments(["=1"], {}, base={})
+        environment(["=1"])

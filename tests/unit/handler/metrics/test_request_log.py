@@ -31,7 +31,7 @@ def test_what_counts_as_the_first_token(pieces, first):
     record = RequestRecord("r")
     seen = None
     for number, piece in enumerate(pieces):
-        record.answered(piece)
+        record.add_output(piece)
         if record.first_output_at is not None and seen is None:
             seen = number
     assert seen == first

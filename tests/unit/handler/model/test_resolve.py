@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from handler.environ import load
+from handler.environ import load_settings
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.resolve import resolve_model
 from handler.model.sources import VOLUME_CACHE, ModelSources
@@ -17,7 +17,7 @@ def resolve(tmp_path):
     """Resolve the model of an environment, with a volume and baked files in tmp_path."""
 
     def resolve(**environ):
-        settings = load(environ)
+        settings = load_settings(environ)
         return resolve_model(settings, ModelSources(tmp_path / "volume", baked=tmp_path / "baked"))
 
     return resolve

@@ -106,10 +106,10 @@ def test_a_native_stream_counts_its_tokens():
     counted = {"include_usage": True}
     asked = {"prompt": "Hi", "stream": True}
     assert body(asked)["stream_options"] == counted
-    assert not read(asked).request.hides_usage
+    assert not read(asked).request.hide_usage
     unseen = asked | {"stream_options": {"include_usage": False}}
     assert body(unseen)["stream_options"] == counted
-    assert read(unseen).request.hides_usage
+    assert read(unseen).request.hide_usage
 
 
 @pytest.mark.parametrize("model", [None, "", "served", "org/repository"])

@@ -6,7 +6,7 @@ import pytest
 
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
-from handler.environ import load
+from handler.environ import load_settings
 from handler.errors import InvalidSetting
 from handler.model.resolve import resolve_model
 from tests.support.vllm_adapter import checked_vllm_adapter as check
@@ -231,8 +231,8 @@ def test_measured_memory_is_reused_only_for_the_default_fraction(model, monkeypa
     """vLLM's startup plan does not say for which GPU_MEMORY_UTILIZATION it was made."""
     monkeypatch.setattr(os, "environ", {**os.environ, **environ})
     environ = {**environ, "MODEL_NAME": str(model())}
-    settings = load(environ)
-    VllmAdapter(settings, resolve_model(settings), environ).check()
+    settings = load_settings(environ)
+    VllmAdapter(settings, resolve_model(settings), environ).check_flags()
     assert os.environ.get("VLLM_ENABLE_STARTUP_PLAN") == plan
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from starlette.datastructures import Headers
 
-from handler.environ import load
+from handler.environ import load_settings
 from handler.errors import InvalidSetting, Unauthorized
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.lifecycle import HttpFrontEnd
@@ -40,7 +40,7 @@ def test_without_a_key_the_start_is_refused():
     with pytest.raises(
         InvalidSetting, match="API_KEY is not set, and anybody who reaches this port"
     ):
-        HttpFrontEnd(load({"PORT": "1"}))
+        HttpFrontEnd(load_settings({"PORT": "1"}))
     for meant in (
         {"HTTP_HOST": "127.0.0.1"},
         {"ALLOW_UNAUTHENTICATED": "1"},

@@ -1,8 +1,8 @@
-"""The objects of Runpod's API."""
+"""Addresses of endpoints."""
 
 import pytest
 
-from builder.deploy.models import Endpoint
+from builder.deploy.api import openai_url
 
 
 @pytest.mark.parametrize(
@@ -13,5 +13,4 @@ from builder.deploy.models import Endpoint
     ],
 )
 def test_the_documented_address_where_the_api_names_none(endpoint, address):
-    """For a client of OpenAI's."""
-    assert Endpoint(**endpoint).openai_url == address
+    assert openai_url(endpoint) == address

@@ -1,6 +1,6 @@
 """What an endpoint should be."""
 
-from builder.deploy.endpoint_config import gpu_pools
+from builder.deploy.changes import gpu_pools
 from builder.presets import PRESETS
 
 

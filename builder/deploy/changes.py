@@ -1,0 +1,250 @@
+"""What an endpoint and its template should be, and how that differs from what exists.
+
+On an existing endpoint, fields that are not given stay as they are. A preset or --model sets the
+environment anew, and of the existing one only secrets stay; --env alone changes what it names.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder.deploy.api import Kind, is_queue
+from builder.deploy.api_errors import Json
+from builder.deploy.environment import WorkerEnvironment, worker_environment
+from builder.errors import InvalidArgument
+from builder.hub_listing import CUDA_VERSIONS, DISK_GB
+from builder.plan.gpus import load_gpu_table
+from builder.presets import Preset, find_preset, model_slug
+
+TYPES = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
+TYPE_TITLES = {"QUEUE": "queue", "LOAD_BALANCER": "load balancer"}
+HTTP_PORT = "8000"
+REQUESTS_PER_WORKER = 32  # of a load balancer, unless MAX_NUM_SEQS says how many are one batch
+# All fields but the environment, as `plan for` shows them: of a new endpoint; None has no default.
+DEFAULTS: Mapping[str, Any] = {
+    "image": None,
+    "disk": DISK_GB,
+    "ports": None,
+    "gpu.pools": None,
+    "gpu.count": 1,
+    # The image's CUDA: an older driver cannot run it.
+    "gpu.minCudaVersion": min(CUDA_VERSIONS, key=lambda v: tuple(map(int, v.split(".")))),
+    "workers.min": 0,
+    "workers.max": 3,
+    "workers.idleTimeout": 5,
+    "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},  # seconds
+    "timeout": 600_000,
+    "flashboot": "FLASHBOOT",
+    "networkVolumes": [],
+}
+TEMPLATE_FIELDS = ("image", "disk", "ports")
+TEMPLATE_FLAGS = {"serverless": True, "public": False, "startSsh": False, "startJupyter": False}
+UNITS = {"disk": " GB", "timeout": " ms", "workers.idleTimeout": " s"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """The creation of an endpoint or template, or the change of the one with this id."""
+
+    kind: Kind
+    id: str | None
+    body: Json
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """An endpoint as it should be.
+
+    Attributes:
+        fields: before and after of each field that differs, by names such as `workers.max` and
+            `env.MAX_MODEL_LEN`; None for what is not there.
+        changes: what it takes, the template's first.
+    """
+
+    name: str
+    type: str
+    env: WorkerEnvironment
+    fields: Mapping[str, tuple[Any, Any]]
+    changes: Sequence[Change]
+
+    def lines(self) -> Iterator[str]:
+        """Give the plan as text, with stars in place of secrets."""
+        yield f"plan for {self.name} ({TYPE_TITLES[self.type]})"
+        if not self.changes:
+            yield "  nothing to change"
+        width = max(map(len, self.fields), default=0)
+        for change in self.changes:
+            what = f"{change.kind} {self.name}"
+            yield f"  change {what} ({change.id})" if change.id else f"  create {what}"
+            for field, (before, after) in self.fields.items():
+                if change.kind == "endpoint":
+                    old = f"{_shown(field, before, self.env)} → " if change.id else ""
+                    yield f"    {field:{width}}  {old}{_shown(field, after, self.env)}"
+
+
+def desired_deployment(
+    options: argparse.Namespace,
+    environ: Mapping[str, str],
+    endpoint: Json | None,
+    template: Json | None,
+) -> Deployment:
+    """Combine the arguments with what exists.
+
+    Raises:
+        InvalidArgument: an argument is invalid or missing, or contradicts the existing endpoint.
+    """
+    name, preset = endpoint_name(options), find_preset(options.preset) if options.preset else None
+    type = _endpoint_type(options, endpoint)
+    base = preset.variables() if preset else {}
+    base |= {"MODEL_NAME": options.model} if options.model else {}
+    if type == "LOAD_BALANCER" and (base or endpoint is None):
+        base |= {"SERVE_MODE": "http", "PORT": HTTP_PORT}
+    env_before = endpoint.get("env", {}) if endpoint else {}
+    template_env = template.get("env", {}) if template else None
+    env = worker_environment(options.env, environ, base, env_before, template_env)
+    fields = _desired_fields(options, preset, endpoint, env)
+    _check_fields(fields, options, name)
+
+    changed = _diff(_flat(endpoint or {}), fields)
+    variables = _diff(env_before, {**dict.fromkeys(env_before), **env.values})
+    body = _nested(changed)
+    if variables or endpoint is None:  # a PATCH replaces the environment whole
+        body["env"] = env.values
+    copy = {f: fields[f] for f in TEMPLATE_FIELDS if f in fields} | {"env": env.public_values()}
+    changes = []
+    if template is None:
+        changes.append(Change("template", None, {"name": name, **TEMPLATE_FLAGS, **copy}))
+    elif _diff(template, copy):
+        changes.append(Change("template", template["id"], copy))
+    if endpoint is None:
+        changes.append(Change("endpoint", None, {"name": name, "type": type, **body}))
+    elif body:
+        changes.append(Change("endpoint", endpoint["id"], body))
+    shown = changed | {f"env.{variable}": variables[variable] for variable in sorted(variables)}
+    return Deployment(name, type, env, shown, changes)
+
+
+def _endpoint_type(options: argparse.Namespace, endpoint: Json | None) -> str:
+    existing = endpoint and ("QUEUE" if is_queue(endpoint) else "LOAD_BALANCER")
+    wanted = TYPES[options.type] if options.type else existing or "QUEUE"
+    if existing and wanted != existing:
+        raise InvalidArgument(
+            f"Endpoint {endpoint_name(options)} has the type {existing}, which cannot be changed: "
+            f"delete it first (python -m builder delete {endpoint_name(options)}), or choose "
+            "another --name."
+        )
+    return wanted
+
+
+def _desired_fields(
+    options: argparse.Namespace,
+    preset: Preset | None,
+    endpoint: Json | None,
+    env: WorkerEnvironment,
+) -> Json:
+    """Return all fields but the environment: as given, else as they are, else the defaults."""
+    fields = _flat(endpoint) if endpoint else dict(DEFAULTS)
+    is_load_balancer = _endpoint_type(options, endpoint) == "LOAD_BALANCER"
+    if is_load_balancer and env.values != env.before:
+        fields["ports"] = [f"{env.values.get('PORT', HTTP_PORT)}/http"]
+    if is_load_balancer and endpoint is None:
+        batch = env.values.get("MAX_NUM_SEQS", "")
+        requests = int(batch) if batch.isdecimal() and int(batch) else REQUESTS_PER_WORKER
+        fields["scaling"] = {"type": "REQUEST_COUNT", "requestCount": requests}
+    if preset:
+        fields |= {"gpu.pools": list(preset.gpu_pools), "gpu.count": preset.gpu_count}
+    timeout = options.execution_timeout
+    given = {
+        "image": options.image,
+        "disk": options.disk,
+        "gpu.pools": gpu_pools(options.gpu) if options.gpu is not None else None,
+        "gpu.count": options.gpu_count,
+        "workers.min": options.min,
+        "workers.max": options.max,
+        "workers.idleTimeout": options.idle_timeout,
+        "timeout": timeout * 1000 if timeout else None,
+        "flashboot": options.flashboot,
+        "networkVolumes": options.volume,
+    }
+    fields |= {field: value for field, value in given.items() if value is not None}
+    return {field: fields[field] for field in DEFAULTS if fields.get(field) is not None}
+
+
+def _check_fields(fields: Mapping[str, Any], options: argparse.Namespace, name: str) -> None:
+    new = f"There is no endpoint {name} yet, and a new one needs"
+    if "image" not in fields:
+        raise InvalidArgument(f"{new} --image REGISTRY/NAME:TAG, the worker's image.")
+    if "gpu.pools" not in fields:
+        raise InvalidArgument(
+            f"{new} --gpu, GPU pools that fit the model, such as ADA_24,AMPERE_24, or a preset."
+        )
+    low = fields.get("workers.min", 0)
+    high = fields.get("workers.max", low)
+    if low > high and (options.min, options.max) != (None, None):
+        raise InvalidArgument(
+            f"workers.min would be {low} and workers.max {high}: give a --min of at most {high}, "
+            f"or a --max of at least {low}."
+        )
+
+
+def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return before and after of the fields of `after` that differ."""
+    pairs = {name: (before.get(name), value) for name, value in after.items()}
+    return {name: pair for name, pair in pairs.items() if _sorted(pair[0]) != _sorted(pair[1])}
+
+
+def _flat(resource: Json) -> Json:
+    """Return the fields of an API's object by dotted names."""
+    groups = {name: resource.get(name, {}) for name in ("gpu", "workers")}
+    return resource | {f"{name}.{key}": v for name in groups for key, v in groups[name].items()}
+
+
+def _nested(changed: Mapping[str, tuple[Any, Any]]) -> Json:
+    """Return changed fields as the API's objects have them."""
+    body: Json = {}
+    for field, (_, value) in changed.items():
+        group, _, key = field.rpartition(".")
+        (body.setdefault(group, {}) if group else body)[key] = value
+    return body
+
+
+def _sorted(value: Any) -> Any:
+    return sorted(value) if isinstance(value, list) else value
+
+
+def _shown(field: str, value: Any, env: WorkerEnvironment) -> str:
+    if value is None:
+        return "nothing"
+    if field.startswith("env."):
+        return env.shown(field.removeprefix("env."), value)
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    return (json.dumps(value) if isinstance(value, dict) else str(value)) + UNITS.get(field, "")
+
+
+def gpu_pools(text: str) -> list[str]:
+    """Parse Runpod's names of GPU pools, with commas or spaces between them."""
+    known = {pool.name: pool for pool in load_gpu_table().pools}
+    pools = text.replace(",", " ").upper().split()
+    if not pools or not known.keys() >= set(pools):
+        names = "; ".join(f"{pool.name} ({pool.label})" for pool in known.values())
+        raise InvalidArgument(f"--gpu {text!r} must be one or more of {names}.")
+    return pools
+
+
+def endpoint_name(options: argparse.Namespace) -> str:
+    """Return the name that was given, or one from the model's.
+
+    Raises:
+        InvalidArgument: neither was given, or the name has spaces.
+    """
+    for option, text in (("--name", options.name), ("--image", options.image)):
+        if text is not None and text.split() != [text]:
+            raise InvalidArgument(f"{option} {text!r} must be one word without spaces.")
+    model = options.model or (find_preset(options.preset).model if options.preset else "")
+    name: str = options.name or model_slug(model)
+    if not name:
+        raise InvalidArgument("Give a preset (--help lists them), --model or --name.")
+    return name
