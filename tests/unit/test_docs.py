@@ -157,7 +157,7 @@ def test_a_setting_without_a_group_is_refused(monkeypatch):
 
 
 def test_the_readmes_settings_exist():
-    table = page("README.md").split("## Ten settings that matter")[1].split("## ")[0]
+    table = page("README.md").split("## The settings to know first")[1].split("## ")[0]
     named = re.findall(r"^\| `([A-Z_]+)`", table, re.MULTILINE)
     known = {name for names in setting_variables().values() for name in names} | ENGINE_FLAGS.keys()
     assert len(named) == 10

@@ -54,7 +54,7 @@ def test_the_line_of_a_request_without_a_route_and_tokens_has_neither(caplog):
     caplog.set_level("INFO", "handler")
     record = RequestRecord("r")
     record.failed(InvalidInput("no such route"))
-    record.end()
+    record.finish()
     [line] = caplog.records
     assert re.fullmatch(r"unknown route 400 refused, 0\.\d\d s", line.getMessage())
     assert (line.fields["route"], line.fields["promptTokens"]) == ("?", 0)
