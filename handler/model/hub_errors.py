@@ -67,7 +67,8 @@ def hub_errors_explained(reference: HubReference) -> Iterator[None]:
         yield
     except HFValidationError as error:
         raise InvalidSetting(
-            f"{reference.setting}={name!r} must be the name of a repository (org/name)."
+            f"{reference.setting}={name!r} must be the name of a repository (org/name), "
+            "and there is no such local folder."
         ) from error
     except GatedRepoError as error:
         reason = "it is gated: accept its licence on the hub and set HF_TOKEN"

@@ -468,6 +468,10 @@ def test_each_side_needs_its_own_key(empty: Platform) -> None:
             headers = {"Authorization": key}
             answer = requests.get(empty.base_url + path, headers=headers, timeout=20)
             assert answer.status_code == 401
+    answer = requests.get(f"{empty.base_url}/health", timeout=20)
+    assert answer.json() == {
+        "error": "The API key is missing or wrong; this endpoint's is demo-user-key."
+    }
 
 
 @pytest.mark.parametrize("path", ["status", "stream", "cancel", "retry"])

@@ -178,6 +178,12 @@ def test_the_table_of_build_arguments_is_the_dockerfiles():
     assert named == arguments - {"VERSION"}
 
 
+def test_make_explains_its_targets():
+    targets = re.search(r"^\.PHONY: (.+)$", page("Makefile"), re.MULTILINE)[1].split()
+    explained = re.findall(r"^([a-z-]+):.*  ## .", page("Makefile"), re.MULTILINE)
+    assert sorted(explained) == sorted(targets)
+
+
 def test_the_version_is_one():
     version = re.search(r'^version = "(.+)"$', page("pyproject.toml"), re.MULTILINE)[1]
     assert f"VERSION={version}\n" in page("Dockerfile")

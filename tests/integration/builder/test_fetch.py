@@ -224,12 +224,19 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/awq: the hub answered 401: HF_TOKEN is not valid.",
         ),
         ("org/awq --revision v9", {}, 3, "org/awq has no revision 'v9' (MODEL_REVISION)."),
-        ("a/b/c", {}, 2, "MODEL_NAME='a/b/c' must be the name of a repository (org/name)."),
+        (
+            "a/b/c",
+            {},
+            2,
+            "MODEL_NAME='a/b/c' must be the name of a repository (org/name), "
+            "and there is no such local folder.",
+        ),
         (
             "a/b/c --kind tokenizer",
             {},
             2,
-            "TOKENIZER_NAME='a/b/c' must be the name of a repository (org/name).",
+            "TOKENIZER_NAME='a/b/c' must be the name of a repository (org/name), "
+            "and there is no such local folder.",
         ),
         (
             "org/plain",

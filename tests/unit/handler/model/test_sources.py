@@ -131,7 +131,10 @@ def test_a_folder_must_have_what_the_setting_is_for(tmp_path, sources, kind, mis
 def test_an_invalid_name_of_a_repository_is_an_error(sources):
     with pytest.raises(InvalidSetting) as caught:
         sources.find(HubReference("a/b/c"))
-    assert str(caught.value) == "MODEL_NAME='a/b/c' must be the name of a repository (org/name)."
+    assert str(caught.value) == (
+        "MODEL_NAME='a/b/c' must be the name of a repository (org/name), "
+        "and there is no such local folder."
+    )
 
 
 def test_a_name_too_long_for_a_file_is_shortened_in_the_error(sources):
