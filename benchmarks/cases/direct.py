@@ -1,6 +1,6 @@
 """FP8, AWQ and bf16 in the engine alone, and the worker around it: no SDK, platform or HTTP.
 
-Each variant is a process of `benchmarks.direct_process`, so a GPU machine with another release of vLLM
+Each variant is a process of its own, so a GPU machine with another release of vLLM
 will do. "cold" is a start with empty caches of compiled code (vLLM's, inductor's, Triton's,
 CUDA's), "warm" the same start again, "shared" a start that finds what variants before it have
 compiled. FlashInfer's cache and the page cache stay: only the very first start reads the disk.
