@@ -1,7 +1,5 @@
 """Engine or worker in the measuring process itself: no SDK, no platform, no HTTP.
 
-    python -m benchmarks.direct RUN RESULT      the JSON of a `DirectRun`, and a file for figures
-
 `engine` drives vLLM's `AsyncLLM`. `worker` adds what this project puts around it: the engine's
 thread, the in-process call of vLLM's app, pacing, and the worker's generator. Nobody takes time to
 read what the generator yields, so the round trip that pacing sees is zero.
@@ -13,9 +11,7 @@ import asyncio
 import itertools
 import json
 import os
-import sys
 import time
-import traceback
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,26 +203,3 @@ def acceptance(drafts: float, drafted: float, accepted: float) -> dict[str, floa
         "acceptance_ratio": accepted / drafted if drafted else None,
         "tokens_per_step": 1 + accepted / drafts if drafts else None,
     }
-
-
-def main() -> None:
-    """Measure, and end without the interpreter's own end, which could wait for engine threads."""
-    run, result = DirectRun(**json.loads(sys.argv[1])), ResultFile(Path(sys.argv[2]))
-    code = 0
-    try:
-        if run.target == "engine":
-            run_engine(run, result)
-        else:
-            from benchmarks.direct_worker import run_worker  # it imports the worker's modules
-
-            run_worker(run, result)
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-if __name__ == "__main__":
-    main()

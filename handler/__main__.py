@@ -15,16 +15,17 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
 from handler import logs
-from handler.engine.adapters import adapter_for
 from handler.engine.capacity import job_concurrency
-from handler.engine.interface import RunningEngine
+from handler.engine.interface import EngineAdapter, RunningEngine
 from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
+from handler.engine.sglang.adapter import SglangAdapter
+from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
 from handler.environ import export, load_settings
 from handler.errors import EXIT_FAILED, StartError, hide_secrets
@@ -44,6 +45,9 @@ from handler.startup.timings import StartupTimings, process_start_time
 
 log = logging.getLogger("handler")
 
+CreateAdapter = Callable[[Settings, ResolvedModel, Mapping[str, str]], EngineAdapter]
+ENGINES: dict[str, CreateAdapter] = {"vllm": VllmAdapter, "sglang": SglangAdapter}
+
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Start the worker and serve; return the process's exit code."""
@@ -57,8 +61,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         hide_secrets(settings.secrets())
         if options.test_input is not None or settings.mode == "local":
             job = local.load_job(options.test_input)
-            return Start(settings, environ, timings).run_local(job)
-        return Start(settings, environ, timings).serve()
+            return WorkerProcess(settings, environ, timings).run_local(job)
+        return WorkerProcess(settings, environ, timings).serve()
     except StartError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
@@ -71,8 +75,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         return EXIT_FAILED
 
 
-class Start:
-    """One start of the worker: model, engine, warm-up, front end.
+class WorkerProcess:
+    """The worker from its start to its end: model, engine, warm-up, front end.
 
     Args:
         settings: the worker's.
@@ -145,7 +149,7 @@ class Start:
         """Start the engine and warm it up; what is entered into `stack` stops it."""
         settings, timings = self._settings, self._timings
         model = self._resolve_model()
-        adapter = adapter_for(settings, model, self._environ)
+        adapter = ENGINES[settings.engine](settings, model, self._environ)
         if settings.prefetch_weights:
             prefetch_weights(model.path)
         caches = stack.enter_context(

@@ -1,6 +1,6 @@
 """FP8, AWQ and bf16 in the engine alone, and the worker around it: no SDK, platform or HTTP.
 
-Each variant is a process of `benchmarks.direct`, so a GPU machine with another release of vLLM
+Each variant is a process of its own, so a GPU machine with another release of vLLM
 will do. "cold" is a start with empty caches of compiled code (vLLM's, inductor's, Triton's,
 CUDA's), "warm" the same start again, "shared" a start that finds what variants before it have
 compiled. FlashInfer's cache and the page cache stay: only the very first start reads the disk.
@@ -125,7 +125,7 @@ def _levels(variant: Variant, concurrency: Sequence[int]) -> dict[str, Sequence[
 def run_process(
     bench: Bench, variant: Variant, *, timeout_seconds: float, **run: Any
 ) -> dict[str, Any]:
-    """Run `benchmarks.direct` and return what it found, with an `error` if it failed.
+    """Run `benchmarks.direct_process` and return what it found, with an `error` if it failed.
 
     Args:
         run: further fields of `DirectRun`.
@@ -142,7 +142,7 @@ def run_process(
         rounds=bench.options.rounds,
         **run,
     )
-    command = [PYTHON["vllm"], "-m", "benchmarks.direct"]
+    command = [PYTHON["vllm"], "-m", "benchmarks.direct_process"]
     command += [json.dumps(asdict(specification)), str(result)]
     code = _run(command, process_environment(bench, model, variant), log, timeout_seconds)
     text = log.read_text(errors="replace")
