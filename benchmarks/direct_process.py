@@ -1,6 +1,6 @@
 """One variant of the case `direct`, in a process of its own.
 
-    python -m benchmarks.direct_process RUN RESULT    the JSON of a `DirectRun`, a file for figures
+python -m benchmarks.direct_process RUN RESULT    the JSON of a `DirectRun`, a file for figures
 """
 
 import json
