@@ -65,13 +65,15 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
-# Two halves side by side: each waits for its engines most of the time. Those that quantize and those
-# that need no engine go with SGLang, whose half would be sooner done.
+# Two halves side by side: each waits for its engines most of the time. What needs no engine is
+# shared out so that both end at about the same time.
 TESTED := .venv/sglang-tests.log
+PYTEST := $(BIN)/python -m pytest
 test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## all tests
-	@{ $(BIN)/python -m pytest tests/engine -k "sglang or test_quantize"; code=$$?; \
-	$(BIN)/python -m pytest --ignore=tests/engine || code=1; exit $$code; } >$(TESTED) 2>&1 & other=$$!; \
-	$(BIN)/python -m pytest tests/engine -k "not sglang and not test_quantize"; code=$$?; \
+	@{ $(PYTEST) tests/engine -k "sglang or test_quantize"; code=$$?; \
+	$(PYTEST) tests/unit tests/integration --ignore=tests/integration/builder || code=1; exit $$code; } >$(TESTED) 2>&1 & other=$$!; \
+	$(PYTEST) tests/engine -k "not sglang and not test_quantize"; code=$$?; \
+	$(PYTEST) tests/integration/builder || code=1; \
 	wait $$other || code=1; \
 	cat $(TESTED); exit $$code
 
