@@ -2,10 +2,10 @@
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
 ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
@@ -79,3 +79,27 @@ def parse_bool(text: str) -> bool:
     if text.lower() not in TRUE_WORDS | FALSE_WORDS:
         raise ValueError("must be true or false")
     return text.lower() in TRUE_WORDS
+
+
+def _without_service_link(value: object) -> object:
+    """Ignore `PORT=tcp://10.0.0.1:80`, which Docker and Kubernetes set for a linked service."""
+    return None if isinstance(value, str) and value.startswith("tcp://") else value
+
+
+def _check_origins(text: str) -> str:
+    parse_origins(text)
+    return text
+
+
+def _check_domains(text: str) -> str:
+    parse_domains(text)
+    return text
+
+
+HubToken = Annotated[SecretStr, AfterValidator(check_token)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+OwnPort = Annotated[Port | None, BeforeValidator(_without_service_link)]
+LowerCase = Annotated[str, AfterValidator(str.lower)]
+Method = Annotated[SpeculativeMethod, BeforeValidator(parse_speculative_method)]
+Origins = Annotated[str, AfterValidator(_check_origins)]
+Domains = Annotated[str, AfterValidator(_check_domains)]
