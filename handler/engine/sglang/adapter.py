@@ -122,7 +122,7 @@ class SglangAdapter:
 
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
-        """Start the engine and its app; see `interface.EngineAdapter.running`."""
+        """Start the engine and its app; see `interface.EngineAdapter.start`."""
         from sglang.srt.entrypoints.engine import Engine
 
         if self._args is None:

@@ -128,7 +128,7 @@ class VllmAdapter:
 
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
-        """Start the engine and its app; see `interface.EngineAdapter.running`."""
+        """Start the engine and its app; see `interface.EngineAdapter.start`."""
         from vllm import envs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
