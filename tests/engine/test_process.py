@@ -111,7 +111,7 @@ def test_an_fp8_checkpoint_counts():
 @pytest.mark.parametrize("engine", PYTHON)
 def test_a_flag_that_the_engine_refuses_ends_with_code_2(engine):
     """The engine's parser speaks before the weights are loaded."""
-    done = run_worker(**worker_environment("awq", engine, DTYPE="int3"))
+    done = run_worker(**worker_environment(VARIANT[engine], engine, DTYPE="int3"))
     assert done.returncode == 2
     said = done.stderr.splitlines()[-1]
     assert said.startswith("DTYPE='int3': invalid choice: 'int3' (choose from 'auto', ")
