@@ -1,1 +1,1 @@
-"""What runs in the worker: settings, model, engine, and the front doors that lead to the engine."""
+"""What runs in the worker: settings, model, engine, and the front ends that lead to it."""

@@ -128,14 +128,14 @@ def desired_deployment(
 
 def _endpoint_type(options: argparse.Namespace, endpoint: Json | None) -> str:
     existing = endpoint and ("QUEUE" if is_queue(endpoint) else "LOAD_BALANCER")
-    wanted = TYPES[options.type] if options.type else existing or "QUEUE"
-    if existing and wanted != existing:
+    requested = TYPES[options.type] if options.type else existing or "QUEUE"
+    if existing and requested != existing:
         raise InvalidArgument(
             f"Endpoint {endpoint_name(options)} has the type {existing}, which cannot be changed: "
             f"delete it first (python -m builder delete {endpoint_name(options)}), or choose "
             "another --name."
         )
-    return wanted
+    return requested
 
 
 def _desired_fields(

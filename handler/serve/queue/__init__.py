@@ -1,1 +1,1 @@
-"""The queue: the front door for Runpod's queue endpoints, through the SDK."""
+"""The queue: the front end for Runpod's queue endpoints, through the SDK."""
