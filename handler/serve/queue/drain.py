@@ -41,6 +41,10 @@ class Drain:
     def has_begun(self) -> bool:
         return self._drain is not None
 
+    def allowed_jobs(self, free_slots: int) -> int:
+        """Return how many more jobs may be taken: none once the drain has begun."""
+        return 0 if self.has_begun else free_slots
+
     def on_poll(self) -> bool:
         """Note the SDK's poll task, and return whether this is the first poll.
 

@@ -61,7 +61,7 @@ class QueueFrontEnd:
         drain = Drain(worker, jobs, self._drain_timeout_seconds)
 
         def free_slots(taken: int) -> int:
-            return 0 if drain.has_begun else self._max_jobs - taken
+            return drain.allowed_jobs(self._max_jobs - taken)
 
         def concurrency(_: int) -> int:
             if drain.on_poll():
