@@ -45,7 +45,7 @@ class VllmAdapter:
     ) -> None:
         self._settings = settings
         self._model = model
-        self._environ = dict(environ)  # as it was before `check` exports defaults
+        self._environ = dict(environ)  # as it was before `check_flags` exports defaults
         self._args: argparse.Namespace | None = None
         self.served_model_name = settings.served_model_name or model.name
 

@@ -20,7 +20,7 @@ from handler.serve.batch import input, jsonl, output, run, spool
 from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
 from handler.serve.batch.spool import Spool
 from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, NoFrontEnd
-from tests.support.stand_in_engine import USAGE, running_stand_in, worker_on
+from tests.support.stand_in_engine import USAGE, worker_on
 
 
 class ProgressLog(NoFrontEnd):
@@ -40,23 +40,6 @@ class ProgressLog(NoFrontEnd):
         self.reports.append((job["id"], counts))
         if self.failure is not None:
             raise self.failure
-
-
-@pytest.fixture
-def stand_in():
-    """A stand-in engine and its runtime."""
-    with running_stand_in() as (engine, runtime):
-        yield engine, runtime
-
-
-@pytest.fixture
-def engine(stand_in):
-    return stand_in[0]
-
-
-@pytest.fixture
-def runtime(stand_in):
-    return stand_in[1]
 
 
 @pytest.fixture

@@ -15,23 +15,6 @@ from tests.support.stand_in_engine import StandInEngine, running_stand_in, worke
 
 
 @pytest.fixture
-def stand_in():
-    """A stand-in engine and its runtime."""
-    with running_stand_in() as (engine, runtime):
-        yield engine, runtime
-
-
-@pytest.fixture
-def engine(stand_in):
-    return stand_in[0]
-
-
-@pytest.fixture
-def runtime(stand_in):
-    return stand_in[1]
-
-
-@pytest.fixture
 def worker(runtime):
     return worker_on(runtime)
 
