@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import inspect
 import json
+import re
 import sys
 from importlib import import_module
 from operator import attrgetter
@@ -140,6 +141,19 @@ def test_replaced_request_state_and_collector(function, parameters):
     assert "RequestState" in OutputProcessor.add_request.__code__.co_names
 
 
+def test_replaced_get_parser():
+    """All routes that stream take their parser class from it, and call `parse_delta` only."""
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+    from vllm.parser.abstract_parser import Parser
+
+    for serving in (OpenAIServingChat, OpenAIServingResponses):
+        assert "get_parser" in serving.__init__.__code__.co_names
+    assert list(inspect.signature(Parser.parse_delta).parameters) == (
+        "self delta_text delta_token_ids request prompt_token_ids finished".split()
+    )
+
+
 def test_replaced_get_mp_context():
     """The engine core's process is made with it."""
     from vllm.v1.engine import utils
@@ -230,6 +244,50 @@ def test_read_parser_managers_and_quantization_methods(parsers):
     assert "qwen3" in parsers["REASONING_PARSER"]
     assert callable(ToolParserManager.import_tool_parser)
     assert callable(ReasoningParserManager.import_reasoning_parser)
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("update", "self new_token_ids stop_terminated"),
+        ("get_next_output_text", "self finished delta"),
+        ("num_output_tokens", "self"),
+    ],
+)
+def test_read_incremental_detokenizer(method, parameters):
+    """Nothing else of a state's detokenizer is called."""
+    from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
+
+    assert parameters_of("v1.engine.detokenizer", f"BaseIncrementalDetokenizer.{method}") == (
+        parameters.split()
+    )
+    assert isinstance(BaseIncrementalDetokenizer.output_token_ids, property)
+    read = set(re.findall(r"\.detokenizer\.(\w+)", inspect.getsource(output_processor_module())))
+    assert read == {"update", "get_next_output_text", "num_output_tokens", "output_token_ids"}
+    source = inspect.getsource(BaseIncrementalDetokenizer.__init__)
+    assert "self.output_text = " in source
+    assert "self.stop_buffer_length = " in source
+
+
+def output_processor_module():
+    return import_module("vllm.v1.engine.output_processor")
+
+
+def test_read_delegating_parser():
+    """What says that text becomes content as it is."""
+    from vllm.parser.abstract_parser import DelegatingParser
+
+    parser = DelegatingParser(tokenizer=None)
+    assert (parser._stream_state.reasoning_ended, parser.tool_parser) == (False, None)
+    assert isinstance(parser._engine_based, bool)
+
+
+def test_read_delta_message():
+    """The fields that are merged."""
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage, DeltaToolCall
+
+    assert list(DeltaMessage.model_fields) == ["role", "content", "reasoning", "tool_calls"]
+    assert list(DeltaToolCall.model_fields) == ["id", "type", "index", "function"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -21,7 +21,7 @@ class Stream:
         from vllm.v1.engine import EngineCoreRequest, output_processor
         from vllm.v1.engine.parallel_sampling import ParentRequest
 
-        from handler.engine.vllm.patches import PacedCollector, PacedState
+        from handler.engine.vllm.paced_streams import PacedCollector, PacedState
 
         monkeypatch.setattr(output_processor, "RequestState", PacedState)
         self.processor = output_processor.OutputProcessor(tokenizer, log_stats=False)
