@@ -6,9 +6,10 @@ processor.
 
 import pytest
 
+from tests.support.environment import ROOT
 from tests.support.parser_outputs import vllm as recorded
 from tests.support.scripted_vllm import cut, one_by_one, plain_answer, streamed_answer, tokens_of
-from tests.support.streamed_answers import readable
+from tests.support.streamed_answers import readable, streamed_choices
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
@@ -76,9 +77,18 @@ NOT_MADE = {
     "cohere_command3": "the package cohere_melody",
     "cohere_command4": "the package cohere_melody",
     "hf": "a tokenizer with a response template",
-    "openai": "the harmony vocabulary",
-    "openai_gptoss": "the harmony vocabulary",
+    "openai": "harmony's vocabulary; see the last test",
+    "openai_gptoss": "harmony's vocabulary; see the last test",
 }
+# A package that SGLang needs has it.
+HARMONY_VOCABULARY = ROOT / ".venv-sglang/lib/python3.11/site-packages/tml_renderers/data"
+HARMONY_OUTPUT = (
+    "<|channel|>analysis<|message|>I look it up: 東京.<|end|><|start|>assistant"
+    "<|channel|>commentary to=functions.find_city <|constrain|>json<|message|>"
+    '{"name": "Paris"}<|end|><|start|>assistant'
+    "<|channel|>commentary to=functions.find_city <|constrain|>json<|message|>"
+    '{"name": "Rome"}<|call|>'
+)
 
 
 def tool_outputs(name):
@@ -144,3 +154,39 @@ def test_no_parser_is_left_out():
 
     assert tools.keys() - NOT_MADE.keys() == recorded.TOOL_CALL_FORMATS.keys()
     assert reasoning.keys() - NOT_MADE.keys() == recorded.REASONING_FORMATS.keys()
+
+
+@pytest.mark.skipif(not HARMONY_VOCABULARY.is_dir(), reason="harmony's vocabulary is not there")
+def test_harmonys_parser_makes_the_same_of_many_tokens_as_of_each(monkeypatch):
+    """The parser alone: the demo model's tokenizer cannot have harmony's 200,000 tokens."""
+    monkeypatch.setenv("TIKTOKEN_ENCODINGS_BASE", str(HARMONY_VOCABULARY))
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
+    from vllm.parser import ParserManager
+
+    from handler.engine.vllm.parsed_streams import DeltaText, token_parser
+
+    made = ParserManager.get_parser("openai", "openai_gptoss", True, is_harmony=True)
+    request = ChatCompletionRequest(**WITH_TOOLS)
+    tokens = get_encoding().encode(HARMONY_OUTPUT, allowed_special="all")
+
+    def streamed(steps):
+        parser = token_parser(made)(None, request.tools)
+        chunks = []
+        for step in steps:
+            count = len(step.tokens)
+            text = DeltaText("-" * count, range(1, count + 1))
+            delta = parser.parse_delta(text, list(step.tokens), request, [1], finished=step.last)
+            for each in [delta, *text.later] if delta else ():
+                choices = [{"index": 0, "delta": each.model_dump(), "finish_reason": None}]
+                chunks.append({"choices": choices})
+        return streamed_choices(chunks)[0]
+
+    expected = streamed(one_by_one(tokens))
+    assert expected["calls"] == [
+        ("find_city", '{"name": "Paris"}'),
+        ("find_city", '{"name": "Rome"}'),
+    ]
+    assert expected["reasoning"] == "I look it up: 東京."
+    for seed in range(5):
+        assert streamed(cut(tokens, seed)) == expected
