@@ -12,6 +12,7 @@ from benchmarks.report import Table, Target, load_rows
 
 CONCURRENCY = (64, 192)
 TOKENS = 128
+TURNS = 3  # of the sides of one worker, in a start
 TOOLS = [
     {
         "type": "function",
@@ -34,26 +35,32 @@ SIDES = {  # worker, fields of each request
     "tool parser, tools": ("hermes", {"tools": TOOLS}),
     "reasoning parser": ("qwen3", {}),
 }
+COMPARED = (  # the second one's streams go through a parser, or more of it
+    (WITHOUT, "tool parser, no tools"),
+    ("tool parser, no tools", "tool parser, tools"),
+    (WITHOUT, "reasoning parser"),
+)
 FIGURES = ("output_tokens_per_second", "cpu_ms_per_token", "messages_per_request")
 TARGETS = {("output_tokens_per_second", "192"): Target(0.9)}
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Start the workers in turns, so that a slow minute of the machine does not hit one only."""
+    """Take turns, so that a slow minute of the machine does not hit one side only."""
     loads: dict[str, list[Loads]] = {side: [] for side in SIDES}
     for _ in range(bench.options.starts):
         for name, setting in WORKERS.items():
+            sides = [side for side, (worker, _) in SIDES.items() if worker == name]
             with bench.queue_worker(bench.environment(**setting)) as running:
-                for side, (worker, fields) in SIDES.items():
-                    if worker == name:
-                        loads[side].append(
-                            {
-                                level: running.measure(
-                                    level, _bodies(level * bench.options.rounds, fields)
-                                )
-                                for level in CONCURRENCY
-                            }
-                        )
+                for side in sides * TURNS:
+                    _, fields = SIDES[side]
+                    loads[side].append(
+                        {
+                            level: running.measure(
+                                level, _bodies(level * bench.options.rounds, fields)
+                            )
+                            for level in CONCURRENCY
+                        }
+                    )
     return {side: {"load": median_loads(loads[side])} for side in SIDES}
 
 
@@ -62,11 +69,11 @@ def _bodies(count: int, fields: Body) -> list[Body]:
 
 
 def tables(measured: Any) -> Sequence[Table]:
-    without = measured[WITHOUT]["load"]
     return [
-        Table(WITHOUT, side, load_rows(without, measured[side]["load"], FIGURES, TARGETS))
-        for side in SIDES
-        if side != WITHOUT
+        Table(
+            base, side, load_rows(measured[base]["load"], measured[side]["load"], FIGURES, TARGETS)
+        )
+        for base, side in COMPARED
     ]
 
 

@@ -1,24 +1,21 @@
-"""vLLM's tool-call and reasoning parsers see each token alone, however many a flush has.
+"""Outputs of a flush whose parser sees each token alone: they know where each token's text ends.
 
-Many of them keep state between two deltas and lose a call where one delta holds the end of a call
-and the beginning of the next. So the output of a flush knows where the text of each token ends, the
-parser is fed token by token, and what it makes of them is merged into one delta: a chunk is still
-made per flush. A step of speculation that brings several tokens is taken apart in the same way.
+Many of vLLM's parsers of tool calls and reasoning keep state between two deltas, and lose a call
+where one delta holds the end of a call and the beginning of the next. So a parser is fed token by
+token, and what it makes of them is merged (token_parser.py): a chunk is still made per flush. A
+step of speculation that brings several tokens is taken apart in the same way.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from vllm.entrypoints.generate.base.protocol import DeltaMessage, DeltaToolCall
+from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.parser.abstract_parser import DelegatingParser, Parser
 from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
 
 from handler.engine.vllm.paced_streams import PacedCollector, PacedState
-
-REASONING, CONTENT, TOOL_CALLS = range(3)  # the order within one delta
 
 # ---- text
 
@@ -28,7 +25,7 @@ class DeltaText(str):
 
     Attributes:
         ends: where the text of each token ends.
-        later: what the parser made of them beyond its first delta; see `merged_runs`.
+        later: what the parser made of them beyond its first delta; see `token_parser.merged_runs`.
     """
 
     ends: Sequence[int]
@@ -175,121 +172,3 @@ def _with_outputs(output: RequestOutput, outputs: list[CompletionOutput]) -> Req
     made = copy.copy(output)
     made.outputs, made.finished = outputs, False
     return made
-
-
-# ---- parsers
-
-
-def token_parser(parser_cls: type[Parser]) -> type[Parser]:
-    """Return a parser class that takes the deltas of many tokens, and parses token by token."""
-    delegates = parser_cls.parse_delta is DelegatingParser.parse_delta
-    extract = DelegatingParser.extract_tool_calls_streaming
-    counts = getattr(parser_cls, extract.__name__, None) is extract
-
-    class TokenParser(parser_cls):
-        _counts = True
-
-        def parse_delta(
-            self,
-            delta_text: str,
-            delta_token_ids: list[int],
-            request: Any,
-            prompt_token_ids: list[int] | None = None,
-            *,
-            finished: bool,
-        ) -> DeltaMessage | None:
-            if isinstance(delta_text, ParsedText):
-                return delta_text.delta
-            parse = super().parse_delta
-            if (
-                len(delta_token_ids) < 2
-                or not isinstance(delta_text, DeltaText)
-                or (delegates and _passes_text_on(self, request))
-            ):
-                return parse(
-                    delta_text, delta_token_ids, request, prompt_token_ids, finished=finished
-                )
-            messages = []
-            left = len(delta_token_ids)
-            for text, token_id in zip(delta_text.pieces(), delta_token_ids, strict=True):
-                left -= 1
-                self._counts = not counts or left == 0
-                ends = finished and left == 0
-                message = parse(text, [token_id], request, prompt_token_ids, finished=ends)
-                if message is not None:
-                    messages.append(message)
-            first, *delta_text.later = merged_runs(messages) or [None]
-            return first
-
-        def extract_tool_calls_streaming(self, *args: Any, **named: Any) -> DeltaMessage | None:
-            """vLLM counts here: once a delta, which takes a third of the time of a token."""
-            if self._counts or self.tool_parser is None:
-                return super().extract_tool_calls_streaming(*args, **named)
-            return self.tool_parser.extract_tool_calls_streaming(*args, **named)
-
-    return TokenParser
-
-
-def _passes_text_on(parser: DelegatingParser, request: Any) -> bool:
-    """Whether the text becomes content as it is: reasoning is over, and no call is looked for."""
-    if not parser._stream_state.reasoning_ended:
-        return False
-    return parser.tool_parser is None or (
-        request.tool_choice == "none" and not parser._engine_based
-    )
-
-
-def merged_runs(messages: Iterable[DeltaMessage]) -> list[DeltaMessage]:
-    """Merge what a parser made of several tokens into as few deltas as keep the order.
-
-    A delta is read as reasoning, text and calls, in this order: a text after a call begins
-    another one.
-    """
-    runs: list[DeltaMessage] = []
-    last = REASONING
-    for message in messages:
-        fields = _fields(message)
-        if runs and (not fields or fields[0] >= last):
-            _merge_into(runs[-1], message)
-        else:
-            runs.append(message)
-        last = fields[-1] if fields else last
-    return runs
-
-
-def _fields(message: DeltaMessage) -> list[int]:
-    """Return which fields a delta has, in their order."""
-    present = (message.reasoning, message.content, message.tool_calls)
-    return [field for field in (REASONING, CONTENT, TOOL_CALLS) if present[field]]
-
-
-def _merge_into(merged: DeltaMessage, message: DeltaMessage) -> None:
-    for name in message.model_fields_set:
-        value = getattr(message, name)
-        known = getattr(merged, name, None)
-        if not value:
-            continue
-        if name == "tool_calls":
-            merged.tool_calls = _merged_calls(merged.tool_calls, value)
-        elif known is not None and name != "role":
-            setattr(merged, name, known + value)  # texts, and lists such as Cohere's citations
-        else:
-            setattr(merged, name, value)
-
-
-def _merged_calls(
-    known: list[DeltaToolCall], calls: Iterable[DeltaToolCall]
-) -> list[DeltaToolCall]:
-    """Append calls; one that only goes on with the last one's arguments is merged into it."""
-    merged = list(known)
-    for call in calls:
-        last = merged[-1] if merged else None
-        goes_on = call.id is None and call.function is not None and call.function.name is None
-        if last is not None and last.function and goes_on and last.index == call.index:
-            assert call.function is not None
-            last.function.arguments = (last.function.arguments or "") + (
-                call.function.arguments or ""
-            )
-        else:
-            merged.append(call)
-    return merged

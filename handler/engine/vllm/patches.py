@@ -11,9 +11,9 @@ v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollec
     vLLM merges by time: its `stream_interval` counts tokens. 24 are as fast, but then a
     stream of 30 tokens/s is flushed every 0.8 s.
 parser.ParserManager.get_parser
-    The class that it returns parses a flush token by token, and the request states note where each
-    token's text ends (parsed_streams.py). Many parsers lose calls where a delta has several tokens.
-    Until all of vLLM's parsers take deltas of any size.
+    The class that it returns parses a flush token by token (token_parser.py), and the request
+    states note where each token's text ends (parsed_streams.py). Many parsers lose calls where a
+    delta has several tokens. Until all of vLLM's parsers take deltas of any size.
 v1.engine.utils.get_mp_context, on a CPU
     A forked engine core saves a second import of everything: 7 to 11 s from the start to the first
     token in place of 15. Until vLLM's CPU platform no longer forces the start method to spawn.
@@ -40,9 +40,11 @@ v1.engine.detokenizer.BaseIncrementalDetokenizer (parsed_streams.py)
     It is fed token by token; read are `output_text` and `stop_buffer_length`.
 outputs.RequestOutput, .CompletionOutput (parsed_streams.py)
     An output is cut where its parser's deltas have to be several.
-parser.abstract_parser: DelegatingParser._stream_state.reasoning_ended, ._engine_based
-    Whether text becomes content as it is; then it is not taken apart (parsed_streams.py).
-entrypoints.generate.base.protocol.DeltaMessage (parsed_streams.py)
+parser.abstract_parser: DelegatingParser._stream_state.reasoning_ended, ._engine_based,
+.extract_tool_calls_streaming
+    Whether text becomes content as it is; then it is not taken apart. Where vLLM counts what a
+    parser was given: once a delta, as before (token_parser.py).
+entrypoints.generate.base.protocol.DeltaMessage (token_parser.py)
     What a parser makes of each token is merged.
 v1.worker.cpu_worker.CPUWorker, v1.worker.gpu_worker.Worker (timed_worker.py)
     Their steps are the stages of the start.
@@ -95,7 +97,8 @@ def parse_by_token(pacer: Pacer) -> None:
     """Feed parsers token by token; a worker without a parser stays as it is."""
     from vllm.parser import ParserManager
 
-    from handler.engine.vllm.parsed_streams import ParsedCollector, ParsedState, token_parser
+    from handler.engine.vllm.parsed_streams import ParsedCollector, ParsedState
+    from handler.engine.vllm.token_parser import token_parser
 
     get_parser = ParserManager.get_parser
 

@@ -164,7 +164,8 @@ def test_harmonys_parser_makes_the_same_of_many_tokens_as_of_each(monkeypatch):
     from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
     from vllm.parser import ParserManager
 
-    from handler.engine.vllm.parsed_streams import DeltaText, token_parser
+    from handler.engine.vllm.parsed_streams import DeltaText
+    from handler.engine.vllm.token_parser import token_parser
 
     made = ParserManager.get_parser("openai", "openai_gptoss", True, is_harmony=True)
     request = ChatCompletionRequest(**WITH_TOOLS)
