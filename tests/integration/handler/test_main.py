@@ -1,8 +1,11 @@
 """Starts that end before the engine is imported."""
 
+import signal
+import subprocess
+
 import pytest
 
-from tests.support.environment import worker_environment
+from tests.support.environment import ROOT, worker_command, worker_environment
 from tests.support.processes import run_worker
 
 
@@ -34,3 +37,22 @@ def test_a_missing_test_input_is_said(tmp_path):
         2,
         "test_input.json cannot be read: No such file or directory.\n",
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_worker_is_imported_ends_it_in_order(tmp_path, number):
+    """With its code, and without a traceback."""
+    (tmp_path / "uvloop.py").write_text(
+        "import time; print('importing', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        worker_command("vllm"),
+        cwd=ROOT,
+        env=worker_environment("awq") | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdout.readline() == "importing\n"
+        worker.send_signal(number)
+        assert (worker.wait(), worker.stderr.read()) == (128 + number, "")
