@@ -26,9 +26,10 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
 from handler.environ import export, load_settings
-from handler.errors import EXIT_FAILED, StartError, hide_secrets
+from handler.errors import EXIT_FAILED, StartError
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, resolve_model
+from handler.redaction import hide_secrets, redact
 from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             return WorkerProcess(settings, environ, timings).run_local(job)
         return WorkerProcess(settings, environ, timings).serve()
     except StartError as error:
-        print(error, file=sys.stderr, flush=True)
+        print(redact(str(error)), file=sys.stderr, flush=True)
         return error.exit_code
     except SystemExit as exit:  # a signal's, or a library's
         if isinstance(exit.code, int | None):

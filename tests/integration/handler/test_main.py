@@ -16,11 +16,26 @@ from tests.support.processes import run_worker
         (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
         (("--test_input", "[]"), {}, 2, '--test_input must be a JSON object with an "input".'),
         ((), {"PROMETHEUS_PUSHGATEWAY": "nope"}, 2, "PROMETHEUS_PUSHGATEWAY='nope' must be a URL"),
+        (
+            (),
+            {"PROMETHEUS_PUSHGATEWAY": "ftp://me:word@host"},
+            2,
+            "PROMETHEUS_PUSHGATEWAY='ftp://***@host' must be a URL",
+        ),
         ((), {"PREFIX_WARMUP": "[1]"}, 2, "PREFIX_WARMUP='[1]' must be a JSON list, "),
         ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
         ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
     ],
-    ids=["setting", "not json", "no input", "gateway", "prefix", "quantization", "model"],
+    ids=[
+        "setting",
+        "not json",
+        "no input",
+        "gateway",
+        "password",
+        "prefix",
+        "quantization",
+        "model",
+    ],
 )
 def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, message):
     """Before the engine is imported, and without a traceback."""
