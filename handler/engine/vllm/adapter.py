@@ -14,6 +14,7 @@ from typing import Any
 
 from handler.engine import preflight
 from handler.engine.capacity import Capacity
+from handler.engine.chat_template import read_chat_template
 from handler.engine.flag_aliases import flags_to_variables
 from handler.engine.flags import parse_engine_flags
 from handler.engine.interface import RunningEngine
@@ -97,17 +98,11 @@ class VllmAdapter:
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.platforms import current_platform
-        from vllm.renderers.chat_utils import validate_chat_template
 
         if args.model_tag is not None:
             raise InvalidSetting(f"ENGINE_ARGS: {args.model_tag!r} is not a flag.")
-        try:
-            validate_chat_template(args.chat_template)
-        except (VLLMError, TypeError, ValueError, OSError) as error:
-            template = self._settings.custom_chat_template
-            raise InvalidSetting(
-                f"CUSTOM_CHAT_TEMPLATE={template!r} is neither a file nor a template."
-            ) from error
+        if args.chat_template:
+            self._check_chat_template(args)
         try:
             flags.cli_args().validate_parsed_serve_args(args)
         except (VLLMError, TypeError, ValueError) as error:
@@ -125,6 +120,22 @@ class VllmAdapter:
         configure_logging_from_args(args)
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_WORKER
+
+    def _check_chat_template(self, args: argparse.Namespace) -> None:
+        from vllm.exceptions import VLLMError
+        from vllm.renderers.chat_utils import validate_chat_template
+
+        variable = "CUSTOM_CHAT_TEMPLATE" if self._settings.custom_chat_template else "ENGINE_ARGS"
+        text = read_chat_template(variable, args.chat_template)
+        if text is not None:
+            args.chat_template = text
+            return
+        try:
+            validate_chat_template(args.chat_template)
+        except (VLLMError, TypeError, ValueError, OSError) as error:
+            raise InvalidSetting(
+                f"{variable}={args.chat_template!r} is neither a file nor a template."
+            ) from error
 
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
