@@ -117,6 +117,7 @@ class SglangAdapter:
         check_parallelism(parallelism, self._environ, self._model.path)
         if args.chat_template:
             self._check_chat_template()
+        preflight.fit_adapters(args, max((each.rank for each in self._model.adapters), default=0))
         preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")

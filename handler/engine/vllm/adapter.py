@@ -16,7 +16,7 @@ from handler.engine import preflight
 from handler.engine.capacity import Capacity
 from handler.engine.chat_template import read_chat_template
 from handler.engine.flag_aliases import flags_to_variables
-from handler.engine.flags import parse_engine_flags
+from handler.engine.flags import EngineFlags, parse_engine_flags
 from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism, check_parallelism
@@ -86,7 +86,7 @@ class VllmAdapter:
             engine_args=self._settings.engine_args,
             removed=flags.REMOVED,
         )
-        self._check_args(args)
+        self._check_args(args, engine_flags)
         if args.gpu_memory_utilization == engine_flags.default("GPU_MEMORY_UTILIZATION"):
             # A saved plan does not say for which GPU_MEMORY_UTILIZATION it was made.
             export({platform.STARTUP_PLAN: "1"})
@@ -94,7 +94,7 @@ class VllmAdapter:
             export(platform.place_on_cpu(args))
         self._args = args
 
-    def _check_args(self, args: argparse.Namespace) -> None:
+    def _check_args(self, args: argparse.Namespace, engine_flags: EngineFlags) -> None:
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.platforms import current_platform
@@ -108,6 +108,7 @@ class VllmAdapter:
         except (VLLMError, TypeError, ValueError) as error:
             reason = flags_to_variables(str(error).removeprefix("Error: "))
             raise InvalidSetting(reason) from error
+        preflight.fit_adapters(args, flags.adapter_rank(self._model, engine_flags))
         flags.import_parser_plugins(args)
         flags.check_names(args)
         check_parallelism(_parallelism(args), self._environ, self._model.path)
