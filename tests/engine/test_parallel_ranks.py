@@ -30,7 +30,8 @@ SMALL = {"DTYPE": "float32", "MAX_MODEL_LEN": "8192"}
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A model of two layers whose heads two ranks can share."""
-    return tiny_llama(tmp_path_factory.mktemp("checkpoint") / "tiny-llama")
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
+    return tiny_llama(folder, max_position_embeddings=8192)
 
 
 @pytest.fixture(scope="module")

@@ -160,6 +160,8 @@ class VllmAdapter:
                 await engine.collective_rpc("execute_dummy_batch")
             stages = await _startup_stages(engine, began)
             tasks = await engine.get_supported_tasks()
+            if "generate" in tasks and (line := answer_limit(engine.model_config)):
+                log.warning(line)
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
             patches.prepare_app(app)
@@ -206,6 +208,23 @@ def _capacity(config: Any) -> Capacity:
         else cache_tokens * cores,
         max_model_tokens=max_model_tokens,
     )
+
+
+def answer_limit(model_config: Any) -> str | None:
+    """Return a log line where the model's generation_config.json makes answers short, or None."""
+    limit = model_config.get_diff_sampling_param().get("max_tokens")
+    source = model_config.generation_config
+    override = model_config.override_generation_config.get("max_new_tokens")
+    if override is not None:
+        return f"no answer has more than {override} tokens: OVERRIDE_GENERATION_CONFIG says so"
+    if limit is None:
+        return None
+    if source == "auto":
+        return (
+            f"answers to requests without max_tokens have {limit} tokens at most, as the model's "
+            "generation_config.json says: GENERATION_CONFIG=vllm ignores it"
+        )
+    return f"no answer has more than {limit} tokens: GENERATION_CONFIG={source} says so"
 
 
 def _model_names(serving: Any) -> tuple[str, ...]:
