@@ -28,6 +28,7 @@ FAMILIES = {
     "w8a8-fp8": MIXED | {"compressed-tensors-fp8"},
     "w8a8-int8": MIXED,
     "auto-round-int8": MIXED,
+    "nvfp4": MIXED | {"modelopt"},
     "modelopt-fp4": frozenset({"modelopt", "fp8"}),
     "modelopt-mxfp8": frozenset({"modelopt", "mxfp8"}),
     "modelopt-mixed": frozenset({"modelopt"}),

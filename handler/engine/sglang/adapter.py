@@ -57,7 +57,7 @@ class SglangAdapter:
         self._environ = dict(environ)
         self._args: Any = None
         self._failed = False
-        self.served_model_name = settings.served_model_name or model.name
+        self.served_model_name = (*settings.model_names, model.name)[0]
 
     def prepare(self) -> None:
         """Handle SIGQUIT, which SGLang's processes send when one of them fails.
@@ -128,7 +128,7 @@ class SglangAdapter:
         if self._args is None:
             raise EngineStartFailed("check_flags() was not called before the start")
         log.info("starting the engine")
-        patches.apply(pacer, self.served_model_name)
+        patches.apply(pacer, self.served_model_name, self._settings.model_names[1:])
         warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
         with patches.temporary_files():
             # At INFO it logs a line with all its 600 settings.

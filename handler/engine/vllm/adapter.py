@@ -47,7 +47,7 @@ class VllmAdapter:
         self._model = model
         self._environ = dict(environ)  # as it was before `check_flags` exports defaults
         self._args: argparse.Namespace | None = None
-        self.served_model_name = settings.served_model_name or model.name
+        self.served_model_name = (*settings.model_names, model.name)[0]
 
     @property
     def forks(self) -> bool:
@@ -66,7 +66,7 @@ class VllmAdapter:
 
     def check_flags(self) -> None:
         """Import vLLM and check all settings; see `interface.EngineAdapter.check_flags`."""
-        log_level = self._environ.get("VLLM_LOGGING_LEVEL", self._settings.log_level)
+        log_level = self._environ.get("VLLM_LOGGING_LEVEL") or self._settings.log_level
         export(
             platform.environment(log_level, offline=self._model.is_local),
             remove=platform.REMOVED_VARIABLES,
