@@ -66,6 +66,8 @@ def merge_config_file(
     named = {name: environ[name] for name in VARIABLES if environ.get(name)}
     for name in setting_variables()["engine_args"]:
         arguments, path = _take_flag(environ.get(name, ""))
+        if _take_flag(arguments)[1] is not None:
+            raise InvalidSetting(f"{FLAG} in {name} names two files: give one.")
         if path is not None:
             named[f"{FLAG} in {name}"], environ[name] = path, arguments
     if not named:

@@ -26,7 +26,7 @@ from handler.engine.flag_aliases import (
 from handler.engine.parallelism import resolve_auto_tensor_parallel
 from handler.environ import ValueRules, clean_environ, setting_variables
 from handler.errors import InvalidSetting, one_line
-from handler.setting_types import FALSE_WORDS, parse_bool
+from handler.setting_types import FALSE_WORDS, parse_bool, parse_log_level
 from handler.variables import clean_value, is_no_value, is_zero
 
 log = logging.getLogger(__name__)
@@ -193,6 +193,19 @@ class EngineFlags:
             return self._parser.parse_args(arguments)
         except (FlagError, ValueError, TypeError) as error:
             raise InvalidSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
+
+
+def level_of(environ: Mapping[str, str], variable: str, usual: str) -> str:
+    """Return the engine's own log level, or the usual one.
+
+    Raises:
+        InvalidSetting: it is none that Python's logging knows.
+    """
+    level = parse_log_level(clean_value(environ.get(variable, "")) or usual)
+    if level not in logging.getLevelNamesMapping():
+        known = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
+        raise InvalidSetting(f"{variable}={environ[variable]!r} must be {known}.")
+    return level
 
 
 def parse_engine_flags(

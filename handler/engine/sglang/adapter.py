@@ -21,7 +21,7 @@ import psutil
 from handler.engine import preflight
 from handler.engine.capacity import Capacity
 from handler.engine.flag_aliases import flags_to_variables
-from handler.engine.flags import parse_engine_flags
+from handler.engine.flags import level_of, parse_engine_flags
 from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism, check_parallelism
@@ -74,7 +74,7 @@ class SglangAdapter:
     def check_flags(self) -> None:
         """Import SGLang and check all settings; see `interface.EngineAdapter.check_flags`."""
         platform.check_quantization(self._model.quantization, self._model.name)
-        log_level = self._environ.get("SGLANG_LOGGING_LEVEL") or self._settings.log_level
+        log_level = level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
         export(platform.environment(log_level, offline=self._model.is_local))
         if platform.is_quiet(log_level):
             warnings.simplefilter("ignore")  # this process does not read PYTHONWARNINGS any more

@@ -15,7 +15,7 @@ from typing import Any
 from handler.engine import preflight
 from handler.engine.capacity import Capacity
 from handler.engine.flag_aliases import flags_to_variables
-from handler.engine.flags import parse_engine_flags
+from handler.engine.flags import level_of, parse_engine_flags
 from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism, check_parallelism
@@ -31,6 +31,7 @@ from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
 
+LOG_LEVEL = "VLLM_LOGGING_LEVEL"
 RANK_PROCESS = "VLLM::Worker"  # title; a single rank runs in the core's process
 TIMED_WORKER = "handler.engine.vllm.timed_worker.TimedWorker"
 
@@ -66,7 +67,8 @@ class VllmAdapter:
 
     def check_flags(self) -> None:
         """Import vLLM and check all settings; see `interface.EngineAdapter.check_flags`."""
-        log_level = self._environ.get("VLLM_LOGGING_LEVEL") or self._settings.log_level
+        log_level = level_of(self._environ, LOG_LEVEL, self._settings.log_level)
+        export({}, remove=[LOG_LEVEL])
         export(
             platform.environment(log_level, offline=self._model.is_local),
             remove=platform.REMOVED_VARIABLES,

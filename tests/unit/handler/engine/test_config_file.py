@@ -118,8 +118,12 @@ def test_a_file_that_cannot_be_used_is_an_error_with_its_name_and_key(flags_file
             {"ENGINE_CONFIG_FILE": "a.yaml", "ENGINE_ARGS": "--config b.yaml"},
             "ENGINE_CONFIG_FILE and --config in ENGINE_ARGS name two files: give one.",
         ),
+        (
+            {"ENGINE_ARGS": "--config a.yaml --config b.yaml"},
+            "--config in ENGINE_ARGS names two files: give one.",
+        ),
     ],
-    ids=["missing", "no path", "two"],
+    ids=["missing", "no path", "two", "flag twice"],
 )
 def test_a_file_that_is_not_there_is_an_error_with_what_names_it(given, message):
     with pytest.raises(InvalidSetting) as caught:
