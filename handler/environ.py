@@ -14,6 +14,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from handler.errors import InvalidSetting
+from handler.setting_types import LOG_LEVEL_NAMES, parse_log_level
 from handler.settings import Settings
 from handler.variables import QUOTES, clean_value, is_no_value, is_zero
 
@@ -110,6 +111,19 @@ def clean_environ(environ: Mapping[str, str], *rules: ValueRules) -> CleanEnviro
             unset.append(f"{name}={value!r} ({reason})")
             del variables[name]
     return CleanEnviron(variables, unset)
+
+
+def log_level_of(environ: Mapping[str, str], variable: str, usual: str) -> str:
+    """Return the level in an engine's own variable, or the usual one.
+
+    Raises:
+        InvalidSetting: it is none that Python's logging knows.
+    """
+    level = parse_log_level(clean_value(environ.get(variable, "")) or usual)
+    if level not in LOG_LEVEL_NAMES:
+        known = ", ".join(LOG_LEVEL_NAMES)
+        raise InvalidSetting(f"{variable}={environ[variable]!r} must be one of {known}.")
+    return level
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

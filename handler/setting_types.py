@@ -3,7 +3,7 @@
 import ipaddress
 import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -13,6 +13,8 @@ from handler.variables import clean_value
 SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
 ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
+LogLevelName = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LOG_LEVEL_NAMES: tuple[str, ...] = get_args(LogLevelName)
 LOG_LEVELS = {  # other words and numbers for a level
     "WARN": "WARNING",
     "FATAL": "CRITICAL",
@@ -145,9 +147,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 OwnPort = Annotated[Port | None, BeforeValidator(_without_service_link)]
 LowerCase = Annotated[str, AfterValidator(str.lower)]
 Method = Annotated[SpeculativeMethod, BeforeValidator(parse_speculative_method)]
-LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(parse_log_level)
-]
+LogLevel = Annotated[LogLevelName, BeforeValidator(parse_log_level)]
 ModelNames = Annotated[str, AfterValidator(_check_model_names)]
 Origins = Annotated[str, AfterValidator(_check_origins)]
 Domains = Annotated[str, AfterValidator(_check_domains)]

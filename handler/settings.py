@@ -7,19 +7,8 @@ not here: `handler/engine/flags.py` takes them from the engine's own parser.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import (
-    AliasChoices,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    SecretStr,
-)
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import AliasChoices, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from handler.setting_types import (
     Domains,
@@ -56,8 +45,7 @@ class Settings(BaseSettings):
     served_model_name: ModelNames = Field(
         "",
         validation_alias=AliasChoices("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"),
-        description="The model's name in requests, or several (first,second), of which answers "
-        "have the first; by default the repository's name",
+        description="Model's names (first,second), else the repository's; answers have the first",
     )
     quantization: LowerCase = Field(
         "auto",
@@ -251,8 +239,7 @@ class Settings(BaseSettings):
     log_level: LogLevel = Field(
         "INFO",
         validation_alias="LOG_LEVEL",
-        description="Log level of the worker and the engine; WARN, FATAL, TRACE and Python's "
-        "numbers are understood",
+        description="Log level of the worker and the engine, also WARN, TRACE or 20",
     )
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias="LOG_FORMAT", description="One line of text or of JSON per event"

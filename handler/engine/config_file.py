@@ -4,6 +4,7 @@ Each key is read as the variable of the flag, so its value goes through all chec
 Variables win over the file, and ENGINE_ARGS over both, as the command line does with the engines.
 """
 
+import difflib
 import json
 import shlex
 from collections.abc import Collection, Mapping
@@ -88,10 +89,20 @@ def merge_config_file(
     return {**environ, **below, VARIABLES[0]: path}, used
 
 
-def read_config_file(environ: Mapping[str, str]) -> ConfigFile | None:
-    """Return the file that the variables name, for the check of its keys."""
+def refuse_unknown_keys(environ: Mapping[str, str], known: Collection[str], engine: str) -> None:
+    """Refuse a key in the file that is no flag: other than a variable, it is meant for the engine.
+
+    Raises:
+        InvalidSetting: names the file, the key and a similar flag.
+    """
     path = next((environ[name] for name in VARIABLES if environ.get(name)), None)
-    return None if path is None else _read(path, VARIABLES[0])
+    if path is None:
+        return
+    for name, key in _read(path, VARIABLES[0]).keys.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            advice = f": did you mean {near[0].lower().replace('_', '-')}?" if near else "."
+            raise InvalidSetting(f"{path}: {key} is not a flag of {engine}{advice}")
 
 
 def _take_flag(text: str) -> tuple[str, str | None]:

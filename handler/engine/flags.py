@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from handler.engine.config_file import read_config_file
+from handler.engine.config_file import refuse_unknown_keys
 from handler.engine.flag_aliases import (
     ALIAS_NAMES,
     ALIASES,
@@ -26,7 +26,7 @@ from handler.engine.flag_aliases import (
 from handler.engine.parallelism import resolve_auto_tensor_parallel
 from handler.environ import ValueRules, clean_environ, setting_variables
 from handler.errors import InvalidSetting, one_line
-from handler.setting_types import FALSE_WORDS, parse_bool, parse_log_level
+from handler.setting_types import FALSE_WORDS, parse_bool
 from handler.variables import clean_value, is_no_value, is_zero
 
 log = logging.getLogger(__name__)
@@ -195,19 +195,6 @@ class EngineFlags:
             raise InvalidSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
 
 
-def level_of(environ: Mapping[str, str], variable: str, usual: str) -> str:
-    """Return the engine's own log level, or the usual one.
-
-    Raises:
-        InvalidSetting: it is none that Python's logging knows.
-    """
-    level = parse_log_level(clean_value(environ.get(variable, "")) or usual)
-    if level not in logging.getLevelNamesMapping():
-        known = "DEBUG, INFO, WARNING, ERROR or CRITICAL"
-        raise InvalidSetting(f"{variable}={environ[variable]!r} must be {known}.")
-    return level
-
-
 def parse_engine_flags(
     engine: EngineName,
     flags: EngineFlags,
@@ -239,7 +226,7 @@ def parse_engine_flags(
     if unset:
         log.info("read as not set: %s", ", ".join(unset))
     refuse_settings_of_other_engine(engine, environ, known | removed.keys())
-    _refuse_unknown_keys(engine, environ, known)
+    refuse_unknown_keys(environ, known, TITLES[engine])
     for warning in unused_variable_warnings(environ, known, removed):
         log.warning(warning)
     environ = resolve_auto_tensor_parallel(environ)
@@ -253,27 +240,10 @@ def parse_engine_flags(
     )
 
 
-def _refuse_unknown_keys(
-    engine: EngineName, environ: Mapping[str, str], known: Collection[str]
-) -> None:
-    """Refuse a key in the file of flags that is none: other than a variable, it is meant for us."""
-    file = read_config_file(environ)
-    if file is None:
-        return
-    for name, key in file.keys.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)
-            advice = f": did you mean {near[0].lower().replace('_', '-')}?" if near else "."
-            raise InvalidSetting(f"{file.path}: {key} is not a flag of {TITLES[engine]}{advice}")
-
-
 def unused_variable_warnings(
     environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
 ) -> list[str]:
-    """Return one line for each variable that looks like a setting and has no effect.
-
-    What a form sends for a field that was left blank needs no line.
-    """
+    """Return one line for each variable without effect that looks like a setting and has a value."""
     warnings = []
     for name in sorted(environ.keys() - set(known)):
         value = clean_value(environ[name])

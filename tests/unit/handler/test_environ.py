@@ -10,6 +10,7 @@ from handler.environ import (
     export,
     export_unquoted,
     load_settings,
+    log_level_of,
     setting_rules,
 )
 from handler.errors import InvalidSetting
@@ -64,6 +65,20 @@ def test_an_error_shows_the_value_as_it_was_given():
     with pytest.raises(InvalidSetting) as caught:
         load_settings({"REQUEST_TIMEOUT": "'soon'"})
     assert str(caught.value) == """REQUEST_TIMEOUT="'soon'" must be a valid number."""
+
+
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [("warn", "WARNING"), ("'TRACE'", "DEBUG"), ("20", "INFO"), ("", "ERROR"), (None, "ERROR")],
+)
+def test_the_engines_own_log_level_is_one_that_it_knows(value, level):
+    environ = {} if value is None else {"VLLM_LOGGING_LEVEL": value}
+    assert log_level_of(environ, "VLLM_LOGGING_LEVEL", "ERROR") == level
+    with pytest.raises(InvalidSetting) as caught:
+        log_level_of({"VLLM_LOGGING_LEVEL": "loud"}, "VLLM_LOGGING_LEVEL", "ERROR")
+    assert str(caught.value) == (
+        "VLLM_LOGGING_LEVEL='loud' must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL."
+    )
 
 
 def test_quotes_of_an_env_file_do_not_reach_libraries(monkeypatch):

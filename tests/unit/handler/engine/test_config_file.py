@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.engine.config_file import merge_config_file, read_config_file
+from handler.engine.config_file import merge_config_file
 from handler.errors import InvalidSetting
 
 REFUSED = frozenset({"port", "api_key", "served_model_name", "model", "log_level"})
@@ -140,4 +140,5 @@ def test_an_error_about_a_value_of_the_file_names_the_file(flags_file):
 
 def test_an_empty_file_sets_nothing(flags_file):
     path = flags_file("# nothing yet")
-    assert read_config_file({"ENGINE_CONFIG_FILE": path}).values == {}
+    _, file = merge_config_file({"ENGINE_CONFIG_FILE": path}, REFUSED)
+    assert file.values == {}

@@ -7,7 +7,6 @@ import pytest
 from handler.engine.flags import (
     EngineFlags,
     FlagError,
-    level_of,
     parse_engine_flags,
     unused_variable_warnings,
 )
@@ -230,18 +229,4 @@ def test_a_key_of_the_file_that_is_no_flag_is_an_error(flags, tmp_path):
         parsed(flags, given)
     assert str(caught.value) == (
         f"{file}: max-num-seq is not a flag of vLLM: did you mean max-num-seqs?"
-    )
-
-
-@pytest.mark.parametrize(
-    ("value", "level"),
-    [("warn", "WARNING"), ("'TRACE'", "DEBUG"), ("20", "INFO"), ("", "ERROR"), (None, "ERROR")],
-)
-def test_the_engines_own_log_level_is_one_that_it_knows(value, level):
-    environ = {} if value is None else {"VLLM_LOGGING_LEVEL": value}
-    assert level_of(environ, "VLLM_LOGGING_LEVEL", "ERROR") == level
-    with pytest.raises(InvalidSetting) as caught:
-        level_of({"VLLM_LOGGING_LEVEL": "loud"}, "VLLM_LOGGING_LEVEL", "ERROR")
-    assert str(caught.value) == (
-        "VLLM_LOGGING_LEVEL='loud' must be DEBUG, INFO, WARNING, ERROR or CRITICAL."
     )
