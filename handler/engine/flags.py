@@ -243,7 +243,7 @@ def parse_engine_flags(
 def unused_variable_warnings(
     environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
 ) -> list[str]:
-    """Return one line for each variable without effect that looks like a setting and has a value."""
+    """Return one line for each variable that has a value, looks like a setting, has no effect."""
     warnings = []
     for name in sorted(environ.keys() - set(known)):
         value = clean_value(environ[name])
