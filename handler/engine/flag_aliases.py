@@ -72,6 +72,11 @@ def _negated(value: str) -> str | None:
     return "false" if parse_bool(value) else "true"
 
 
+def _off_if_true(value: str) -> str | None:
+    """A switch that is off says nothing: a form sends it for what nobody touched."""
+    return "false" if parse_bool(value) else None
+
+
 def _no_flag(_: str) -> str | None:
     return None
 
@@ -136,7 +141,7 @@ ALIASES = (
         to_vllm=_renamed({"bf16": "bfloat16"}),
         to_sglang=_renamed({"fp8": "fp8_e4m3"}),
     ),
-    SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _negated, _negated),
+    SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _off_if_true, _negated),
     SettingAlias("BLOCK_SIZE", "PAGE_SIZE"),
     SettingAlias("TENSOR_PARALLEL_SIZE", "TP_SIZE"),
     SettingAlias("PIPELINE_PARALLEL_SIZE", "PP_SIZE"),
