@@ -10,6 +10,7 @@ from vllm.parser.abstract_parser import DelegatingParser, Parser
 from handler.engine.vllm.parsed_streams import DeltaText, ParsedText
 
 REASONING, CONTENT, TOOL_CALLS = range(3)  # the order within one delta
+FIELDS = {"reasoning", "content", "tool_calls"}
 
 
 def token_parser(parser_cls: type[Parser]) -> type[Parser]:
@@ -92,8 +93,11 @@ def merged_runs(messages: Iterable[DeltaMessage]) -> list[DeltaMessage]:
 
 def _only_text(message: DeltaMessage) -> str | None:
     """Return the field of a delta that has a text alone, as most have."""
-    [name, *others] = message.model_fields_set or {""}
-    return name if not others and name in ("content", "reasoning") else None
+    if message.tool_calls or not message.model_fields_set <= FIELDS:
+        return None
+    if not message.reasoning:
+        return "content"
+    return None if message.content else "reasoning"
 
 
 def _joined(name: str | None, messages: list[DeltaMessage]) -> list[DeltaMessage]:
