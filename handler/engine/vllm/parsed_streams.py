@@ -26,14 +26,15 @@ class DeltaText(str):
     Attributes:
         ends: where the text of each token ends.
         later: what the parser made of them beyond its first delta; see `token_parser.merged_runs`.
+            None where no parser has read them.
     """
 
     ends: Sequence[int]
-    later: Sequence[DeltaMessage]
+    later: Sequence[DeltaMessage] | None
 
     def __new__(cls, text: str, ends: Sequence[int]) -> "DeltaText":
         made = super().__new__(cls, text)
-        made.ends, made.later = ends, ()
+        made.ends, made.later = ends, None
         return made
 
     def pieces(self) -> list[str]:
@@ -117,14 +118,17 @@ class ParsedCollector(PacedCollector):
         super().__init__(*args, **named)
         self._parts: list[Any] = []  # to be handed out at once
         self._parsing: Any = None  # handed out last
+        self._is_parsed: bool | None = None  # unknown before the first output was read
 
     def get_nowait(self) -> Any:
         """Return what there is, None before a flush is due."""
         if self._parsing is not None:
+            if not self._is_parsed and _has_tokens(self._parsing):
+                self._is_parsed = _was_parsed(self._parsing)
             self._parts = _later_outputs(self._parsing) + self._parts
             self._parsing = None
-        if not self._parts:
-            self._parts = _parts(super().get_nowait())
+        if not self._parts and (output := super().get_nowait()) is not None:
+            self._parts = [output] if self._is_parsed is False else _parts(output)
         if self._parts:
             self._parsing = self._parts.pop(0)
         return self._parsing
@@ -135,8 +139,6 @@ def _parts(output: Any) -> list[Any]:
 
     Nothing may follow the last one, and the parser may make several deltas of a text.
     """
-    if output is None:
-        return []
     if not isinstance(output, RequestOutput):
         return [output]
     before = []
@@ -151,6 +153,16 @@ def _parts(output: Any) -> list[Any]:
     return [*([_with_outputs(output, before)] if before else []), output]
 
 
+def _has_tokens(output: Any) -> bool:
+    return isinstance(output, RequestOutput) and any(one.token_ids for one in output.outputs)
+
+
+def _was_parsed(output: RequestOutput) -> bool:
+    """Whether a parser has read an output that was handed out, and may find more in the next."""
+    texts = [one.text for one in output.outputs]
+    return any(isinstance(text, DeltaText) and text.later is not None for text in texts)
+
+
 def _later_outputs(output: Any) -> list[Any]:
     """Return outputs of what the parser made of a text beyond its first delta."""
     if not isinstance(output, RequestOutput):
@@ -159,7 +171,7 @@ def _later_outputs(output: Any) -> list[Any]:
         _with_outputs(output, [_cut(one, 0, 0, ParsedText(delta))])
         for one in output.outputs
         if isinstance(one.text, DeltaText)
-        for delta in one.text.later
+        for delta in one.text.later or ()
     ]
 
 

@@ -19,6 +19,9 @@ def token_parser(parser_cls: type[Parser]) -> type[Parser]:
     extract = DelegatingParser.extract_tool_calls_streaming
     counts = getattr(parser_cls, extract.__name__, None) is extract
 
+    def passes_on(parser: Any, request: Any) -> bool:
+        return delegates and _passes_text_on(parser, request)
+
     class TokenParser(parser_cls):
         _counts = True
 
@@ -34,24 +37,25 @@ def token_parser(parser_cls: type[Parser]) -> type[Parser]:
             if isinstance(delta_text, ParsedText):
                 return delta_text.delta
             parse = super().parse_delta
-            if (
-                len(delta_token_ids) < 2
-                or not isinstance(delta_text, DeltaText)
-                or (delegates and _passes_text_on(self, request))
-            ):
+            if not isinstance(delta_text, DeltaText) or passes_on(self, request):
                 return parse(
                     delta_text, delta_token_ids, request, prompt_token_ids, finished=finished
                 )
             messages = []
             left = len(delta_token_ids)
-            for text, token_id in zip(delta_text.pieces(), delta_token_ids, strict=True):
-                left -= 1
+            for text, token_ids in _tokens(delta_text, delta_token_ids):
+                left -= len(token_ids)
                 self._counts = not counts or left == 0
                 ends = finished and left == 0
-                message = parse(text, [token_id], request, prompt_token_ids, finished=ends)
+                message = parse(text, token_ids, request, prompt_token_ids, finished=ends)
                 if message is not None:
                     messages.append(message)
-            first, *delta_text.later = merged_runs(messages) or [None]
+            first, *later = merged_runs(messages) or [None]
+            if first is not None and finished:  # nothing can follow
+                for run in later:
+                    _merge_into(first, run)
+            elif later or not passes_on(self, request):
+                delta_text.later = later
             return first
 
         def extract_tool_calls_streaming(self, *args: Any, **named: Any) -> DeltaMessage | None:
@@ -61,6 +65,13 @@ def token_parser(parser_cls: type[Parser]) -> type[Parser]:
             return self.tool_parser.extract_tool_calls_streaming(*args, **named)
 
     return TokenParser
+
+
+def _tokens(text: DeltaText, token_ids: list[int]) -> Iterable[tuple[str, list[int]]]:
+    """Return text and id of each token; a text without a token is one too."""
+    if len(token_ids) < 2:
+        return [(text, token_ids)]
+    return zip(text.pieces(), ([token_id] for token_id in token_ids), strict=True)
 
 
 def _passes_text_on(parser: DelegatingParser, request: Any) -> bool:
