@@ -178,7 +178,7 @@ def test_harmonys_parser_makes_the_same_of_many_tokens_as_of_each(monkeypatch):
             count = len(step.tokens)
             text = DeltaText("-" * count, range(1, count + 1))
             delta = parser.parse_delta(text, list(step.tokens), request, [1], finished=step.last)
-            for each in [delta, *text.later] if delta else ():
+            for each in [delta, *(text.later or ())] if delta else ():
                 choices = [{"index": 0, "delta": each.model_dump(), "finish_reason": None}]
                 chunks.append({"choices": choices})
         return streamed_choices(chunks)[0]
