@@ -11,6 +11,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from handler.errors import InvalidSetting
+from handler.old_names import translate_old_names
 from handler.settings import Settings
 
 
@@ -46,6 +47,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     Raises:
         InvalidSetting: every invalid variable with its value and what it must be.
     """
+    environ, _ = translate_old_names(environ.get("ENGINE", "").strip() or "vllm", environ)
     try:
         settings = Settings(**_Environ(environ)())
     except ValidationError as error:

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
+# Per step; more tokens pay only where most of them are accepted.
+DEFAULT_DRAFT_TOKENS = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
 ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})

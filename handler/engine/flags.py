@@ -21,8 +21,10 @@ from handler.engine.flag_aliases import (
     refuse_settings_of_other_engine,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
+from handler.engine.removed_names import removed_names
 from handler.environ import setting_variables
 from handler.errors import InvalidSetting, one_line
+from handler.old_names import translate_old_names
 from handler.setting_types import parse_bool
 
 log = logging.getLogger(__name__)
@@ -176,7 +178,6 @@ def parse_engine_flags(
     worker_arguments: Sequence[str],
     environ: Mapping[str, str],
     engine_args: str,
-    removed: Mapping[str, str],
 ) -> argparse.Namespace:
     """Return the engine's parsed flags, and warn of variables that have no effect.
 
@@ -188,11 +189,14 @@ def parse_engine_flags(
         worker_arguments: made from the worker's settings.
         environ: variables that may name flags.
         engine_args: the setting ENGINE_ARGS.
-        removed: names of older versions, each with advice.
 
     Raises:
         InvalidSetting: the engine does not take a flag or value.
     """
+    environ, notes = translate_old_names(engine, environ)
+    for note in notes:
+        log.info(note)
+    removed = removed_names(engine)
     own_names = frozenset(name for names in setting_variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
     refuse_settings_of_other_engine(engine, environ, known | removed.keys())
@@ -215,6 +219,8 @@ def unused_variable_warnings(
     """Return one line for each variable that looks like a setting and has no effect."""
     warnings = []
     for name in sorted(environ.keys() - set(known)):
+        if not environ[name].strip():
+            continue
         if name in removed:
             warnings.append(f"{name} has no effect: {removed[name]}")
         elif not name.startswith(PREFIXES_OF_OTHERS):

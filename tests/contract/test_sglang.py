@@ -27,8 +27,9 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
+from handler.engine.removed_names import EVERYWHERE, REMOVED
 from handler.engine.sglang.adapter import SglangAdapter
-from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
+from handler.engine.sglang.flags import REFUSED, engine_flags, memory_demand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
 from handler.model.resolve import ResolvedModel, resolve_model
@@ -170,7 +171,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert REFUSED - {action.dest for action in flags._parser._actions} == set()
-    assert REMOVED.keys() & flags.names == set()
+    assert {*EVERYWHERE, *REMOVED["sglang"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):
@@ -214,6 +215,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "ENFORCE_EAGER": "true",
         "SEED": "5",
         "HF_OVERRIDES": '{"a": 1}',
+        "LIMIT_MM_PER_PROMPT": '{"image": 2}',
         "RUNNER": "pooling",
         "ENABLE_AUTO_TOOL_CHOICE": "true",
         "TOOL_CALL_PARSER": "llama3_json",
@@ -238,6 +240,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "disable_cuda_graph": True,
         "random_seed": 5,
         "json_model_override_args": '{"a": 1}',
+        "limit_mm_data_per_request": {"image": 2},
         "is_embedding": True,
         "tool_call_parser": "llama3",
         "reasoning_parser": "deepseek-r1",

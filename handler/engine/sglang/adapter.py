@@ -102,7 +102,6 @@ class SglangAdapter:
                 ),
                 environ=self._environ,
                 engine_args=self._settings.engine_args,
-                removed=flags.REMOVED,
             )
         )
 
