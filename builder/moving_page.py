@@ -184,7 +184,7 @@ def _unchanged(engine: EngineName, names: list[str]) -> Iterator[str]:
 
 def _shapes() -> str:
     rows = [
-        (f"`{json.dumps(shape['input'])}`", ", ".join(shape["from"]), shape["meaning"])
+        (f"`{json.dumps(shape['input'])}`", shape["from"], shape["meaning"])
         for shape in job_shapes()
     ]
     return _table("", "| input | from | here |", rows)

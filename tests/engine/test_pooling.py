@@ -52,11 +52,14 @@ RERANK = {"route": "rerank", "body": {"query": "Paris is a city.", "documents": 
 
 
 def test_vllm_embeds_reranks_and_scores(tmp_path):
-    """RUNNER=pooling: one model for the three; the query's own text is the most alike."""
+    """One model for the three; the query's own text is the most alike.
+
+    TASK=embed is worker-vllm's name for RUNNER=pooling and CONVERT=embed.
+    """
     score = {"route": "score", "body": {"text_1": TEXTS[0], "text_2": TEXTS}}
     chat = {"messages": [{"role": "user", "content": "Hi"}]}
     embedded, reranked, scored, chatted = ask(
-        "vllm", tiny_llama(tmp_path / "m"), EMBED, RERANK, score, chat, RUNNER="pooling"
+        "vllm", tiny_llama(tmp_path / "m"), EMBED, RERANK, score, chat, TASK="embed"
     )
     check_embeddings(embedded, 64)
     check_rerank(reranked)
