@@ -51,8 +51,13 @@ SPECULATIVE_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "SPECULATIVE_QUANTIZATION": ("quantization", str),
 }
 SPECULATIVE_SETTINGS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "SPEC_MODEL": ("model", str),
+    "SPECULATIVE_DRAFT_MODEL": ("model", str),
+    "SPECULATIVE_DRAFT_MODEL_PATH": ("model", str),
     "SPECULATIVE_MODEL": ("model", str),
+    "SPECULATIVE_DRAFT_MODEL_REVISION": ("revision", str),
     "SPECULATIVE_MODEL_REVISION": ("revision", str),
+    "SPEC_TOKENS": ("num_speculative_tokens", _whole_number),
     "NUM_SPECULATIVE_TOKENS": ("num_speculative_tokens", _whole_number),
 }
 
@@ -233,7 +238,7 @@ def _translate_speculation(engine: str, environ: dict[str, str]) -> list[str]:
     method = next((environ[name].strip() for name in METHOD_NAMES if environ.get(name)), "")
     if not method and (guessed := _guess_method(environ)):
         method = environ["SPECULATIVE_METHOD"] = guessed
-        notes.append(f"SPECULATIVE_METHOD is not set: {guessed}, by the other settings")
+        notes.append(f"SPECULATIVE_METHOD is not set and read as {guessed}")
         if guessed == "ngram":
             environ.pop("SPECULATIVE_MODEL", None)
     fields = _fields(SPECULATIVE_FIELDS, environ)
@@ -256,12 +261,12 @@ def _make_speculative_config(method: str, environ: dict[str, str]) -> str:
     config: dict[str, Any] = {"method": ENGINE_METHODS.get(method, method)}
     if tokens := DEFAULT_DRAFT_TOKENS.get(method):
         config["num_speculative_tokens"] = tokens
-    given = _fields(SPECULATIVE_FIELDS, environ)
-    config |= _fields(SPECULATIVE_SETTINGS, environ) | given
+    config |= _fields(SPECULATIVE_SETTINGS, environ) | _fields(SPECULATIVE_FIELDS, environ)
+    read = [name for name in SPECULATIVE_FIELDS if _value(environ, name)]
     for name in (*METHOD_NAMES, *SPECULATIVE_SETTINGS, *SPECULATIVE_FIELDS):
         environ.pop(name, None)
     environ["SPECULATIVE_CONFIG"] = json.dumps(config)
-    return f"{', '.join(given)} become fields of SPECULATIVE_CONFIG={environ['SPECULATIVE_CONFIG']}"
+    return f"{', '.join(read)}: read as SPECULATIVE_CONFIG={environ['SPECULATIVE_CONFIG']}"
 
 
 def _fields(

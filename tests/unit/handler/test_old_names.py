@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from handler.environ import load_settings
+from handler.environ import load_settings, setting_variables
 from handler.errors import InvalidSetting
-from handler.old_names import translate_old_names
+from handler.old_names import METHOD_NAMES, SPECULATIVE_SETTINGS, translate_old_names
 
 
 def made(engine="vllm", **environ):
@@ -167,6 +167,29 @@ def test_fields_of_speculation_become_vllms_json(environ, config):
     settings = load_settings(environ)
     assert json.loads(settings.speculative_config) == config
     assert (settings.speculative_method, settings.num_speculative_tokens) == ("none", None)
+
+
+def test_the_other_settings_of_speculation_are_in_the_json():
+    """Under each of their names, so that none is left beside it."""
+    fields = {"model", "revision", "num_speculative_tokens"}
+    of_settings = {
+        name
+        for field, names in setting_variables().items()
+        if field in {"speculative_model", "speculative_model_revision", "num_speculative_tokens"}
+        for name in names
+    }
+    assert of_settings == SPECULATIVE_SETTINGS.keys()
+    assert {field for field, _ in SPECULATIVE_SETTINGS.values()} == fields
+    assert set(METHOD_NAMES) == set(setting_variables()["speculative_method"])
+
+
+def test_a_method_that_is_guessed_and_its_fields_are_a_line_each():
+    _, notes = translate_old_names("vllm", {"NGRAM_PROMPT_LOOKUP_MAX": "4"})
+    assert notes == [
+        "SPECULATIVE_METHOD is not set and read as ngram",
+        'NGRAM_PROMPT_LOOKUP_MAX: read as SPECULATIVE_CONFIG={"method": "ngram", '
+        '"num_speculative_tokens": 4, "prompt_lookup_max": 4}',
+    ]
 
 
 def test_speculative_config_wins_over_its_fields():
