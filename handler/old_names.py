@@ -16,6 +16,7 @@ from handler.setting_types import (
     parse_bool,
     parse_speculative_method,
 )
+from handler.variables import clean_value, is_no_value, is_zero
 
 # A value → today's variables with theirs. None where the engine has nothing of the kind.
 Rule = Callable[[str], Mapping[str, str]] | None
@@ -188,7 +189,7 @@ def translate_old_names(
             continue
         del made[name]
         for variable, text in new.items():
-            made[variable] = _merged(name, variable, made.get(variable, "").strip(), text)
+            made[variable] = _merged(name, variable, clean_value(made.get(variable, "")), text)
         if new:
             shown = " and ".join(f"{variable}={text}" for variable, text in new.items())
             notes.append(f"{name}={value} is read as {shown}")
@@ -199,8 +200,8 @@ def translate_old_names(
 
 
 def _value(environ: Mapping[str, str], name: str) -> str | None:
-    value = environ.get(name, "").strip()
-    return value if value and value.lower() not in ("none", "null") else None
+    value = clean_value(environ.get(name, ""))
+    return value if value and not is_no_value(value) else None
 
 
 def _applied(rule: Callable[[str], Any], name: str, value: str) -> Any:
@@ -230,12 +231,12 @@ def _translate_speculation(engine: str, environ: dict[str, str]) -> list[str]:
     The fields are vLLM's. Those that have no effect stay in `environ` and are warned of.
     """
     for name in SPECULATIVE_FIELDS:
-        if _value(environ, name) == "0":
+        if is_zero(_value(environ, name) or ""):
             del environ[name]
     if _value(environ, "SPECULATIVE_CONFIG"):
         return []
     notes = []
-    method = next((environ[name].strip() for name in METHOD_NAMES if environ.get(name)), "")
+    method = next((clean_value(environ[name]) for name in METHOD_NAMES if environ.get(name)), "")
     if not method and (guessed := _guess_method(environ)):
         method = environ["SPECULATIVE_METHOD"] = guessed
         notes.append(f"SPECULATIVE_METHOD is not set and read as {guessed}")
@@ -276,7 +277,7 @@ def _fields(
     found = {}
     for name, (field, parse) in table.items():
         value = _value(environ, name)
-        if value is not None and value != "0":
+        if value is not None and not is_zero(value):
             found[field] = _applied(parse, name, value)
     return found
 

@@ -62,7 +62,6 @@ EVERYWHERE = {
     "UVICORN_LOG_LEVEL": "use LOG_LEVEL.",
     "VLLM_API_KEY": "use API_KEY for HTTP; the platform checks the keys of a queue endpoint.",
     "VLLM_BASE_URL": "the worker has no inner server.",
-    "VLLM_CONFIG_FILE": "set the flags as variables, or in ENGINE_ARGS.",
     "VLLM_PORT": "the worker has no inner server.",
     "VLLM_STARTUP_TIMEOUT": "the platform's RUNPOD_INIT_TIMEOUT bounds the start.",
 }
@@ -147,6 +146,9 @@ SGLANG = {
 }
 
 REMOVED: dict[EngineName, dict[str, str]] = {"vllm": VLLM, "sglang": SGLANG}
+
+# Switches that say something when they are off. Others were left alone in a form.
+TOLD_WHEN_OFF = frozenset({"RAW_OPENAI_OUTPUT"})
 
 
 def removed_names(engine: EngineName) -> dict[str, str]:

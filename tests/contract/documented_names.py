@@ -30,6 +30,7 @@ SAMPLES = EXAMPLES | {
     "SAFETENSORS_LOAD_STRATEGY": "eager",
     "SPECULATIVE_METHOD": "ngram",
     "STRUCTURED_OUTPUTS_CONFIG": '{"backend": "guidance"}',
+    "VLLM_CONFIG_FILE": str(Path(__file__).with_name("flags.yaml")),
 }
 # The package that reads a variable, and the file that has its name.
 READERS = {

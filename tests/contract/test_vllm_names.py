@@ -25,7 +25,6 @@ def test_a_name_that_does_nothing_is_reported(flags, caplog, name, expected):
     check_report("vllm", flags, name, expected, caplog)
 
 
-@pytest.mark.xfail(reason="a number that was left blank is 0")
 @pytest.mark.parametrize("form", forms("vllm"))
 def test_the_form_of_another_worker_starts_this_one(flags, form):
     """With its defaults; what was left blank is 0, false or empty."""

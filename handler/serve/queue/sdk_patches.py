@@ -33,7 +33,13 @@ SDK_ENVIRONMENT = {
     "RUNPOD_SKIP_GPU_CHECK": "true",
 }
 # The SDK's default is DEBUG, which prints every chunk. The worker logs one line per job itself.
-SDK_LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
+SDK_LOG_LEVELS = {
+    "DEBUG": "DEBUG",
+    "INFO": "WARN",
+    "WARNING": "WARN",
+    "ERROR": "ERROR",
+    "CRITICAL": "ERROR",  # the SDK's highest
+}
 
 
 def sdk_environment(log_level: str) -> dict[str, str]:
