@@ -234,14 +234,34 @@ def parse_engine_flags(
     for warning in unused_variable_warnings(environ, known, removed):
         log.warning(warning)
     environ = resolve_auto_tensor_parallel(environ)
+    arguments = flags.from_text(engine_args)
+    _refuse_old_flags(arguments, flags.names, removed)
     return flags.parse(
         [
             *worker_arguments,
             *flags.from_aliases(engine, environ),
             *flags.from_environ(environ, own_names | ALIAS_NAMES),
-            *flags.from_text(engine_args),
+            *arguments,
         ]
     )
+
+
+def _refuse_old_flags(
+    arguments: Sequence[str], names: Collection[str], removed: Mapping[str, str]
+) -> None:
+    """Say of a flag in ENGINE_ARGS that the engine had once what has taken its place."""
+    for argument in arguments:
+        option = argument.split("=")[0]
+        name = option.removeprefix("--").replace("-", "_").upper()
+        if not option.startswith("--") or name in names:
+            continue
+        if name in OLD_NAMES:
+            raise InvalidSetting(
+                f"ENGINE_ARGS: {option} is an old flag: set {name} as a variable, which is "
+                "translated."
+            )
+        if name in removed:
+            raise InvalidSetting(f"ENGINE_ARGS: {option} is an old flag: {removed[name]}")
 
 
 def unused_variable_warnings(

@@ -130,6 +130,14 @@ def test_two_names_of_one_setting_must_agree(flags):
     [
         ("--dtyp=x", "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
         ("'--x", 'ENGINE_ARGS="\'--x": No closing quotation'),
+        (
+            "--task=embed",
+            "ENGINE_ARGS: --task is an old flag: set TASK as a variable, which is translated.",
+        ),
+        (
+            "--num-scheduler-steps 8",
+            "ENGINE_ARGS: --num-scheduler-steps is an old flag: use ASYNC_SCHEDULING.",
+        ),
         *(
             (
                 given,
@@ -139,7 +147,7 @@ def test_two_names_of_one_setting_must_agree(flags):
             for given, option in (("--port 80", "--port"), ("-p 80", "-p"), ("-h", "-h"))
         ),
     ],
-    ids=["unknown", "quote", "refused", "refused short", "help"],
+    ids=["unknown", "quote", "renamed", "removed", "refused", "refused short", "help"],
 )
 def test_invalid_engine_args_are_refused(flags, engine_args, message):
     with pytest.raises(InvalidSetting) as caught:
