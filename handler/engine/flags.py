@@ -5,7 +5,6 @@ flags. Each value goes through the parser alone first: an error can then name it
 """
 
 import argparse
-import difflib
 import json
 import logging
 import shlex
@@ -24,18 +23,17 @@ from handler.engine.flag_aliases import (
     refuse_settings_of_other_engine,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
-from handler.engine.removed_names import TOLD_WHEN_OFF, removed_names
+from handler.engine.removed_names import (
+    refuse_old_flags,
+    removed_names,
+    unused_variable_warnings,
+)
 from handler.environ import ValueRules, clean_environ, setting_variables
 from handler.errors import InvalidSetting, one_line
 from handler.old_names import OLD_NAMES, translate_old_names
-from handler.setting_types import FALSE_WORDS, parse_bool
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.setting_types import parse_bool
 
 log = logging.getLogger(__name__)
-
-# MAX_MODEL_LENGTH is 0.90 like MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 like TENSOR_PARALLEL_SIZE.
-MIN_SIMILARITY = 0.85
-PREFIXES_OF_OTHERS = tuple("RUNPOD_ NVIDIA_ CUDA_ NCCL_ PYTHON HF_ VLLM_ SGLANG_ PIP_".split())
 
 
 class FlagError(Exception):
@@ -235,7 +233,7 @@ def parse_engine_flags(
         log.warning(warning)
     environ = resolve_auto_tensor_parallel(environ)
     arguments = flags.from_text(engine_args)
-    _refuse_old_flags(arguments, flags.names, removed)
+    refuse_old_flags(arguments, flags.names, removed)
     return flags.parse(
         [
             *worker_arguments,
@@ -244,45 +242,6 @@ def parse_engine_flags(
             *arguments,
         ]
     )
-
-
-def _refuse_old_flags(
-    arguments: Sequence[str], names: Collection[str], removed: Mapping[str, str]
-) -> None:
-    """Say of a flag in ENGINE_ARGS that the engine had once what has taken its place."""
-    for argument in arguments:
-        option = argument.split("=")[0]
-        name = option.removeprefix("--").replace("-", "_").upper()
-        if not option.startswith("--") or name in names:
-            continue
-        if name in OLD_NAMES:
-            raise InvalidSetting(
-                f"ENGINE_ARGS: {option} is an old flag: set {name} as a variable, which is "
-                "translated."
-            )
-        if name in removed:
-            raise InvalidSetting(f"ENGINE_ARGS: {option} is an old flag: {removed[name]}")
-
-
-def unused_variable_warnings(
-    environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
-) -> list[str]:
-    """Return one line for each variable that has a value, looks like a setting, has no effect."""
-    warnings = []
-    for name in sorted(environ.keys() - set(known)):
-        value = clean_value(environ[name])
-        is_off = is_zero(value) or value.lower() in FALSE_WORDS
-        if not value or is_no_value(value) or (is_off and name not in TOLD_WHEN_OFF):
-            continue
-        if name in removed:
-            warnings.append(f"{name} has no effect: {removed[name]}")
-        elif not name.startswith(PREFIXES_OF_OTHERS):
-            similar = difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)
-            if similar:
-                warnings.append(
-                    f"{name} is not a setting and has no effect: did you mean {similar[0]}?"
-                )
-    return warnings
 
 
 def _choices(action: argparse.Action) -> Collection[Any]:

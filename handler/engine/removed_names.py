@@ -1,11 +1,21 @@
-"""Variables of other workers and older engines that have no effect, each with what replaces it.
+"""Variables and flags that have no effect: those of other workers and older engines, and misspelt.
 
-The names are those of worker-vllm since 1.0 and worker-sglang, and docs/moving.md lists them. Old
-names that still work are in `handler/old_names.py`.
+Each is reported with what replaces it. The names are those of worker-vllm since 1.0 and worker-
+sglang, and docs/moving.md lists them. Old names that still work are in `handler/old_names.py`.
 """
 
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+
 from handler.engine.flag_aliases import OTHER_ENGINE, TITLES, EngineName
+from handler.errors import InvalidSetting
 from handler.old_names import OLD_NAMES
+from handler.setting_types import FALSE_WORDS
+from handler.variables import clean_value, is_no_value, is_zero
+
+# MAX_MODEL_LENGTH is 0.90 like MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 like TENSOR_PARALLEL_SIZE.
+MIN_SIMILARITY = 0.85
+PREFIXES_OF_OTHERS = tuple("RUNPOD_ NVIDIA_ CUDA_ NCCL_ PYTHON HF_ VLLM_ SGLANG_ PIP_".split())
 
 _PACED = "the worker paces streams; MAX_POSTS_PER_SECOND bounds them."
 _NO_SERVER = "the engine's own HTTP server does not run here."
@@ -160,3 +170,46 @@ def removed_names(engine: EngineName) -> dict[str, str]:
     of_other = {n for n in {*REMOVED[other], *translated} - own if not n.startswith(prefix)}
     advice = f"it was a setting of {TITLES[other]}."
     return {**dict.fromkeys(of_other, advice), **EVERYWHERE, **REMOVED[engine]}
+
+
+def unused_variable_warnings(
+    environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
+) -> list[str]:
+    """Return one line for each variable that has a value, looks like a setting, has no effect."""
+    warnings = []
+    for name in sorted(environ.keys() - set(known)):
+        value = clean_value(environ[name])
+        is_off = is_zero(value) or value.lower() in FALSE_WORDS
+        if not value or is_no_value(value) or (is_off and name not in TOLD_WHEN_OFF):
+            continue
+        if name in removed:
+            warnings.append(f"{name} has no effect: {removed[name]}")
+        elif not name.startswith(PREFIXES_OF_OTHERS):
+            similar = difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)
+            if similar:
+                warnings.append(
+                    f"{name} is not a setting and has no effect: did you mean {similar[0]}?"
+                )
+    return warnings
+
+
+def refuse_old_flags(
+    arguments: Sequence[str], names: Collection[str], removed: Mapping[str, str]
+) -> None:
+    """Say of a flag in ENGINE_ARGS that the engine had once what has taken its place.
+
+    Raises:
+        InvalidSetting: names the flag and what to do.
+    """
+    for argument in arguments:
+        option = argument.split("=")[0]
+        name = option.removeprefix("--").replace("-", "_").upper()
+        if not option.startswith("--") or name in names:
+            continue
+        if name in OLD_NAMES:
+            raise InvalidSetting(
+                f"ENGINE_ARGS: {option} is an old flag: set {name} as a variable, which is "
+                "translated."
+            )
+        if name in removed:
+            raise InvalidSetting(f"ENGINE_ARGS: {option} is an old flag: {removed[name]}")

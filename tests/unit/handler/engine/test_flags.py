@@ -8,8 +8,8 @@ from handler.engine.flags import (
     EngineFlags,
     FlagError,
     parse_engine_flags,
-    unused_variable_warnings,
 )
+from handler.engine.removed_names import unused_variable_warnings
 from handler.errors import InvalidSetting
 
 
@@ -226,6 +226,13 @@ def test_a_flag_of_the_shared_table_that_the_engine_has_dropped_is_an_error(flag
 @pytest.mark.parametrize("value", ["", "None", "0", "false"])
 def test_a_name_without_effect_is_not_told_when_its_field_was_left_blank(value):
     assert unused_variable_warnings({"SWAP_SPACE": value}, (), {"SWAP_SPACE": "gone."}) == []
+
+
+def test_a_switch_that_was_turned_off_to_change_something_is_told():
+    environ = {"RAW_OPENAI_OUTPUT": "0"}
+    assert unused_variable_warnings(environ, (), {"RAW_OPENAI_OUTPUT": "gone."}) == [
+        "RAW_OPENAI_OUTPUT has no effect: gone."
+    ]
 
 
 def test_a_key_of_the_file_that_is_no_flag_is_an_error(flags, tmp_path):
