@@ -45,7 +45,7 @@ from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
 from handler.serve.queue.loop import QueueFrontEnd
-from handler.serve.queue.sdk_patches import import_sdk, sdk_environment
+from handler.serve.queue.sdk_patches import LOG_LEVEL, import_sdk, sdk_environment
 from handler.serve.worker import NoFrontEnd, Worker
 from handler.settings import Settings
 from handler.startup.compile_cache import CompileCache
@@ -187,7 +187,9 @@ class WorkerProcess:
         runtime.launch()
         if mode == "queue":
             with timings.stage("SDK"):
-                export(sdk_environment(settings.log_level))
+                variables = sdk_environment(settings.log_level, self._environ)
+                export({}, remove=[LOG_LEVEL])
+                export(variables)
                 import_sdk()
         engine = runtime.wait_until_up()
         with timings.stage("warm-up"):

@@ -115,4 +115,15 @@ def test_a_name_of_the_model_that_is_none_is_an_error(value):
 )
 def test_a_log_level_has_the_names_and_numbers_that_people_know(value, level, of_the_sdk):
     assert load_settings({"LOG_LEVEL": value}).log_level == level
-    assert sdk_environment(level)["RUNPOD_LOG_LEVEL"] == of_the_sdk
+    assert sdk_environment(level, {})["RUNPOD_LOG_LEVEL"] == of_the_sdk
+
+
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [("warning", "WARN"), ("info", "INFO"), ("TRACE", "TRACE"), ("FATAL", "ERROR"), ("", "WARN")],
+)
+def test_the_sdks_own_log_level_is_one_that_it_knows(value, level):
+    given = {"RUNPOD_LOG_LEVEL": value}
+    assert sdk_environment("INFO", given)["RUNPOD_LOG_LEVEL"] == level
+    with pytest.raises(InvalidSetting, match=r"^RUNPOD_LOG_LEVEL='loud' must be one of DEBUG, "):
+        sdk_environment("INFO", {"RUNPOD_LOG_LEVEL": "loud"})
