@@ -107,6 +107,7 @@ def test_the_manifest_describes_every_fetched_and_verified_file(tmp_path, hub):
         "commit": COMMIT,
         "kind": "model",
         "patterns": (),
+        "mistral_requested": False,
         "quantization": "awq",
         "licence": "apache-2.0",
         "total_bytes": sum(file.bytes for file in manifest.files),

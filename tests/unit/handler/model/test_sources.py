@@ -71,10 +71,10 @@ def test_the_sources_are_searched_in_order(tmp_path, sources, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda file: file.unlink(), "model.safetensors is missing, expected 7 bytes"),
+        (lambda file: file.unlink(), "model.safetensors is missing, expected 75 bytes"),
         (
             lambda file: file.write_text("half"),
-            "model.safetensors has 4 bytes, expected 7 bytes",
+            "model.safetensors has 4 bytes, expected 75 bytes",
         ),
     ],
     ids=["missing", "short"],
