@@ -70,6 +70,7 @@ class Transfer:
             self._cancelled.set()
             try:
                 if thread.is_alive():
+                    _abort_xet()
                     thread.join(CANCEL_TIMEOUT_SECONDS)
             finally:
                 if thread.is_alive():
@@ -131,6 +132,13 @@ def turn_xet_off() -> bool:
     was_on = not constants.HF_HUB_DISABLE_XET
     constants.HF_HUB_DISABLE_XET = True
     return was_on
+
+
+def _abort_xet() -> None:
+    """End transfers by Xet, which hold the locks of their files and heed no `tqdm_class`."""
+    from huggingface_hub.utils import _xet
+
+    _xet.abort_xet_session()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
