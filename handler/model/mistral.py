@@ -67,7 +67,11 @@ def is_used(names: Collection[str], requested: bool = False) -> bool:
 
 def usual_config(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return params.json with the usual names, as far as the worker's own checks need them."""
-    config = {CONFIG_NAMES.get(name, name): value for name, value in params.items()}
+    config = {
+        usual: value
+        for name, value in params.items()
+        if (usual := CONFIG_NAMES.get(name, name)) == name or usual not in params
+    }
     config.setdefault("model_type", "mistral")
     if "moe" in config:
         config.update(_experts(config.pop("moe")))
