@@ -104,7 +104,7 @@ def resolve_model(
         with model_named_in_errors(draft.name):
             check_vocabulary(draft.name, draft.path, model.path)
     names = {model.name, settings.served_model_name}
-    adapters = resolve_adapters(settings.lora_modules, sources, names)
+    adapters = resolve_adapters(settings.lora_modules, sources, names, model.path)
     named = [
         needed
         for found in (model, tokenizer, draft)
