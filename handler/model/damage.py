@@ -26,7 +26,8 @@ JSON_FILE = re.compile(
     r"(.*config|tokenizer|tekken|vocab|params|special_tokens_map|added_tokens|chat_template"
     r"|.*\.index)\.json"
 )
-TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/=]+ \d+\s*$")
+TIKTOKEN_START = re.compile(rb"[A-Za-z0-9+/=]+ \d+\n")
+TIKTOKEN_END = re.compile(rb"[A-Za-z0-9+/=]+ \d+\s*$")
 SENTENCEPIECE_START = b"\n"  # the first field of a protobuf
 MAX_SENTENCEPIECE_BYTES = 16 << 20
 
@@ -104,9 +105,9 @@ def _vocabulary_damage(path: Path, size: int, start: bytes, end: bytes) -> str |
     if start.startswith(SENTENCEPIECE_START):
         is_whole = size > MAX_SENTENCEPIECE_BYTES or _is_whole_protobuf(path.read_bytes())
         return None if is_whole else _cut_short(size, "a sentencepiece model")
-    if size and (path.suffix != ".tiktoken" or TIKTOKEN_LINE.search(end)):
-        return None
-    return _cut_short(size, "a vocabulary")
+    if path.suffix == ".tiktoken" or TIKTOKEN_START.match(start):
+        return None if TIKTOKEN_END.search(end) else _cut_short(size, "a vocabulary")
+    return None if size else _cut_short(size, "a vocabulary")
 
 
 def _is_whole_protobuf(content: bytes) -> bool:

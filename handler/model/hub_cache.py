@@ -32,14 +32,16 @@ CACHE_VARIABLES = {
     "TRANSFORMERS_CACHE": "",
     "DOWNLOAD_DIR": "",
 }
+UNSET = ("", "none", "null")  # defaults as documentation writes them, pasted into a form
 
 
 def caches_in_environ(environ: Mapping[str, str]) -> dict[str, Path]:
     """Return the caches that the user's variables name, the one that wins first."""
+    values = {name: environ.get(name, "").strip().strip("\"'") for name in CACHE_VARIABLES}
     return {
-        name: Path(os.path.expandvars(os.path.expanduser(value)), below)
+        name: Path(os.path.expandvars(os.path.expanduser(values[name])), below)
         for name, below in CACHE_VARIABLES.items()
-        if (value := environ.get(name, "").strip())
+        if values[name].lower() not in UNSET
     }
 
 

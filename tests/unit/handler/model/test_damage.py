@@ -57,6 +57,7 @@ SENTENCEPIECE = b"\n\x05\n\x03abc" * 20 + b"\x12\x02\x08\x01"
             "is not a sentencepiece model, or was cut short: it has 138 bytes",
         ),
         ("tokenizer.model", "IQ== 0\nIg== 1\n", None),
+        ("tiktoken.model", "IQ== 0\nIg=", "is not a vocabulary, or was cut short: it has 10 bytes"),
         ("x.tiktoken", "IQ== 0\nIg== 1\n", None),
         ("x.tiktoken", "IQ== 0\nIg=", "is not a vocabulary, or was cut short: it has 10 bytes"),
         ("model.bin", b"PK\x03\x04", "is not a PyTorch file, or was cut short: it has 4 bytes"),

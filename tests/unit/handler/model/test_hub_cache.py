@@ -100,7 +100,7 @@ def test_of_several_folders_in_another_case_none_is_taken(tmp_path, caplog):
 
 def test_the_users_variables_name_caches_in_the_order_in_which_they_win():
     environ = {
-        "DOWNLOAD_DIR": "/v/downloads",
+        "DOWNLOAD_DIR": "'/v/downloads'",
         "HF_HOME": "~/hf",
         "HF_HUB_CACHE": " ",
         "HUGGINGFACE_HUB_CACHE": "/v/$X/hub",
@@ -112,3 +112,4 @@ def test_the_users_variables_name_caches_in_the_order_in_which_they_win():
         ("TRANSFORMERS_CACHE", Path("/v/old")),
         ("DOWNLOAD_DIR", Path("/v/downloads")),
     ]
+    assert caches_in_environ({"DOWNLOAD_DIR": "None", "HF_HOME": ""}) == {}
