@@ -15,6 +15,7 @@ from handler.model.checkpoint import (
     model_named_in_errors,
     shards,
 )
+from handler.model.hub_files import PICKLE_SUFFIXES, engine_files
 from handler.model.reference import ArtifactKind
 from handler.model.safetensors import expected_bytes, loaded_files
 
@@ -38,15 +39,10 @@ def check_files(folder: Path, name: str, kind: ArtifactKind) -> None:
     Raises:
         ModelUnavailable: names the file and what it is.
     """
-    names = file_names(folder)
-    ignored: set[str] = set()
-    if kind == "model":
-        with model_named_in_errors(name):
-            ignored = _unused_weights(folder, names)
-    elif kind == "tokenizer":
-        ignored = {each for each in names if each.endswith((".safetensors", ".bin", ".pt"))}
+    with model_named_in_errors(name):
+        read = _files_read(folder, kind)
     modules = [path for path in sorted(folder.glob("[0-9]*_*/*")) if path.is_file()]
-    for path in [*(folder / each for each in sorted(names - ignored)), *modules]:
+    for path in [*(folder / each for each in sorted(read)), *modules]:
         if reason := damage(path):
             raise ModelUnavailable(f"{name} in {folder}: {path.relative_to(folder)} {reason}.")
 
@@ -76,18 +72,24 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def _unused_weights(folder: Path, names: set[str]) -> set[str]:
-    """Return the weights that no engine loads, and check that all in the index are there.
+def _files_read(folder: Path, kind: ArtifactKind) -> set[str]:
+    """Return the files in a folder that an engine reads, and check that no shard is missing.
 
     A model may be without any weights: LOAD_FORMAT=dummy makes up random ones.
     """
+    names = file_names(folder)
+    if kind != "model":
+        return set(engine_files(kind, names))
     index = index_of_weights(names)
     indexed = shards(folder, index) if index else None
-    loaded = {*loaded_files(names, indexed), *filter(mistral.is_weight, names)}
+    # Where both formats are there, vLLM prefers Mistral's.
+    weights = {*loaded_files(names, indexed), *filter(mistral.is_weight, names)}
     missing = [each for each in sorted(indexed or ()) if not (folder / each).is_file()]
-    if loaded and missing:
+    if weights and missing:
         raise ModelUnavailable(f"{folder} has no {missing[0]}, which is in its index")
-    return {each for each in names if each.endswith(".safetensors")} - loaded
+    if not weights:
+        weights = {each for each in names if each.endswith((".gguf", *PICKLE_SUFFIXES))}
+    return {*weights, *engine_files("tokenizer", names)}
 
 
 def _safetensors_damage(path: Path, size: int) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.environment import clean_environment
+from tests.support.environment import ROOT, clean_environment
 from tests.support.hub import COMMIT, Repository, running_hub
 from tests.support.model_folders import INDEX, cached_snapshot, model_folder, safetensors
 from tests.support.resolved_model import resolve, run_resolve
@@ -170,3 +170,30 @@ def test_a_cache_that_the_user_names_is_used_and_filled(tmp_path, hub, variable,
     shutil.rmtree(own)
     found = resolve(tmp_path, hub.url, MODEL_NAME="org/sharded", **environ)
     assert found == f"org/sharded {snapshot(own, 'org/sharded')}"
+
+
+@pytest.mark.parametrize("own", [{}, {"HF_HUB_CACHE": "own"}], ids=["default", "the user's"])
+@pytest.mark.parametrize("repository", ["sharded", "model"], ids=["alone", "with code"])
+def test_the_engine_looks_where_the_files_are(tmp_path, hub, own, repository):
+    """Also for what the worker does not know that the engine wants."""
+    code = (
+        "import os, time\n"
+        "from handler.environ import load_settings\n"
+        "from handler.startup.timings import StartupTimings\n"
+        "from handler.worker_process import WorkerProcess\n"
+        "timings = StartupTimings(time.time())\n"
+        "WorkerProcess(load_settings(os.environ), os.environ, timings)._resolve_model()\n"
+        "print(os.environ['HF_HUB_CACHE'])\n"
+    )
+    own = {name: str(tmp_path / folder) for name, folder in own.items()}
+    environ = {"MODEL_NAME": f"org/{repository}", "CACHE_ROOT": str(tmp_path / "root"), **own}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(HF_ENDPOINT=hub.url, BASE_PATH=str(tmp_path), **environ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    cache = own.get("HF_HUB_CACHE", tmp_path / "huggingface-cache/hub")
+    expected = tmp_path / "root/hub" if repository == "model" else cache
+    assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr

@@ -88,10 +88,20 @@ def test_weights_that_no_engine_loads_do_not_matter(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").write_bytes(WHOLE)
     (tmp_path / "old.safetensors").write_bytes(WHOLE[:9])
+    for name in ("pytorch_model.bin", "figure.png", "model.onnx", "model.gguf"):
+        (tmp_path / name).write_text(POINTER)
     check_files(tmp_path, "m", "model")
     (tmp_path / "consolidated.safetensors").write_text(POINTER)  # vLLM prefers it
     with pytest.raises(ModelUnavailable):
         check_files(tmp_path, "m", "model")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.gguf"])
+def test_weights_in_another_format_matter_where_there_are_no_others(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(ModelUnavailable) as caught:
+        check_files(tmp_path, "m", "model")
+    assert str(caught.value) == f"m in {tmp_path}: {name} {IS_POINTER}."
 
 
 def test_a_tokenizer_is_checked_without_the_weights_beside_it(tmp_path):
