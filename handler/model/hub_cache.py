@@ -19,6 +19,7 @@ from handler.model.checkpoint import (
 )
 from handler.model.hub_files import LORA_FILES, engine_files, has_tokenizer, required_files
 from handler.model.reference import ArtifactKind, HubReference
+from handler.variables import clean_value, is_no_value
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +33,15 @@ CACHE_VARIABLES = {
     "TRANSFORMERS_CACHE": "",
     "DOWNLOAD_DIR": "",
 }
-UNSET = ("", "none", "null")  # defaults as documentation writes them, pasted into a form
 
 
 def caches_in_environ(environ: Mapping[str, str]) -> dict[str, Path]:
     """Return the caches that the user's variables name, the one that wins first."""
-    values = {name: environ.get(name, "").strip().strip("\"'") for name in CACHE_VARIABLES}
+    values = {name: clean_value(environ.get(name, "")) for name in CACHE_VARIABLES}
     return {
         name: Path(os.path.expandvars(os.path.expanduser(values[name])), below)
         for name, below in CACHE_VARIABLES.items()
-        if values[name].lower() not in UNSET
+        if values[name] and not is_no_value(values[name])
     }
 
 

@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from handler.variables import clean_value
+
 PARAMS = "params.json"
 INDEX = "consolidated.safetensors.index.json"
 FORMAT_SETTINGS = ("LOAD_FORMAT", "CONFIG_FORMAT", "MODEL_CONFIG_PARSER")  # the engines' flags
@@ -105,4 +107,4 @@ def _flag_value(name: str, environ: Mapping[str, str], engine_args: str) -> str:
         given, separator, text = argument.partition("=")
         if given.replace("_", "-") == flag:
             value = text if separator else "".join(arguments[index + 1 : index + 2])
-    return value.strip().strip("\"'").lower()
+    return clean_value(value).lower()

@@ -12,12 +12,7 @@ from types import MappingProxyType
 
 from handler.errors import InvalidSetting
 from handler.model import mistral
-from handler.model.checkpoint import (
-    check_quantization,
-    has_weights,
-    model_named_in_errors,
-    quantization_of,
-)
+from handler.model.checkpoint import has_weights, model_named_in_errors, quantization_of
 from handler.model.dependencies import find_dependencies, link_into_cache
 from handler.model.draft import (
     DRAFT_MODEL_METHODS,
@@ -29,6 +24,7 @@ from handler.model.draft import (
 from handler.model.hub_cache import caches_in_environ, same_repository
 from handler.model.lora import LoraAdapter, resolve_adapters
 from handler.model.manifest import read_manifest
+from handler.model.quantization import check_quantization
 from handler.model.reference import HubReference
 from handler.model.sources import FoundFiles, ModelSources
 from handler.settings import Settings
@@ -103,7 +99,7 @@ def resolve_model(
     if draft and not translates_vocabularies(settings.speculative_config):
         with model_named_in_errors(draft.name):
             check_vocabulary(draft.name, draft.path, model.path)
-    names = {model.name, settings.served_model_name}
+    names = {model.name, *settings.model_names}
     adapters = resolve_adapters(settings.lora_modules, sources, names, model.path)
     named = [
         needed
