@@ -75,7 +75,7 @@ COPY handler/model handler/model
 COPY builder/__init__.py builder/cli.py builder/errors.py builder/
 COPY builder/fetch builder/fetch
 ARG HF_ENDPOINT
-ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS=""
+ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS="" LOAD_FORMAT=""
 RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/model && { test -z "$MODEL_NAME" \
  || python3 -m builder.fetch "$MODEL_NAME" --revision "$MODEL_REVISION" --out /opt/models/model \

@@ -11,6 +11,8 @@ import inspect
 import json
 import os
 import signal
+import subprocess
+import sys
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -36,13 +38,16 @@ from handler.engine.sglang.flags import (
     REFUSED,
     engine_flags,
     memory_demand,
+    worker_arguments,
 )
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
 from handler.errors import InvalidSetting
+from handler.model.harmony import FILE, VARIABLE
 from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
 from tests.contract import live
+from tests.support.environment import clean_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
 
@@ -322,6 +327,43 @@ def test_the_flags_become_a_memory_demand(flags, given, expected):
         demand.memory_fraction,
     )
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["params.json", "consolidated.safetensors"], ["--model-config-parser=mistral"]),
+        (["config.json", "model.safetensors", "params.json", "consolidated.safetensors"], []),
+    ],
+    ids=["alone", "both"],
+)
+def test_mistrals_own_format_is_named_because_a_folder_has_no_name(
+    tmp_path, flags, files, expected
+):
+    """SGLang goes by the name of the repository."""
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    model = ResolvedModel(tmp_path, "org/m", None, "a local folder")
+    settings = load_settings({"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"})
+    arguments = worker_arguments(settings, model, flags, "INFO")
+    assert [each for each in arguments if "parser" in each] == expected
+    assert flags.parse(arguments).model_config_parser == ("mistral" if expected else "auto")
+
+
+def test_harmony_reads_the_vocabulary_from_the_folder_in_its_variable(tmp_path):
+    """Without the variable the package downloads it."""
+    code = (
+        "import openai_harmony as o\n"
+        "o.load_harmony_encoding(o.HarmonyEncodingName('HarmonyGptOss'))\n"
+    )
+    (tmp_path / FILE).write_text("no vocabulary")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(**{VARIABLE: str(tmp_path)}),
+        capture_output=True,
+        text=True,
+    )
+    assert "invalid tiktoken vocab file" in done.stderr
 
 
 def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):

@@ -9,6 +9,8 @@ from handler.engine.flags import EngineFlags, FlagError
 from handler.engine.preflight import MemoryDemand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, is_cpu
 from handler.errors import InvalidSetting
+from handler.model import mistral
+from handler.model.checkpoint import file_names
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
 
@@ -118,6 +120,9 @@ def worker_arguments(
             json.dumps({"lora_name": adapter.name, "lora_path": str(adapter.path)})
             for adapter in model.adapters
         ]
+    if mistral.is_used(file_names(model.path)):
+        # Its own choice goes by the folder's name. Flags that the user sets come later and win.
+        arguments.append("--model-config-parser=mistral")
     if model.tokenizer:
         arguments.append(f"--tokenizer-path={model.tokenizer}")
     return arguments

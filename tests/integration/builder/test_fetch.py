@@ -16,6 +16,10 @@ from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 AWQ = {"quantization_config": {"quant_method": "awq"}}
 GPTQ = {"quantization_config": {"quant_method": "gptq"}}
 WRITE_BYTES = 10 * 1024 * 1024  # what huggingface-hub writes at once
+SECRET = (
+    " (docker build takes it as a secret: --secret id=HF_TOKEN,env=HF_TOKEN; a --build-arg is not "
+    "read)"
+)
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}})
 
@@ -107,6 +111,7 @@ def test_the_manifest_describes_every_fetched_and_verified_file(tmp_path, hub):
         "commit": COMMIT,
         "kind": "model",
         "patterns": (),
+        "mistral_requested": False,
         "quantization": "awq",
         "licence": "apache-2.0",
         "total_bytes": sum(file.bytes for file in manifest.files),
@@ -208,20 +213,20 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/gated",
             {},
             3,
-            "org/gated: it is gated: accept its licence on the hub and set HF_TOKEN.",
+            f"org/gated: it is gated: accept its licence on the hub and set HF_TOKEN{SECRET}.",
         ),
         (
             "org/private",
             {},
             3,
-            "org/private: no such repository on the hub, or it is private and HF_TOKEN gives "
-            "no access.",
+            "org/private: no such repository on the hub, or it is private and HF_TOKEN gives no "
+            f"access{SECRET}.",
         ),
         (
             "org/awq",
             {"HF_TOKEN": "hf_wrong"},
             3,
-            "org/awq: the hub answered 401: HF_TOKEN is not valid.",
+            f"org/awq: the hub answered 401: HF_TOKEN is not valid{SECRET}.",
         ),
         ("org/awq --revision v9", {}, 3, "org/awq has no revision 'v9' (MODEL_REVISION)."),
         (
@@ -293,7 +298,8 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/awq --allow-patterns *.safetensors",
             {},
             2,
-            "org/awq has no config.json that matches ALLOW_PATTERNS: every engine needs it.",
+            "org/awq has no config.json that matches ALLOW_PATTERNS: every engine needs it, or "
+            "Mistral's params.json with consolidated.safetensors.",
         ),
         (
             "org/awq --allow-patterns *.json",
