@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from handler.errors import ClientDisconnected, InputTooLarge, QueueFull, RequestTimedOut
-from handler.request.parse import MAX_BODY_BYTES
+from handler.request.body import MAX_BODY_BYTES
 
 BODY_TIMEOUT_SECONDS = 60.0  # for the whole body
 MAX_BODIES_BYTES = 2_000_000_000  # of all open requests together
