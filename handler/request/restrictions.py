@@ -22,7 +22,7 @@ OWN_FIELDS = frozenset(
     "data_parallel_rank require_reasoning max_thinking_tokens watermark mm_processor_kwargs "
     "images_config video_config use_audio_in_video max_dynamic_patch min_dynamic_patch "
     "image_max_dynamic_patch video_max_dynamic_patch dimensions is_cross_encoder_request "
-    "no_logs".split()
+    "cache_salt no_logs".split()
 )
 
 

@@ -88,30 +88,31 @@ REFUSED = {
             "/init_weights_send_group_for_remote_instance /init_weights_update_group "
             "/load_lora_adapter /load_lora_adapter_from_tensors /pause_generation "
             "/pd_role_switch /release_memory_occupation /remove_external_corpus "
-            "/resume_memory_occupation /send_weights_to_remote_instance /set_internal_state "
-            "/set_trace_level /slow_down /start_expert_distribution_record "
-            "/stop_expert_distribution_record /unload_lora_adapter /update_weights_from_disk "
-            "/update_weights_from_distributed /update_weights_from_ipc "
-            "/update_weights_from_tensor /weights_checker"
+            "/register_transfer_engine_info /resume_memory_occupation "
+            "/send_weights_to_remote_instance /set_internal_state /set_trace_level /slow_down "
+            "/start_expert_distribution_record /stop_expert_distribution_record "
+            "/unload_lora_adapter /update_weights_from_disk /update_weights_from_distributed "
+            "/update_weights_from_ipc /update_weights_from_tensor /weights_checker"
         ),
         INSPECTION: (
             "/fault_tolerance/status /get_world_size /is_paused /is_scaling_elastic_ep "
             "/is_sleeping /kv_event_sources /load /ready /readyz /server_info /tokenizer_info "
             "/weight_info /get_hicache_l3_cache_layout /get_model_info "
-            "/get_remote_instance_transfer_engine_info /get_server_info /get_weights_by_name "
-            "/health_generate /list_external_corpora /model_info "
-            "/remote_instance_transfer_engine_info /v1/loads /ping"
+            "/get_remote_instance_transfer_engine_info /get_server_info "
+            "/get_transfer_engine_info /get_weights_by_name /dumper /health_generate "
+            "/list_external_corpora /model_info /remote_instance_transfer_engine_info /v1/loads "
+            "/ping"
         ),
         STATE: "/open_session /close_session",
         SPLIT_ENGINE: (
-            "/inference/v1/generate /v1/chat/completions/render /v1/chat/completions/derender "
-            "/v1/completions/render /v1/completions/derender /v1/messages/render "
-            "/v1/responses/render /cohere/v2/chat/render"
+            "/inference/v1/abort_requests /inference/v1/generate /v1/chat/completions/render "
+            "/v1/chat/completions/derender /v1/completions/render /v1/completions/derender "
+            "/v1/messages/render /v1/responses/render /cohere/v2/chat/render"
         ),
         OTHER_PLATFORM: "/invocations /vertex_generate /cohere/v2/chat",
         OLLAMA: "/api/chat /api/generate /api/show /api/tags",
         TEXT_TOOL: "/parse_function_call /separate_reasoning",
-        DOCUMENTATION: "/docs /docs/oauth2-redirect /openapi.json /redoc",
+        DOCUMENTATION: "/docs /openapi.json /redoc /static",
         "it needs a WebSocket, which no front end of this worker has": "/v1/realtime",
     }.items()
     for path in paths.split()
@@ -203,6 +204,10 @@ def _without_slashes(path: str) -> str:
 
 
 def _refusal(path: str) -> str | None:
-    """Return why callers may not use a path of an engine, None if it is none of those."""
+    """Return why callers may not use a path of an engine, or one below it; None for others."""
     plain = _without_slashes(path)
-    return REFUSED.get(f"/{plain}") or REFUSED.get(f"/v1/{plain}")
+    while plain:
+        if reason := REFUSED.get(f"/{plain}") or REFUSED.get(f"/v1/{plain}"):
+            return reason
+        plain = plain.rpartition("/")[0]
+    return None
