@@ -180,7 +180,7 @@ class RequestParser:
     def _get(self, request_id: str, route: Route, query: str) -> EngineRequest:
         part = None
         if route.model is not None:
-            part = functools.partial(_model_card, self._model(route.model, route.path))
+            part = functools.partial(_model_card, self._model(route.model, None))
         return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
 
     def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> EngineRequest:
@@ -199,8 +199,8 @@ class RequestParser:
             prepare_body=encoded.prepare,
         )
 
-    def _model(self, name: object, path: str) -> object:
-        """Return the served name; the engine judges what is not a string."""
+    def _model(self, name: object, path: str | None) -> object:
+        """Return the served name, for a path or for none; the engine judges what is no string."""
         if name in (None, "", self._repository):
             name = self._default_model
         if not isinstance(name, str):
@@ -209,7 +209,7 @@ class RequestParser:
             known = ", ".join(self._models)
             raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
         routes = self._adapter_routes
-        if name != self._default_model and routes is not None and path not in routes:
+        if name != self._default_model and routes is not None and path not in (None, *routes):
             raise InvalidInput(
                 f"{path} takes no LoRA adapter with this engine; {', '.join(sorted(routes))} do.",
                 "model",

@@ -118,6 +118,8 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
     assert str(caught.value) == (
         "/v1/responses takes no LoRA adapter with this engine; /v1/completions do."
     )
+    asked = reader.parse_job({"id": "j1", "input": {"route": "models/adapter"}}).request
+    assert asked.take_part({"data": [{"id": "served"}, {"id": "adapter"}]}) == {"id": "adapter"}
     right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
     assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
 
