@@ -76,7 +76,7 @@ class HttpJob:
 
     @property
     def is_batch(self) -> bool:
-        return isinstance(self.input, dict) and "batch" in self.input
+        return isinstance(self.input, dict) and self.input.get("batch") is not None
 
     @property
     def is_over(self) -> bool:
