@@ -6,10 +6,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
 from handler.request.form import FORM_TYPE, FormFile, decode_form, parse_form
+from handler.request.json_text import decode, json_type
 from handler.request.media import find_media, media_at
 from handler.request.routes import FORMS
 
@@ -37,8 +36,8 @@ def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
             raise UnsupportedBody(f"{path} takes a JSON object, not a form.")
         return decode_form(body, content_type)
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        value = decode(body)
+    except ValueError as error:
         raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"The body must be a JSON object, got {json_type(value)}.", "body")
@@ -63,14 +62,6 @@ def encode_body(path: str, fields: Mapping[str, Any], domains: Collection[str]) 
         return EncodedBody(content, form.content_type, None)
     fetch = functools.partial(form.encode_fetched, media_at((file,), domains))
     return EncodedBody(form.encode(FormFile(b"")), form.content_type, fetch)
-
-
-def json_type(value: object) -> str:
-    """Return what a decoded JSON value is, with its article."""
-    if isinstance(value, dict):
-        return "an object"
-    names = {type(None): "null", str: "a string", list: "a list", bool: "a boolean"}
-    return names.get(type(value), "a number")
 
 
 def _json(body: Mapping[str, Any]) -> bytes:

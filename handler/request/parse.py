@@ -1,17 +1,18 @@
 """A job's input, or an HTTP call, turned into one request to the engine's app.
 
-Three input shapes are a single request (a fourth, `batch`, is many: `handler/serve/batch`):
+Input shapes that are a single request (another, `batch`, is many: `handler/serve/batch`):
 
     {"openai_route": "/v1/…", "openai_input": {…}}         what the platform's OpenAI route sends
-    {"route": "…", "body": {…}, "method": "GET|POST"}      any allowed route
-    {"prompt" | "messages": …, "sampling_params": {…}, …}  the worker's native input
+    {"openai_input": {…}}                                  a chat, or with a prompt a completion
+    {"route": "/v1/…", "body": {…}, "method": "GET|POST"}  any allowed route
+    {"prompt" | "messages" | …: …, …}                      native input, see `native`
 
-Routes are allowed, not forwarded: the engine's app also has administrative ones. The engine knows
-which fields a body may have; only the native input translates a few.
+A key that is null is absent. Routes are allowed, not forwarded: the engine's app also has
+administrative ones. What becomes of a body's fields: `repairs` and `fields`.
 """
 
-import difflib
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,18 +20,18 @@ from typing import Any
 from handler.engine.interface import EngineRequest
 from handler.engine.usage import include_usage
 from handler.errors import InvalidInput, MethodNotAllowed, UnknownModel
-from handler.request.body import encode_body, http_fields, json_type
-from handler.request.restrictions import check_job, own_input
-from handler.request.routes import POST, Route, find_route
+from handler.request.body import encode_body, http_fields
+from handler.request.fields import FieldTranslator
+from handler.request.json_text import check_nesting, json_type
+from handler.request.native import MAX_TOKENS, is_native, native_request
+from handler.request.repairs import repair, unfolded, without_nulls
+from handler.request.restrictions import check_job, check_plugin, has_own_input, own_input
+from handler.request.routes import FORMS, POST, Route, find_route
 
-# Fields that other workers' native inputs had → what to do instead.
-REMOVED_FIELDS = {
-    "use_openai_format": "the output always has the OpenAI format",
-    "batch_size": "the worker paces streams",
-    "min_batch_size": "the worker paces streams",
-    "max_batch_size": "the worker paces streams",
-    "batch_size_growth_factor": "the worker paces streams",
-}
+log = logging.getLogger(__name__)
+
+CHAT = "chat/completions"
+ROUTE_FIELDS = ("route", "body", "method")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class RequestParser:
         request_fields: for each POST path the field names that its body may carry.
         adapter_routes: the paths on which a LoRA adapter may be chosen, None for all.
         media_domains: where media may be fetched from; empty for anywhere public.
+        context_tokens: of the model, None if not known.
     """
 
     def __init__(
@@ -66,13 +68,16 @@ class RequestParser:
         request_fields: Mapping[str, frozenset[str]],
         adapter_routes: frozenset[str] | None = None,
         media_domains: frozenset[str] = frozenset(),
+        context_tokens: int | None = None,
     ) -> None:
         self._models = models
         self._default_model = models[0]
         self._repository = repository
         self._request_fields = request_fields
+        self._fields = FieldTranslator(request_fields)
         self._adapter_routes = adapter_routes
         self._media_domains = media_domains
+        self._context_tokens = context_tokens
 
     def parse_job(self, job: Mapping[str, Any]) -> ParsedJob:
         """Parse a job that is a single request.
@@ -113,24 +118,39 @@ class RequestParser:
     def _job(self, job_id: str, data: object) -> ParsedJob:
         if not isinstance(data, dict):
             raise InvalidInput(f"input must be a JSON object, got {json_type(data)}.", "input")
-        if "openai_route" in data:
-            request = self._routed(job_id, data["openai_route"], data.get("openai_input"), None)
-        elif "route" in data:
-            for name in data:
-                if name not in ("route", "body", "method"):
+        given = without_nulls(data)
+        if "openai_route" in given or given.get("openai_input"):
+            return ParsedJob(job_id, self._openai(job_id, given))
+        if "route" in given:
+            for name in given:
+                if name not in ROUTE_FIELDS:
                     raise InvalidInput(
                         f"{name!r} is not allowed beside route; give route, body, method.", name
                     )
-            request = self._routed(job_id, data["route"], data.get("body"), data.get("method"))
-        elif "prompt" in data or "messages" in data:
-            return ParsedJob(job_id, self._native(job_id, data), native=True)
-        else:
-            raise InvalidInput(
-                "input needs openai_route with openai_input, route with body, prompt, messages, "
-                "or batch.",
-                "input",
-            )
-        return ParsedJob(job_id, request)
+            request = self._routed(job_id, *(given.get(name) for name in ROUTE_FIELDS))
+            return ParsedJob(job_id, request)
+        if is_native(given):
+            return ParsedJob(job_id, self._native(job_id, given), native=True)
+        raise InvalidInput(
+            "input needs openai_route with openai_input, route with body, prompt, messages, or "
+            "batch.",
+            "input",
+        )
+
+    def _openai(self, job_id: str, data: dict[str, Any]) -> EngineRequest:
+        """Parse what the platform sends; without a route, as other workers do."""
+        body = data.pop("openai_input", None)
+        route = data.pop("openai_route", None)
+        if route is None:
+            is_completion = isinstance(body, dict) and "prompt" in without_nulls(body)
+            has_messages = isinstance(body, dict) and "messages" in without_nulls(body)
+            route = POST["completions" if is_completion and not has_messages else CHAT]
+        request = self._routed(job_id, route, body, None)
+        for name in data:
+            if name in self._fields.known(request.path):
+                raise InvalidInput(f"{name!r} belongs into openai_input, not beside it.", name)
+            self._fields.log_once(name, "%r beside openai_input is ignored", name[:60])
+        return request
 
     def _routed(self, job_id: str, route: object, body: object, method: object) -> EngineRequest:
         if not isinstance(route, str):
@@ -152,30 +172,8 @@ class RequestParser:
         return self._post(job_id, found.path, dict(body or {}), query)
 
     def _native(self, job_id: str, data: Mapping[str, Any]) -> EngineRequest:
-        body = dict(data)
-        sampling = body.pop("sampling_params", None) or {}
-        if not isinstance(sampling, dict):
-            raise InvalidInput(
-                f"sampling_params must be a JSON object, got {json_type(sampling)}.",
-                "sampling_params",
-            )
-        apply_template = body.pop("apply_chat_template", None)
-        if "prompt" in body and "messages" in body:
-            raise InvalidInput("Give prompt or messages, not both.", "prompt")
-        if "messages" in body and apply_template is False:
-            raise InvalidInput(
-                "messages always go through the chat template; give prompt to go without it.",
-                "apply_chat_template",
-            )
-        if "prompt" in body and apply_template:
-            body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
-        is_chat = "messages" in body
-        body = {**(_chat_sampling(sampling) if is_chat else sampling), **body}
-        path = POST["chat/completions" if is_chat else "completions"]
-        self._refuse_unknown_fields(path, body)
-        if body.get("stream"):
-            body.setdefault("stream_options", {"include_usage": True})
-        return self._post(job_id, path, body, "")
+        path, body = native_request(data)
+        return self._post(job_id, path, body, "", native=True)
 
     def _get(self, request_id: str, route: Route, query: str) -> EngineRequest:
         part = None
@@ -183,10 +181,22 @@ class RequestParser:
             part = functools.partial(_model_card, self._model(route.model, None))
         return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
 
-    def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> EngineRequest:
+    def _post(
+        self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False
+    ) -> EngineRequest:
+        check_nesting(body)
+        check_plugin(path, body)
+        is_own = has_own_input(path, self._request_fields)
+        if path not in FORMS and not is_own:
+            body = unfolded(body)
+            self._fields.translate(path, body, native=native)
+            repair(path, body, self._fields.log_once)
+        if native and path == POST["completions"]:
+            self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)
         hide_usage = include_usage(path, body)
-        body = own_input(path, body, self._models, self._request_fields.get(path))
+        if is_own:
+            body = own_input(path, body, self._models)
         encoded = encode_body(path, body, self._media_domains)
         return EngineRequest(
             method="POST",
@@ -216,35 +226,22 @@ class RequestParser:
             )
         return name
 
-    def _refuse_unknown_fields(self, path: str, body: Mapping[str, Any]) -> None:
-        """Refuse a field of the native input that the engine would ignore."""
-        known = self._request_fields.get(path)
-        if known is None:
+    def _fill_context(self, body: dict[str, Any]) -> None:
+        """Let a completion go on to the end of the context; the engine's default is 16 tokens."""
+        if MAX_TOKENS in body or not self._context_tokens:
             return
-        for name in body:
-            if name in known:
-                continue
-            near = difflib.get_close_matches(name, known, n=1)
-            if name in REMOVED_FIELDS:
-                advice = f": {REMOVED_FIELDS[name]}; leave it out."
-            else:
-                advice = f": did you mean {near[0]!r}?" if near else "."
-            raise InvalidInput(f"The engine has no field {name!r} on {path}{advice}", name)
+        body[MAX_TOKENS] = self._context_tokens
+        self._fields.log_once(
+            MAX_TOKENS,
+            "a prompt without max_tokens may go on to the end of the context of %d tokens",
+            self._context_tokens,
+        )
 
 
 def _model_card(name: object, listing: dict[str, Any]) -> dict[str, Any]:
     """Return a model's entry in the list of models, as `models/ID` answers."""
     cards: list[dict[str, Any]] = listing["data"]
     return next((card for card in cards if card["id"] == name), cards[0] | {"id": name})
-
-
-def _chat_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the one field that sampling parameters and chat requests spell differently."""
-    translated = dict(sampling)
-    logprobs = translated.get("logprobs")
-    if isinstance(logprobs, int) and not isinstance(logprobs, bool):
-        translated |= {"logprobs": True, "top_logprobs": logprobs}
-    return translated
 
 
 def _encodable(text: str) -> str:

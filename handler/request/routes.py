@@ -188,9 +188,12 @@ def path_of_input(data: object) -> str | None:
     """Return the engine's path for a job's input, None if it names none."""
     if not isinstance(data, dict):
         return None
+    given = {name for name, value in data.items() if value is not None}
     route = data.get("openai_route") or data.get("route")
-    if route is None and not data.keys().isdisjoint(("messages", "prompt")):
-        route = "chat/completions" if "messages" in data else "completions"
+    if route is None and given & {"messages", "openai_input"}:
+        route = "chat/completions"
+    elif route is None and given & {"prompt", "text", "input_ids"}:
+        route = "completions"
     if not isinstance(route, str):
         return None
     try:

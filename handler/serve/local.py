@@ -27,7 +27,8 @@ def load_job(text: str | None, path: Path = TEST_INPUT) -> dict[str, Any]:
     """
     source = "--test_input" if text is not None else str(path)
     try:
-        job = json.loads(path.read_text() if text is None else text)
+        # Windows' editors save with a byte-order mark, some of them as UTF-16.
+        job = json.loads(path.read_bytes() if text is None else text.removeprefix("\ufeff"))
     except OSError as error:
         raise InvalidSetting(f"{source} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

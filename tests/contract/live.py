@@ -25,6 +25,7 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load_settings
 from handler.model.resolve import resolve_model
+from tests.support.engine_fields import ENGINE_FIELDS
 from tests.support.environment import ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
@@ -58,7 +59,9 @@ def main(engine):
             "alive": running.alive(),
             "generates": running.generates,
             "paths": sorted(paths_of(running.app)),
-            "chat_fields": sorted(running.request_fields["/v1/chat/completions"]),
+            "fields": {
+                path: sorted(running.request_fields[path]) for path in ENGINE_FIELDS[engine]
+            },
             "internals": INTERNALS[engine](running.app),
         }
         seen |= asyncio.run(

@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 ADAPTER_ROUTES = frozenset(
     ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/generate")
 )
+# Read by its request model without being one of the model's fields.
+MORE_FIELDS = {"/v1/chat/completions": ("reasoning",)}
 
 
 class SglangAdapter:
@@ -56,6 +58,7 @@ class SglangAdapter:
         self._model = model
         self._environ = dict(environ)
         self._args: Any = None
+        self._ranks = 1
         self._failed = False
         self.served_model_name = settings.served_model_name or model.name
 
@@ -83,11 +86,9 @@ class SglangAdapter:
             self._args = self._parse_args(log_level)
             self._check_args()
         if platform.is_cpu():
-            args = self._args
-            ranks = args.dp_size * args.tp_size * args.pp_size
             cores = sorted(os.sched_getaffinity(0))
             threads = self._environ.get("OMP_NUM_THREADS", "")
-            export(platform.thread_binding(ranks, cores, threads))
+            export(platform.thread_binding(self._ranks, cores, threads))
 
     def _parse_args(self, log_level: str) -> Any:
         from sglang.srt.server_args import ServerArgs
@@ -108,7 +109,9 @@ class SglangAdapter:
 
     def _check_args(self) -> None:
         args = self._args
-        check_parallelism(_parallelism(args), self._environ, self._model.path)
+        parallelism = _parallelism(args)
+        self._ranks = parallelism.ranks
+        check_parallelism(parallelism, self._environ, self._model.path)
         preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
@@ -149,7 +152,9 @@ class SglangAdapter:
                         adapter_routes=ADAPTER_ROUTES,
                         models=patches.model_names(manager),
                         generates=bool(manager.is_generation),
-                        request_fields=request_fields(app),
+                        request_fields=request_fields(
+                            app, without=_unread_fields(engine), also=MORE_FIELDS
+                        ),
                         aborts_on_disconnect=False,
                         stages=_startup_stages(info.get("startup_time") or {}, began, ready),
                     )
@@ -161,6 +166,12 @@ class SglangAdapter:
         pids = engine.get_all_child_pids()
         running = all_running([psutil.Process(pid) for pid in pids])
         return lambda: not self._failed and running()
+
+
+def _unread_fields(engine: Any) -> dict[str, tuple[str, ...]]:
+    """Return, by path, the fields that SGLang accepts and does nothing with."""
+    takes_suffix = engine.template_manager.completion_template_name is not None
+    return {"/v1/completions": ("best_of",) if takes_suffix else ("best_of", "suffix")}
 
 
 def _startup_stages(
@@ -185,15 +196,23 @@ def _startup_stages(
 
 
 async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:
-    [state, *_] = await manager.get_internal_state()
+    """Return the capacity of all data-parallel schedulers; each has a KV cache of its own."""
+    states = await manager.get_internal_state()
     return Capacity(
-        max_sequences=int(state["effective_max_running_requests_per_dp"]),
-        kv_cache_tokens=int(info["max_total_num_tokens"]),
+        max_sequences=sum(state["effective_max_running_requests_per_dp"] for state in states),
+        kv_cache_tokens=int(info["max_total_num_tokens"]) * len(states),
         max_model_tokens=int(manager.context_len),
     )
 
 
 def _parallelism(args: Any) -> Parallelism:
-    groups = args.dp_size if args.enable_dp_attention else 1
-    ranks = args.tp_size * args.pp_size * args.dp_size // groups
-    return Parallelism(args.tp_size, ranks, groups)
+    """Return the split of flags that SGLang has not resolved yet.
+
+    With the old ENABLE_DP_ATTENTION alone, DP_SIZE counts attention groups, not replicas; SGLang
+    drops that flag at the end of 2026.
+    """
+    replicas, groups = args.dp_size, args.attn_dp_size
+    if getattr(args, "enable_dp_attention", False) and groups == 1:
+        replicas, groups = 1, replicas
+    ranks = args.tp_size * args.pp_size * replicas
+    return Parallelism(args.tp_size, ranks, groups * args.attn_cp_size)

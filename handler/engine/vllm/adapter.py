@@ -179,11 +179,20 @@ async def _startup_stages(engine: Any, began: float) -> tuple[StartupStage, ...]
 
 
 def _capacity(config: Any) -> Capacity:
-    cache = config.cache_config
+    """Return the capacity of all data-parallel engine cores that this worker sends requests to."""
+    cache, parallel = config.cache_config, config.parallel_config
+    local_only = parallel.local_engines_only
+    cores = parallel.data_parallel_size_local if local_only else parallel.data_parallel_size
+    max_model_tokens = config.model_config.max_model_len
+    max_sequences = config.scheduler_config.max_num_seqs * cores
+    # None for a model without a KV cache, such as an encoder: only the batch limits it.
+    cache_tokens = cache.kv_cache_size_tokens
     return Capacity(
-        max_sequences=config.scheduler_config.max_num_seqs,
-        kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
-        max_model_tokens=config.model_config.max_model_len,
+        max_sequences=max_sequences,
+        kv_cache_tokens=max_sequences * max_model_tokens
+        if cache_tokens is None
+        else cache_tokens * cores,
+        max_model_tokens=max_model_tokens,
     )
 
 

@@ -37,10 +37,10 @@ def parse_batch_request(data: object) -> BatchRequest | None:
     Raises:
         RequestError: what is wrong and what would be right.
     """
-    if not isinstance(data, Mapping) or "batch" not in data:
+    if not isinstance(data, Mapping) or data.get("batch") is None:
         return None
-    for name in data:
-        if name != "batch":
+    for name, value in data.items():
+        if name != "batch" and value is not None:
             raise InvalidInput(f"{name!r} is not allowed beside batch.", name)
     batch = data["batch"]
     if not isinstance(batch, dict):

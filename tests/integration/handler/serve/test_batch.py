@@ -18,6 +18,7 @@ from handler.request import safe_fetch
 from handler.request.safe_fetch import is_public
 from handler.serve.batch import input, jsonl, output, run, spool
 from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
+from handler.serve.batch.request import parse_batch_request
 from handler.serve.batch.spool import Spool
 from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, NoFrontEnd
 from tests.support.stand_in_engine import USAGE, worker_on
@@ -355,6 +356,13 @@ def test_nothing_goes_beside_a_batch(worker):
 
     [failed] = asyncio.run(answer())
     assert error(failed)["message"] == "'output_url' is not allowed beside batch."
+
+
+def test_a_key_that_is_null_is_absent():
+    """Beside a batch, and where the batch itself is null."""
+    assert parse_batch_request({"batch": None, "prompt": "Hi"}) is None
+    request = parse_batch_request({"batch": {"requests": [1]}, "prompt": None})
+    assert request.requests == [1]
 
 
 # ---- files

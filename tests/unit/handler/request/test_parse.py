@@ -14,16 +14,17 @@ FIELDS = {
         "messages model temperature top_k logprobs top_logprobs max_tokens stream stream_options"
         " tools".split()
     ),
-    "/v1/completions": frozenset("prompt model temperature logprobs stream stream_options".split()),
+    "/v1/completions": frozenset(
+        "prompt model temperature logprobs max_tokens stream stream_options top_k".split()
+    ),
 }
 MODELS = ("served", "adapter")
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
-def read(data, **job):
-    return RequestParser(MODELS, "org/repository", FIELDS).parse_job(
-        {"id": "j1", "input": data, **job}
-    )
+def read(data, context_tokens=None):
+    parser = RequestParser(MODELS, "org/repository", FIELDS, context_tokens=context_tokens)
+    return parser.parse_job({"id": "j1", "input": data})
 
 
 def body(data):
@@ -85,6 +86,95 @@ def test_a_native_prompt_goes_to_completions_unless_the_template_is_asked_for():
     chat = read({"prompt": "Hi", "apply_chat_template": True})
     assert chat.request.path == "/v1/chat/completions"
     assert json.loads(chat.request.body)["messages"] == MESSAGES
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "expected"),
+    [
+        (
+            {"text": "Hi", "sampling_params": {"max_new_tokens": 8, "temperature": None}},
+            "/v1/completions",
+            {"prompt": "Hi", "max_tokens": 8},
+        ),
+        ({"input_ids": [1, 2]}, "/v1/completions", {"prompt": [1, 2]}),
+        (
+            {"text": "Hi", "return_logprob": True, "top_logprobs_num": 2},
+            "/v1/completions",
+            {"prompt": "Hi", "logprobs": 2},
+        ),
+        ({"text": "Hi", "return_logprob": False}, "/v1/completions", {"prompt": "Hi"}),
+        (
+            {"openai_route": None, "openai_input": None, "messages": None, "prompt": "Hi"},
+            "/v1/completions",
+            {"prompt": "Hi"},
+        ),
+        (
+            {"messages": MESSAGES, "prompt": None, "sampling_params": None, "tools": None},
+            "/v1/chat/completions",
+            {"messages": MESSAGES},
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "temperature": None}},
+            "/v1/chat/completions",
+            {"messages": MESSAGES},
+        ),
+        ({"openai_input": {"prompt": "Hi"}}, "/v1/completions", {"prompt": "Hi"}),
+        (
+            {"route": "completions", "body": {"prompt": "Hi"}, "method": None, "prompt": None},
+            "/v1/completions",
+            {"prompt": "Hi"},
+        ),
+        (
+            {
+                "prompt": "Hi",
+                "use_openai_format": True,
+                "max_batch_size": 8,
+                "min_batch_size": 1,
+                "batch_size_growth_factor": 3,
+            },
+            "/v1/completions",
+            {"prompt": "Hi"},
+        ),
+        (
+            {"messages": MESSAGES, "logprobs": 2},
+            "/v1/chat/completions",
+            {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2},
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_the_shapes_of_other_workers(data, path, expected):
+    """worker-vllm's and worker-sglang's; a key that is null is absent."""
+    request = read(data).request
+    assert (request.path, json.loads(request.body)) == (path, {**expected, "model": "served"})
+
+
+def test_a_native_prompt_may_fill_the_context(caplog):
+    """The engine's default is 16 tokens, which nobody wants who gives no limit; said once."""
+    for _ in range(2):
+        assert body({"prompt": "Hi"}) == {"prompt": "Hi", "model": "served"}
+    parser = RequestParser(MODELS, "org/repository", FIELDS, context_tokens=4096)
+    for data in ({"prompt": "Hi"}, {"text": "Hi", "max_tokens": None}):
+        request = parser.parse_job({"id": "j1", "input": data}).request
+        assert json.loads(request.body)["max_tokens"] == 4096
+    assert caplog.messages == [
+        "a prompt without max_tokens may go on to the end of the context of 4096 tokens"
+    ]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"prompt": "Hi", "max_tokens": 5},
+        {"prompt": "Hi", "sampling_params": {"max_new_tokens": 5}},
+        {"openai_route": "completions", "openai_input": {"prompt": "Hi"}},
+        {"messages": MESSAGES},
+    ],
+    ids=["limit", "other name", "OpenAI route", "chat"],
+)
+def test_any_other_request_keeps_its_own_limit(data):
+    """The OpenAI route has OpenAI's default, and a chat goes on by itself."""
+    assert json.loads(read(data, 4096).request.body).get("max_tokens") in (5, None)
 
 
 def test_a_native_stream_counts_its_tokens():
@@ -192,10 +282,38 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
             "zzz",
         ),
         (
-            {"prompt": "a", "batch_size": 1},
-            "The engine has no field 'batch_size' on /v1/completions: "
-            "the worker paces streams; leave it out.",
-            "batch_size",
+            {"prompt": "a", "use_openai_format": False},
+            "The output always has the OpenAI format: leave use_openai_format out.",
+            "use_openai_format",
+        ),
+        ({"text": "a", "prompt": "b"}, "Give prompt or text, not both.", "prompt"),
+        ({"text": "a", "messages": MESSAGES}, "Give text or messages, not both.", "text"),
+        (
+            {"openai_route": "/v1/completions", "openai_input": {"prompt": "a"}, "temperature": 1},
+            "'temperature' belongs into openai_input, not beside it.",
+            "temperature",
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "extra_body": 1}},
+            "extra_body must be a JSON object, got a number.",
+            "extra_body",
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "temprature": 1}},
+            "The engine has no field 'temprature' on /v1/chat/completions: "
+            "did you mean 'temperature'?",
+            "temprature",
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "maxTokens": 1}},
+            "The engine has no field 'maxTokens' on /v1/chat/completions: "
+            "did you mean 'max_tokens'?",
+            "maxTokens",
+        ),
+        (
+            {"prompt": "a", "max_new_tokens": 1, "max_tokens": 2},
+            "max_new_tokens and max_tokens contradict each other: give max_tokens.",
+            "max_new_tokens",
         ),
         (
             {"prompt": "a", "sampling_params": [1]},
@@ -266,6 +384,9 @@ def test_half_a_surrogate_pair_is_refused(data):
         ({"route": "messages?beta=true"}, "/v1/messages"),
         ({"route": "metrics"}, "/metrics"),
         ({"messages": []}, "/v1/chat/completions"),
+        ({"messages": None, "prompt": "Hi"}, "/v1/completions"),
+        ({"openai_route": None, "openai_input": {}}, "/v1/chat/completions"),
+        ({"text": "Hi"}, "/v1/completions"),
         ({"prompt": "Hi"}, "/v1/completions"),
         ({"route": 7}, None),
         ({"route": ["chat/completions"]}, None),

@@ -121,6 +121,19 @@ def test_the_job_is_the_argument_or_else_the_file(tmp_path):
     assert load_job(None, path) == {"id": "file", "input": {}}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_file_may_have_any_encoding_of_json(tmp_path, encoding):
+    """Windows' editors and PowerShell write a byte-order mark, or UTF-16."""
+    path = tmp_path / "test_input.json"
+    path.write_bytes('{"input": {"prompt": "日本"}}'.encode(encoding))
+    assert load_job(None, path) == {"id": "local", "input": {"prompt": "日本"}}
+
+
+def test_an_argument_may_begin_with_a_byte_order_mark():
+    """As `$(cat file)` brings it."""
+    assert load_job('\ufeff{"input": {}}') == {"id": "local", "input": {}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

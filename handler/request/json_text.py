@@ -1,0 +1,84 @@
+"""JSON from a caller: its encoding, and how deep it is nested.
+
+Python and the engines decode, validate and render JSON recursively, some of it in C++. So what is
+nested too deeply is refused here, texts included that an engine decodes itself.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from handler.errors import InvalidInput
+
+MAX_NESTING = 128  # a tool's schema is its deepest use: vLLM's own limit is 64 for each
+# Fields whose text an engine decodes: past tool calls, and schemas.
+JSON_TEXT_FIELDS = frozenset({"arguments", "guided_json", "json", "json_schema", "structural_tag"})
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+
+
+def decode(content: bytes) -> Any:
+    """Return the value of JSON in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    encoding = json.detect_encoding(content)
+    return orjson.loads(content if encoding == "utf-8" else content.decode(encoding))
+
+
+def json_type(value: object) -> str:
+    """Return what a decoded JSON value is, with its article."""
+    if isinstance(value, dict):
+        return "an object"
+    names = {type(None): "null", str: "a string", list: "a list", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def check_nesting(body: Mapping[str, Any]) -> None:
+    """Refuse a body that is nested too deeply.
+
+    Raises:
+        InvalidInput: it names the field.
+    """
+    for name, value in body.items():
+        level, depth = [(name, value)], 1
+        while level:
+            if depth > MAX_NESTING or any(_is_deep_text(*each) for each in level):
+                raise InvalidInput(
+                    f"{name!r} is nested too deeply: objects and lists may nest at most "
+                    f"{MAX_NESTING} levels.",
+                    name,
+                )
+            level = [inner for _, outer in level for inner in _inner_values(outer)]
+            depth += 1
+
+
+def _inner_values(value: Any) -> list[tuple[str, Any]]:
+    """Return what has to be looked at below a value, by name."""
+    if isinstance(value, list):
+        return [("", inner) for inner in value if isinstance(inner, dict | list)]
+    if isinstance(value, dict):
+        return [
+            (name, inner)
+            for name, inner in value.items()
+            if isinstance(inner, dict | list) or name in JSON_TEXT_FIELDS
+        ]
+    return []
+
+
+def _is_deep_text(name: str, value: Any) -> bool:
+    if not isinstance(value, str) or name not in JSON_TEXT_FIELDS:
+        return False
+    if value.count("{") + value.count("[") <= MAX_NESTING:
+        return False
+    depth = deepest = 0
+    for character in _STRING.sub("", value):
+        if character in "{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "}]":
+            depth -= 1
+    return deepest > MAX_NESTING

@@ -1,0 +1,34 @@
+"""What the worker reads from vLLM's configuration."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from handler.engine.capacity import Capacity
+from handler.engine.vllm.adapter import _capacity
+
+
+@pytest.mark.parametrize(
+    ("parallel", "cache_tokens", "capacity"),
+    [
+        ((1, 1, False), 1000, Capacity(8, 1000, 512)),
+        ((4, 4, False), 1000, Capacity(32, 4000, 512)),
+        ((4, 2, True), 1000, Capacity(16, 2000, 512)),
+        ((1, 1, False), None, Capacity(8, 4096, 512)),
+    ],
+    ids=["one core", "replicas", "replicas of this machine", "no KV cache"],
+)
+def test_the_capacity_is_that_of_all_engine_cores(parallel, cache_tokens, capacity):
+    """vLLM has it per core; without a KV cache only the batch is a limit."""
+    size, local, local_only = parallel
+    config = SimpleNamespace(
+        cache_config=SimpleNamespace(kv_cache_size_tokens=cache_tokens),
+        scheduler_config=SimpleNamespace(max_num_seqs=8),
+        model_config=SimpleNamespace(max_model_len=512),
+        parallel_config=SimpleNamespace(
+            data_parallel_size=size,
+            data_parallel_size_local=local,
+            local_engines_only=local_only,
+        ),
+    )
+    assert _capacity(config) == capacity

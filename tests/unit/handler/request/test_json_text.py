@@ -1,0 +1,106 @@
+"""JSON from callers: encodings and nesting."""
+
+import json
+
+import pytest
+
+from handler.errors import InvalidInput
+from handler.request.json_text import MAX_NESTING, check_nesting, decode
+from handler.request.parse import RequestParser
+
+
+def nested(levels):
+    value = []
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def text(levels):
+    return "[" * levels + "]" * levels
+
+
+def call(arguments):
+    calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+    return {"messages": [{"role": "assistant", "tool_calls": calls}]}
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+)
+def test_json_in_any_of_its_encodings(encoding):
+    """With a byte-order mark or without, as editors and PowerShell write it."""
+    assert decode(json.dumps({"a": "日本 🦙"}, ensure_ascii=False).encode(encoding)) == {
+        "a": "日本 🦙"
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "zero-length"),
+        (b"{", "unexpected end"),
+        (b"\xff\xfe{", "truncated data"),
+        (b"\xff", "unexpected character|valid UTF-8"),
+        (b"\xef\xbb\xbf", "zero-length"),
+    ],
+)
+def test_what_is_not_json_is_a_value_error(content, reason):
+    """Whatever its encoding claims to be."""
+    with pytest.raises(ValueError, match=reason):
+        decode(content)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda levels: {"metadata": nested(levels)},
+        lambda levels: {"tools": [nested(levels - 1)]},
+        lambda levels: {"guided_json": text(levels)},
+        lambda levels: {"structured_outputs": {"json": text(levels)}},
+        lambda levels: call(text(levels)),
+    ],
+    ids=["field", "list", "schema as text", "schema in a field", "past tool call"],
+)
+def test_a_body_may_be_nested_to_a_limit(make):
+    """Texts that the engine decodes count by themselves."""
+    check_nesting(make(MAX_NESTING))
+    [name] = make(1)
+    for levels in (MAX_NESTING + 1, 1000, 100_000):
+        with pytest.raises(InvalidInput) as caught:
+            check_nesting(make(levels))
+        assert str(caught.value) == (
+            f"{name!r} is nested too deeply: objects and lists may nest at most "
+            f"{MAX_NESTING} levels."
+        )
+        assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["[" * 1000, '"' + "[" * 1000 + '"', '{"a": "' + '\\"{' * 1000 + '"}', "[]" * 1000],
+    ids=["cut short", "text", "escaped quotes", "side by side"],
+)
+def test_brackets_in_texts_are_no_nesting(arguments):
+    """A call that was cut short is, as far as it goes."""
+    if arguments == "[" * 1000:
+        with pytest.raises(InvalidInput):
+            check_nesting(call(arguments))
+    else:
+        check_nesting(call(arguments))
+
+
+@pytest.mark.parametrize("levels", [200, 900, 5000])
+def test_a_deep_body_is_a_400_over_http(levels):
+    """Also where the decoder gives up first."""
+    parser = RequestParser(("m",), "org/m", {})
+    with pytest.raises(InvalidInput) as caught:
+        parser.parse_http(
+            method="POST",
+            path="/v1/chat/completions",
+            query="",
+            body=b'{"metadata": ' + text(levels).encode() + b"}",
+            content_type="application/json",
+            request_id="r",
+        )
+    assert caught.value.status == 400
