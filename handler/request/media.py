@@ -26,10 +26,10 @@ MEDIA_FIELDS = frozenset(
     for suffix in ("", "s", "_url", "_data")
 ) | {"file_url"}
 SOURCE = "source"  # of an image in /v1/messages
-# Fields in which an engine looks for no media: tools, schemas, options.
+# Fields in which an engine looks for no media: tools, schemas, options, what is to be judged.
 NO_MEDIA_FIELDS = frozenset({"tools", "arguments", "response_format", "structured_outputs"})
 NO_MEDIA_FIELDS |= {"schema", "metadata", "chat_template_kwargs", "mm_processor_kwargs"}
-NO_MEDIA_FIELDS |= {"vllm_xargs"}
+NO_MEDIA_FIELDS |= {"vllm_xargs", "state", "questions"}
 WHAT = "Media"
 
 

@@ -37,7 +37,7 @@ from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
 from handler.request.restrictions import OWN_FIELDS, OWN_ROUTES
 from tests.contract import live
-from tests.contract.routes import is_decided, source_paths
+from tests.contract.routes import is_decided, post_form, source_paths
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
 
@@ -411,6 +411,22 @@ def test_each_field_of_its_own_inputs_is_allowed_or_refused_on_purpose():
     }
     assert names == OWN_FIELDS | NOT_FOR_CALLERS
     assert not OWN_FIELDS & NOT_FOR_CALLERS
+
+
+def test_the_form_of_a_transcription_is_read(monkeypatch):
+    """Lists and numbers as its route takes them."""
+    app, seen = found("entrypoints.http_server", "app"), {}
+
+    async def transcribe(**values):
+        seen.update(values)
+        return {}
+
+    serving = SimpleNamespace(create_transcription=transcribe)
+    monkeypatch.setattr(app.state, "openai_serving_transcription", serving, raising=False)
+    post_form(app)
+    assert (seen["audio_data"], seen["model"], seen["language"]) == (b"RIFF", "served", None)
+    assert (seen["timestamp_granularities"], seen["temperature"]) == (["word", "segment"], 0.5)
+    assert seen["stream"] is False
 
 
 def test_its_own_routes_are_known_by_their_inputs():

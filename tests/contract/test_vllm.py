@@ -15,10 +15,10 @@ from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import get_args
+from typing import Annotated, get_args
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Form
 
 from handler.engine import speculative
 from handler.engine.flag_aliases import (
@@ -41,7 +41,7 @@ from handler.engine.vllm.platform import (
 from handler.request.parse import RequestParser
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
-from tests.contract.routes import is_decided, source_paths
+from tests.contract.routes import FORM_ROUTE, is_decided, post_form, source_paths
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
 
@@ -425,6 +425,23 @@ METHODS = sorted(set(get_args(SpeculativeMethod)) - {"none"})
 def test_each_route_is_allowed_or_refused_on_purpose(path):
     """A route of a new version goes into a table of handler/request/routes.py."""
     assert is_decided(path)
+
+
+def test_the_form_of_a_transcription_is_read():
+    """Lists and numbers as its request model takes them."""
+    from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
+
+    app, seen = FastAPI(), []
+
+    @app.post(FORM_ROUTE)
+    async def transcribe(request: Annotated[TranscriptionRequest, Form()]) -> None:
+        seen.append((await request.file.read(), request))
+
+    post_form(app)
+    [(content, request)] = seen
+    assert (content, request.model, request.language) == (b"RIFF", "served", None)
+    assert (request.timestamp_granularities, request.temperature) == (["word", "segment"], 0.5)
+    assert request.stream is False
 
 
 def test_its_classify_takes_an_input():

@@ -37,6 +37,16 @@ SHAPES = {
     "messages": lambda url: {"messages": [{"content": [{"source": {"type": "url", "url": url}}]}]},
     "rerank": lambda url: {"documents": [{"image": url}]},
     "list": lambda url: {"messages": [{"video": [url, url]}]},
+    "several chats": lambda url: {"messages": [picture(url)["messages"]] * 2},
+    "rerank's parts": lambda url: {"documents": [[{"type": "image_url", "image_url": url}]]},
+    "v2/embed": lambda url: {"images": [url]},
+    "v2/embed's inputs": lambda url: {
+        "inputs": [{"content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    },
+    "systemone": lambda url: {"state": "?", "videos": [url], "audio": [url]},
+    "decisions": lambda url: {"images": [{"type": "image_url", "image_url": {"url": url}}]},
+    "SGLang's generate": lambda url: {"text": ["a"], "video_data": [url], "audio_data": url},
+    "SGLang's embeddings": lambda url: {"input": [{"text": "a", "image": url}]},
     "SGLang's classify": lambda url: {"text": "<image>", "image_data": [[url, {"url": url}]]},
     "a tool's result": lambda url: {
         "messages": [
@@ -101,6 +111,7 @@ def test_one_that_cannot_be_had_fails_the_request(monkeypatch):
         {"audio": {"voice": "alloy", "format": "wav"}},
         {"text": {"format": {"schema": {"default": {"image": "none"}}}}},
         {"mm_processor_kwargs": {"video": "fast"}},
+        {"state": {"image": "broken"}, "questions": {"a": {"criteria": {"video": "yes"}}}},
         {"prompt": "https://a.example"},
     ],
 )
