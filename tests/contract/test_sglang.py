@@ -10,7 +10,6 @@ import inspect
 import json
 import os
 import signal
-from dataclasses import fields
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -28,16 +27,15 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.request_fields import request_fields
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
+from handler.errors import InvalidSetting
 from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
-from handler.request.restrictions import OWN_FIELDS, OWN_ROUTES
 from tests.contract import live
-from tests.contract.routes import is_decided, post_form, source_paths
+from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
 
@@ -359,82 +357,42 @@ def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
         signal.signal(signal.SIGQUIT, before)
 
 
-# ---- what callers may use
+TEMPLATE = "{% for message in messages %}\n<|{{ message.role }}|>{{ message.content }}{% endfor %}é"
 
 
-@pytest.mark.parametrize("path", source_paths("sglang.srt.entrypoints"))
-def test_each_route_is_allowed_or_refused_on_purpose(path):
-    """A route of a new version goes into a table of handler/request/routes.py."""
-    assert is_decided(path)
+@pytest.mark.parametrize("suffix", ["", ".txt"], ids=["text", "file"])
+def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suffix):
+    """Whatever the user's file is called; it is there only while the engine starts."""
+    value = TEMPLATE
+    if suffix:
+        path = tmp_path / f"chat{suffix}"
+        path.write_text(TEMPLATE, encoding="utf-8")
+        value = str(path)
+    adapter = SglangAdapter(
+        load_settings({"CUSTOM_CHAT_TEMPLATE": value, "SERVED_MODEL_NAME": "m"}), None, {}
+    )
+    adapter._args = SimpleNamespace(chat_template=value)
+    adapter._check_chat_template()
+    manager = SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None))
+    with adapter._chat_template_file():
+        found("parser.template_manager", "TemplateManager")()._load_explicit_chat_template(
+            manager, adapter._args.chat_template
+        )
+    assert manager.tokenizer.chat_template == TEMPLATE
+    assert not Path(adapter._args.chat_template).exists()
 
 
-# Addresses of processes and servers, what SGLang sets itself, and state between requests.
-NOT_FOR_CALLERS = {
-    "background",
-    "bootstrap_host",
-    "bootstrap_pair_key",
-    "bootstrap_port",
-    "bootstrap_room",
-    "conversation_id",
-    "custom_labels",
-    "decision_layout",
-    "decode_tp_size",
-    "disagg_prefill_dp_rank",
-    "embed_override_token_id",
-    "embed_overrides",
-    "encoder_urls",
-    "external_trace_header",
-    "http_worker_ipc",
-    "kv_hints",
-    "log_metrics",
-    "lora_id",
-    "mm_content_hashes",
-    "mm_hashes",
-    "multi_item_delimiter_indices",
-    "need_wait_for_mm_inputs",
-    "num_items_assigned",
-    "positional_embed_overrides",
-    "received_time",
-    "return_bytes",
-    "session_id",
-    "session_params",
-    "token_indices_to_pool",
-}
-
-
-def test_each_field_of_its_own_inputs_is_allowed_or_refused_on_purpose():
-    """A field of a new version goes into OWN_FIELDS, or here."""
-    names = {
-        field.name
-        for record in ("GenerateReqInput", "EmbeddingReqInput")
-        for field in fields(found("managers.io_struct", record))
-    }
-    assert names == OWN_FIELDS | NOT_FOR_CALLERS
-    assert not OWN_FIELDS & NOT_FOR_CALLERS
-
-
-def test_the_form_of_a_transcription_is_read(monkeypatch):
-    """Lists and numbers as its route takes them."""
-    app, seen = found("entrypoints.http_server", "app"), {}
-
-    async def transcribe(**values):
-        seen.update(values)
-        return {}
-
-    serving = SimpleNamespace(create_transcription=transcribe)
-    monkeypatch.setattr(app.state, "openai_serving_transcription", serving, raising=False)
-    post_form(app)
-    assert (seen["audio_data"], seen["model"], seen["language"]) == (b"RIFF", "served", None)
-    assert (seen["timestamp_granularities"], seen["temperature"]) == (["word", "segment"], 0.5)
-    assert seen["stream"] is False
-
-
-def test_its_own_routes_are_known_by_their_inputs():
-    """Its `/classify` takes no `input`, vLLM's does; that tells them apart."""
-    known = request_fields(found("entrypoints.http_server", "app"))
-    assert known.keys() >= OWN_ROUTES
-    assert not any("input" in known[path] for path in OWN_ROUTES)
-    assert "input" in known["/v1/classify"]
+def test_template_manager_knows_some_templates_by_name():
+    adapter = SglangAdapter(
+        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml", "SERVED_MODEL_NAME": "m"}), None, {}
+    )
+    adapter._args = SimpleNamespace(chat_template="chatml")
+    adapter._check_chat_template()
+    assert adapter._args.chat_template == "chatml"
+    adapter._args.chat_template = "chatnl"
+    with pytest.raises(InvalidSetting) as raised:
+        adapter._check_chat_template()
+    assert str(raised.value) == ("CUSTOM_CHAT_TEMPLATE='chatnl' is neither a file nor a template.")
 
 
 # ---- a running engine

@@ -15,10 +15,9 @@ from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Annotated, get_args
+from typing import get_args
 
 import pytest
-from fastapi import FastAPI, Form
 
 from handler.engine import speculative
 from handler.engine.flag_aliases import (
@@ -28,7 +27,6 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.request_fields import request_fields
 from handler.engine.vllm.adapter import RANK_PROCESS
 from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
@@ -41,7 +39,7 @@ from handler.engine.vllm.platform import (
 from handler.request.parse import RequestParser
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
-from tests.contract.routes import FORM_ROUTE, is_decided, post_form, source_paths
+from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
 
@@ -287,6 +285,18 @@ def test_read_collective_rpc():
     assert parameters == "self method timeout args kwargs".split()
 
 
+@pytest.mark.parametrize("source", ["auto", "vllm"])
+def test_a_models_generation_config_limits_answers(source):
+    """Read as `max_tokens`; its own name is that of transformers."""
+    config = SimpleNamespace(
+        generation_config=source,
+        override_generation_config={},
+        try_get_generation_config=lambda: {"max_new_tokens": 8},
+    )
+    get = import_module("vllm.config.model").ModelConfig.get_diff_sampling_param
+    assert get(config).get("max_tokens") == (8 if source == "auto" else None)
+
+
 # ---- flags
 
 
@@ -416,41 +426,6 @@ def test_speculative_methods_and_fields_exist():
 
 
 METHODS = sorted(set(get_args(SpeculativeMethod)) - {"none"})
-
-
-# ---- what callers may use
-
-
-@pytest.mark.parametrize("path", source_paths("vllm.entrypoints"))
-def test_each_route_is_allowed_or_refused_on_purpose(path):
-    """A route of a new version goes into a table of handler/request/routes.py."""
-    assert is_decided(path)
-
-
-def test_the_form_of_a_transcription_is_read():
-    """Lists and numbers as its request model takes them."""
-    from vllm.entrypoints.speech_to_text.transcription.protocol import TranscriptionRequest
-
-    app, seen = FastAPI(), []
-
-    @app.post(FORM_ROUTE)
-    async def transcribe(request: Annotated[TranscriptionRequest, Form()]) -> None:
-        seen.append((await request.file.read(), request))
-
-    post_form(app)
-    [(content, request)] = seen
-    assert (content, request.model, request.language) == (b"RIFF", "served", None)
-    assert (request.timestamp_granularities, request.temperature) == (["word", "segment"], 0.5)
-    assert request.stream is False
-
-
-def test_its_classify_takes_an_input():
-    """That tells it from SGLang's own route of this name."""
-    from vllm.entrypoints.pooling.classify.api_router import router
-
-    app = FastAPI()
-    app.include_router(router)
-    assert "input" in request_fields(app)["/classify"]
 
 
 # ---- a running engine
