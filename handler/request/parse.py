@@ -30,7 +30,7 @@ from handler.errors import (
     UnknownRoute,
 )
 from handler.request.fields import FieldTranslator
-from handler.request.json_text import check_nesting, decode, json_type
+from handler.request.json_text import check_nesting, decode, json_type, shown
 from handler.request.media import find_media
 from handler.request.native import MAX_TOKENS, is_native, native_request
 from handler.request.repairs import repair, unfolded, without_nulls
@@ -176,11 +176,11 @@ class RequestParser:
             raise InvalidInput(f"The body must be a JSON object, got {json_type(body)}.", "body")
         name, _, query = route.partition("?")
         name = route_name(name)
-        verb = str(method).upper() if method else ("POST" if body else "GET")
+        verb = method.upper() if method and isinstance(method, str) else "POST" if body else "GET"
         if name not in POST and name not in GET:
             raise UnknownRoute(f"There is no route {route!r}. Routes: {NAMES}.", "route")
-        if verb not in ("GET", "POST"):
-            raise InvalidInput(f"method must be GET or POST, got {method!r}.", "method")
+        if verb not in ("GET", "POST") or not isinstance(method, str | None):
+            raise InvalidInput(f"method must be GET or POST, got {shown(method)}.", "method")
         if name in GET:
             if verb != "GET":
                 raise InvalidInput(f"{GET[name]} is a GET route and takes no body.", "route")

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from handler.errors import InvalidLine, RequestError, render
+from handler.request.json_text import shown
 from handler.request.routes import POST, route_name
 
 MAX_LINE_BYTES = 10_000_000
@@ -140,4 +141,4 @@ def _body(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:MAX_SHOWN_CHARACTERS]
+    return shown(value)[:MAX_SHOWN_CHARACTERS]
