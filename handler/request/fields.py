@@ -16,6 +16,7 @@ A line in the log comes once for each field.
 """
 
 import difflib
+import functools
 import logging
 import re
 from collections.abc import Mapping
@@ -116,6 +117,7 @@ MAX_LOGGED_FIELDS = 200
 MAX_LOGGED_NAME_CHARACTERS = 60
 MISSPELT_RATIO = 0.9  # `repetition_penalty_range`, a field of its own, has 0.86
 MIN_MISSPELT_CHARACTERS = 5
+MAX_MISSPELT_CHARACTERS = 50
 
 
 class FieldTranslator:
@@ -200,12 +202,13 @@ def _leave_out_or_refuse(path: str, body: dict[str, Any], name: str) -> None:
     del body[name]
 
 
+@functools.lru_cache(maxsize=512)  # a client sends the same fields each time
 def _misspelt(name: str, known: frozenset[str]) -> str | None:
     """Return the field that a name is a slip of, by case, separators or a letter or two."""
     by_letters = {_letters(field): field for field in known}
     if _letters(name) in by_letters:
         return by_letters[_letters(name)]
-    if len(name) < MIN_MISSPELT_CHARACTERS:
+    if not MIN_MISSPELT_CHARACTERS <= len(name) <= MAX_MISSPELT_CHARACTERS:
         return None
     near = difflib.get_close_matches(name, known, n=1, cutoff=MISSPELT_RATIO)
     return near[0] if near else None

@@ -16,6 +16,7 @@ from handler.errors import InvalidInput
 MAX_NESTING = 128  # a tool's schema is its deepest use: vLLM's own limit is 64 for each
 # Fields whose text an engine decodes: past tool calls, and schemas.
 JSON_TEXT_FIELDS = frozenset({"arguments", "guided_json", "json", "json_schema", "structural_tag"})
+CONTAINERS = frozenset({dict, list})
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
@@ -35,6 +36,11 @@ def json_type(value: object) -> str:
         return "an object"
     names = {type(None): "null", str: "a string", list: "a list", bool: "a boolean"}
     return names.get(type(value), "a number")
+
+
+def shown(value: object) -> str:
+    """Return a value of any depth for an error message."""
+    return json_type(value) if isinstance(value, dict | list) else repr(value)
 
 
 def check_nesting(body: Mapping[str, Any]) -> None:
@@ -59,12 +65,14 @@ def check_nesting(body: Mapping[str, Any]) -> None:
 def _inner_values(value: Any) -> list[tuple[str, Any]]:
     """Return what has to be looked at below a value, by name."""
     if isinstance(value, list):
-        return [("", inner) for inner in value if isinstance(inner, dict | list)]
+        if CONTAINERS.isdisjoint(map(type, value)):  # a million token ids, quickly
+            return []
+        return [("", inner) for inner in value if type(inner) in CONTAINERS]
     if isinstance(value, dict):
         return [
             (name, inner)
             for name, inner in value.items()
-            if isinstance(inner, dict | list) or name in JSON_TEXT_FIELDS
+            if type(inner) in CONTAINERS or name in JSON_TEXT_FIELDS
         ]
     return []
 

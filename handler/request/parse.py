@@ -22,7 +22,7 @@ from handler.engine.usage import include_usage
 from handler.errors import InvalidInput, MethodNotAllowed, UnknownModel
 from handler.request.body import encode_body, http_fields
 from handler.request.fields import FieldTranslator
-from handler.request.json_text import check_nesting, json_type
+from handler.request.json_text import check_nesting, json_type, shown
 from handler.request.native import MAX_TOKENS, is_native, native_request
 from handler.request.repairs import repair, unfolded, without_nulls
 from handler.request.restrictions import check_job, check_plugin, has_own_input, own_input
@@ -159,9 +159,9 @@ class RequestParser:
             raise InvalidInput(f"The body must be a JSON object, got {json_type(body)}.", "body")
         name, _, query = route.partition("?")
         found = find_route(name, self._request_fields, in_job=True)
-        verb = str(method).upper() if method else ("POST" if body else "GET")
-        if verb not in ("GET", "POST"):
-            raise InvalidInput(f"method must be GET or POST, got {method!r}.", "method")
+        verb = method.upper() if method and isinstance(method, str) else "POST" if body else "GET"
+        if verb not in ("GET", "POST") or not isinstance(method, str | None):
+            raise InvalidInput(f"method must be GET or POST, got {shown(method)}.", "method")
         if found.method == "GET":
             if verb != "GET":
                 raise InvalidInput(f"{found.path} is a GET route and takes no body.", "route")

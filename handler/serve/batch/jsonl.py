@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from handler.errors import InvalidLine, RequestError, UnknownRoute, render
+from handler.request.json_text import shown
 from handler.request.routes import find_route
 
 MAX_LINE_BYTES = 10_000_000
@@ -145,4 +146,4 @@ def _body(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:MAX_SHOWN_CHARACTERS]
+    return shown(value)[:MAX_SHOWN_CHARACTERS]

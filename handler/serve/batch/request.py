@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InputTooLarge, InvalidInput
+from handler.request.json_text import shown
 
 MAX_LINES = 50_000  # OpenAI's limit
 
@@ -78,5 +79,5 @@ def _check_concurrency(value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidInput(
-            f"concurrency must be an integer of at least 1, got {value!r}.", "concurrency"
+            f"concurrency must be an integer of at least 1, got {shown(value)}.", "concurrency"
         )

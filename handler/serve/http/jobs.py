@@ -18,6 +18,7 @@ import orjson
 
 from handler.errors import InvalidInput, QueueFull, RequestError, UnknownJob, render
 from handler.logs import job_id
+from handler.request.json_text import shown
 from handler.serve.http.admission import AdmissionQueue, Slot
 from handler.serve.worker import Output, Worker
 
@@ -276,7 +277,7 @@ def _execution_timeout(milliseconds: object) -> float | None:
     ):
         raise InvalidInput(
             f"policy.executionTimeout must be a positive number of milliseconds, got "
-            f"{milliseconds!r}.",
+            f"{shown(milliseconds)}.",
             "policy",
         )
     return milliseconds / 1000

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.json_text import MAX_NESTING, check_nesting, decode
+from handler.request.json_text import MAX_NESTING, check_nesting, decode, shown
 from handler.request.parse import RequestParser
 
 
@@ -88,6 +88,16 @@ def test_brackets_in_texts_are_no_nesting(arguments):
             check_nesting(call(arguments))
     else:
         check_nesting(call(arguments))
+
+
+def test_no_depth_breaks_an_error_message():
+    """`repr` is recursive too."""
+    assert [shown(value) for value in (nested(10_000), [1], "a", None)] == [
+        "an object",
+        "a list",
+        "'a'",
+        "None",
+    ]
 
 
 @pytest.mark.parametrize("levels", [200, 900, 5000])

@@ -261,6 +261,11 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
             "method",
         ),
         (
+            {"route": "models", "method": ["GET"]},
+            "method must be GET or POST, got a list.",
+            "method",
+        ),
+        (
             {"route": "models", "temperature": 1},
             "'temperature' is not allowed beside route; give route, body, method.",
             "temperature",
