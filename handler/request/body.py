@@ -9,7 +9,7 @@ from typing import Any
 from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
 from handler.request.form import FORM_TYPE, FormFile, decode_form, parse_form
 from handler.request.json_text import decode, json_type
-from handler.request.media import find_media, media_at
+from handler.request.media import find_media, mark_bytes, media_at
 from handler.request.routes import FORMS
 
 MAX_BODY_BYTES = 30_000_000  # the platform's limit on its load-balancing endpoints
@@ -51,6 +51,7 @@ def encode_body(path: str, fields: Mapping[str, Any], domains: Collection[str]) 
         RequestError: it is too large, or its media or its file are invalid.
     """
     if path not in FORMS:
+        mark_bytes(fields)
         content = _json(fields)
         _check_size(content)
         media = find_media(fields, domains)

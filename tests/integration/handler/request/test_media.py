@@ -136,6 +136,21 @@ def test_what_an_engine_would_open_is_refused(text, error):
             find_media(body, ())
 
 
+def test_plain_base64_in_sglangs_own_input_is_marked_as_such():
+    """It is never taken for a path, as short ones and those elsewhere might be."""
+    data, uri = "A" * 100, "data:application/octet-stream;base64," + "A" * 100
+    paths = {"/generate": frozenset({"text"})}
+    parser = RequestParser(("m",), "org/m", paths)
+    body = {"text": "a", "image_data": [data, [{"url": data}]], "audio_data": data}
+    job = parser.parse_job({"id": "j", "input": {"route": "/generate", "body": body}})
+    marked = {"text": "a", "image_data": [uri, [{"url": uri}]], "audio_data": uri}
+    assert json.loads(job.request.body) == marked
+    for text in ("A" * 60, "/etc/passwd"):
+        bad = {"route": "/generate", "body": {"text": "a", "image_data": text}}
+        with pytest.raises(InvalidInput, match="must be an http or https URL"):
+            parser.parse_job({"id": "j", "input": bad})
+
+
 def test_too_many_are_refused():
     """Before the first is fetched."""
     body = {"image_data": [{"url": f"https://a.example/{n}"} for n in range(MAX_URLS + 1)]}
@@ -173,6 +188,9 @@ READS = {
     "vllm": "from vllm.multimodal.media.connector import MediaConnector as M; "
     "print(M().fetch_image(uri).getpixel((0, 0)))",
     "sglang": "from sglang.srt.utils.common import load_image; "
+    "print(load_image(uri)[0].convert('RGB').getpixel((0, 0)))",
+    "sglang, plain": "from sglang.srt.utils.common import load_image; "
+    "uri = uri.replace('image/png', 'application/octet-stream'); "
     "print(load_image(uri)[0].convert('RGB').getpixel((0, 0)))",
 }
 
