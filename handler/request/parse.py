@@ -59,6 +59,7 @@ class RequestParser:
         adapter_routes: the paths on which a LoRA adapter may be chosen, None for all.
         media_domains: where media may be fetched from; empty for anywhere public.
         context_tokens: of the model, None if not known.
+        aliases: further names of the model.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class RequestParser:
         adapter_routes: frozenset[str] | None = None,
         media_domains: frozenset[str] = frozenset(),
         context_tokens: int | None = None,
+        aliases: Sequence[str] = (),
     ) -> None:
         self._models = models
         self._default_model = models[0]
@@ -78,6 +80,7 @@ class RequestParser:
         self._adapter_routes = adapter_routes
         self._media_domains = media_domains
         self._context_tokens = context_tokens
+        self._aliases = aliases
 
     def parse_job(self, job: Mapping[str, Any]) -> ParsedJob:
         """Parse a job that is a single request.
@@ -178,7 +181,8 @@ class RequestParser:
     def _get(self, request_id: str, route: Route, query: str) -> EngineRequest:
         part = None
         if route.model is not None:
-            part = functools.partial(_model_card, self._model(route.model, None))
+            names = (route.model, self._model(route.model, None))
+            part = functools.partial(_model_card, names)
         return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
 
     def _post(
@@ -211,12 +215,12 @@ class RequestParser:
 
     def _model(self, name: object, path: str | None) -> object:
         """Return the served name, for a path or for none; the engine judges what is no string."""
-        if name in (None, "", self._repository):
+        if name in (None, "", self._repository, *self._aliases):
             name = self._default_model
         if not isinstance(name, str):
             return name
         if name not in self._models:
-            known = ", ".join(self._models)
+            known = ", ".join(dict.fromkeys((*self._models, *self._aliases)))
             raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
         routes = self._adapter_routes
         if name != self._default_model and routes is not None and path not in (None, *routes):
@@ -238,10 +242,11 @@ class RequestParser:
         )
 
 
-def _model_card(name: object, listing: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's entry in the list of models, as `models/ID` answers."""
-    cards: list[dict[str, Any]] = listing["data"]
-    return next((card for card in cards if card["id"] == name), cards[0] | {"id": name})
+def _model_card(names: Sequence[object], listing: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of the first of `names` that is in the list, as `models/ID` answers."""
+    cards = {card["id"]: card for card in listing["data"]}
+    found = (cards[name] for name in names if name in cards)
+    return next(found, {"id": names[0], "object": "model"})
 
 
 def _encodable(text: str) -> str:

@@ -31,6 +31,17 @@ def body(data):
     return json.loads(read(data).request.body)
 
 
+@pytest.mark.parametrize("name", ["served", "small", "org/repository", "", None])
+@pytest.mark.parametrize("routes", [None, frozenset()], ids=["any route", "no adapters"])
+def test_every_name_of_the_model_reaches_the_engine_as_the_first(name, routes):
+    """Both engines answer with it."""
+    parser = RequestParser(MODELS, "org/repository", FIELDS, routes, aliases=["small"])
+    job = parser.parse_job({"id": "j1", "input": {"prompt": "Hi", "model": name}})
+    assert json.loads(job.request.body)["model"] == "served"
+    with pytest.raises(UnknownModel, match=r"Models: served, adapter, small\.$"):
+        parser.parse_job({"id": "j1", "input": {"prompt": "Hi", "model": "big"}})
+
+
 def test_the_openai_shape():
     """The platform's OpenAI route sends the path and the body apart."""
     job = read({"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}})
@@ -212,6 +223,17 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
     assert asked.take_part({"data": [{"id": "served"}, {"id": "adapter"}]}) == {"id": "adapter"}
     right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
     assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [("big", "big"), ("small", "small"), ("org/repository", "big"), ("tiny", "big")],
+)
+def test_one_model_of_the_list_by_each_of_its_names(name, card):
+    """Its own entry if it has one; an engine may list the first name only."""
+    reader = RequestParser(("big",), "org/repository", FIELDS, aliases=("small", "tiny"))
+    request = reader.parse_job({"id": "j1", "input": {"openai_route": f"models/{name}"}}).request
+    assert request.take_part({"data": [{"id": "big"}, {"id": "small"}]}) == {"id": card}
 
 
 def test_another_model_is_refused():
