@@ -81,7 +81,7 @@ def resolve_model(settings: Settings, sources: ModelSources | None = None) -> Re
         with model_named_in_errors(draft.name):
             check_vocabulary(draft.name, draft.path, model.path)
     names = {model.name, settings.served_model_name}
-    adapters = resolve_adapters(settings.lora_modules, sources, names)
+    adapters = resolve_adapters(settings.lora_modules, sources, names, model.path)
     return ResolvedModel(
         path=model.path,
         name=model.name,

@@ -31,6 +31,7 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
+from handler.errors import InvalidSetting
 from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
 from tests.contract import live
@@ -353,6 +354,44 @@ def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
         assert not alive()
     finally:
         signal.signal(signal.SIGQUIT, before)
+
+
+TEMPLATE = "{% for message in messages %}\n<|{{ message.role }}|>{{ message.content }}{% endfor %}é"
+
+
+@pytest.mark.parametrize("suffix", ["", ".txt"], ids=["text", "file"])
+def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suffix):
+    """Whatever the user's file is called; it is there only while the engine starts."""
+    value = TEMPLATE
+    if suffix:
+        path = tmp_path / f"chat{suffix}"
+        path.write_text(TEMPLATE, encoding="utf-8")
+        value = str(path)
+    adapter = SglangAdapter(
+        load_settings({"CUSTOM_CHAT_TEMPLATE": value, "SERVED_MODEL_NAME": "m"}), None, {}
+    )
+    adapter._args = SimpleNamespace(chat_template=value)
+    adapter._check_chat_template()
+    manager = SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None))
+    with adapter._chat_template_file():
+        found("parser.template_manager", "TemplateManager")()._load_explicit_chat_template(
+            manager, adapter._args.chat_template
+        )
+    assert manager.tokenizer.chat_template == TEMPLATE
+    assert not Path(adapter._args.chat_template).exists()
+
+
+def test_template_manager_knows_some_templates_by_name():
+    adapter = SglangAdapter(
+        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml", "SERVED_MODEL_NAME": "m"}), None, {}
+    )
+    adapter._args = SimpleNamespace(chat_template="chatml")
+    adapter._check_chat_template()
+    assert adapter._args.chat_template == "chatml"
+    adapter._args.chat_template = "chatnl"
+    with pytest.raises(InvalidSetting) as raised:
+        adapter._check_chat_template()
+    assert str(raised.value) == ("CUSTOM_CHAT_TEMPLATE='chatnl' is neither a file nor a template.")
 
 
 # ---- a running engine

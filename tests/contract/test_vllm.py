@@ -284,6 +284,18 @@ def test_read_collective_rpc():
     assert parameters == "self method timeout args kwargs".split()
 
 
+@pytest.mark.parametrize("source", ["auto", "vllm"])
+def test_a_models_generation_config_limits_answers(source):
+    """Read as `max_tokens`; its own name is that of transformers."""
+    config = SimpleNamespace(
+        generation_config=source,
+        override_generation_config={},
+        try_get_generation_config=lambda: {"max_new_tokens": 8},
+    )
+    get = import_module("vllm.config.model").ModelConfig.get_diff_sampling_param
+    assert get(config).get("max_tokens") == (8 if source == "auto" else None)
+
+
 # ---- flags
 
 

@@ -21,15 +21,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # engines and torch warn whil
 
 DEATH_SECONDS = 10
 QUESTION = {"prompt": "Once upon a time", "max_tokens": 48, "temperature": 0, "ignore_eos": True}
-STORY = {**QUESTION, "max_tokens": 1900, "stream": True}
+# Long enough to run still when a rank is killed, also on cores that keep this process waiting.
+STORY = {**QUESTION, "max_tokens": 8000, "stream": True}
 # Tensor parallelism adds in another order than one rank, which bfloat16 would show.
-SMALL = {"DTYPE": "float32", "MAX_MODEL_LEN": "2048"}
+SMALL = {"DTYPE": "float32", "MAX_MODEL_LEN": "8192"}
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A model of two layers whose heads two ranks can share."""
-    return tiny_llama(tmp_path_factory.mktemp("checkpoint") / "tiny-llama")
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-llama"
+    return tiny_llama(folder, max_position_embeddings=8192)
 
 
 @pytest.fixture(scope="module")

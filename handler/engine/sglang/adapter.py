@@ -9,10 +9,12 @@ it installs none, and `patches.stop` replaces its shutdown. The names are those 
 import logging
 import os
 import signal
+import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,7 @@ import psutil
 
 from handler.engine import preflight
 from handler.engine.capacity import Capacity
+from handler.engine.chat_template import read_chat_template
 from handler.engine.flag_aliases import flags_to_variables
 from handler.engine.flags import parse_engine_flags
 from handler.engine.interface import RunningEngine
@@ -59,6 +62,8 @@ class SglangAdapter:
         self._environ = dict(environ)
         self._args: Any = None
         self._ranks = 1
+        self._chat_template: str | None = None
+        self._chat_template_path = Path(tempfile.gettempdir(), f"chat-{os.getpid()}.jinja")
         self._failed = False
         self.served_model_name = settings.served_model_name or model.name
 
@@ -112,6 +117,9 @@ class SglangAdapter:
         parallelism = _parallelism(args)
         self._ranks = parallelism.ranks
         check_parallelism(parallelism, self._environ, self._model.path)
+        if args.chat_template:
+            self._check_chat_template()
+        preflight.fit_adapters(args, max((each.rank for each in self._model.adapters), default=0))
         preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
@@ -122,6 +130,21 @@ class SglangAdapter:
         except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:
             reason = flags_to_variables(one_line(str(error))) or repr(error)
             raise InvalidSetting(f"The engine refuses its settings: {reason}") from error
+
+    def _check_chat_template(self) -> None:
+        """SGLang takes the path of a template, not its text: the file is there during the start."""
+        from sglang.srt.parser.conversation import chat_template_exists
+        from sglang.srt.parser.python_chat_template import get_python_chat_template
+
+        value = self._args.chat_template
+        variable = "CUSTOM_CHAT_TEMPLATE" if self._settings.custom_chat_template else "ENGINE_ARGS"
+        if value.endswith(".json") and Path(value).is_file():
+            return  # a conversation in a format of its own
+        self._chat_template = read_chat_template(variable, value)
+        if self._chat_template is not None:
+            self._args.chat_template = str(self._chat_template_path)
+        elif not chat_template_exists(value) and get_python_chat_template(value) is None:
+            raise InvalidSetting(f"{variable}={value!r} is neither a file nor a template.")
 
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
@@ -137,7 +160,7 @@ class SglangAdapter:
             # At INFO it logs a line with all its 600 settings.
             logging.getLogger(Engine.__module__).setLevel(logging.WARNING)
             began = time.time()
-            with patches.own_logging():
+            with patches.own_logging(), self._chat_template_file():
                 engine = Engine(server_args=self._args)
             ready = time.time()
             try:
@@ -160,6 +183,17 @@ class SglangAdapter:
                     )
             finally:
                 await patches.stop(engine)
+
+    @contextmanager
+    def _chat_template_file(self) -> Iterator[None]:
+        if self._chat_template is None:
+            yield
+            return
+        self._chat_template_path.write_text(self._chat_template, encoding="utf-8")
+        try:
+            yield
+        finally:
+            self._chat_template_path.unlink()
 
     def _alive(self, engine: Any) -> Callable[[], bool]:
         """Return a check for processes that ended, or hang: SGLang's watchdog sends SIGQUIT."""

@@ -14,8 +14,9 @@ from typing import Any
 
 from handler.engine import preflight
 from handler.engine.capacity import Capacity
+from handler.engine.chat_template import read_chat_template
 from handler.engine.flag_aliases import flags_to_variables
-from handler.engine.flags import parse_engine_flags
+from handler.engine.flags import EngineFlags, parse_engine_flags
 from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism, check_parallelism
@@ -85,7 +86,7 @@ class VllmAdapter:
             engine_args=self._settings.engine_args,
             removed=flags.REMOVED,
         )
-        self._check_args(args)
+        self._check_args(args, engine_flags)
         if args.gpu_memory_utilization == engine_flags.default("GPU_MEMORY_UTILIZATION"):
             # A saved plan does not say for which GPU_MEMORY_UTILIZATION it was made.
             export({platform.STARTUP_PLAN: "1"})
@@ -93,26 +94,21 @@ class VllmAdapter:
             export(platform.place_on_cpu(args))
         self._args = args
 
-    def _check_args(self, args: argparse.Namespace) -> None:
+    def _check_args(self, args: argparse.Namespace, engine_flags: EngineFlags) -> None:
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.platforms import current_platform
-        from vllm.renderers.chat_utils import validate_chat_template
 
         if args.model_tag is not None:
             raise InvalidSetting(f"ENGINE_ARGS: {args.model_tag!r} is not a flag.")
-        try:
-            validate_chat_template(args.chat_template)
-        except (VLLMError, TypeError, ValueError, OSError) as error:
-            template = self._settings.custom_chat_template
-            raise InvalidSetting(
-                f"CUSTOM_CHAT_TEMPLATE={template!r} is neither a file nor a template."
-            ) from error
+        if args.chat_template:
+            self._check_chat_template(args)
         try:
             flags.cli_args().validate_parsed_serve_args(args)
         except (VLLMError, TypeError, ValueError) as error:
             reason = flags_to_variables(str(error).removeprefix("Error: "))
             raise InvalidSetting(reason) from error
+        preflight.fit_adapters(args, flags.adapter_rank(self._model, engine_flags))
         flags.import_parser_plugins(args)
         flags.check_names(args)
         check_parallelism(_parallelism(args), self._environ, self._model.path)
@@ -125,6 +121,22 @@ class VllmAdapter:
         configure_logging_from_args(args)
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_WORKER
+
+    def _check_chat_template(self, args: argparse.Namespace) -> None:
+        from vllm.exceptions import VLLMError
+        from vllm.renderers.chat_utils import validate_chat_template
+
+        variable = "CUSTOM_CHAT_TEMPLATE" if self._settings.custom_chat_template else "ENGINE_ARGS"
+        text = read_chat_template(variable, args.chat_template)
+        if text is not None:
+            args.chat_template = text
+            return
+        try:
+            validate_chat_template(args.chat_template)
+        except (VLLMError, TypeError, ValueError, OSError) as error:
+            raise InvalidSetting(
+                f"{variable}={args.chat_template!r} is neither a file nor a template."
+            ) from error
 
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
@@ -148,6 +160,8 @@ class VllmAdapter:
                 await engine.collective_rpc("execute_dummy_batch")
             stages = await _startup_stages(engine, began)
             tasks = await engine.get_supported_tasks()
+            if "generate" in tasks and (line := answer_limit(engine.model_config)):
+                log.warning(line)
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
             patches.prepare_app(app)
@@ -194,6 +208,23 @@ def _capacity(config: Any) -> Capacity:
         else cache_tokens * cores,
         max_model_tokens=max_model_tokens,
     )
+
+
+def answer_limit(model_config: Any) -> str | None:
+    """Return a log line where the model's generation_config.json makes answers short, or None."""
+    limit = model_config.get_diff_sampling_param().get("max_tokens")
+    source = model_config.generation_config
+    override = model_config.override_generation_config.get("max_new_tokens")
+    if override is not None:
+        return f"no answer has more than {override} tokens: OVERRIDE_GENERATION_CONFIG says so"
+    if limit is None:
+        return None
+    if source == "auto":
+        return (
+            f"answers to requests without max_tokens have {limit} tokens at most, as the model's "
+            "generation_config.json says: GENERATION_CONFIG=vllm ignores it"
+        )
+    return f"no answer has more than {limit} tokens: GENERATION_CONFIG={source} says so"
 
 
 def _model_names(serving: Any) -> tuple[str, ...]:

@@ -133,21 +133,25 @@ def worker_arguments(
     return arguments
 
 
+def adapter_rank(model: ResolvedModel, flags: EngineFlags) -> int:
+    """Return the MAX_LORA_RANK that the model's LoRA adapters need, 0 without any."""
+    rank = max((adapter.rank for adapter in model.adapters), default=0)
+    ranks = flags.choices("MAX_LORA_RANK")
+    if rank > ranks[-1]:
+        raise InvalidSetting(
+            f"LORA_MODULES: rank {rank} is above the maximum of vLLM, {ranks[-1]}."
+        )
+    return next(each for each in ranks if each >= rank) if rank else 0
+
+
 def _lora_arguments(model: ResolvedModel, flags: EngineFlags) -> list[str]:
     """Serve all LoRA adapters, with room for the largest rank."""
     if not model.adapters:
         return []
-    ranks = flags.choices("MAX_LORA_RANK")
-    rank = max(adapter.rank for adapter in model.adapters)
-    max_rank = next((each for each in ranks if each >= rank), None)
-    if max_rank is None:
-        raise InvalidSetting(
-            f"LORA_MODULES: rank {rank} is above the maximum of vLLM, {ranks[-1]}."
-        )
     modules = [json.dumps({"name": a.name, "path": str(a.path)}) for a in model.adapters]
     return [
         "--enable-lora",
-        f"--max-lora-rank={max_rank}",
+        f"--max-lora-rank={adapter_rank(model, flags)}",
         f"--max-loras={min(len(modules), MAX_LORAS)}",
         "--lora-modules",
         *modules,

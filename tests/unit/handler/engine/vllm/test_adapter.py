@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from handler.engine.capacity import Capacity
-from handler.engine.vllm.adapter import _capacity
+from handler.engine.vllm.adapter import _capacity, answer_limit
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,34 @@ def test_the_capacity_is_that_of_all_engine_cores(parallel, cache_tokens, capaci
         ),
     )
     assert _capacity(config) == capacity
+
+
+@pytest.mark.parametrize(
+    ("source", "override", "limit", "line"),
+    [
+        ("auto", {}, None, None),
+        (
+            "auto",
+            {},
+            512,
+            "answers to requests without max_tokens have 512 tokens at most, as the model's "
+            "generation_config.json says: GENERATION_CONFIG=vllm ignores it",
+        ),
+        ("/g", {}, 64, "no answer has more than 64 tokens: GENERATION_CONFIG=/g says so"),
+        (
+            "vllm",
+            {"max_new_tokens": 8},
+            8,
+            "no answer has more than 8 tokens: OVERRIDE_GENERATION_CONFIG says so",
+        ),
+    ],
+    ids=["none", "default", "folder", "override"],
+)
+def test_a_limit_of_answers_is_told(source, override, limit, line):
+    """vLLM takes the model's own as a default, and one that the user gives as a limit."""
+    config = SimpleNamespace(
+        generation_config=source,
+        override_generation_config=override,
+        get_diff_sampling_param=lambda: {} if limit is None else {"max_tokens": limit},
+    )
+    assert answer_limit(config) == line
