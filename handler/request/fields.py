@@ -111,6 +111,7 @@ IGNORED = {
 }
 # Variables of chat templates that other APIs have as fields.
 TEMPLATE_VARIABLES = ("enable_thinking",)
+MODEL = "model"  # which the parser judges, also where the engine has no such field
 CHAT_TEMPLATE_KWARGS = "chat_template_kwargs"
 
 MAX_LOGGED_FIELDS = 200
@@ -147,7 +148,7 @@ class FieldTranslator:
         _rename_synonyms(body, known)
         _move_template_variables(body, known)
         translate_constraints(path, body, known)
-        for name in [name for name in body if name not in known]:
+        for name in [name for name in body if name not in known and name != MODEL]:
             if name in CHANGES_OUTPUT:
                 _leave_out_or_refuse(path, body, name)
             elif name in IGNORED:

@@ -1,15 +1,12 @@
-"""JSON from a caller: its encoding, and how deep it is nested.
+"""What a caller's JSON is, and how deep it is nested.
 
 Python and the engines decode, validate and render JSON recursively, some of it in C++. So what is
 nested too deeply is refused here, texts included that an engine decodes itself.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
-
-import orjson
 
 from handler.errors import InvalidInput
 
@@ -18,16 +15,6 @@ MAX_NESTING = 128  # a tool's schema is its deepest use: vLLM's own limit is 64 
 JSON_TEXT_FIELDS = frozenset({"arguments", "guided_json", "json", "json_schema", "structural_tag"})
 CONTAINERS = frozenset({dict, list})
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
-
-
-def decode(content: bytes) -> Any:
-    """Return the value of JSON in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    encoding = json.detect_encoding(content)
-    return orjson.loads(content if encoding == "utf-8" else content.decode(encoding))
 
 
 def json_type(value: object) -> str:

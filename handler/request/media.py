@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InvalidInput
-from handler.request.safe_fetch import SafeFetch, allowed_url
+from handler.request.safe_fetch import FetchedFile, SafeFetch, allowed_url
 
 BARE_BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}={0,2}$")
 MAX_URLS = 64
 MAX_MEDIA_BYTES = 100_000_000  # of one request
 FETCH_TIMEOUT_SECONDS = 30.0
 MEDIA_FIELDS = frozenset(
-    f"{kind}{suffix}" for kind in ("image", "video", "audio") for suffix in ("", "_url", "_data")
+    f"{kind}{suffix}"
+    for kind in ("image", "video", "audio")
+    for suffix in ("", "s", "_url", "_data")
 ) | {"file_url"}
 SOURCE = "source"  # of an image in /v1/messages
 # Fields in which an engine looks for no media: tools, schemas, options.
@@ -49,6 +51,20 @@ class RequestMedia:
         Raises:
             InvalidInput: one cannot be fetched.
         """
+        by_url = await self.fetched()
+        value = json.loads(body)
+        for field in _url_fields(value):
+            if file := by_url.get(field.url):
+                content = base64.b64encode(file.content).decode()
+                field.replace(f"data:{file.content_type};base64,{content}")
+        return json.dumps(value, ensure_ascii=False).encode()
+
+    async def fetched(self) -> dict[str, FetchedFile]:
+        """Return the files by their URLs.
+
+        Raises:
+            InvalidInput: one cannot be fetched.
+        """
         async with SafeFetch(
             self.domains,
             max_bytes=MAX_MEDIA_BYTES,
@@ -61,13 +77,7 @@ class RequestMedia:
             finally:
                 for task in tasks:
                     task.cancel()
-        by_url = dict(zip(self.urls, files, strict=True))
-        value = json.loads(body)
-        for field in _url_fields(value):
-            if file := by_url.get(field.url):
-                content = base64.b64encode(file.content).decode()
-                field.replace(f"data:{file.content_type};base64,{content}")
-        return json.dumps(value, ensure_ascii=False).encode()
+        return dict(zip(self.urls, files, strict=True))
 
 
 def find_media(body: Any, domains: Collection[str]) -> RequestMedia | None:
@@ -80,16 +90,23 @@ def find_media(body: Any, domains: Collection[str]) -> RequestMedia | None:
     Raises:
         InvalidInput: it is not an http or https URL, or not on an allowed domain.
     """
-    urls = tuple(dict.fromkeys(field.url for field in _url_fields(body)))
-    if not urls:
-        return None
+    urls = dict.fromkeys(field.url for field in _url_fields(body))
+    return media_at(urls, domains) if urls else None
+
+
+def media_at(urls: Collection[str], domains: Collection[str]) -> RequestMedia:
+    """Return the media at some URLs.
+
+    Raises:
+        InvalidInput: one is not an http or https URL, or not on an allowed domain.
+    """
     for url in urls:
         if BARE_BASE64.match(url):
             raise InvalidInput("Media bytes must be a data URI: data:image/png;base64,….")
         allowed_url(url, domains, what=WHAT)
     if len(urls) > MAX_URLS:
         raise InvalidInput(f"A request may name at most {MAX_URLS} media URLs, got {len(urls)}.")
-    return RequestMedia(urls, frozenset(domains))
+    return RequestMedia(tuple(urls), frozenset(domains))
 
 
 @dataclass(frozen=True)

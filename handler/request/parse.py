@@ -11,35 +11,22 @@ A key that is null is absent. Routes are allowed, not forwarded: the engine's ap
 administrative ones. What becomes of a body's fields: `repairs` and `fields`.
 """
 
-import base64
-import json
-import logging
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-
 from handler.engine.interface import EngineRequest
 from handler.engine.usage import include_usage
-from handler.errors import (
-    InputTooLarge,
-    InvalidInput,
-    MethodNotAllowed,
-    UnknownModel,
-    UnknownRoute,
-)
+from handler.errors import InvalidInput, MethodNotAllowed, UnknownModel
+from handler.request.body import encode_body, http_fields
 from handler.request.fields import FieldTranslator
-from handler.request.json_text import check_nesting, decode, json_type, shown
-from handler.request.media import find_media
+from handler.request.json_text import check_nesting, json_type, shown
 from handler.request.native import MAX_TOKENS, is_native, native_request
 from handler.request.repairs import repair, unfolded, without_nulls
-from handler.request.routes import GET, MULTIPART, NAMES, POST, route_name
+from handler.request.restrictions import check_job, is_own_route, own_input
+from handler.request.routes import FORMS, POST, Route, find_route
 
-log = logging.getLogger(__name__)
-
-HTTP_JOB_ROUTES = "/run, /runsync, /status/ID, /stream/ID, /cancel/ID"
-MAX_BODY_BYTES = 30_000_000  # the platform's limit on its load-balancing endpoints
 CHAT = "chat/completions"
 ROUTE_FIELDS = ("route", "body", "method")
 
@@ -83,6 +70,7 @@ class RequestParser:
         self._models = models
         self._default_model = models[0]
         self._repository = repository
+        self._request_fields = request_fields
         self._fields = FieldTranslator(request_fields)
         self._adapter_routes = adapter_routes
         self._media_domains = media_domains
@@ -114,23 +102,15 @@ class RequestParser:
         Raises:
             RequestError: what is wrong and what would be right.
         """
-        name = route_name(path)
-        if name not in POST and name not in GET:
-            raise UnknownRoute(f"There is no route {path!r}. Routes: {NAMES}; {HTTP_JOB_ROUTES}.")
-        allowed = "GET" if name in GET else "POST"
-        if method != allowed:
-            raise MethodNotAllowed(path, method, allowed)
+        route = find_route(path, self._request_fields, in_job=False)
+        if method != route.method:
+            raise MethodNotAllowed(path, method, route.method)
         if method == "GET":
-            return EngineRequest("GET", GET[name], query=query, request_id=request_id)
-        if POST[name] in MULTIPART and content_type.startswith("multipart/form-data"):
-            return EngineRequest("POST", POST[name], body, content_type, query, request_id)
-        try:
-            value = decode(body)
-        except ValueError as error:
-            raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
-        if not isinstance(value, dict):
-            raise InvalidInput(f"The body must be a JSON object, got {json_type(value)}.", "body")
-        return self._post(request_id, POST[name], value, query)
+            return self._get(request_id, route, query)
+        if not route.has_body:
+            return EngineRequest("POST", route.path, query=query, request_id=request_id)
+        value = http_fields(route.path, body, content_type)
+        return self._post(request_id, route.path, value, query)
 
     def _job(self, job_id: str, data: object) -> ParsedJob:
         if not isinstance(data, dict):
@@ -175,29 +155,35 @@ class RequestParser:
         if body is not None and not isinstance(body, dict):
             raise InvalidInput(f"The body must be a JSON object, got {json_type(body)}.", "body")
         name, _, query = route.partition("?")
-        name = route_name(name)
+        found = find_route(name, self._request_fields, in_job=True)
         verb = method.upper() if method and isinstance(method, str) else "POST" if body else "GET"
-        if name not in POST and name not in GET:
-            raise UnknownRoute(f"There is no route {route!r}. Routes: {NAMES}.", "route")
         if verb not in ("GET", "POST") or not isinstance(method, str | None):
             raise InvalidInput(f"method must be GET or POST, got {shown(method)}.", "method")
-        if name in GET:
+        if found.method == "GET":
             if verb != "GET":
-                raise InvalidInput(f"{GET[name]} is a GET route and takes no body.", "route")
-            return EngineRequest("GET", GET[name], query=_encodable(query), request_id=job_id)
+                raise InvalidInput(f"{found.path} is a GET route and takes no body.", "route")
+            return self._get(job_id, found, _encodable(query))
         if verb != "POST":
-            raise InvalidInput(f"{POST[name]} is a POST route and needs a body.", "body")
-        return self._post(job_id, POST[name], dict(body or {}), query)
+            raise InvalidInput(f"{found.path} is a POST route and needs a body.", "body")
+        check_job(found.path, body or {})
+        return self._post(job_id, found.path, dict(body or {}), query)
 
     def _native(self, job_id: str, data: Mapping[str, Any]) -> EngineRequest:
         path, body = native_request(data)
         return self._post(job_id, path, body, "", native=True)
 
+    def _get(self, request_id: str, route: Route, query: str) -> EngineRequest:
+        part = None
+        if route.model is not None:
+            part = functools.partial(_model_card, self._model(route.model, None))
+        return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
+
     def _post(
         self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False
     ) -> EngineRequest:
         check_nesting(body)
-        if path not in MULTIPART:
+        known = self._request_fields.get(path)
+        if path not in FORMS and not is_own_route(path, known):
             body = unfolded(body)
             self._fields.translate(path, body, native=native)
             repair(path, body, self._fields.log_once)
@@ -205,28 +191,21 @@ class RequestParser:
             self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)
         hide_usage = include_usage(path, body)
-        if path in MULTIPART:
-            content, content_type = _multipart(body)
-        else:
-            content, content_type = _json(body), "application/json"
-        if len(content) > MAX_BODY_BYTES:
-            raise InputTooLarge(
-                f"The body has {len(content)} bytes; the limit is {MAX_BODY_BYTES}.", "body"
-            )
-        media = find_media(body, self._media_domains)
+        body = own_input(path, body, self._models, known)
+        encoded = encode_body(path, body, self._media_domains)
         return EngineRequest(
             method="POST",
             path=path,
-            body=content,
-            content_type=content_type,
+            body=encoded.content,
+            content_type=encoded.content_type,
             query=_encodable(query),
             request_id=job_id,
             hide_usage=hide_usage,
-            prepare_body=media.inline_into if media else None,
+            prepare_body=encoded.prepare,
         )
 
-    def _model(self, name: object, path: str) -> object:
-        """Return the served name; the engine judges what is not a string."""
+    def _model(self, name: object, path: str | None) -> object:
+        """Return the served name, for a path or for none; the engine judges what is no string."""
         if name in (None, "", self._repository):
             name = self._default_model
         if not isinstance(name, str):
@@ -235,7 +214,7 @@ class RequestParser:
             known = ", ".join(self._models)
             raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
         routes = self._adapter_routes
-        if name != self._default_model and routes is not None and path not in routes:
+        if name != self._default_model and routes is not None and path not in (None, *routes):
             raise InvalidInput(
                 f"{path} takes no LoRA adapter with this engine; {', '.join(sorted(routes))} do.",
                 "model",
@@ -254,29 +233,13 @@ class RequestParser:
         )
 
 
-def _json(body: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(body, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise InvalidInput("The body is nested too deeply.", "body") from error
+def _model_card(name: object, listing: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's entry in the list of models, as `models/ID` answers."""
+    cards: list[dict[str, Any]] = listing["data"]
+    return next((card for card in cards if card["id"] == name), cards[0] | {"id": name})
 
 
 def _encodable(text: str) -> str:
     """Return the text, or raise UnicodeEncodeError if it cannot be sent."""
     text.encode()
     return text
-
-
-def _multipart(body: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Encode a body as a form; its `file` is base64, with or without the head of a data URI."""
-    fields = dict(body)
-    text = fields.pop("file", None)
-    if not isinstance(text, str):
-        raise InvalidInput("file must be the audio file in base64.", "file")
-    try:
-        content = base64.b64decode(text.rpartition(",")[2], validate=True)
-    except ValueError as error:
-        raise InvalidInput(f"file is not base64: {error}.", "file") from error
-    data = {name: v if isinstance(v, str) else json.dumps(v) for name, v in fields.items()}
-    request = httpx.Request("POST", "http://worker", data=data, files={"file": content})
-    return request.read(), request.headers["content-type"]

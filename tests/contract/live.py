@@ -58,6 +58,7 @@ def main(engine):
             "models": running.models,
             "alive": running.alive(),
             "generates": running.generates,
+            "paths": sorted(paths_of(running.app)),
             "fields": {
                 path: sorted(running.request_fields[path]) for path in ENGINE_FIELDS[engine]
             },
@@ -69,6 +70,15 @@ def main(engine):
     seen["processes_left"] = [p.name() for p in psutil.Process().children(recursive=True)]
     seen["warnings"] = warnings.lines
     print("\n" + json.dumps(seen))
+
+
+def paths_of(app):
+    """Return the paths of an app, of its routers and of what is mounted on it."""
+    for route in app.routes:
+        if hasattr(route, "path"):
+            yield route.path
+        else:  # a router that was included
+            yield from paths_of(route.original_router)
 
 
 def handlers():

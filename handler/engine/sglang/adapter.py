@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 # On other routes SGLang answers with the model itself when a LoRA adapter is chosen.
 ADAPTER_ROUTES = frozenset(
-    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings")
+    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/generate")
 )
 # Read by its request model without being one of the model's fields.
 MORE_FIELDS = {"/v1/chat/completions": ("reasoning",)}

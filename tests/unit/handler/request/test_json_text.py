@@ -1,11 +1,9 @@
-"""JSON from callers: encodings and nesting."""
-
-import json
+"""JSON from callers, and how deep it is nested."""
 
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.json_text import MAX_NESTING, check_nesting, decode, shown
+from handler.request.json_text import MAX_NESTING, check_nesting, shown
 from handler.request.parse import RequestParser
 
 
@@ -23,32 +21,6 @@ def text(levels):
 def call(arguments):
     calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}]
     return {"messages": [{"role": "assistant", "tool_calls": calls}]}
-
-
-@pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
-)
-def test_json_in_any_of_its_encodings(encoding):
-    """With a byte-order mark or without, as editors and PowerShell write it."""
-    assert decode(json.dumps({"a": "日本 🦙"}, ensure_ascii=False).encode(encoding)) == {
-        "a": "日本 🦙"
-    }
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "zero-length"),
-        (b"{", "unexpected end"),
-        (b"\xff\xfe{", "truncated data"),
-        (b"\xff", "unexpected character|valid UTF-8"),
-        (b"\xef\xbb\xbf", "zero-length"),
-    ],
-)
-def test_what_is_not_json_is_a_value_error(content, reason):
-    """Whatever its encoding claims to be."""
-    with pytest.raises(ValueError, match=reason):
-        decode(content)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """Job inputs of every shape become one request, or an error that says what would be right."""
 
-import base64
 import json
 
 import pytest
 
-from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
-from handler.request.parse import MAX_BODY_BYTES, RequestParser
+from handler.errors import InputTooLarge, InvalidInput, UnknownModel
+from handler.request.body import MAX_BODY_BYTES
+from handler.request.parse import RequestParser
 from handler.request.routes import GET, POST, path_of_input
 
 FIELDS = {
@@ -59,20 +59,6 @@ def test_a_route_may_be_spelled_with_or_without_its_prefix(name, spelling):
     if name in POST:
         data["body"] = {"file": "QUJD"}
     assert read(data).request.path == {**POST, **GET}[name]
-
-
-@pytest.mark.parametrize(
-    "route", ["/v1/load_lora_adapter", "/scale_elastic_ep", "/docs", "", "/v1/chat/completions/x"]
-)
-def test_any_other_route_is_a_404_that_names_the_allowed_ones(route):
-    """Administrative routes of the engine's app are not for callers."""
-    with pytest.raises(UnknownRoute) as caught:
-        read({"openai_route": route, "openai_input": {"a": 1}})
-    assert str(caught.value) == (
-        f"There is no route {route!r}. Routes: chat/completions, completions, responses, messages, "
-        "messages/count_tokens, embeddings, rerank, score, classify, audio/transcriptions, "
-        "tokenize, detokenize, models, health, version, metrics."
-    )
 
 
 def test_a_native_chat():
@@ -222,6 +208,8 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
     assert str(caught.value) == (
         "/v1/responses takes no LoRA adapter with this engine; /v1/completions do."
     )
+    asked = reader.parse_job({"id": "j1", "input": {"route": "models/adapter"}}).request
+    assert asked.take_part({"data": [{"id": "served"}, {"id": "adapter"}]}) == {"id": "adapter"}
     right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
     assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
 
@@ -354,7 +342,7 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"route": "audio/transcriptions", "body": {"language": "en"}},
-            "file must be the audio file in base64.",
+            "file must be the audio file in base64, or its URL.",
             "file",
         ),
     ],
@@ -370,18 +358,6 @@ def test_a_body_over_the_limit_is_refused():
     """The limit is the platform's own on its other kind of endpoint."""
     with pytest.raises(InputTooLarge, match=f"the limit is {MAX_BODY_BYTES}"):
         read({"prompt": "x" * MAX_BODY_BYTES})
-
-
-def test_audio_becomes_a_form():
-    """The transcription route takes a form; a job is JSON."""
-    sound = base64.b64encode(b"RIFF").decode()
-    data = {"file": f"data:audio/wav;base64,{sound}", "language": "en"}
-    request = read({"route": "audio/transcriptions", "body": data}).request
-    assert request.content_type.startswith("multipart/form-data; boundary=")
-    assert b'name="file"; filename="upload"\r\n' in request.body
-    assert b"\r\n\r\nRIFF\r\n" in request.body
-    assert b'name="language"\r\n\r\nen\r\n' in request.body
-    assert b'name="model"\r\n\r\nserved\r\n' in request.body
 
 
 def test_characters_are_sent_as_they_are():
