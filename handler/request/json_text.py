@@ -4,6 +4,7 @@ Python and the engines decode, validate and render JSON recursively, some of it 
 nested too deeply is refused here, texts included that an engine decodes itself.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,18 @@ MAX_NESTING = 128  # a tool's schema is its deepest use: vLLM's own limit is 64 
 JSON_TEXT_FIELDS = frozenset({"arguments", "guided_json", "json", "json_schema", "structural_tag"})
 CONTAINERS = frozenset({dict, list})
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(_STRING.pattern + r"|[\[\]{}]", re.DOTALL)
+
+
+def loads(text: str) -> Any:
+    """Return the value of JSON of any depth; of what Python cannot decode, the deepest is cut off.
+
+    What is left is still deeper than `check_nesting` allows.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return json.loads(_cut(text, 2 * MAX_NESTING))
 
 
 def json_type(value: object) -> str:
@@ -62,6 +75,21 @@ def _inner_values(value: Any) -> list[tuple[str, Any]]:
             if type(inner) in CONTAINERS or name in JSON_TEXT_FIELDS
         ]
     return []
+
+
+def _cut(text: str, max_depth: int) -> str:
+    """Return JSON with null in place of what is nested deeper."""
+    kept, begin, depth = [], 0, 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        if token[0] in "{[":
+            depth += 1
+            if depth == max_depth + 1:
+                kept.append(text[begin : token.start()] + "null")
+        elif token[0] in "}]":
+            if depth == max_depth + 1:
+                begin = token.end()
+            depth -= 1
+    return "".join(kept) + text[begin:]
 
 
 def _is_deep_text(name: str, value: Any) -> bool:

@@ -1,9 +1,11 @@
 """JSON from callers, and how deep it is nested."""
 
+import json
+
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.json_text import MAX_NESTING, check_nesting, shown
+from handler.request.json_text import MAX_NESTING, check_nesting, loads, shown
 from handler.request.parse import RequestParser
 
 
@@ -60,6 +62,23 @@ def test_brackets_in_texts_are_no_nesting(arguments):
             check_nesting(call(arguments))
     else:
         check_nesting(call(arguments))
+
+
+@pytest.mark.parametrize("levels", [1, 500, 100_000])
+def test_json_of_any_depth_is_decoded(levels):
+    """As far as it matters: what is around it is whole, and it is still too deep."""
+    value = loads('{"id": "]}[", "a": ' + text(levels) + ', "b": {"c": "\\"{"}}')
+    assert (value["id"], value["b"]) == ("]}[", {"c": '"{'})
+    if levels > MAX_NESTING:
+        with pytest.raises(InvalidInput):
+            check_nesting(value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '"'])
+def test_what_is_not_json_is_a_value_error(content):
+    """Whatever its depth."""
+    with pytest.raises(json.JSONDecodeError):
+        loads(content)
 
 
 def test_no_depth_breaks_an_error_message():
