@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
 from handler.request.form import FORM_TYPE, FormFile, decode_form, parse_form
-from handler.request.json_text import decode, json_type
+from handler.request.json_text import json_type
 from handler.request.media import find_media, mark_bytes, media_at
 from handler.request.routes import FORMS
 
@@ -36,8 +38,8 @@ def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
             raise UnsupportedBody(f"{path} takes a JSON object, not a form.")
         return decode_form(body, content_type)
     try:
-        value = decode(body)
-    except ValueError as error:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
         raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"The body must be a JSON object, got {json_type(value)}.", "body")

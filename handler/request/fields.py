@@ -111,6 +111,7 @@ IGNORED = {
 }
 # Variables of chat templates that other APIs have as fields.
 TEMPLATE_VARIABLES = ("enable_thinking",)
+MODEL = "model"  # which the parser judges, also where the engine has no such field
 CHAT_TEMPLATE_KWARGS = "chat_template_kwargs"
 
 MAX_LOGGED_FIELDS = 200
@@ -147,7 +148,7 @@ class FieldTranslator:
         _rename_synonyms(body, known)
         _move_template_variables(body, known)
         translate_constraints(path, body, known)
-        for name in [name for name in body if name not in known]:
+        for name in [name for name in body if name not in known and name != MODEL]:
             if name in CHANGES_OUTPUT:
                 _leave_out_or_refuse(path, body, name)
             elif name in IGNORED:
@@ -165,7 +166,7 @@ class FieldTranslator:
     def _pass_over(
         self, path: str, body: Mapping[str, Any], known: frozenset[str], name: str, *, native: bool
     ) -> None:
-        near = _misspelt(name, known)
+        near = _misspelt(name, known) if len(name) <= MAX_MISSPELT_CHARACTERS else None
         if native and near is None:
             near = next(iter(difflib.get_close_matches(name, known, n=1)), None)
         if native or (near is not None and near not in body):
@@ -208,7 +209,7 @@ def _misspelt(name: str, known: frozenset[str]) -> str | None:
     by_letters = {_letters(field): field for field in known}
     if _letters(name) in by_letters:
         return by_letters[_letters(name)]
-    if not MIN_MISSPELT_CHARACTERS <= len(name) <= MAX_MISSPELT_CHARACTERS:
+    if len(name) < MIN_MISSPELT_CHARACTERS:
         return None
     near = difflib.get_close_matches(name, known, n=1, cutoff=MISSPELT_RATIO)
     return near[0] if near else None

@@ -1,4 +1,4 @@
-"""JSON from a caller: its encoding, and how deep it is nested.
+"""What a caller's JSON is, and how deep it is nested.
 
 Python and the engines decode, validate and render JSON recursively, some of it in C++. So what is
 nested too deeply is refused here, texts included that an engine decodes itself.
@@ -9,8 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from handler.errors import InvalidInput
 
 MAX_NESTING = 128  # a tool's schema is its deepest use: vLLM's own limit is 64 for each
@@ -18,16 +16,18 @@ MAX_NESTING = 128  # a tool's schema is its deepest use: vLLM's own limit is 64 
 JSON_TEXT_FIELDS = frozenset({"arguments", "guided_json", "json", "json_schema", "structural_tag"})
 CONTAINERS = frozenset({dict, list})
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_STRING_OR_BRACKET = re.compile(_STRING.pattern + r"|[\[\]{}]", re.DOTALL)
 
 
-def decode(content: bytes) -> Any:
-    """Return the value of JSON in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+def loads(text: str) -> Any:
+    """Return the value of JSON of any depth; of what Python cannot decode, the deepest is cut off.
 
-    Raises:
-        ValueError: it is not JSON.
+    What is left is still deeper than `check_nesting` allows.
     """
-    encoding = json.detect_encoding(content)
-    return orjson.loads(content if encoding == "utf-8" else content.decode(encoding))
+    try:
+        return json.loads(text)
+    except RecursionError:
+        return json.loads(_cut(text, 2 * MAX_NESTING))
 
 
 def json_type(value: object) -> str:
@@ -75,6 +75,21 @@ def _inner_values(value: Any) -> list[tuple[str, Any]]:
             if type(inner) in CONTAINERS or name in JSON_TEXT_FIELDS
         ]
     return []
+
+
+def _cut(text: str, max_depth: int) -> str:
+    """Return JSON with null in place of what is nested deeper."""
+    kept, begin, depth = [], 0, 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        if token[0] in "{[":
+            depth += 1
+            if depth == max_depth + 1:
+                kept.append(text[begin : token.start()] + "null")
+        elif token[0] in "}]":
+            if depth == max_depth + 1:
+                begin = token.end()
+            depth -= 1
+    return "".join(kept) + text[begin:]
 
 
 def _is_deep_text(name: str, value: Any) -> bool:

@@ -12,7 +12,6 @@ administrative ones. What becomes of a body's fields: `repairs` and `fields`.
 """
 
 import functools
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +27,6 @@ from handler.request.repairs import repair, unfolded, without_nulls
 from handler.request.restrictions import check_job, check_plugin, has_own_input, own_input
 from handler.request.routes import FORMS, POST, Route, find_route
 
-log = logging.getLogger(__name__)
-
-CHAT = "chat/completions"
 ROUTE_FIELDS = ("route", "body", "method")
 
 
@@ -124,6 +120,7 @@ class RequestParser:
         given = without_nulls(data)
         if "openai_route" in given or given.get("openai_input"):
             return ParsedJob(job_id, self._openai(job_id, given))
+        given.pop("openai_input", None)  # it is empty
         if "route" in given:
             for name in given:
                 if name not in ROUTE_FIELDS:
@@ -145,9 +142,9 @@ class RequestParser:
         body = data.pop("openai_input", None)
         route = data.pop("openai_route", None)
         if route is None:
-            is_completion = isinstance(body, dict) and "prompt" in without_nulls(body)
-            has_messages = isinstance(body, dict) and "messages" in without_nulls(body)
-            route = POST["completions" if is_completion and not has_messages else CHAT]
+            names = without_nulls(body) if isinstance(body, dict) else {}
+            is_completion = "prompt" in names and "messages" not in names
+            route = POST["completions" if is_completion else "chat/completions"]
         request = self._routed(job_id, route, body, None)
         for name in data:
             if name in self._fields.known(request.path):
@@ -171,7 +168,7 @@ class RequestParser:
             return self._get(job_id, found, _encodable(query))
         if verb != "POST":
             raise InvalidInput(f"{found.path} is a POST route and needs a body.", "body")
-        check_job(found.path, body or {})
+        check_job(found.path, unfolded(body or {}))
         return self._post(job_id, found.path, dict(body or {}), query)
 
     def _native(self, job_id: str, data: Mapping[str, Any]) -> EngineRequest:

@@ -1,16 +1,17 @@
 """Values that clients send by default, and that OpenAI takes while an engine refuses them.
 
-| field          | value            | becomes                                                    |
-| -------------- | ---------------- | ---------------------------------------------------------- |
-| any            | null             | absent                                                     |
-| extra_body     | an object        | its fields, as OpenAI's Python client sends them           |
-| tools          | []               | absent, with tool_choice "auto" and parallel_tool_calls    |
-| tools          | Anthropic's own  | left out where they have no schema: `_drop_server_tools`   |
-| stop           | "", [""]         | absent                                                     |
-| stream_options | without `stream` | absent                                                     |
-| top_p          | 0                | the most probable token: top_k 1                           |
-| top_k          | 0                | off: -1                                                    |
-| logprobs       | false            | absent, on completions, where it is a number               |
+| field           | value               | becomes                                                 |
+| --------------- | ------------------- | ------------------------------------------------------- |
+| any             | null                | absent                                                  |
+| extra_body      | an object           | its fields, as OpenAI's Python client sends them        |
+| tools           | []                  | absent, with tool_choice "auto" and parallel_tool_calls |
+| tools           | Anthropic's own     | left out without a schema: `_drop_server_tools`         |
+| stop            | "", [""]            | absent                                                  |
+| stream_options  | without `stream`    | absent                                                  |
+| top_p           | 0                   | the most probable token: top_k 1                        |
+| top_k           | 0                   | off: -1                                                 |
+| logprobs        | false               | absent, on completions, where it is a number            |
+| response_format | json_object, schema | json_schema: engines ignore that schema                 |
 """
 
 from collections.abc import Callable, Mapping
@@ -60,6 +61,7 @@ def repair(path: str, body: dict[str, Any], log_once: LogOnce) -> None:
         body["top_k"] = -1
     if path == POST["completions"] and body.get("logprobs") is False:
         del body["logprobs"]
+    _name_schema(body)
 
 
 def _drop_server_tools(body: dict[str, Any], log_once: LogOnce) -> None:
@@ -103,6 +105,16 @@ def _drop_empty_texts(body: dict[str, Any], name: str) -> None:
         value = body[name] = [text for text in value if text != ""]
     if name in body and value in ("", []):
         del body[name]
+
+
+def _name_schema(body: dict[str, Any]) -> None:
+    """Spell llama.cpp's format with a schema as OpenAI does."""
+    given = body.get("response_format")
+    if not isinstance(given, dict) or given.get("type") != "json_object":
+        return
+    if isinstance(schema := given.get("schema"), dict):
+        json_schema = {"name": "schema", "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
 
 
 def _is_zero(value: object) -> bool:

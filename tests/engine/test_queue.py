@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from handler.request.json_text import MAX_NESTING
 from runpod_local import JobState
 from tests.engine.conftest import ANSWERS
 from tests.support.client_bodies import CLIENT_BODIES
@@ -71,7 +72,8 @@ def test_bodies_of_clients_are_answered(endpoint):
     for client, (path, body) in CLIENT_BODIES.items():
         data = {"openai_route": path, "openai_input": {**body, "model": endpoint.model}}
         job = endpoint.run(data)
-        if job.state is not JobState.COMPLETED or '"error":' in str(job.output):
+        text = "".join(output for output in job.output or [] if isinstance(output, str))
+        if job.state is not JobState.COMPLETED or re.search(r'"error": ?{', text):
             failed[client] = job.error or job.output
     assert failed == {}
 
@@ -138,6 +140,32 @@ def test_the_native_input_of_worker_sglang(endpoint):
     job = endpoint.run({"text": "One, two,", "sampling_params": {"max_new_tokens": 4}})
     assert job.state is JobState.COMPLETED, job.error
     assert job.output[0]["usage"]["completion_tokens"] == 4
+
+
+def call_of(levels):
+    """Return a chat with a past tool call whose arguments are nested."""
+    arguments = '{"a": ' * levels + "1" + "}" * levels
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    past = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ]
+    return {"messages": [*QUESTION, *past, *QUESTION], "max_tokens": 4}
+
+
+def test_deep_json_is_answered_or_refused(endpoint):
+    """What passes the worker's limit, the engine's code can render; the rest is a 400."""
+    job = endpoint.run({"openai_input": call_of(MAX_NESTING)})
+    assert job.state is JobState.COMPLETED, job.error
+    error = error_of(endpoint.run({"openai_input": call_of(900)}))
+    assert (error["code"], error["param"]) == (400, "messages")
+    schema = {"type": "string"}
+    for _ in range(MAX_NESTING // 2 - 4):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    for more in ({"guided_json": schema}, {"tools": [tool], "tool_choice": "required"}):
+        job = endpoint.run({"openai_input": {"messages": QUESTION, "max_tokens": 4, **more}})
+        assert job.state is JobState.COMPLETED or error_of(job)["code"] == 400
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])

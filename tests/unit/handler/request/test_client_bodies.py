@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from handler.errors import InvalidInput
 from handler.request.fields import TOLERATED
 from handler.request.parse import RequestParser
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, SCHEMA
@@ -60,6 +61,36 @@ def test_what_is_changed_in_a_clients_body(engine, client, changed):
     assert {name: result.get(name) for name in changed} == changed
 
 
+def over_http(parser, path, body):
+    return parser.parse_http(
+        method="POST",
+        path=path,
+        query="",
+        body=json.dumps(body).encode(),
+        content_type="application/json",
+        request_id="r",
+    )
+
+
+def in_a_batch(parser, path, body):
+    data = {"route": path, "method": "POST", "body": body}
+    return parser.parse_job({"id": "j", "input": data}).request
+
+
+@pytest.mark.parametrize("engine", ENGINE_FIELDS)
+@pytest.mark.parametrize("parse", [over_http, in_a_batch])
+def test_each_way_in_does_the_same(engine, parse):
+    """Calls over HTTP and lines of a batch, too."""
+    parser = RequestParser(("served",), "org/served", ENGINE_FIELDS[engine])
+    for path, body in CLIENT_BODIES.values():
+        assert json.loads(parse(parser, path, body).body) == sent(engine, path, body)
+    constrained = json.loads(parse(parser, CHAT, {"guided_regex": "a"}).body)
+    own = {"vllm": {"structured_outputs": {"regex": "a"}}, "sglang": {"regex": "a"}}
+    assert constrained == {**own[engine], "model": "served"}
+    with pytest.raises(InvalidInput):
+        parse(parser, CHAT, {"best_of": 4})
+
+
 @pytest.mark.parametrize("engine", ENGINE_FIELDS)
 @pytest.mark.parametrize(
     ("path", "field", "value", "instead"),
@@ -75,5 +106,5 @@ def test_what_is_changed_in_a_clients_body(engine, client, changed):
 )
 def test_what_would_change_the_answer_is_refused(engine, path, field, value, instead):
     """Neither engine does it, and both would answer as if it were not there."""
-    with pytest.raises(Exception, match=f"^The engine cannot do {field} on {path}: {instead}"):
+    with pytest.raises(InvalidInput, match=f"^The engine cannot do {field} on {path}: {instead}"):
         sent(engine, path, {field: value})

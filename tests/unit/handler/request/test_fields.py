@@ -179,6 +179,21 @@ def test_without_the_engines_fields_nothing_is_judged(fields):
         (CHAT, {"top_p": False}, {"top_p": False}),
         (CHAT, {"logprobs": False}, {"logprobs": False}),
         (COMPLETIONS, {"logprobs": False}, {}),
+        (
+            CHAT,
+            {"response_format": {"type": "json_object", "schema": {"type": "object"}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "schema", "schema": {"type": "object"}},
+                }
+            },
+        ),
+        (
+            CHAT,
+            {"response_format": {"type": "json_object", "schema": None}},
+            {"response_format": {"type": "json_object", "schema": None}},
+        ),
         (MESSAGES, {"stop_sequences": [""], "tools": [], "tool_choice": {"type": "auto"}}, {}),
     ],
 )

@@ -1,11 +1,11 @@
-"""JSON from callers: encodings and nesting."""
+"""JSON from callers, and how deep it is nested."""
 
 import json
 
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.json_text import MAX_NESTING, check_nesting, decode, shown
+from handler.request.json_text import MAX_NESTING, check_nesting, loads, shown
 from handler.request.parse import RequestParser
 
 
@@ -23,32 +23,6 @@ def text(levels):
 def call(arguments):
     calls = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}]
     return {"messages": [{"role": "assistant", "tool_calls": calls}]}
-
-
-@pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
-)
-def test_json_in_any_of_its_encodings(encoding):
-    """With a byte-order mark or without, as editors and PowerShell write it."""
-    assert decode(json.dumps({"a": "日本 🦙"}, ensure_ascii=False).encode(encoding)) == {
-        "a": "日本 🦙"
-    }
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "zero-length"),
-        (b"{", "unexpected end"),
-        (b"\xff\xfe{", "truncated data"),
-        (b"\xff", "unexpected character|valid UTF-8"),
-        (b"\xef\xbb\xbf", "zero-length"),
-    ],
-)
-def test_what_is_not_json_is_a_value_error(content, reason):
-    """Whatever its encoding claims to be."""
-    with pytest.raises(ValueError, match=reason):
-        decode(content)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +62,23 @@ def test_brackets_in_texts_are_no_nesting(arguments):
             check_nesting(call(arguments))
     else:
         check_nesting(call(arguments))
+
+
+@pytest.mark.parametrize("levels", [1, 500, 100_000])
+def test_json_of_any_depth_is_decoded(levels):
+    """As far as it matters: what is around it is whole, and it is still too deep."""
+    value = loads('{"id": "]}[", "a": ' + text(levels) + ', "b": {"c": "\\"{"}}')
+    assert (value["id"], value["b"]) == ("]}[", {"c": '"{'})
+    if levels > MAX_NESTING:
+        with pytest.raises(InvalidInput):
+            check_nesting(value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, '"'])
+def test_what_is_not_json_is_a_value_error(content):
+    """Whatever its depth."""
+    with pytest.raises(json.JSONDecodeError):
+        loads(content)
 
 
 def test_no_depth_breaks_an_error_message():

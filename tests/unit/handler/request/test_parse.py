@@ -115,7 +115,7 @@ def test_a_native_prompt_goes_to_completions_unless_the_template_is_asked_for():
         ),
         ({"text": "Hi", "return_logprob": False}, "/v1/completions", {"prompt": "Hi"}),
         (
-            {"openai_route": None, "openai_input": None, "messages": None, "prompt": "Hi"},
+            {"openai_route": None, "openai_input": {}, "messages": None, "prompt": "Hi"},
             "/v1/completions",
             {"prompt": "Hi"},
         ),

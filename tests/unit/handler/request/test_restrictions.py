@@ -86,4 +86,6 @@ def test_a_job_has_no_background():
     """Its worker would keep the response, and nobody would find it."""
     with pytest.raises(InvalidInput, match="leave background out"):
         sent("responses", {"input": "Hi", "background": True})
+    with pytest.raises(InvalidInput, match="leave background out"):
+        sent("responses", {"input": "Hi", "extra_body": {"background": True}})
     assert sent("responses", {"input": "Hi", "background": False})["background"] is False
