@@ -1,6 +1,9 @@
 """`python -m handler`: the worker's process, which a signal ends in order from its first moment.
 
 Imports nothing of its own before that: a spawned process of the engine imports this module too.
+
+A terminal sends Ctrl-C to a whole process group. The engine's processes leave the worker's, so that
+they answer the requests that they have; the worker ends them afterwards.
 """
 
 import os
@@ -14,7 +17,11 @@ def _exit_on_signal(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+if __name__ == "__mp_main__":  # spawned
+    os.setpgrp()
+
 if __name__ == "__main__":
+    os.register_at_fork(after_in_child=os.setpgrp)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_on_signal)
     from handler.worker_process import main

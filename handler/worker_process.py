@@ -19,13 +19,23 @@ from typing import Any
 
 from handler import logs
 from handler.engine.capacity import job_concurrency
+from handler.engine.config_file import merge_config_file
+from handler.engine.flag_aliases import flag_rules
 from handler.engine.interface import EngineAdapter, RunningEngine
 from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
+from handler.engine.sglang import flags as sglang_flags
 from handler.engine.sglang.adapter import SglangAdapter
+from handler.engine.vllm import flags as vllm_flags
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.environ import export, load_settings
+from handler.environ import (
+    clean_environ,
+    export,
+    export_unquoted,
+    load_settings,
+    setting_rules,
+)
 from handler.errors import EXIT_FAILED, StartError
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, resolve_model
@@ -35,7 +45,7 @@ from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
 from handler.serve.queue.loop import QueueFrontEnd
-from handler.serve.queue.sdk_patches import import_sdk, sdk_environment
+from handler.serve.queue.sdk_patches import LOG_LEVEL, import_sdk, sdk_environment
 from handler.serve.worker import NoFrontEnd, Worker
 from handler.settings import Settings
 from handler.startup.compile_cache import CompileCache
@@ -46,6 +56,7 @@ log = logging.getLogger("handler")
 
 CreateAdapter = Callable[[Settings, ResolvedModel, Mapping[str, str]], EngineAdapter]
 ENGINES: dict[str, CreateAdapter] = {"vllm": VllmAdapter, "sglang": SglangAdapter}
+REFUSED_FLAGS = vllm_flags.REFUSED | sglang_flags.REFUSED
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -53,16 +64,23 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     timings = StartupTimings(process_start_time())
     timings.since(timings.began, "interpreter")
     options = _parse_arguments(arguments)
+    config_file = None
     try:
-        settings = load_settings(environ)
+        variables, unset = clean_environ(environ, setting_rules(), flag_rules())
+        export_unquoted(environ, variables)
+        variables, config_file = merge_config_file(variables, REFUSED_FLAGS)
+        settings = load_settings(variables)
         logs.configure_logging(settings.log_level, settings.log_format)
         hide_secrets(settings.secrets())
+        if unset:
+            log.info("read as not set: %s", ", ".join(unset))
         if options.test_input is not None or settings.mode == "local":
             job = local.load_job(options.test_input)
-            return WorkerProcess(settings, environ, timings).run_local(job)
-        return WorkerProcess(settings, environ, timings).serve()
+            return WorkerProcess(settings, variables, timings).run_local(job)
+        return WorkerProcess(settings, variables, timings).serve()
     except StartError as error:
-        print(redact(str(error)), file=sys.stderr, flush=True)
+        reason = config_file.explain(str(error)) if config_file else str(error)
+        print(redact(reason), file=sys.stderr, flush=True)
         return error.exit_code
     except SystemExit as exit:  # a signal's, or a library's
         if isinstance(exit.code, int | None):
@@ -169,7 +187,9 @@ class WorkerProcess:
         runtime.launch()
         if mode == "queue":
             with timings.stage("SDK"):
-                export(sdk_environment(settings.log_level))
+                variables = sdk_environment(settings.log_level, self._environ)
+                export({}, remove=[LOG_LEVEL])
+                export(variables)
                 import_sdk()
         engine = runtime.wait_until_up()
         with timings.stage("warm-up"):
@@ -190,6 +210,7 @@ class WorkerProcess:
         return RequestParser(
             models=engine.models,
             repository=model.name,
+            aliases=self._settings.model_names[1:],
             request_fields=engine.request_fields,
             adapter_routes=engine.adapter_routes,
             media_domains=self._settings.media_domains,

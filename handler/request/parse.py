@@ -55,6 +55,7 @@ class RequestParser:
         adapter_routes: the paths on which a LoRA adapter may be chosen, None for all.
         media_domains: where media may be fetched from; empty for anywhere public.
         context_tokens: of the model, None if not known.
+        aliases: further names of the model.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class RequestParser:
         adapter_routes: frozenset[str] | None = None,
         media_domains: frozenset[str] = frozenset(),
         context_tokens: int | None = None,
+        aliases: Sequence[str] = (),
     ) -> None:
         self._models = models
         self._default_model = models[0]
@@ -74,6 +76,7 @@ class RequestParser:
         self._adapter_routes = adapter_routes
         self._media_domains = media_domains
         self._context_tokens = context_tokens
+        self._aliases = aliases
 
     def parse_job(self, job: Mapping[str, Any]) -> ParsedJob:
         """Parse a job that is a single request.
@@ -206,12 +209,12 @@ class RequestParser:
 
     def _model(self, name: object, path: str | None) -> object:
         """Return the served name, for a path or for none; the engine judges what is no string."""
-        if name in (None, "", self._repository):
+        if name in (None, "", self._repository, *self._aliases):
             name = self._default_model
         if not isinstance(name, str):
             return name
         if name not in self._models:
-            known = ", ".join(self._models)
+            known = ", ".join(dict.fromkeys((*self._models, *self._aliases)))
             raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
         routes = self._adapter_routes
         if name != self._default_model and routes is not None and path not in (None, *routes):

@@ -8,6 +8,7 @@ leaves them out.
 
 import argparse
 import asyncio
+import contextlib
 import inspect
 import json
 import sys
@@ -38,6 +39,7 @@ from handler.engine.vllm.platform import (
     REMOVED_VARIABLES,
     STARTUP_PLAN,
 )
+from handler.model.quantization import method_matches
 from handler.request.parse import RequestParser
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
@@ -254,6 +256,41 @@ def test_read_parser_managers_and_quantization_methods(parsers):
     assert "qwen3" in parsers["REASONING_PARSER"]
     assert callable(ToolParserManager.import_tool_parser)
     assert callable(ReasoningParserManager.import_reasoning_parser)
+
+
+# The worker's name of a method → quantization_config. For ModelOpt and auto-round vLLM ignores the
+# user's name, and the worker refuses what contradicts the checkpoint.
+CHECKPOINTS = {
+    "awq": {"quant_method": "awq", "bits": 4},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    "fp8": {"quant_method": "fp8"},
+    "fbgemm_fp8": {"quant_method": "fbgemm_fp8"},
+    "compressed-tensors": {"quant_method": "compressed-tensors"},
+    "mxfp4": {"quant_method": "mxfp4"},
+}
+
+
+@pytest.mark.parametrize("method", CHECKPOINTS)
+def test_quantization_names_that_vllm_accepts_are_of_the_checkpoints_family(method, monkeypatch):
+    """On a GPU; on a CPU vLLM takes fewer."""
+    from vllm.config.model import ModelConfig
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, auto_awq
+
+    gpu = SimpleNamespace(is_cpu=lambda: False)
+    monkeypatch.setattr(auto_awq, "current_platform", gpu)
+    accepted = set()
+    for name in (*QUANTIZATION_METHODS, "marlin"):
+        config = SimpleNamespace(
+            quantization=name,
+            model_arch_config=SimpleNamespace(quantization_config=dict(CHECKPOINTS[method])),
+            hf_config=SimpleNamespace(model_type="llama"),
+            allow_deprecated_quantization=True,
+        )
+        with contextlib.suppress(ValueError):
+            ModelConfig._verify_quantization(config)
+            accepted.add(name)
+    assert accepted >= {"humming"}
+    assert [name for name in sorted(accepted) if not method_matches(name, method)] == []
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -477,8 +514,9 @@ def test_running_read_engine_client_and_serving_models(seen):
 
 def test_running_show_available_models_has_no_path(seen):
     """/v1/models has the model's name where vLLM has its folder."""
-    assert seen["models"] == ["smollm2-135m-instruct-awq"]
-    assert seen["root"] == "smollm2-135m-instruct-awq"
+    name = "smollm2-135m-instruct-awq"
+    assert seen["models"] == [name, "small"]
+    assert seen["roots"] == {name: name, "small": "small"}
 
 
 def test_running_each_route_is_allowed_or_refused_on_purpose(seen):

@@ -31,7 +31,7 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running
 from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
-from handler.environ import export
+from handler.environ import export, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
@@ -65,7 +65,7 @@ class SglangAdapter:
         self._chat_template: str | None = None
         self._chat_template_path = Path(tempfile.gettempdir(), f"chat-{os.getpid()}.jinja")
         self._failed = False
-        self.served_model_name = settings.served_model_name or model.name
+        self.served_model_name = (*settings.model_names, model.name)[0]
 
     def prepare(self) -> None:
         """Handle SIGQUIT, which SGLang's processes send when one of them fails.
@@ -82,7 +82,7 @@ class SglangAdapter:
     def check_flags(self) -> None:
         """Import SGLang and check all settings; see `interface.EngineAdapter.check_flags`."""
         platform.check_quantization(self._model.quantization, self._model.name)
-        log_level = self._environ.get("SGLANG_LOGGING_LEVEL") or self._settings.log_level
+        log_level = log_level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
         export(platform.environment(log_level, offline=self._model.is_local))
         if platform.is_quiet(log_level):
             warnings.simplefilter("ignore")  # this process does not read PYTHONWARNINGS any more
@@ -154,7 +154,7 @@ class SglangAdapter:
         if self._args is None:
             raise EngineStartFailed("check_flags() was not called before the start")
         log.info("starting the engine")
-        patches.apply(pacer, self.served_model_name)
+        patches.apply(pacer, self.served_model_name, self._settings.model_names[1:])
         warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
         with patches.temporary_files():
             # At INFO it logs a line with all its 600 settings.

@@ -23,7 +23,7 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named
 from handler.engine.request_fields import request_fields
 from handler.engine.vllm import flags, platform
-from handler.environ import export
+from handler.environ import export, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
@@ -32,6 +32,7 @@ from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
 
+LOG_LEVEL = "VLLM_LOGGING_LEVEL"
 RANK_PROCESS = "VLLM::Worker"  # title; a single rank runs in the core's process
 TIMED_WORKER = "handler.engine.vllm.timed_worker.TimedWorker"
 
@@ -48,7 +49,7 @@ class VllmAdapter:
         self._model = model
         self._environ = dict(environ)  # as it was before `check_flags` exports defaults
         self._args: argparse.Namespace | None = None
-        self.served_model_name = settings.served_model_name or model.name
+        self.served_model_name = (*settings.model_names, model.name)[0]
 
     @property
     def forks(self) -> bool:
@@ -67,7 +68,8 @@ class VllmAdapter:
 
     def check_flags(self) -> None:
         """Import vLLM and check all settings; see `interface.EngineAdapter.check_flags`."""
-        log_level = self._environ.get("VLLM_LOGGING_LEVEL", self._settings.log_level)
+        log_level = log_level_of(self._environ, LOG_LEVEL, self._settings.log_level)
+        export({}, remove=[LOG_LEVEL])
         export(
             platform.environment(log_level, offline=self._model.is_local),
             remove=platform.REMOVED_VARIABLES,

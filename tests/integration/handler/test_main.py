@@ -45,6 +45,34 @@ def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, m
     assert line.startswith(message)
 
 
+def test_a_file_of_flags_is_named_in_errors_before_anything_loads(tmp_path):
+    """Its settings are the worker's as well."""
+    file = tmp_path / "flags.yaml"
+    for text, message in (
+        ("port: 80", f"{file}: port cannot be set: "),
+        ("log-format: xml", f"{file}: LOG_FORMAT='xml' must be 'text' or 'json'."),
+        ("quantization: fp8", "QUANTIZATION='fp8' contradicts the checkpoint: "),
+    ):
+        file.write_text(text)
+        done = run_worker(**worker_environment("awq", VLLM_CONFIG_FILE=str(file)))
+        assert done.returncode == 2
+        assert done.stderr.removeprefix(f"{file}: ").startswith(message.removeprefix(f"{file}: "))
+        assert done.stderr.startswith(f"{file}: ")
+
+
+def test_what_was_read_as_not_set_is_one_line(tmp_path):
+    """Before the model is looked for."""
+    given = {"MODEL_NAME": "None", "REQUEST_TIMEOUT": "0"}
+    done = run_worker("--test_input", '{"input": {}}', **worker_environment("awq", **given))
+    assert done.returncode == 2
+    [line] = done.stdout.splitlines()
+    assert line.endswith(
+        "read as not set: MODEL_NAME='None' (the word for no value), "
+        "REQUEST_TIMEOUT='0' (must be above zero)"
+    )
+    assert done.stderr.startswith("MODEL_NAME is not set: ")
+
+
 def test_a_missing_test_input_is_said(tmp_path):
     """In a folder without the file."""
     done = run_worker(cwd=tmp_path, **worker_environment("awq"))

@@ -182,3 +182,6 @@ def test_an_adapter_may_not_have_the_models_name(tmp_path, resolve):
     with pytest.raises(InvalidSetting) as caught:
         resolve(**environ)
     assert str(caught.value) == "LORA_MODULES: 'm' is the model's name; choose another one."
+    with pytest.raises(InvalidSetting) as caught:
+        resolve(**environ | {"LORA_MODULES": f"small={adapter}", "SERVED_MODEL_NAME": "big,small"})
+    assert str(caught.value) == "LORA_MODULES: 'small' is the model's name; choose another one."
