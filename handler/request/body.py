@@ -11,7 +11,7 @@ import orjson
 from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
 from handler.request.form import FORM_TYPE, FormFile, decode_form, parse_form
 from handler.request.json_text import json_type
-from handler.request.media import find_media, media_at
+from handler.request.media import find_media, mark_bytes, media_at
 from handler.request.routes import FORMS
 
 MAX_BODY_BYTES = 30_000_000  # the platform's limit on its load-balancing endpoints
@@ -39,7 +39,7 @@ def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
         return decode_form(body, content_type)
     try:
         value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+    except ValueError as error:
         raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"The body must be a JSON object, got {json_type(value)}.", "body")
@@ -53,6 +53,7 @@ def encode_body(path: str, fields: Mapping[str, Any], domains: Collection[str]) 
         RequestError: it is too large, or its media or its file are invalid.
     """
     if path not in FORMS:
+        mark_bytes(fields)
         content = _json(fields)
         _check_size(content)
         media = find_media(fields, domains)

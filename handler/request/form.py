@@ -20,6 +20,7 @@ from handler.request.media import MEDIA_FIELDS, RequestMedia
 FILE = "file"
 FORM_TYPE = "multipart/form-data"
 MAX_FIELDS = 100
+MAX_SCHEME_CHARACTERS = 20  # of a URL, with its `://`
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _file(value: object) -> FormFile | str:
         return value
     if not isinstance(value, str) or not value:
         raise InvalidInput("file must be the audio file in base64, or its URL.", FILE)
-    if value.startswith(("http://", "https://")):
+    if "://" in value[:MAX_SCHEME_CHARACTERS]:
         return value
     try:
         return FormFile(base64.b64decode(value.rpartition(",")[2], validate=True))

@@ -25,11 +25,12 @@ MEDIA_FIELDS = frozenset(
     for kind in ("image", "video", "audio")
     for suffix in ("", "s", "_url", "_data")
 ) | {"file_url"}
+BYTES_FIELDS = frozenset({"image_data", "video_data", "audio_data"})
 SOURCE = "source"  # of an image in /v1/messages
-# Fields in which an engine looks for no media: tools, schemas, options.
+# Fields in which an engine looks for no media: tools, schemas, options, what is to be judged.
 NO_MEDIA_FIELDS = frozenset({"tools", "arguments", "response_format", "structured_outputs"})
 NO_MEDIA_FIELDS |= {"schema", "metadata", "chat_template_kwargs", "mm_processor_kwargs"}
-NO_MEDIA_FIELDS |= {"vllm_xargs"}
+NO_MEDIA_FIELDS |= {"vllm_xargs", "state", "questions"}
 WHAT = "Media"
 
 
@@ -109,10 +110,21 @@ def media_at(urls: Collection[str], domains: Collection[str]) -> RequestMedia:
     return RequestMedia(tuple(urls), frozenset(domains))
 
 
+def mark_bytes(body: Any) -> None:
+    """Make data URIs of the plain base64 in the fields of SGLang's own input, which may have it.
+
+    For SGLang, such a text may also be a path.
+    """
+    for field in _url_fields(body):
+        if field.name in BYTES_FIELDS and BARE_BASE64.match(field.url):
+            field.replace(f"data:application/octet-stream;base64,{field.url}")
+
+
 @dataclass(frozen=True)
 class _UrlField:
     """Where a URL stands in a body."""
 
+    name: str
     url: str
     replace: Callable[[str], None]
 
@@ -143,6 +155,7 @@ def _has_no_media(block: dict[str, Any], name: str) -> bool:
 
 def _urls_in(holder: Any, key: str | int) -> Iterator[_UrlField]:
     """Yield what an engine would fetch, or open, under a key: one text, or nested lists of them."""
+    name = str(key)
     pending = [(holder, key)]
     while pending:
         holder, key = pending.pop()
@@ -152,7 +165,7 @@ def _urls_in(holder: Any, key: str | int) -> Iterator[_UrlField]:
         elif isinstance(value, dict):
             pending += [(value, "url")] if "url" in value else []
         elif isinstance(value, str) and not value.startswith("data:"):
-            yield _UrlField(value, _setter(holder, key))
+            yield _UrlField(name, value, _setter(holder, key))
 
 
 def _setter(holder: Any, key: str | int) -> Callable[[str], None]:

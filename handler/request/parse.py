@@ -24,7 +24,7 @@ from handler.request.fields import FieldTranslator
 from handler.request.json_text import check_nesting, json_type, shown
 from handler.request.native import MAX_TOKENS, is_native, native_request
 from handler.request.repairs import repair, unfolded, without_nulls
-from handler.request.restrictions import check_job, is_own_route, own_input
+from handler.request.restrictions import check_job, check_plugin, has_own_input, own_input
 from handler.request.routes import FORMS, POST, Route, find_route
 
 ROUTE_FIELDS = ("route", "body", "method")
@@ -178,23 +178,26 @@ class RequestParser:
     def _get(self, request_id: str, route: Route, query: str) -> EngineRequest:
         part = None
         if route.model is not None:
-            part = functools.partial(_model_card, self._model(route.model, None))
+            names = (route.model, self._model(route.model, None))
+            part = functools.partial(_model_card, names)
         return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
 
     def _post(
         self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False
     ) -> EngineRequest:
         check_nesting(body)
-        known = self._request_fields.get(path)
-        if path not in FORMS and not is_own_route(path, known):
+        is_own = has_own_input(path, self._request_fields)
+        if path not in FORMS and not is_own:
             body = unfolded(body)
             self._fields.translate(path, body, native=native)
             repair(path, body, self._fields.log_once)
+            check_plugin(path, body)
         if native and path == POST["completions"]:
             self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)
         hide_usage = include_usage(path, body)
-        body = own_input(path, body, self._models, known)
+        if is_own:
+            body = own_input(path, body, self._models)
         encoded = encode_body(path, body, self._media_domains)
         return EngineRequest(
             method="POST",
@@ -236,10 +239,11 @@ class RequestParser:
         )
 
 
-def _model_card(name: object, listing: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's entry in the list of models, as `models/ID` answers."""
-    cards: list[dict[str, Any]] = listing["data"]
-    return next((card for card in cards if card["id"] == name), cards[0] | {"id": name})
+def _model_card(names: Sequence[object], listing: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of the first of `names` that is in the list, as `models/ID` answers."""
+    cards = {card["id"]: card for card in listing["data"]}
+    found = (cards[name] for name in names if name in cards)
+    return next(found, {"id": names[0], "object": "model"})
 
 
 def _encodable(text: str) -> str:

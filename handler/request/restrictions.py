@@ -40,34 +40,34 @@ def check_job(path: str, body: Mapping[str, Any]) -> None:
         )
 
 
-def is_own_route(path: str, known_fields: Collection[str] | None) -> bool:
-    """Whether a path is SGLang's own; vLLM has another one of that name."""
-    return path in OWN_ROUTES and known_fields is not None and "input" not in known_fields
-
-
-def own_input(
-    path: str,
-    body: dict[str, Any],
-    models: Sequence[str],
-    known_fields: Collection[str] | None,
-) -> dict[str, Any]:
-    """Return a body with what the route of the engine itself needs.
-
-    Args:
-        path: the engine's.
-        body: of the request; `model` is one of `models`.
-        models: the model's name, and then those of its LoRA adapters.
-        known_fields: of the route, None if the engine has no such route.
+def check_plugin(path: str, body: Mapping[str, Any]) -> None:
+    """Refuse what a plugin of the engine would fetch itself.
 
     Raises:
-        InvalidInput: a field is not for callers.
+        InvalidInput: it names data for a plugin.
     """
     if path == "/pooling" and "data" in body:
         raise InvalidInput(
             "data goes to a plugin that would fetch what it names: give input or messages.", "data"
         )
-    if not is_own_route(path, known_fields):
-        return body
+
+
+def has_own_input(path: str, request_fields: Mapping[str, Collection[str]]) -> bool:
+    """Whether a path takes SGLang's own input; vLLM's `/classify` has the form of OpenAI's."""
+    return path in OWN_ROUTES and "input" not in request_fields.get(path, ("input",))
+
+
+def own_input(path: str, body: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    """Return the body of one of SGLang's own routes.
+
+    Args:
+        path: the engine's.
+        body: of the request; `model` is one of `models`.
+        models: the model's name, and then those of its LoRA adapters.
+
+    Raises:
+        InvalidInput: a field is not for callers.
+    """
     own = {name: value for name, value in body.items() if name != "model"}
     for name in own:
         if name not in OWN_FIELDS:

@@ -137,6 +137,9 @@ class LocalResult:
 
     def _add_object(self, data: dict[str, Any]) -> None:
         """Add a response, a chunk, or an event of a stream."""
+        if "meta_info" in data and "text" in data:  # of SGLang's own route: all so far
+            self.text, self.usage = str(data["text"]), data["meta_info"]
+            return
         inner = data.get("response") or data.get("message") or {}
         self.usage = data.get("usage") or inner.get("usage") or self.usage
         text = _generated_text(data)

@@ -1,16 +1,20 @@
-"""The routes in an engine's source, whatever condition they are registered under."""
+"""The routes in an engine's source, whatever condition they are registered under, and a form."""
 
 import ast
 import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from fastapi.testclient import TestClient
+
 from handler.errors import UnknownRoute
+from handler.request.parse import RequestParser
 from handler.request.routes import NAMES, find_route
 
 METHODS = {"get", "post", "put", "delete", "patch", "api_route", "websocket", "route", "mount"}
 METHODS |= {"add_api_route", "add_route", "add_api_websocket_route"}
 ID = re.compile(r"\{[^}]*\}")
+FORM_ROUTE = "/v1/audio/transcriptions"
 ROOT = "/"  # of the worker's own page; SGLang answers Ollama's clients there
 
 
@@ -40,6 +44,17 @@ def is_decided(path):
     except UnknownRoute as error:
         return NAMES not in str(error)
     return True
+
+
+def post_form(app):
+    """Post a transcription to an app, as the worker encodes a job's."""
+    fields = {"file": "UklGRg==", "language": None, "temperature": 0.5, "stream": False}
+    fields["timestamp_granularities"] = ["word", "segment"]
+    job = {"id": "j", "input": {"route": FORM_ROUTE, "body": fields}}
+    request = RequestParser(("served",), "org/served", {}).parse_job(job).request
+    headers = {"content-type": request.content_type}
+    answer = TestClient(app).post(FORM_ROUTE, content=request.body, headers=headers)
+    assert answer.status_code == 200, answer.text
 
 
 def _literal(node):

@@ -11,7 +11,6 @@ import inspect
 import json
 import os
 import signal
-from dataclasses import fields
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -29,7 +28,6 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.request_fields import request_fields
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import (
     KERNELS,
@@ -45,9 +43,8 @@ from handler.errors import InvalidSetting
 from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
-from handler.request.restrictions import OWN_FIELDS, OWN_ROUTES
 from tests.contract import live
-from tests.contract.routes import is_decided, source_paths
+from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
 
@@ -445,68 +442,6 @@ def test_template_manager_knows_some_templates_by_name():
     with pytest.raises(InvalidSetting) as raised:
         adapter._check_chat_template()
     assert str(raised.value) == ("CUSTOM_CHAT_TEMPLATE='chatnl' is neither a file nor a template.")
-
-
-# ---- what callers may use
-
-
-@pytest.mark.parametrize("path", source_paths("sglang.srt.entrypoints"))
-def test_each_route_is_allowed_or_refused_on_purpose(path):
-    """A route of a new version goes into a table of handler/request/routes.py."""
-    assert is_decided(path)
-
-
-# Addresses of processes and servers, what SGLang sets itself, and state between requests.
-NOT_FOR_CALLERS = {
-    "background",
-    "bootstrap_host",
-    "bootstrap_pair_key",
-    "bootstrap_port",
-    "bootstrap_room",
-    "conversation_id",
-    "custom_labels",
-    "decision_layout",
-    "decode_tp_size",
-    "disagg_prefill_dp_rank",
-    "embed_override_token_id",
-    "embed_overrides",
-    "encoder_urls",
-    "external_trace_header",
-    "http_worker_ipc",
-    "kv_hints",
-    "log_metrics",
-    "lora_id",
-    "mm_content_hashes",
-    "mm_hashes",
-    "multi_item_delimiter_indices",
-    "need_wait_for_mm_inputs",
-    "num_items_assigned",
-    "positional_embed_overrides",
-    "received_time",
-    "return_bytes",
-    "session_id",
-    "session_params",
-    "token_indices_to_pool",
-}
-
-
-def test_each_field_of_its_own_inputs_is_allowed_or_refused_on_purpose():
-    """A field of a new version goes into OWN_FIELDS, or here."""
-    names = {
-        field.name
-        for record in ("GenerateReqInput", "EmbeddingReqInput")
-        for field in fields(found("managers.io_struct", record))
-    }
-    assert names == OWN_FIELDS | NOT_FOR_CALLERS
-    assert not OWN_FIELDS & NOT_FOR_CALLERS
-
-
-def test_its_own_routes_are_known_by_their_inputs():
-    """Its `/classify` takes no `input`, vLLM's does; that tells them apart."""
-    known = request_fields(found("entrypoints.http_server", "app"))
-    assert known.keys() >= OWN_ROUTES
-    assert not any("input" in known[path] for path in OWN_ROUTES)
-    assert "input" in known["/v1/classify"]
 
 
 # ---- a running engine

@@ -19,7 +19,6 @@ from types import ModuleType, SimpleNamespace
 from typing import get_args
 
 import pytest
-from fastapi import FastAPI
 
 from handler.engine import speculative
 from handler.engine.flag_aliases import (
@@ -29,7 +28,6 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.request_fields import request_fields
 from handler.engine.vllm.adapter import RANK_PROCESS
 from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
@@ -43,7 +41,7 @@ from handler.model.quantization import method_matches
 from handler.request.parse import RequestParser
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
-from tests.contract.routes import is_decided, source_paths
+from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
 
@@ -465,24 +463,6 @@ def test_speculative_methods_and_fields_exist():
 
 
 METHODS = sorted(set(get_args(SpeculativeMethod)) - {"none"})
-
-
-# ---- what callers may use
-
-
-@pytest.mark.parametrize("path", source_paths("vllm.entrypoints"))
-def test_each_route_is_allowed_or_refused_on_purpose(path):
-    """A route of a new version goes into a table of handler/request/routes.py."""
-    assert is_decided(path)
-
-
-def test_its_classify_takes_an_input():
-    """That tells it from SGLang's own route of this name."""
-    from vllm.entrypoints.pooling.classify.api_router import router
-
-    app = FastAPI()
-    app.include_router(router)
-    assert "input" in request_fields(app)["/classify"]
 
 
 # ---- a running engine

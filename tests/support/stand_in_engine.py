@@ -134,6 +134,8 @@ class StandInEngine:
             Route("/v1/responses/{id}/cancel", _response, methods=["POST"]),
             Route("/v1/rerank", lambda _: JSONResponse([]), methods=["POST"]),
             Route("/v1/audio/transcriptions", _transcribe, methods=["POST"]),
+            Route("/health", lambda _: Response()),
+            Route("/tokenize", lambda _: Response(media_type="text/plain"), methods=["POST"]),
             Route("/metrics", lambda _: Response("vllm:num_requests_running 3.0\n")),
         ]
         yield RunningEngine(Starlette(routes=routes), CAPACITY, lambda: self.alive, (NAME,))

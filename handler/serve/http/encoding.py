@@ -5,6 +5,7 @@ send a byte-order mark, or the character set that their content type names.
 """
 
 import codecs
+import json
 import zlib
 from email.message import Message
 
@@ -15,12 +16,6 @@ COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 CHARSETS = ("utf-8", "utf-16", "utf-32", "iso-8859-1", "windows-1252", "us-ascii")
 CODECS = frozenset(codecs.lookup(name).name for name in CHARSETS)
 CODECS |= {"utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"}
-BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16's, with which it begins
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 
 
 def decompressed(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
@@ -54,25 +49,22 @@ def decompressed(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
 
 
 def as_utf8(body: bytes, content_type: str) -> bytes:
-    """Return a text body as UTF-8 without a byte-order mark.
+    """Return a JSON body as UTF-8 without a byte-order mark.
 
     Raises:
         UnsupportedBody: the content type names another character set than CHARSETS.
         InvalidInput: the body is not in its character set.
     """
-    name = _charset(content_type)
-    if body.startswith(codecs.BOM_UTF8):
-        name, body = "utf-8", body.removeprefix(codecs.BOM_UTF8)
-    for mark, encoding in BYTE_ORDER_MARKS.items():
-        if body.startswith(mark):
-            name = encoding
-            break
+    declared, detected = _charset(content_type), json.detect_encoding(body)
+    name = declared if detected == "utf-8" else detected
     if name == "utf-8":
         return body  # its reader says what is wrong with it
     try:
         return body.decode(name).encode()
     except UnicodeError as error:
-        raise InvalidInput(f"The body is not {name}: {error}.", "body") from error
+        raise InvalidInput(
+            f"The body is not {name.removesuffix('-sig')}: {error}.", "body"
+        ) from error
 
 
 def _window_bits(data: bytes) -> int:

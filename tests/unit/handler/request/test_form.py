@@ -123,9 +123,14 @@ def test_a_json_body_over_http_is_a_jobs():
             "file",
         ),
         ({"file": ["x"]}, "file must be the audio file in base64, or its URL.", "file"),
+        (
+            {"file": "file:///etc/passwd"},
+            "'file:///etc/passwd' must be an http or https URL.",
+            "url",
+        ),
         ({"file": "***"}, "file is not base64: Only base64 data is allowed.", "file"),
     ],
-    ids=["media key", "media list", "no file", "list", "no base64"],
+    ids=["media key", "media list", "no file", "list", "no URL of the web", "no base64"],
 )
 def test_a_body_that_makes_no_form_says_what_would_be_right(fields, message, param):
     with pytest.raises(InvalidInput) as caught:

@@ -225,6 +225,17 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
     assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
 
 
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [("big", "big"), ("small", "small"), ("org/repository", "big"), ("tiny", "big")],
+)
+def test_one_model_of_the_list_by_each_of_its_names(name, card):
+    """Its own entry if it has one; an engine may list the first name only."""
+    reader = RequestParser(("big",), "org/repository", FIELDS, aliases=("small", "tiny"))
+    request = reader.parse_job({"id": "j1", "input": {"openai_route": f"models/{name}"}}).request
+    assert request.take_part({"data": [{"id": "big"}, {"id": "small"}]}) == {"id": card}
+
+
 def test_another_model_is_refused():
     """SGLang would answer with the model that it has."""
     with pytest.raises(UnknownModel) as caught:

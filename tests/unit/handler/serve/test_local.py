@@ -71,6 +71,19 @@ def test_named_events_are_understood(events):
     assert (result.text, result.streamed, result.usage) == ("Paris", True, {"output_tokens": 1})
 
 
+@pytest.mark.parametrize("is_stream", [False, True], ids=["plain", "streamed"])
+def test_sglangs_own_route_has_all_the_text_so_far(is_stream):
+    """In each event, with the tokens so far."""
+    answers = [
+        {"text": text, "meta_info": {"completion_tokens": count}}
+        for count, text in enumerate(("Pa", "Paris"), 1)
+    ]
+    outputs = [f"data: {json.dumps(each)}\n\n" for each in answers] if is_stream else answers[1:]
+    result = result_of(*outputs)
+    assert (result.text, result.streamed) == ("Paris", is_stream)
+    assert result.usage == {"completion_tokens": 2}
+
+
 def test_batch_results_are_printed_line_by_line():
     lines = [{"custom_id": "é", "error": None}, {"custom_id": "b", "error": {"code": "x"}}]
     counts = {"total": 2, "completed": 1, "failed": 1}

@@ -81,11 +81,13 @@ def test_a_refused_route_in_a_batch_line(shared_http):
     assert ranked["response"]["body"] == []
 
 
-def test_an_empty_list_is_an_answer(shared_http):
-    """Of a rerank, say; only where the engine sends nothing there is `{"status": "ok"}`."""
+def test_an_answer_that_is_empty_is_an_answer(shared_http):
+    """A rerank of nothing, or silence as text; only a health check without one is named."""
     body = {"query": "a", "documents": []}
     assert run(shared_http, {"route": "rerank", "body": body}) == [[]]
     assert shared_http.call("POST", "/v1/rerank", json=body).json() == []
+    assert run(shared_http, {"route": "tokenize", "body": {"prompt": "a"}}) == [""]
+    assert run(shared_http, {"route": "health"}) == [{"status": "ok"}]
 
 
 FIELDS = {"model": "org/name", "timestamp_granularities": ["word", "segment"], "language": None}
