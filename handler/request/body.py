@@ -39,7 +39,7 @@ def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
         return decode_form(body, content_type)
     try:
         value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+    except ValueError as error:
         raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"The body must be a JSON object, got {json_type(value)}.", "body")

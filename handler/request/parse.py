@@ -186,12 +186,12 @@ class RequestParser:
         self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False
     ) -> EngineRequest:
         check_nesting(body)
-        check_plugin(path, body)
         is_own = has_own_input(path, self._request_fields)
         if path not in FORMS and not is_own:
             body = unfolded(body)
             self._fields.translate(path, body, native=native)
             repair(path, body, self._fields.log_once)
+            check_plugin(path, body)
         if native and path == POST["completions"]:
             self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)

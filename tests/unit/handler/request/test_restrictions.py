@@ -79,6 +79,8 @@ def test_a_plugins_data_is_refused():
     """The plugin would fetch a URL itself."""
     with pytest.raises(InvalidInput, match="data goes to a plugin"):
         sent("pooling", {"data": {"data": "http://169.254.169.254/"}})
+    with pytest.raises(InvalidInput, match="data goes to a plugin"):
+        sent("pooling", {"extra_body": {"data": {"data": "http://169.254.169.254/"}}})
     assert sent("pooling", {"input": "Hi"}) == {"input": "Hi", "model": "served"}
 
 
