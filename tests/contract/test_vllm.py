@@ -39,8 +39,12 @@ from handler.engine.vllm.platform import (
     STARTUP_PLAN,
 )
 from handler.model.quantization import method_matches
+from handler.request.parse import RequestParser
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
+from tests.contract.routes import is_decided
+from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
+from tests.support.engine_fields import ENGINE_FIELDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
@@ -98,6 +102,24 @@ def parameters_of(module, function):
 )
 def test_called_functions_have_the_known_parameters(module, function, parameters):
     assert parameters_of(module, function) == parameters.split()
+
+
+BODIES = {
+    CHAT: "openai.chat_completion.protocol.ChatCompletionRequest",
+    COMPLETIONS: "openai.completion.protocol.CompletionRequest",
+    RESPONSES: "openai.responses.protocol.ResponsesRequest",
+    MESSAGES: "anthropic.protocol.AnthropicMessagesRequest",
+}
+
+
+@pytest.mark.parametrize("client", CLIENT_BODIES)
+def test_a_clients_body_is_valid(client):
+    """As the worker hands it on."""
+    path, body = CLIENT_BODIES[client]
+    parser = RequestParser(("served",), "org/served", ENGINE_FIELDS["vllm"])
+    job = parser.parse_job({"id": "j", "input": {"openai_route": path, "openai_input": body}})
+    module, _, name = f"vllm.entrypoints.{BODIES[path]}".rpartition(".")
+    getattr(import_module(module), name).model_validate(json.loads(job.request.body))
 
 
 def test_errors_have_one_base():
@@ -480,9 +502,16 @@ def test_running_show_available_models_has_no_path(seen):
     assert seen["roots"] == {name: name, "small": "small"}
 
 
+def test_running_each_route_is_allowed_or_refused_on_purpose(seen):
+    """Those of the app as it runs, too."""
+    assert [path for path in seen["paths"] if not is_decided(path)] == []
+    assert {"/v1/chat/completions", "/v1/models"} <= set(seen["paths"])
+
+
 def test_running_the_fields_of_a_route_are_found(seen):
-    """From the annotations of its FastAPI routes."""
-    assert {"messages", "temperature", "stream", "tools"} <= set(seen["chat_fields"])
+    """From the annotations of its FastAPI routes; the tables of `handler/request` know them."""
+    fields = ENGINE_FIELDS["vllm"]
+    assert seen["fields"] == {path: sorted(names) for path, names in fields.items()}
 
 
 def test_running_a_stream_that_is_left_is_aborted(seen):

@@ -16,6 +16,7 @@ from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
 from handler.engine.flag_aliases import ALIASES
 from handler.environ import setting_variables
+from handler.request.routes import ADMINISTRATION, GET, INSPECTION, POST, REFUSED
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ".runpod benchmarks builder docs handler monitoring runpod_local tests".split()
@@ -201,3 +202,12 @@ def test_the_page_of_tests_names_the_engines_versions():
     tested = page("docs/tested.md")
     assert f"vLLM {images['VLLM']} " in tested
     assert f"SGLang {images['SGLANG']} " in tested
+
+
+def test_the_page_of_jobs_has_each_route_and_each_refused_one_by_its_kind():
+    """Administration and inspection are named as a kind: they are many."""
+    text = page("docs/jobs.md")
+    named = set(re.findall(r"`([^` ]+)`", text[text.index("## Routes") : text.index("## Media")]))
+    assert {*POST, *GET, "models/ID", "responses/ID", "responses/ID/cancel"} <= named
+    kinds = (ADMINISTRATION, INSPECTION)
+    assert {path for path, reason in REFUSED.items() if reason not in kinds} <= named
