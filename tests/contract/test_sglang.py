@@ -11,6 +11,8 @@ import inspect
 import json
 import os
 import signal
+import subprocess
+import sys
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -28,18 +30,20 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
+from handler.engine.removed_names import EVERYWHERE, REMOVED
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import (
     KERNELS,
     POSITIVE,
     REFUSED,
-    REMOVED,
     engine_flags,
     memory_demand,
+    worker_arguments,
 )
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
 from handler.errors import InvalidSetting
+from handler.model.harmony import FILE, VARIABLE
 from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
@@ -47,6 +51,7 @@ from tests.contract import live
 from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
+from tests.support.environment import clean_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
 
@@ -222,7 +227,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert (REFUSED | POSITIVE) - {action.dest for action in flags._parser._actions} == set()
-    assert REMOVED.keys() & flags.names == set()
+    assert {*EVERYWHERE, *REMOVED["sglang"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):
@@ -267,6 +272,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "ENFORCE_EAGER": "true",
         "SEED": "5",
         "HF_OVERRIDES": '{"a": 1}',
+        "LIMIT_MM_PER_PROMPT": '{"image": 2}',
         "RUNNER": "pooling",
         "ENABLE_AUTO_TOOL_CHOICE": "true",
         "TOOL_CALL_PARSER": "llama3_json",
@@ -291,6 +297,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "disable_cuda_graph": True,
         "random_seed": 5,
         "json_model_override_args": '{"a": 1}',
+        "limit_mm_data_per_request": {"image": 2},
         "is_embedding": True,
         "tool_call_parser": "llama3",
         "reasoning_parser": "deepseek-r1",
@@ -355,6 +362,43 @@ def test_the_flags_become_a_memory_demand(flags, given, expected):
         demand.memory_fraction,
     )
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["params.json", "consolidated.safetensors"], ["--model-config-parser=mistral"]),
+        (["config.json", "model.safetensors", "params.json", "consolidated.safetensors"], []),
+    ],
+    ids=["alone", "both"],
+)
+def test_mistrals_own_format_is_named_because_a_folder_has_no_name(
+    tmp_path, flags, files, expected
+):
+    """SGLang goes by the name of the repository."""
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    model = ResolvedModel(tmp_path, "org/m", None, "a local folder")
+    settings = load_settings({"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"})
+    arguments = worker_arguments(settings, model, flags, "INFO")
+    assert [each for each in arguments if "parser" in each] == expected
+    assert flags.parse(arguments).model_config_parser == ("mistral" if expected else "auto")
+
+
+def test_harmony_reads_the_vocabulary_from_the_folder_in_its_variable(tmp_path):
+    """Without the variable the package downloads it."""
+    code = (
+        "import openai_harmony as o\n"
+        "o.load_harmony_encoding(o.HarmonyEncodingName('HarmonyGptOss'))\n"
+    )
+    (tmp_path / FILE).write_text("no vocabulary")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(**{VARIABLE: str(tmp_path)}),
+        capture_output=True,
+        text=True,
+    )
+    assert "invalid tiktoken vocab file" in done.stderr
 
 
 def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):

@@ -28,8 +28,9 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
+from handler.engine.removed_names import EVERYWHERE, REMOVED
 from handler.engine.vllm.adapter import RANK_PROCESS
-from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
+from handler.engine.vllm.flags import REFUSED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
     CPU_ENVIRONMENT,
     CPU_KV_CACHE_ENVIRONMENT,
@@ -344,7 +345,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert REFUSED - {action.dest for action in flags._parser._actions} == set()
-    assert REMOVED.keys() & flags.names == set()
+    assert {*EVERYWHERE, *REMOVED["vllm"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):
@@ -410,6 +411,7 @@ def test_sglangs_names_set_vllms_flags(flags):
         "DISABLE_CUDA_GRAPH": "true",
         "RANDOM_SEED": "5",
         "JSON_MODEL_OVERRIDE_ARGS": '{"a": 1}',
+        "LIMIT_MM_DATA_PER_REQUEST": '{"image": 2}',
         "IS_EMBEDDING": "true",
         "TOOL_CALL_PARSER": "llama3",
         "REASONING_PARSER": "deepseek-r1",
@@ -433,6 +435,7 @@ def test_sglangs_names_set_vllms_flags(flags):
         "enforce_eager": True,
         "seed": 5,
         "hf_overrides": {"a": 1},
+        "limit_mm_per_prompt": {"image": 2},
         "runner": "pooling",
         "tool_call_parser": "llama3_json",
         "reasoning_parser": "deepseek_r1",

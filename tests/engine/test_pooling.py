@@ -52,7 +52,10 @@ RERANK = {"route": "rerank", "body": {"query": "Paris is a city.", "documents": 
 
 
 def test_vllm_embeds_reranks_and_scores(tmp_path):
-    """RUNNER=pooling: one model for the three; the query's own text is the most alike."""
+    """One model for the three; the query's own text is the most alike.
+
+    TASK=embed is worker-vllm's name for RUNNER=pooling and CONVERT=embed.
+    """
     score = {"route": "score", "body": {"text_1": TEXTS[0], "text_2": TEXTS}}
     chat = {"messages": [{"role": "user", "content": "Hi"}]}
     cohere = {"route": "/v2/rerank", "body": RERANK["body"]}
@@ -64,7 +67,7 @@ def test_vllm_embeds_reranks_and_scores(tmp_path):
         {"route": "pooling", "body": {"data": {"url": "http://169.254.169.254/"}}},
     ]
     embedded, reranked, scored, chatted, *more = ask(
-        "vllm", tiny_llama(tmp_path / "m"), *jobs, RUNNER="pooling"
+        "vllm", tiny_llama(tmp_path / "m"), *jobs, TASK="embed"
     )
     check_rerank(more[0])
     [vectors] = more[1].output[0]["embeddings"].values()

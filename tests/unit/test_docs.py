@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from builder import moving_page
 from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
 from handler.engine.flag_aliases import ALIASES
@@ -144,6 +145,11 @@ def test_the_readme_is_one_page():
 
 def test_the_settings_page_is_what_make_docs_writes():
     assert update(page(str(PAGE))) == page(str(PAGE))
+
+
+def test_the_page_on_moving_is_what_make_docs_writes():
+    path = str(moving_page.PAGE)
+    assert moving_page.update(page(path)) == page(path)
 
 
 def test_a_settings_page_without_its_markers_is_refused():

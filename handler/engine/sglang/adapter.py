@@ -33,6 +33,7 @@ from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
 from handler.environ import export, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
+from handler.model import harmony
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
@@ -84,6 +85,7 @@ class SglangAdapter:
         platform.check_quantization(self._model.quantization, self._model.name)
         log_level = log_level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
         export(platform.environment(log_level, offline=self._model.is_local))
+        self._provide_harmony_vocabulary()
         if platform.is_quiet(log_level):
             warnings.simplefilter("ignore")  # this process does not read PYTHONWARNINGS any more
         log.info("importing SGLang %s", platform.version())
@@ -94,6 +96,12 @@ class SglangAdapter:
             cores = sorted(os.sched_getaffinity(0))
             threads = self._environ.get("OMP_NUM_THREADS", "")
             export(platform.thread_binding(self._ranks, cores, threads))
+
+    def _provide_harmony_vocabulary(self) -> None:
+        if self._environ.get(harmony.VARIABLE) or not harmony.uses_harmony(self._model.path):
+            return
+        cache = self._settings.cache_root.expanduser() / "harmony"
+        export(harmony.write_vocabulary(self._model.tokenizer or self._model.path, cache))
 
     def _parse_args(self, log_level: str) -> Any:
         from sglang.srt.server_args import ServerArgs
@@ -108,7 +116,6 @@ class SglangAdapter:
                 ),
                 environ=self._environ,
                 engine_args=self._settings.engine_args,
-                removed=flags.REMOVED,
             )
         )
 
