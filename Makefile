@@ -98,6 +98,7 @@ check: .venv/dev  ## linters, types, layers, links
 
 docs: .venv/dev  ## the generated parts of docs/ and .runpod/
 	$(BIN)/python -m builder.settings_page
+	$(BIN)/python -m builder.moving_page
 	$(BIN)/python -m builder.hub_listing
 
 $(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/output_folder.py

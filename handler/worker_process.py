@@ -219,6 +219,7 @@ class WorkerProcess:
             request_fields=engine.request_fields,
             adapter_routes=engine.adapter_routes,
             media_domains=self._settings.media_domains,
+            context_tokens=engine.capacity.max_model_tokens,
         )
 
     def _monitor(self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int) -> Monitor:

@@ -27,6 +27,7 @@ from builder.fetch.request import FetchRequest, Kind, hub_token
 from builder.fetch.verified_download import fetch_repository
 from handler.model import mistral
 from handler.model.lora import SETTING, parse_lora_modules
+from handler.model.lora_check import check_adapter
 from handler.variables import clean_value, is_no_value
 
 
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     def work(console: Console) -> None:
         for request, folder in _requests(options, environ):
             console.print(fetch_repository(request, folder))
+            if request.kind == "lora":
+                has_base = options.base and (options.base / "config.json").is_file()
+                check_adapter(request.repository, folder, options.base if has_base else None)
 
     return run_command("fetch", work)
 
@@ -101,6 +105,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="PATTERNS",
         help="download only files that match, such as '*.json *.txt pytorch_model*.bin'; pickle "
         "files need a pattern that ends in their suffix (default: ALLOW_PATTERNS)",
+    )
+    add(
+        "--base",
+        type=Path,
+        metavar="FOLDER",
+        help="with --kind lora: the model to which the adapters must fit",
     )
     add("--out", type=Path, metavar="FOLDER", help="the folder to make (default: models/NAME)")
     return parser

@@ -43,8 +43,10 @@ log = logging.getLogger(__name__)
 
 # On other routes SGLang answers with the model itself when a LoRA adapter is chosen.
 ADAPTER_ROUTES = frozenset(
-    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings")
+    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/generate")
 )
+# Read by its request model without being one of the model's fields.
+MORE_FIELDS = {"/v1/chat/completions": ("reasoning",)}
 
 
 class SglangAdapter:
@@ -114,7 +116,6 @@ class SglangAdapter:
                 ),
                 environ=self._environ,
                 engine_args=self._settings.engine_args,
-                removed=flags.REMOVED,
             )
         )
 
@@ -181,7 +182,9 @@ class SglangAdapter:
                         adapter_routes=ADAPTER_ROUTES,
                         models=patches.model_names(manager),
                         generates=bool(manager.is_generation),
-                        request_fields=request_fields(app),
+                        request_fields=request_fields(
+                            app, without=_unread_fields(engine), also=MORE_FIELDS
+                        ),
                         aborts_on_disconnect=False,
                         stages=_startup_stages(info.get("startup_time") or {}, began, ready),
                     )
@@ -204,6 +207,12 @@ class SglangAdapter:
         pids = engine.get_all_child_pids()
         running = all_running([psutil.Process(pid) for pid in pids])
         return lambda: not self._failed and running()
+
+
+def _unread_fields(engine: Any) -> dict[str, tuple[str, ...]]:
+    """Return, by path, the fields that SGLang accepts and does nothing with."""
+    takes_suffix = engine.template_manager.completion_template_name is not None
+    return {"/v1/completions": ("best_of",) if takes_suffix else ("best_of", "suffix")}
 
 
 def _startup_stages(

@@ -54,16 +54,6 @@ KERNELS = frozenset(
     """.split()
 )
 
-# Names of other workers and older engines, with advice.
-REMOVED = {
-    "MAX_NUM_REQS": "use MAX_RUNNING_REQUESTS.",
-    "ENABLE_FLASHINFER_MLA": "use ATTENTION_BACKEND=flashinfer.",
-    "ENABLE_EP_MOE": "use EP_SIZE.",
-    "STORAGE_PATH": "files are not stored.",
-    "ADDITIONAL_PORTS": "the worker has no inner server.",
-    "ENABLE_EAGLE": "use SPECULATIVE_METHOD=eagle.",
-}
-
 
 def engine_flags() -> EngineFlags:
     """Return the flags of SGLang's parser that users may set."""

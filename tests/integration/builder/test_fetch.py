@@ -11,6 +11,7 @@ import pytest
 
 from handler.model.manifest import Manifest
 from tests.support.environment import ROOT, clean_environment
+from tests.support.header_checkpoints import safetensors_header
 from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
 AWQ = {"quantization_config": {"quant_method": "awq"}}
@@ -61,6 +62,22 @@ def hub(tmp_path_factory):
         broken=repository("broken", {"config.json": "{", **weights}),
         gguf=repository("gguf", {"model.gguf": b"gguf"}),
         empty=repository("empty", {}),
+        adapter=repository(
+            "adapter",
+            {
+                "adapter_config.json": '{"r": 8, "base_model_name_or_path": "org/large"}',
+                "adapter_model.safetensors": safetensors_header(
+                    {"base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": ("F32", [])}
+                ),
+            },
+        ),
+        dora=repository(
+            "dora",
+            {
+                "adapter_config.json": '{"r": 8, "use_dora": true}',
+                "adapter_model.safetensors": safetensors_header({}),
+            },
+        ),
         sharded=repository(
             "sharded",
             {
@@ -188,6 +205,28 @@ def test_a_tokenizer_has_no_weights_and_a_draft_may_be_unquantized(tmp_path, hub
     assert names(tmp_path / "t") == {"config.json", "tokenizer.json", "manifest.json"}
     code, _, _ = fetch(hub.url, "org/plain", "--kind", "draft", "--out", tmp_path / "d")
     assert (code, "model.safetensors" in names(tmp_path / "d")) == (0, True)
+
+
+def test_an_adapter_that_no_engine_serves_with_the_model_is_refused(tmp_path, hub):
+    """In the build, as at the start."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"num_hidden_layers": 2}')
+    weights = {"model.layers.1.self_attn.q_proj.weight": ("BF16", [8, 8])}
+    (base / "model.safetensors").write_bytes(safetensors_header(weights))
+    kind = ("--kind", "lora", "--out", tmp_path / "lora")
+    assert fetch(hub.url, *kind, LORA_MODULES="a=org/adapter")[0] == 0
+    code, _, line = fetch(hub.url, *kind, "--base", base, LORA_MODULES="a=org/adapter")
+    assert (code, line) == (
+        2,
+        "LORA_MODULES: org/adapter cannot be served: it has a layer 9, and the model has 2 layers "
+        "(it was trained on org/large).",
+    )
+    code, _, line = fetch(hub.url, *kind, LORA_MODULES="b=org/dora")
+    assert (code, line) == (
+        2,
+        "LORA_MODULES: org/dora cannot be served: the engines do not implement DoRA (use_dora).",
+    )
 
 
 def test_the_token_opens_a_gated_repository(tmp_path, hub):
