@@ -135,27 +135,37 @@ class TokenTexts:
         self._incremental = incremental
         self._lengths = TokenLengths(decode)
         self._tokens = 0
-        self._characters = 0
+        self._sent = 0  # characters
+        self._end = 0  # of the last token, as TokenLengths has it
+        # Ends of tokens behind which SGLang holds the text back: a step ended within a character.
+        self._held: list[int] = []
 
     def split(self, output: Output) -> list[Output]:
         """Return an output for each new token; the last is the one that may be the end."""
         text, ids, meta_info = output["text"], output["output_ids"], output["meta_info"]
         # SGLang goes on to extend a list that holds all tokens.
         count = len(ids) if self._incremental else meta_info["completion_tokens"]
-        token, start = (0, 0) if self._incremental else (self._tokens, self._characters)
-        lengths = [self._lengths.following(new) for new in ids[token:count]]
-        if lengths and meta_info["finish_reason"] is None:
-            # The first token of all may lose its space where the prompt is not before it.
-            lengths[0] += len(text) - start - sum(lengths)
-        self._tokens, self._characters = count, len(text)
+        before, first = (self._sent, 0) if self._incremental else (0, self._tokens)
+        start, self._sent = self._sent, before + len(text)
+        ends = self._held
+        for token in ids[first:count]:
+            self._end += self._lengths.following(token)
+            ends.append(self._end)
+        if first == start == 0 and meta_info["finish_reason"] is None:
+            # The first token may lose its space where the prompt is not before it.
+            lost = max(self._sent - self._end, 0)
+            self._end += lost
+            ends = [end + lost for end in ends]
+        self._held = [end for end in ends if end > self._sent]
+        self._tokens = first + len(ids[first:count])
         unfinished = meta_info | {"finish_reason": None}
         parts = []
-        for length in lengths[:-1]:
-            end = max(start, min(start + length, len(text)))
-            part = text[start:end] if self._incremental else text[:end]
+        for position in ends[:-1]:
+            end = max(start, min(position, self._sent))
+            part = text[start - before if self._incremental else 0 : end - before]
             parts.append(output | {"text": part, "meta_info": unfinished})
             start = end
-        return [*parts, output | {"text": text[start:]} if self._incremental else output]
+        return [*parts, output | {"text": text[start - before :]} if self._incremental else output]
 
 
 class TokenLengths:
@@ -173,8 +183,6 @@ class TokenLengths:
 
     def following(self, token: int) -> int:
         """Return the number of characters that the next token adds."""
-        from sglang.utils import find_printable_text
-
         self._ids.append(token)
         known = self._decode(self._ids[: self._known])
         text = self._decode(self._ids)[len(known) :]
@@ -183,6 +191,8 @@ class TokenLengths:
             self._ids = self._ids[self._known :]
             self._known = len(self._ids)
             return length
+        from sglang.utils import find_printable_text
+
         printable = max(self._printed, len(find_printable_text(text)))
         length, self._printed = printable - self._printed, printable
         return length

@@ -8,7 +8,7 @@ from sglang.srt.function_call.function_call_parser import FunctionCallParser
 from sglang.srt.parser.beam import BEAM_RESPONSE_TEMPLATE
 from sglang.srt.parser.reasoning_parser import ReasoningParser
 
-from handler.engine.sglang.parsed_streams import chat_by_token
+from handler.engine.sglang.parsed_streams import TokenTexts, chat_by_token
 from tests.support.parser_outputs.sglang import (
     AROUND_REASONING,
     CALLS,
@@ -159,6 +159,42 @@ TEXTS = {  # of a parser: what stands before the calls, the calls, what stands a
     "text before": (lambda parser: text_before_calls(parser, TEXT), CALLS["one call"], ""),
     "text after": (lambda _: "", CALLS["one call"], f" {TEXT}"),
 }
+
+
+@pytest.mark.parametrize(
+    "text", [TEXT, "東京は夜🥊🥊、\n雨 → é"], ids=["words", "parts of characters"]
+)
+@pytest.mark.parametrize("seed", range(10))
+def test_a_parser_gets_the_text_of_each_token(tokenizer, monkeypatch, text, seed):
+    """As SGLang's detokenizer sends it for one token at a time."""
+    deltas = []
+
+    def record(_, delta):
+        deltas.append(delta)
+        return delta, []
+
+    monkeypatch.setattr(FunctionCallParser, "parse_stream_chunk", record)
+    serving = make_serving(tokenizer, tool_call_parser="llama3")
+    ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    ask(serving, [[[[token]] for token in ids]], stream=SGLANGS, tools=TOOLS)
+    expected, deltas[:] = deltas[:], []
+    ask(serving, [cut(ids, seed)], stream=OURS, tools=TOOLS)
+    assert [delta for delta in deltas if delta] == [delta for delta in expected if delta]
+    assert len(deltas) >= len(ids)
+
+
+def test_a_tokenizer_that_drops_the_first_space():
+    """The detokenizer has the prompt before it and keeps the space."""
+    words = [" One", " two", " three", " four"]
+    texts = TokenTexts(lambda ids: "".join(words[i] for i in ids)[1:], incremental=False)
+    meta_info = {"completion_tokens": 4, "finish_reason": None}
+    parts = texts.split({"text": "".join(words), "output_ids": range(4), "meta_info": meta_info})
+    assert [part["text"] for part in parts] == [
+        " One",
+        " One two",
+        " One two three",
+        " One two three four",
+    ]
 
 
 @pytest.mark.parametrize("case", TEXTS)
