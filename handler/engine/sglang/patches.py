@@ -14,7 +14,8 @@ entrypoints.openai.serving_chat.OpenAIServingChat._generate_chat_stream,
 entrypoints.openai.serving_responses.OpenAIServingResponses._generate_with_builtin_tools
     Where the parser of tool calls or of reasoning reads a stream, it gets each token by itself
     (parsed_streams.py): with several at once it loses calls, arguments and the border between
-    reasoning and text. Until SGLang's parsers take any delta.
+    reasoning and text. Where none does, tokens without a text of their own keep their logprobs.
+    Until SGLang's parsers take any delta, and until it sends all logprobs.
 entrypoints.engine.Engine.run_detokenizer_process_func
     The detokenizer sends a text again whose next character comes in parts, if a step brings several
     tokens (detokenizer.py). Until it sends each character once.

@@ -8,7 +8,8 @@ from sglang.srt.function_call.function_call_parser import FunctionCallParser
 from sglang.srt.parser.beam import BEAM_RESPONSE_TEMPLATE
 from sglang.srt.parser.reasoning_parser import ReasoningParser
 
-from handler.engine.sglang.parsed_streams import TokenTexts, chat_by_token
+from handler.engine.sglang.parsed_streams import chat_by_token
+from handler.engine.sglang.token_texts import TokenTexts
 from tests.support.parser_outputs.sglang import (
     AROUND_REASONING,
     CALLS,

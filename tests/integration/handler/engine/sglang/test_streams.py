@@ -1,7 +1,14 @@
 """A stream has the text, choices, logprobs and usage of the plain answer."""
 
+import asyncio
+import json
+from types import SimpleNamespace
+
 import pytest
+from sglang.srt.entrypoints.openai.protocol import CompletionRequest
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
+from sglang.srt.entrypoints.openai.serving_completions import OpenAIServingCompletion
+from sglang.srt.managers.io_struct import GenerateReqInput
 
 from handler.engine.sglang.parsed_streams import chat_by_token
 from tests.support.parser_outputs.sglang import (
@@ -13,6 +20,8 @@ from tests.support.parser_outputs.sglang import (
     reasoning,
 )
 from tests.support.sglang_streams import (
+    PROMPT,
+    FakeTokenizerManager,
     ask,
     cut,
     make_serving,
@@ -98,14 +107,55 @@ def test_a_stop_string_across_a_cut(serving, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_logprobs(serving, seed):
-    """One of each token, in order.
-
-    Without a parser SGLang gives those of a step that has no text of its own to nobody: the end of
-    a turn, the beginning of a character. So here each flush has some text.
-    """
-    ids = ids_of(serving, "It is Paris, it is Rome, and it is what I look up there, " * 3 + "End.")
+    """One of each token, in order, of those without a text of their own too."""
+    ids = ids_of(serving, text_of(serving.tokenizer_manager.parsers))
     plain = ask(serving, [[[ids]]], logprobs=True)
-    flushes = cut(ids, seed)
-    flushes = [*flushes[:-2], [*flushes[-2], *flushes[-1]]]
-    assert ask(serving, [flushes], stream=OURS, logprobs=True) == plain
+    assert ask(serving, [cut(ids, seed)], stream=OURS, logprobs=True) == plain
+    assert ask(serving, [[[[token]] for token in ids]], stream=OURS, logprobs=True) == plain
     assert len(plain["choices"][0]["logprobs"]) == len(ids)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_completions(tokenizer, seed):
+    """No parser reads them: text, logprobs and usage of each step."""
+    ids = [*tokenizer.encode(LONG), tokenizer.eos_token_id]
+    plain, streamed = asyncio.run(complete(tokenizer, ids, cut(ids, seed)))
+    (choice,) = plain["choices"]
+    parts = [part for chunk in streamed for part in chunk["choices"]]
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    for field in ("tokens", "token_logprobs"):
+        pieces = [part["logprobs"][field] for part in parts if part["logprobs"]]
+        assert [item for piece in pieces for item in piece] == choice["logprobs"][field]
+    assert len(choice["logprobs"]["tokens"]) == len(ids)
+    usage = plain["usage"].items()
+    assert streamed[-1]["usage"] == {name: count for name, count in usage if count is not None}
+
+
+async def complete(tokenizer, ids, flushes):
+    """Return the plain completion, and the chunks of the streamed one."""
+    manager = FakeTokenizerManager(tokenizer)
+    manager.answers = [[[ids]], flushes]
+    manager.finish_reason = {"type": "stop", "matched": tokenizer.eos_token_id}
+    handler = OpenAIServingCompletion(manager, SimpleNamespace())
+    made = []
+    for stream in (False, True):
+        options = {"stream_options": {"include_usage": True}} if stream else {}
+        request = CompletionRequest(
+            model="model", prompt=PROMPT, logprobs=1, stream=stream, **options
+        )
+        adapted = GenerateReqInput(
+            input_ids=[0],
+            sampling_params={"skip_special_tokens": True},
+            stream=stream,
+            return_logprob=True,
+            return_text_in_logprobs=True,
+        )
+        if stream:
+            events = handler._generate_completion_stream(adapted, request, None)
+            lines = [event.removeprefix("data: ").strip() async for event in events]
+            made.append([json.loads(line) for line in lines if line != "[DONE]"])
+        else:
+            outputs = [output async for output in manager.generate_request(adapted)]
+            response = handler._build_completion_response(request, outputs, 0)
+            made.append(json.loads(response.model_dump_json()))
+    return made
