@@ -16,13 +16,13 @@ from tests.support.parser_outputs.sglang import (
     OPENING,
     REASONING,
     TEXT,
-    TOOL_CALL_FORMATS,
     TOOLS,
     answer,
     marks_in,
     reasoning,
     text_before_calls,
 )
+from tests.support.parser_outputs.sglang_calls import TOOL_CALL_FORMATS
 from tests.support.sglang_streams import (
     ask,
     cut,

@@ -16,11 +16,11 @@ from tests.support.parser_outputs.sglang import (
     CALLS,
     REASONING,
     TEXT,
-    TOOL_CALL_FORMATS,
     TOOLS,
     marks_in,
     reasoning,
 )
+from tests.support.parser_outputs.sglang_calls import TOOL_CALL_FORMATS
 from tests.support.sglang_streams import (
     PROMPT,
     FakeTokenizerManager,

@@ -14,11 +14,11 @@ from handler.engine.sglang.parsed_streams import chat_by_token
 from tests.support.parser_outputs.sglang import (
     CALLS,
     TEXT,
-    TOOL_CALL_FORMATS,
     TOOLS,
     marks_in,
     reasoning,
 )
+from tests.support.parser_outputs.sglang_calls import TOOL_CALL_FORMATS
 from tests.support.sglang_streams import (
     PROMPT,
     FakeTokenizerManager,
