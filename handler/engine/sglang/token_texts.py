@@ -47,14 +47,14 @@ class TokenTexts:
         """Return an output for each new token; the last is the one that may be the end."""
         text, ids, meta_info = output["text"], output["output_ids"], output["meta_info"]
         # SGLang goes on to extend a list that holds all tokens.
-        count = len(ids) if self._incremental else meta_info["completion_tokens"]
+        count = len(ids) if self._incremental else meta_info.get("completion_tokens", len(ids))
         before, first = (self._sent, 0) if self._incremental else (0, self._tokens)
         start, self._sent = self._sent, before + len(text)
         ends = self._held
         for token in ids[first:count]:
             self._end += self._lengths.following(token)
             ends.append(self._end)
-        if first == start == 0 and meta_info["finish_reason"] is None:
+        if first == start == 0 and meta_info.get("finish_reason") is None:
             # The first token may lose its space where the prompt is not before it.
             lost = max(self._sent - self._end, 0)
             self._end += lost
