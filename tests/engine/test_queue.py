@@ -52,40 +52,6 @@ def test_a_slow_platform_gets_fewer_larger_chunks(endpoint):
     assert len(job.chunks) < 30
 
 
-def test_two_calls_on_a_slow_platform(endpoint):
-    """The calls of a stream whose tokens are merged are those of the plain answer."""
-    calls = [
-        {"name": "find_city", "arguments": {"name": name, "near": {"sea": True}}}
-        for name in ("Paris", "Rome")
-    ]
-    written = "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls)
-    request = {
-        "messages": QUESTION,
-        "tools": [{"type": "function", "function": {"name": "find_city", "parameters": {}}}],
-        "max_tokens": 200,
-        **endpoint.constrained(written),
-    }
-    message = endpoint.run(request).output[0]["choices"][0]["message"]
-    endpoint.platform.post_delay_seconds = 0.5
-    try:
-        chunks = endpoint.run({**request, "stream": True}).output
-    finally:
-        endpoint.platform.post_delay_seconds = 0
-    streamed = {}
-    for chunk in chunks:
-        for choice in chunk["choices"]:
-            for part in choice["delta"].get("tool_calls") or []:
-                call = streamed.setdefault(part["index"], {"name": "", "arguments": ""})
-                for field in call:
-                    call[field] += part["function"].get(field) or ""
-    assert [parsed(call) for call in streamed.values()] == calls
-    assert [parsed(call["function"]) for call in message["tool_calls"]] == calls
-
-
-def parsed(call):
-    return {"name": call["name"], "arguments": json.loads(call["arguments"])}
-
-
 def test_a_prompt_through_the_chat_template(endpoint, paris):
     """apply_chat_template, as other workers have it."""
     job = endpoint.run(
