@@ -45,7 +45,6 @@ def test_the_metrics_of_a_job_and_of_the_port_are_the_same(queue_worker):
         assert sorted(families) == sorted(set(families))
 
 
-@pytest.mark.ends_the_worker
 def test_calls_that_come_in_one_flush(queue_worker):
     """Those of a stream are those of the plain answer, and those that the model wrote."""
     calls = [{"name": "find_city", "arguments": {name: 1}} for name in ("paris", "rome", "bari")]
@@ -72,6 +71,7 @@ def parsed(call):
     return {"name": call["name"], "arguments": json.loads(call["arguments"])}
 
 
+@pytest.mark.ends_the_worker
 def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(queue_worker):
     """Running jobs get their time, new ones are not taken, no process outlives the worker."""
     platform, process = queue_worker.platform, queue_worker.process
