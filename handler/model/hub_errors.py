@@ -20,6 +20,7 @@ RETRY_WAITS_SECONDS = (1.0, 2.0, 4.0)  # between failures in a row, none of whic
 # What the hub may ask for in all; its rate limits are counted over 300 s.
 MAX_RATE_LIMIT_WAIT_SECONDS = 330.0
 MAX_REASON_CHARACTERS = 200
+READ_TIMEOUT = "ReadTimeout"  # of httpx, or of httpx2 from huggingface-hub 2.0 on
 # Query strings may be signatures; an "illegal header value" error repeats the token.
 SECRETS = re.compile(r"\?[^\s']*|(?<=Bearer ).*", re.DOTALL)
 
@@ -177,6 +178,8 @@ def _failure_reason(error: Exception) -> str:
         return f" could not be stored: {error.strerror}"
     if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
         return f": {_endpoint()} is not a model hub: check HF_ENDPOINT"
+    if READ_TIMEOUT in (type(error).__name__, type(error.__cause__).__name__):
+        return f": the hub at {_endpoint()} was connected and sent no data"
     return f": the hub at {_endpoint()} cannot be reached, and there is no such local folder"
 
 

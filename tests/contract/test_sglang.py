@@ -499,7 +499,7 @@ def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suff
         path.write_text(TEMPLATE, encoding="utf-8")
         value = str(path)
     adapter = SglangAdapter(
-        load_settings({"CUSTOM_CHAT_TEMPLATE": value, "SERVED_MODEL_NAME": "m"}), None, {}
+        load_settings({"CUSTOM_CHAT_TEMPLATE": value}), SimpleNamespace(name="m"), {}
     )
     adapter._args = SimpleNamespace(chat_template=value)
     adapter._check_chat_template()
@@ -514,7 +514,7 @@ def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suff
 
 def test_template_manager_knows_some_templates_by_name():
     adapter = SglangAdapter(
-        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml", "SERVED_MODEL_NAME": "m"}), None, {}
+        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml"}), SimpleNamespace(name="m"), {}
     )
     adapter._args = SimpleNamespace(chat_template="chatml")
     adapter._check_chat_template()

@@ -181,7 +181,8 @@ class StandInEngine:
 
 
 async def _response(request: Request) -> Response:
-    return JSONResponse({"id": request.path_params["id"], "method": request.method})
+    answer = {"id": request.path_params["id"], "method": request.method, "usage": USAGE}
+    return JSONResponse(answer if request.method == "GET" else answer | {"usage": None})
 
 
 async def _transcribe(request: Request) -> Response:

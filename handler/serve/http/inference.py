@@ -67,7 +67,8 @@ class Inference:
             self._worker.runtime,
             engine_request,
             deadline=Deadline(self._worker.request_timeout_seconds),
-            on_data=record.add_output,
+            # A response that is asked for again has been counted.
+            on_data=record.add_output if engine_request.method == "POST" else lambda _: None,
         ) as response:
             if response.is_stream:
                 await _send_stream(response, engine_request.path, record, send)

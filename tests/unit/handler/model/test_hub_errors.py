@@ -141,3 +141,13 @@ def test_a_transfer_that_stalls_twice_is_not_tried_again(slept):
     with pytest.raises(TransferStalled):
         retry(calls, waits_seconds=(0, 0, 0))
     assert calls.count == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, not_in_cache], ids=["GET", "HEAD"])
+def test_a_hub_that_is_silent_is_not_one_that_cannot_be_reached(wrap):
+    with (
+        pytest.raises(ModelUnavailable) as caught,
+        hub_errors_explained(HubReference("org/m")),
+    ):
+        raise wrap(httpx.ReadTimeout(""))
+    assert str(caught.value).endswith(" was connected and sent no data.")

@@ -29,7 +29,6 @@ def read(shape):
     return parser.parse_job({"id": "j1", "input": shape["input"]}).request
 
 
-@pytest.mark.xfail(reason="some shapes are not read yet")
 @pytest.mark.parametrize("shape", shapes("body"))
 def test_the_job_of_another_worker_becomes_a_request(shape):
     request = read(shape)

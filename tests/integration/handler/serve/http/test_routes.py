@@ -17,7 +17,7 @@ from handler.request.safe_fetch import is_public
 from tests.integration.handler.request.test_safe_fetch import server
 from tests.support.expositions import value
 from tests.support.http_front_end import message
-from tests.support.stand_in_engine import NAME
+from tests.support.stand_in_engine import NAME, USAGE
 
 SOUND = b"RIFF \xc3\xa9"
 TEXT = SOUND.decode()
@@ -47,15 +47,20 @@ def test_a_model_that_is_not_served(shared_http):
 
 
 def test_a_response_that_the_worker_has_kept(shared_http):
-    """Over HTTP, where the same worker answers; the metrics have one series for all ids."""
+    """Over HTTP, where the same worker answers.
+
+    The metrics have one series for all ids, and count tokens when they are generated only.
+    """
+    tokens = 'llm_worker_tokens_total{kind="completion"}'
+    before = value(shared_http.call("GET", "/metrics").text, tokens)
     for name in ("resp_1", "resp_2"):
         found = shared_http.call("GET", f"/v1/responses/{name}")
-        assert found.json() == {"id": name, "method": "GET"}
+        assert found.json() == {"id": name, "method": "GET", "usage": USAGE}
     ended = shared_http.call("POST", "/v1/responses/resp_1/cancel")
-    assert ended.json() == {"id": "resp_1", "method": "POST"}
+    assert ended.json() == {"id": "resp_1", "method": "POST", "usage": None}
     text = shared_http.call("GET", "/metrics").text
     series = 'llm_worker_requests_total{outcome="ok",route="/v1/responses/ID"}'
-    assert value(text, series) == 2
+    assert (value(text, series), value(text, tokens)) == (2, before)
     assert "resp_1" not in text
     refused = run(shared_http, {"openai_route": "/v1/responses/resp_1"})
     assert (refused["code"], refused["param"]) == (404, "route")
