@@ -36,7 +36,8 @@ EXCLUDED_SETTINGS = frozenset(
 BASIC_INPUTS = ("MODEL_NAME", "HF_TOKEN", "MAX_MODEL_LEN")  # the others are under "advanced"
 
 # The engine flags that most people set, with their type in the form. Any other flag can be set as
-# a variable too.
+# a variable too. A blank number is sent as 0, which counts as not set; a switch that nobody touched
+# is sent as false, so one that is on by default, or left to the engine, is a choice instead.
 ENGINE_FLAGS: dict[str, tuple[str, str]] = {
     "MAX_MODEL_LEN": ("string", "Longest context in tokens, such as 8192 or 32k"),
     "GPU_MEMORY_UTILIZATION": ("number", "Share of the GPU's memory for weights and KV cache"),
@@ -44,7 +45,7 @@ ENGINE_FLAGS: dict[str, tuple[str, str]] = {
     "MAX_NUM_BATCHED_TOKENS": ("number", "Tokens in one step, which limits a prefill chunk"),
     "TENSOR_PARALLEL_SIZE": ("string", "GPUs that share the model; auto uses all visible ones"),
     "KV_CACHE_DTYPE": ("string", "auto, or fp8 for twice the context in the same memory"),
-    "ENABLE_PREFIX_CACHING": ("boolean", "Keep the KV cache of prefixes that requests share"),
+    "ENABLE_PREFIX_CACHING": ("choice", "Keep the KV cache of prefixes that requests share"),
     "ENABLE_AUTO_TOOL_CHOICE": ("boolean", "Let the model decide to call tools"),
     "TOOL_CALL_PARSER": ("string", "How the model writes tool calls, such as hermes"),
     "REASONING_PARSER": ("string", "How the model writes its reasoning, such as qwen3"),
@@ -58,7 +59,7 @@ def hub_json(engine: str) -> dict[str, Any]:
     presets = [preset for preset in PRESETS if preset.engine == engine]
     pools = dict.fromkeys(pool for preset in presets for pool in preset.gpu_pools)
     flags = [
-        _input(key, {"type": input_type, "description": description})
+        _input(key, _flag_content(input_type, description))
         for key, (input_type, description) in ENGINE_FLAGS.items()
     ]
     settings = [
@@ -133,6 +134,13 @@ def _setting_input(key: str, field: str, info: FieldInfo) -> dict[str, Any]:
     if field == "model_name":
         content["required"] = True
     return _input(key, content)
+
+
+def _flag_content(input_type: str, description: str) -> dict[str, Any]:
+    if input_type != "choice":
+        return {"type": input_type, "description": description}
+    options = [{"label": word, "value": word} for word in ("true", "false")]
+    return {"type": "string", "description": description, "options": options, "default": ""}
 
 
 def _input(key: str, content: dict[str, Any]) -> dict[str, Any]:

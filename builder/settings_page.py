@@ -34,7 +34,7 @@ GROUPS = {
         "CUSTOM_CHAT_TEMPLATE",
         "LORA_MODULES",
     ),
-    "Engine": ("ENGINE", "ENGINE_ARGS"),
+    "Engine": ("ENGINE", "ENGINE_ARGS", "ENGINE_CONFIG_FILE"),
     "Speculative decoding": (
         "SPECULATIVE_METHOD",
         "SPECULATIVE_MODEL",

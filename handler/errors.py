@@ -28,8 +28,10 @@ The Runpod SDK prints a nested error object as a Python repr, so a job's error i
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from handler.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -198,13 +200,7 @@ ANTHROPIC_TYPES = {
     503: "overloaded_error",
 }
 NO_REASON = "The engine failed on this request and gave no reason."
-_secrets: set[str] = set()
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
-
-
-def hide_secrets(values: Iterable[str | None]) -> None:
-    """Have `render` replace these texts, such as the hub token, by stars."""
-    _secrets.update(value for value in values if value)
 
 
 def one_line(text: str) -> str:
@@ -252,6 +248,5 @@ def render(error: BaseException, for_anthropic: bool = False) -> str:
 
 def _redacted(message: str, status: int) -> str:
     """Hide secrets always, and this machine's paths where the caller is not at fault."""
-    for secret in _secrets:
-        message = message.replace(secret, "***")
+    message = redact(message)
     return _PATH.sub("[path]", message) if status >= 500 else message

@@ -7,6 +7,8 @@ import logging
 import sys
 from typing import Literal
 
+from handler.redaction import redact
+
 job_id: contextvars.ContextVar[str] = contextvars.ContextVar("job_id", default="")
 
 
@@ -17,7 +19,7 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         job = job_id.get()
         record.job = f"[{job}] " if job else ""
-        return super().format(record)
+        return redact(super().format(record))
 
 
 class _Json(logging.Formatter):
@@ -34,7 +36,7 @@ class _Json(logging.Formatter):
         event |= getattr(record, "fields", {})
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False)
+        return redact(json.dumps(event, ensure_ascii=False))
 
 
 def counted(number: int, noun: str) -> str:

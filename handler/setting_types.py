@@ -1,15 +1,32 @@
 """Types of settings that are more than a number or a text, and their parsers."""
 
 import ipaddress
+import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from handler.variables import clean_value
+
 SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
 ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
+LogLevelName = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LOG_LEVEL_NAMES: tuple[str, ...] = get_args(LogLevelName)
+LOG_LEVELS = {  # other words and numbers for a level
+    "WARN": "WARNING",
+    "FATAL": "CRITICAL",
+    "TRACE": "DEBUG",
+    "VERBOSE": "DEBUG",
+    "NOTSET": "DEBUG",
+    "10": "DEBUG",
+    "20": "INFO",
+    "30": "WARNING",
+    "40": "ERROR",
+    "50": "CRITICAL",
+}
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off"})
 
@@ -62,6 +79,30 @@ def parse_domains(text: str) -> frozenset[str]:
     return domains
 
 
+def parse_model_names(text: str) -> tuple[str, ...]:
+    """Return names of a model: a JSON list, or words between commas or blanks.
+
+    Raises:
+        ValueError: what they must be.
+    """
+    try:
+        items = json.loads(text) if text.startswith("[") else re.split(r"[\s,]+", text)
+    except ValueError:
+        items = []
+    names = [clean_value(item) if isinstance(item, str) else "" for item in items]
+    if text and not all(re.fullmatch(r"[^\s,\"'\[\]{}]+", name) for name in names if name):
+        raise ValueError("words without quotes or brackets")
+    found = tuple(dict.fromkeys(name for name in names if name))
+    if text and not found:
+        raise ValueError("a name, or several (first,second or a JSON list)")
+    return found
+
+
+def parse_log_level(text: str) -> str:
+    """Return the level for one of its names or numbers."""
+    return LOG_LEVELS.get(text.upper(), text.upper())
+
+
 def _is_ip(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -91,6 +132,11 @@ def _check_origins(text: str) -> str:
     return text
 
 
+def _check_model_names(text: str) -> str:
+    parse_model_names(text)
+    return text
+
+
 def _check_domains(text: str) -> str:
     parse_domains(text)
     return text
@@ -101,5 +147,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 OwnPort = Annotated[Port | None, BeforeValidator(_without_service_link)]
 LowerCase = Annotated[str, AfterValidator(str.lower)]
 Method = Annotated[SpeculativeMethod, BeforeValidator(parse_speculative_method)]
+LogLevel = Annotated[LogLevelName, BeforeValidator(parse_log_level)]
+ModelNames = Annotated[str, AfterValidator(_check_model_names)]
 Origins = Annotated[str, AfterValidator(_check_origins)]
 Domains = Annotated[str, AfterValidator(_check_domains)]

@@ -7,29 +7,21 @@ not here: `handler/engine/flags.py` takes them from the engine's own parser.
 from pathlib import Path
 from typing import Literal
 
-from pydantic import (
-    AliasChoices,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    SecretStr,
-)
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import AliasChoices, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from handler.setting_types import (
     Domains,
     HubToken,
+    LogLevel,
     LowerCase,
     Method,
+    ModelNames,
     Origins,
     OwnPort,
     Port,
     parse_domains,
+    parse_model_names,
 )
 
 # What the SDK and the platform take per POST is a quarter of a millisecond of CPU: 200 streams get
@@ -50,10 +42,10 @@ class Settings(BaseSettings):
     model_revision: str | None = Field(
         None, validation_alias="MODEL_REVISION", description="Branch, tag or commit of MODEL_NAME"
     )
-    served_model_name: str | None = Field(
-        None,
+    served_model_name: ModelNames = Field(
+        "",
         validation_alias=AliasChoices("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"),
-        description="The model's name in requests; by default the repository's name",
+        description="Model's names (first,second), else the repository's; answers have the first",
     )
     quantization: LowerCase = Field(
         "auto",
@@ -128,6 +120,11 @@ class Settings(BaseSettings):
         "",
         validation_alias=AliasChoices("ENGINE_ARGS", "VLLM_EXTRA_ARGS"),
         description="More flags for the engine, as on its command line; they override variables",
+    )
+    engine_config_file: str | None = Field(
+        None,
+        validation_alias=AliasChoices("ENGINE_CONFIG_FILE", "VLLM_CONFIG_FILE"),
+        description="YAML file of flags, as the engine's --config takes it; variables override it",
     )
     max_concurrency: Literal["auto"] | PositiveInt = Field(
         "auto",
@@ -239,8 +236,10 @@ class Settings(BaseSettings):
         validation_alias="LOG_CONTENT",
         description="Whether prompts and answers are logged",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", validation_alias="LOG_LEVEL", description="Log level of the worker and the engine"
+    log_level: LogLevel = Field(
+        "INFO",
+        validation_alias="LOG_LEVEL",
+        description="Log level of the worker and the engine, also WARN, TRACE or 20",
     )
     log_format: Literal["text", "json"] = Field(
         "text", validation_alias="LOG_FORMAT", description="One line of text or of JSON per event"
@@ -263,6 +262,11 @@ class Settings(BaseSettings):
         """Return the tokens and keys that must not appear in any output."""
         texts = [each.get_secret_value() for each in (self.hf_token, self.api_key) if each]
         return [word.strip() for text in texts for word in text.split(",") if word.strip()]
+
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """The names in SERVED_MODEL_NAME, which may also be a JSON list."""
+        return parse_model_names(self.served_model_name)
 
     @property
     def media_domains(self) -> frozenset[str]:

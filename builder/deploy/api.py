@@ -11,7 +11,7 @@ live platform. Not documented, and assumed here:
 - Without `requestUrls` a queue is at https://api.runpod.ai/v2/{id}, a load balancer at
   https://{id}.api.runpod.ai. There a new endpoint may be 404 at first, and /ping of a load balancer
   without a worker is anything but 200.
-- No credit is 402, or a 4xx whose text is about credit or balance.
+- No credit is 402, or a 400 or 403 that says so in its text.
 - An endpoint that a POST without an answer has created is listed before the next try.
 - DELETE works while workers run (the older APIs wanted `workers.max` 0 first).
 """

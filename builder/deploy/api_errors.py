@@ -16,7 +16,16 @@ from builder.errors import (
 from handler.errors import one_line
 
 KEYS_PAGE = "in Runpod's console, under Settings and API Keys"
-CREDIT = re.compile(r"\b(balance|credits?|insufficient funds)\b", re.IGNORECASE)
+# An account that cannot pay: "balance is too low", "not enough credits". Not every text with one of
+# the words: a validation error may name load balancing, or credits of something else.
+CREDIT = re.compile(
+    r"\b(insufficient|not enough|too few|low|no|out of|negative)(\s+account)?\s+"
+    r"(balance|credits?|funds)\b"
+    r"|(?<!load[ -])\b(balance|credits?|funds)\b(\s+(is|are|has|have|been))*\s+"
+    r"(too\s+low|insufficient|exhausted|used up|negative|below|not sufficient|not enough)\b",
+    re.IGNORECASE,
+)
+CREDIT_STATUSES = frozenset({400, 403})
 MAX_REASON_CHARACTERS = 300
 Json = dict[str, Any]
 
@@ -48,7 +57,7 @@ def error_of(answer: httpx.Response, what: str) -> DeployError:
         return NotFound(
             f"Runpod does not know {what}, or RUNPOD_API_KEY does not reach it ({reason})."
         )
-    if status == 402 or (status < 500 and CREDIT.search(reason)):
+    if status == 402 or (status in CREDIT_STATUSES and CREDIT.search(reason)):
         return NoCredit(
             f"The account has no credit ({reason}): add some in Runpod's console, under Billing."
         )

@@ -58,7 +58,11 @@ class WorkerEnvironment:
     @property
     def model(self) -> str:
         """The name that callers use, as far as the environment says it."""
-        return next((self.values[n] for n in MODEL_VARIABLES if self.values.get(n)), "MODEL")
+        given = {name: self.values.get(name, "") for name in MODEL_VARIABLES}
+        settings = load_settings(
+            {n: value for n, value in given.items() if not is_reference(value)}
+        )
+        return (*settings.model_names, settings.model_name or "MODEL")[0]
 
 
 def worker_environment(

@@ -24,13 +24,15 @@ from builder.cli import Console, command_parser, exit_process, run_command
 from builder.fetch.request import FetchRequest, Kind, hub_token
 from builder.fetch.verified_download import fetch_repository
 from handler.model.lora import SETTING, parse_lora_modules
+from handler.variables import clean_value, is_no_value
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Fetch a repository, or all adapters in LORA_MODULES, and print the folders."""
     parser = _parser(environ)
     options = parser.parse_args(argv)
-    if not options.repository and not (options.kind == "lora" and environ.get(SETTING)):
+    options.repository = _value(options.repository or "")
+    if not options.repository and not (options.kind == "lora" and _value(environ.get(SETTING, ""))):
         parser.error("give a repository, or --kind lora and LORA_MODULES")
 
     def work(console: Console) -> None:
@@ -47,20 +49,27 @@ def _requests(
     token = hub_token(environ)
     if not options.repository:
         parent = options.out or Path("models/lora")
-        for adapter in parse_lora_modules(environ.get(SETTING, "")):
+        for adapter in parse_lora_modules(_value(environ.get(SETTING, ""))):
             revision = adapter.revision or "main"
             request = FetchRequest(adapter.source, revision, kind="lora", token=token)
             yield request, parent / adapter.folder_name()
         return
+    method = clean_value(options.quantization)
     request = FetchRequest(
         repository=options.repository,
-        revision=options.revision or "main",
+        revision=_value(options.revision) or "main",
         kind=options.kind,
-        quantization=options.quantization.lower() or "auto",
-        patterns=tuple(options.allow_patterns.replace(",", " ").split()),
+        quantization=method if method == "none" else _value(method).lower() or "auto",
+        patterns=tuple(_value(options.allow_patterns).replace(",", " ").split()),
         token=token,
     )
     yield request, options.out or Path("models", request.repository.rpartition("/")[2].lower())
+
+
+def _value(text: str) -> str:
+    """Return a variable or build argument as the worker's settings read it."""
+    value = clean_value(text)
+    return "" if is_no_value(value) else value
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:

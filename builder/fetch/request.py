@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from builder.errors import InvalidArgument
 from handler.model.reference import HubReference
 from handler.setting_types import check_token
+from handler.variables import clean_value, is_no_value
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
 # The setting or build argument that names a repository of each kind, for error messages.
@@ -53,11 +54,11 @@ def hub_token(environ: Mapping[str, str]) -> SecretStr | None:
     Raises:
         InvalidArgument: it cannot be sent as a token.
     """
-    token, name = environ.get("HF_TOKEN", "").strip(), "HF_TOKEN"
-    if not token and BUILD_SECRET.is_file():
-        token = BUILD_SECRET.read_bytes().decode("latin-1").strip()
+    token, name = clean_value(environ.get("HF_TOKEN", "")), "HF_TOKEN"
+    if (not token or is_no_value(token)) and BUILD_SECRET.is_file():
+        token = clean_value(BUILD_SECRET.read_bytes().decode("latin-1"))
         name = f"the secret {BUILD_SECRET.name}"
     try:
-        return check_token(SecretStr(token)) if token else None
+        return check_token(SecretStr(token)) if token and not is_no_value(token) else None
     except ValueError as error:
         raise InvalidArgument(f"{name} must be {error}.") from error

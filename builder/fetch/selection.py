@@ -7,7 +7,8 @@ from pathlib import Path
 from builder.errors import CheckpointRefused
 from builder.fetch.request import FetchRequest
 from handler.model import hub_files
-from handler.model.checkpoint import INDEX, method_matches
+from handler.model.checkpoint import INDEX
+from handler.model.quantization import method_matches
 
 PICKLE_INDEX = "pytorch_model.bin.index.json"
 

@@ -12,7 +12,7 @@ from builder.errors import CheckpointRefused
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups, parse_quantization_groups
 from builder.quantize.recipe import select_group_size
-from handler.model.checkpoint import method_matches
+from handler.model.quantization import method_matches
 from handler.model.safetensors import Tensor
 
 ELEMENT_BYTES = {"fp8": 1.0, "bf16": 2.0, "awq": 0.5}

@@ -36,8 +36,9 @@ from builder.quantize.model_card import MIN_COMPARED_TOKENS, QuantizationResult,
 from builder.quantize.recipe import RECIPE_FILE, QuantizationRecipe
 from handler.errors import StartError, one_line
 from handler.model import hub_files
-from handler.model.checkpoint import method_matches, quantization_of
+from handler.model.checkpoint import quantization_of
 from handler.model.manifest import MANIFEST_NAME, ManifestFile
+from handler.model.quantization import method_matches
 
 log = logging.getLogger("quantize")
 

@@ -9,10 +9,10 @@ TYPICAL_REQUEST_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the engine can hold at once, known once it is up.
+    """What the engine can hold at once over all data-parallel replicas, known once it is up.
 
     Attributes:
-        max_sequences: sequences in one batch.
+        max_sequences: sequences in their batches.
         kv_cache_tokens: tokens that the KV cache holds over all sequences.
         max_model_tokens: the longest context of one sequence.
     """

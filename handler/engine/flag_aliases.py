@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from handler.environ import ValueRules
 from handler.errors import InvalidSetting
 from handler.setting_types import FALSE_WORDS, parse_bool
 
@@ -27,6 +28,10 @@ SHARED_WITH_OTHER_PROGRAMS = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WAT
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
 # A flag in an engine's message, and the flags that are set by another variable.
 FLAG_IN_TEXT = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")
+NOT_PASSED_ON = (
+    "cannot be set: the engine's own HTTP server does not run here, and the worker's settings name "
+    "the model"
+)
 VARIABLE_OF_FLAG = {"IS_EMBEDDING": "RUNNER=pooling"}
 
 TOOL_CALL_PARSERS = {  # vLLM's name → SGLang's, where they differ
@@ -65,6 +70,11 @@ def _unchanged(value: str) -> str | None:
 
 def _negated(value: str) -> str | None:
     return "false" if parse_bool(value) else "true"
+
+
+def _off_if_true(value: str) -> str | None:
+    """A switch that is off says nothing: a form sends it for what nobody touched."""
+    return "false" if parse_bool(value) else None
 
 
 def _no_flag(_: str) -> str | None:
@@ -131,7 +141,7 @@ ALIASES = (
         to_vllm=_renamed({"bf16": "bfloat16"}),
         to_sglang=_renamed({"fp8": "fp8_e4m3"}),
     ),
-    SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _negated, _negated),
+    SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _off_if_true, _negated),
     SettingAlias("BLOCK_SIZE", "PAGE_SIZE"),
     SettingAlias("TENSOR_PARALLEL_SIZE", "TP_SIZE"),
     SettingAlias("PIPELINE_PARALLEL_SIZE", "PP_SIZE"),
@@ -172,7 +182,7 @@ def refuse_settings_of_other_engine(
     that this engine or the worker knows.
     """
     other = OTHER_ENGINE[engine]
-    flags = json.loads(FLAG_NAMES.read_text(encoding="utf-8"))[other]
+    flags = _flag_names()[other]
     off_by_default = frozenset(flags["off"])
     others = off_by_default | frozenset(flags["other"])
     for name in sorted(others & environ.keys() - set(known) - SHARED_WITH_OTHER_PROGRAMS):
@@ -195,6 +205,24 @@ def flags_to_variables(text: str) -> str:
 
 
 @cache
+def flag_rules() -> ValueRules:
+    """Return how the variables for the flags of both engines are read."""
+    engines = _flag_names().values()
+    return ValueRules(
+        names=_all_flag_names(),
+        positive=frozenset(name for flags in engines for name in flags["positive"]),
+        words={name: "none" for flags in engines for name in flags["none"]},
+    )
+
+
+@cache
 def _all_flag_names() -> frozenset[str]:
-    engines = json.loads(FLAG_NAMES.read_text(encoding="utf-8")).values()
-    return frozenset(name for names in engines for kind in names.values() for name in kind)
+    return frozenset(
+        name for flags in _flag_names().values() for name in (*flags["off"], *flags["other"])
+    )
+
+
+@cache
+def _flag_names() -> dict[str, dict[str, list[str]]]:
+    names: dict[str, dict[str, list[str]]] = json.loads(FLAG_NAMES.read_text(encoding="utf-8"))
+    return names

@@ -21,11 +21,17 @@ def flag_names(engine: str) -> dict[str, list[str]]:
     """Return the variables for the flags of an installed engine.
 
     Returns:
-        `off`: the switches that are off by default; `other`: the other flags.
+        `off`: the switches that are off by default; `other`: the other flags. Among these,
+        `positive`: the flags whose values are above zero; `none`: those that have a value `none`.
     """
     flags = ENGINE_FLAGS[engine]()
     off = {name for name in flags.names if flags.is_off(name)}
-    return {"off": sorted(off), "other": sorted(flags.names - off)}
+    return {
+        "off": sorted(off),
+        "other": sorted(flags.names - off),
+        "positive": sorted(flags.value_rules.positive),
+        "none": sorted(flags.value_rules.words),
+    }
 
 
 def main() -> int:

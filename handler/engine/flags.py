@@ -12,18 +12,22 @@ import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from handler.engine.config_file import refuse_unknown_keys
 from handler.engine.flag_aliases import (
     ALIAS_NAMES,
     ALIASES,
+    NOT_PASSED_ON,
     TITLES,
     EngineName,
     SettingAlias,
+    flag_rules,
     refuse_settings_of_other_engine,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
-from handler.environ import setting_variables
+from handler.environ import ValueRules, clean_environ, setting_variables
 from handler.errors import InvalidSetting, one_line
-from handler.setting_types import parse_bool
+from handler.setting_types import FALSE_WORDS, parse_bool
+from handler.variables import clean_value, is_no_value, is_zero
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +46,17 @@ class EngineFlags:
     Args:
         parser: the engine's; its `error` must raise `FlagError`.
         refused: destinations of flags that are not passed on, such as those of an HTTP server.
+        positive: destinations of flags whose values are above zero, which its parser does not say.
     """
 
-    def __init__(self, parser: argparse.ArgumentParser, refused: Collection[str]) -> None:
+    def __init__(
+        self,
+        parser: argparse.ArgumentParser,
+        refused: Collection[str],
+        positive: Collection[str] = (),
+    ) -> None:
         self._parser = parser
+        self._positive = positive
         self._actions: dict[str, argparse.Action] = {}
         self._refused: set[str] = set()
         self._refused_short: set[str] = set()
@@ -64,6 +75,19 @@ class EngineFlags:
     @property
     def names(self) -> frozenset[str]:
         return frozenset(self._actions)
+
+    @property
+    def value_rules(self) -> ValueRules:
+        """How the variables for these flags are read."""
+        return ValueRules(
+            names=self.names,
+            positive=frozenset(n for n, each in self._actions.items() if self._is_positive(each)),
+            words={n: "none" for n, each in self._actions.items() if "none" in _choices(each)},
+        )
+
+    def _is_positive(self, action: argparse.Action) -> bool:
+        numbers = [choice for choice in _choices(action) if type(choice) is int]
+        return action.dest in self._positive or (bool(numbers) and min(numbers) > 0)
 
     def choices(self, name: str) -> list[Any]:
         return sorted(self._actions[name].choices or ())
@@ -124,9 +148,14 @@ class EngineFlags:
         `variable` is the one that the user set, if it has another name.
 
         Raises:
-            InvalidSetting: the parser refuses the value.
+            InvalidSetting: the engine has no such flag, or its parser refuses the value.
         """
         variable = variable or name
+        if name not in self._actions:
+            flag = "--" + name.lower().replace("_", "-")
+            raise InvalidSetting(
+                f"{variable}={value!r}: the installed engine has no flag {flag}, remove it."
+            )
         try:
             arguments = _spell(self._actions[name], value)
         except ValueError as error:
@@ -155,10 +184,7 @@ class EngineFlags:
             name = option.split(".")[0].removeprefix("--").replace("-", "_").upper()
             is_refused_long = argument.startswith("--") and name in self._refused
             if is_refused_long or argument in self._refused_short:
-                raise InvalidSetting(
-                    f"ENGINE_ARGS: {option} cannot be set: the engine's own HTTP server does not "
-                    "run here, and the worker's settings name the model."
-                )
+                raise InvalidSetting(f"ENGINE_ARGS: {option} {NOT_PASSED_ON}.")
         return arguments
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
@@ -181,6 +207,7 @@ def parse_engine_flags(
     """Return the engine's parsed flags, and warn of variables that have no effect.
 
     Later ones win: the worker's own arguments, aliases, variables named like a flag, ENGINE_ARGS.
+    What a file of flags sets is among the variables, see `config_file.py`.
 
     Args:
         engine: the engine that runs.
@@ -195,7 +222,11 @@ def parse_engine_flags(
     """
     own_names = frozenset(name for names in setting_variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
+    environ, unset = clean_environ(environ, flags.value_rules, flag_rules())
+    if unset:
+        log.info("read as not set: %s", ", ".join(unset))
     refuse_settings_of_other_engine(engine, environ, known | removed.keys())
+    refuse_unknown_keys(environ, known, TITLES[engine])
     for warning in unused_variable_warnings(environ, known, removed):
         log.warning(warning)
     environ = resolve_auto_tensor_parallel(environ)
@@ -212,9 +243,12 @@ def parse_engine_flags(
 def unused_variable_warnings(
     environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
 ) -> list[str]:
-    """Return one line for each variable that looks like a setting and has no effect."""
+    """Return one line for each variable that has a value, looks like a setting, has no effect."""
     warnings = []
     for name in sorted(environ.keys() - set(known)):
+        value = clean_value(environ[name])
+        if not value or is_no_value(value) or is_zero(value) or value.lower() in FALSE_WORDS:
+            continue
         if name in removed:
             warnings.append(f"{name} has no effect: {removed[name]}")
         elif not name.startswith(PREFIXES_OF_OTHERS):
@@ -224,6 +258,10 @@ def unused_variable_warnings(
                     f"{name} is not a setting and has no effect: did you mean {similar[0]}?"
                 )
     return warnings
+
+
+def _choices(action: argparse.Action) -> Collection[Any]:
+    return action.choices if isinstance(action.choices, Collection) else ()
 
 
 def _turns_off(parser: argparse.ArgumentParser, action: argparse.Action, option: str) -> bool:

@@ -14,12 +14,14 @@ from pathlib import Path
 from handler.errors import InvalidSetting
 from handler.model.attention import attention_heads, heads_split_evenly
 from handler.model.checkpoint import json_object
+from handler.setting_types import TRUE_WORDS
 
 log = logging.getLogger(__name__)
 
 TENSOR = ("TENSOR_PARALLEL_SIZE", "TP_SIZE")  # vLLM's name and SGLang's
 PIPELINE = ("PIPELINE_PARALLEL_SIZE", "PP_SIZE")
 DATA = ("DATA_PARALLEL_SIZE", "DP_SIZE")
+ATTENTION_DATA = ("ATTN_DP_SIZE", "ATTENTION_DATA_PARALLEL_SIZE")  # SGLang's
 DEVICES = Path("/dev")
 DEVICE = re.compile(r"nvidia(\d+)")
 MAX_SUGGESTED_GPUS = 16
@@ -46,7 +48,8 @@ class Parallelism:
     Attributes:
         tensor: ranks that share each layer.
         ranks: all ranks, of all pipeline stages and replicas.
-        groups: replicas of the attention among the ranks of a layer (SGLang's DP attention).
+        groups: of ranks that share a layer's heads, where that is not all ranks of the layer
+            (SGLang's attention data parallelism and context parallelism).
     """
 
     tensor: int
@@ -93,7 +96,18 @@ def _gpus_per_stage(environ: Mapping[str, str], gpus: int) -> int:
         environ.get("DISTRIBUTED_EXECUTOR_BACKEND") == "ray" or _size(environ, "NNODES") > 1
     )
     stages = 1 if several_machines else _size(environ, *PIPELINE)
-    return max(1, gpus // (stages * _size(environ, *DATA)))
+    return max(1, gpus // (stages * _replicas(environ)))
+
+
+def _replicas(environ: Mapping[str, str]) -> int:
+    """Return how many copies of the model there are.
+
+    With the old ENABLE_DP_ATTENTION alone, SGLang's DP_SIZE counts attention groups among the ranks
+    of one copy; beside ATTN_DP_SIZE it counts copies.
+    """
+    old_spelling = environ.get("ENABLE_DP_ATTENTION", "").strip().lower() in TRUE_WORDS
+    groups_are_data = old_spelling and _size(environ, *ATTENTION_DATA) == 1
+    return 1 if groups_are_data else _size(environ, *DATA)
 
 
 def _size(environ: Mapping[str, str], *names: str) -> int:
@@ -121,9 +135,9 @@ def _check_heads(
     ]
     seen = f"the worker has {tensor} GPUs for it, and " if auto else ""
     kv = f" ({kv_heads} of them for keys and values)" if kv_heads not in (None, heads) else ""
-    replicas = f", in {groups} replicas," if groups > 1 else ""
+    in_groups = f", in {groups} groups of ranks," if groups > 1 else ""
     raise InvalidSetting(
-        f"{name}={value!r}: {seen}the model's {heads} attention heads{kv}{replicas} can be "
+        f"{name}={value!r}: {seen}the model's {heads} attention heads{kv}{in_groups} can be "
         f"split over {', '.join(sizes)} GPUs."
     )
 

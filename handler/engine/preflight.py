@@ -4,12 +4,14 @@ Only what certainly fails is refused. The KV cache is checked for plain decoders
 have the same attention; `python -m builder plan` calculates that of every kind of model.
 """
 
+import logging
 import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from handler.errors import EngineStartFailed, InvalidSetting
 from handler.model.attention import (
@@ -21,6 +23,8 @@ from handler.model.attention import (
 )
 from handler.model.checkpoint import json_object
 from handler.model.safetensors import tensors_in_folder
+
+log = logging.getLogger(__name__)
 
 GB = 1e9
 MIB = 1 << 20
@@ -68,6 +72,25 @@ class MemoryDemand:
     memory_setting: str
     context_tokens: int | None = None
     kv_element_bytes: int = 2
+
+
+def fit_adapters(args: Any, rank: int) -> None:
+    """Serve the LoRA adapters although a flag, often a form's default, would not.
+
+    Args:
+        args: the engine's parsed flags, which are changed.
+        rank: that the adapters need, 0 without any.
+    """
+    if not rank:
+        return
+    if not args.enable_lora:
+        log.warning("ENABLE_LORA=false has no effect: there are adapters (LORA_MODULES)")
+        args.enable_lora = True
+    if args.max_lora_rank is not None and args.max_lora_rank < rank:
+        log.warning(
+            "MAX_LORA_RANK=%d has no effect: the adapters need %d", args.max_lora_rank, rank
+        )
+        args.max_lora_rank = rank
 
 
 def check_load_format(load_format: str) -> None:

@@ -154,13 +154,15 @@ class EngineRuntime:
                 self._loop.call_soon_threadsafe(self._stop.set)
         self._stopped = True
         until = time.monotonic() + STOP_GRACE_SECONDS
-        if self.running is not None:
-            self._thread.join(STOP_GRACE_SECONDS)
-        # An engine that is being launched may start more processes while others are killed.
-        while self._launching and self._thread.is_alive() and time.monotonic() < until:
+        try:
+            if self.running is not None:
+                self._thread.join(STOP_GRACE_SECONDS)
+            # An engine that is being launched may start more processes while others are killed.
+            while self._launching and self._thread.is_alive() and time.monotonic() < until:
+                self._kill_children()
+                self._thread.join(POLL_INTERVAL_SECONDS)
+        finally:  # also where a signal's handler raises
             self._kill_children()
-            self._thread.join(POLL_INTERVAL_SECONDS)
-        self._kill_children()
 
     # ---- the engine's thread ----
 

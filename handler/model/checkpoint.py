@@ -6,19 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from handler.errors import InvalidSetting, ModelUnavailable
+from handler.errors import ModelUnavailable
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")  # what an engine's `auto` looks for
 INDEX = "model.safetensors.index.json"
-
-# QUANTIZATION → the methods in checkpoints. llm-compressor saves AWQ and GPTQ in the same format,
-# 4-bit integers in compressed-tensors, without the name of the algorithm.
-FAMILIES = {
-    "awq": {"awq", "awq_marlin", "compressed-tensors-int4"},
-    "gptq": {"gptq", "gptq_marlin", "compressed-tensors-int4"},
-    "fp8": {"fp8", "compressed-tensors-fp8", "modelopt-fp8", "fbgemm_fp8"},
-}
-CONTAINERS = ("compressed-tensors", "modelopt")
 
 
 def quantization_of(folder: Path) -> str | None:
@@ -57,29 +48,6 @@ def has_fp8_cache(folder: Path) -> bool:
         return False
     algorithm = str(quantization.get("kv_cache_quant_algo") or "")
     return bool(quantization.get("kv_cache_scheme")) or algorithm.upper().startswith("FP8")
-
-
-def method_matches(setting: str, method: str) -> bool:
-    """Whether a checkpoint with this quantization method is one of QUANTIZATION=setting."""
-    return (
-        setting == method
-        or method in FAMILIES.get(setting, ())
-        or (setting in CONTAINERS and method.startswith(setting))
-    )
-
-
-def check_quantization(setting: str, method: str | None, name: str) -> None:
-    """Compare QUANTIZATION with the checkpoint; engines can quantize an unquantized one.
-
-    Raises:
-        InvalidSetting: they contradict each other.
-    """
-    if setting == "auto" or method is None or method_matches(setting, method):
-        return
-    raise InvalidSetting(
-        f"QUANTIZATION={setting!r} contradicts the checkpoint: {name} is quantized as "
-        f"{method!r}. Leave QUANTIZATION unset, or choose another model."
-    )
 
 
 def has_weights(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from handler.errors import InvalidSetting
 from handler.model.checkpoint import json_object, model_named_in_errors
 from handler.model.hub_files import LORA_FILES
+from handler.model.lora_check import check_adapter
 from handler.model.manifest import read_manifest
 from handler.model.reference import HubReference
 from handler.model.sources import ModelSources, baked_lora_folders
@@ -80,17 +81,24 @@ def parse_lora_modules(text: str) -> tuple[LoraSpec, ...]:
 
 
 def resolve_adapters(
-    lora_modules: str | None, sources: ModelSources, model_names: Collection[str | None] = ()
+    lora_modules: str | None,
+    sources: ModelSources,
+    model_names: Collection[str | None] = (),
+    model: Path | None = None,
 ) -> tuple[LoraAdapter, ...]:
     """Find the adapters in LORA_MODULES, or without the setting those in the image.
 
+    Args:
+        model_names: names that no adapter may have.
+        model: the model's folder.
+
     Raises:
-        InvalidSetting, ModelUnavailable: see `ModelSources.find`; or an adapter has the model's
-            name.
+        InvalidSetting, ModelUnavailable: see `ModelSources.find` and `check_adapter`; or an adapter
+            has the model's name.
     """
     if lora_modules is None:
         adapters = [
-            _adapter(folder.name.replace("--", "/"), folder, is_local=True)
+            _adapter(folder.name.replace("--", "/"), folder, model, is_local=True)
             for folder in baked_lora_folders(sources.baked)
             if read_manifest(folder)
         ]
@@ -98,7 +106,7 @@ def resolve_adapters(
         adapters = []
         for spec in parse_lora_modules(lora_modules):
             found = sources.find(HubReference(spec.source, spec.revision, SETTING), "lora")
-            adapters.append(_adapter(spec.name, found.path, found.is_local))
+            adapters.append(_adapter(spec.name, found.path, model, found.is_local))
     for adapter in adapters:
         if adapter.name in model_names:
             raise InvalidSetting(
@@ -107,9 +115,10 @@ def resolve_adapters(
     return tuple(adapters)
 
 
-def _adapter(name: str, path: Path, is_local: bool) -> LoraAdapter:
+def _adapter(name: str, path: Path, model: Path | None, is_local: bool) -> LoraAdapter:
     with model_named_in_errors(name):
         config = json_object(path / LORA_FILES[0])
+        check_adapter(name, path, model)
     values = [config.get("r"), *dict(config.get("rank_pattern") or {}).values()]
     ranks = [value for value in values if isinstance(value, int)]
     if not ranks:

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handler.errors import InvalidSetting
-from handler.model.checkpoint import (
-    check_quantization,
-    has_weights,
-    model_named_in_errors,
-    quantization_of,
-)
+from handler.model.checkpoint import has_weights, model_named_in_errors, quantization_of
 from handler.model.draft import (
     DRAFT_MODEL_METHODS,
     check_speculative_settings,
@@ -23,6 +18,7 @@ from handler.model.draft import (
 )
 from handler.model.lora import LoraAdapter, resolve_adapters
 from handler.model.manifest import read_manifest
+from handler.model.quantization import check_quantization
 from handler.model.reference import HubReference
 from handler.model.sources import FoundFiles, ModelSources
 from handler.settings import Settings
@@ -80,8 +76,8 @@ def resolve_model(settings: Settings, sources: ModelSources | None = None) -> Re
     if draft and not translates_vocabularies(settings.speculative_config):
         with model_named_in_errors(draft.name):
             check_vocabulary(draft.name, draft.path, model.path)
-    names = {model.name, settings.served_model_name}
-    adapters = resolve_adapters(settings.lora_modules, sources, names)
+    names = {model.name, *settings.model_names}
+    adapters = resolve_adapters(settings.lora_modules, sources, names, model.path)
     return ResolvedModel(
         path=model.path,
         name=model.name,

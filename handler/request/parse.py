@@ -69,6 +69,7 @@ class RequestParser:
         request_fields: for each POST path the field names that its body may carry.
         adapter_routes: the paths on which a LoRA adapter may be chosen, None for all.
         media_domains: where media may be fetched from; empty for anywhere public.
+        aliases: further names of the model.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class RequestParser:
         request_fields: Mapping[str, frozenset[str]],
         adapter_routes: frozenset[str] | None = None,
         media_domains: frozenset[str] = frozenset(),
+        aliases: Sequence[str] = (),
     ) -> None:
         self._models = models
         self._default_model = models[0]
@@ -85,6 +87,7 @@ class RequestParser:
         self._request_fields = request_fields
         self._adapter_routes = adapter_routes
         self._media_domains = media_domains
+        self._aliases = aliases
 
     def parse_job(self, job: Mapping[str, Any]) -> ParsedJob:
         """Parse a job that is a single request.
@@ -223,12 +226,12 @@ class RequestParser:
 
     def _model(self, name: object, path: str) -> object:
         """Return the served name; the engine judges what is not a string."""
-        if name in (None, "", self._repository):
+        if name in (None, "", self._repository, *self._aliases):
             name = self._default_model
         if not isinstance(name, str):
             return name
         if name not in self._models:
-            known = ", ".join(self._models)
+            known = ", ".join(dict.fromkeys((*self._models, *self._aliases)))
             raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
         routes = self._adapter_routes
         if name != self._default_model and routes is not None and path not in routes:

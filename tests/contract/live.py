@@ -25,7 +25,7 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load_settings
 from handler.model.resolve import resolve_model
-from tests.support.environment import ROOT, START_SECONDS, VARIANT, worker_environment
+from tests.support.environment import NAME, ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
 ABORT_TIMEOUT_SECONDS = 3  # the whole stream takes several times as long
@@ -33,7 +33,8 @@ ABORT_TIMEOUT_SECONDS = 3  # the whole stream takes several times as long
 
 def start(engine):
     """Return the observations of one start; call it in the engine's Python environment."""
-    environment = worker_environment(VARIANT[engine], engine)
+    name = f"{NAME}-{VARIANT[engine]}"
+    environment = worker_environment(VARIANT[engine], engine, SERVED_MODEL_NAME=f"{name},small")
     command = [sys.executable, "-m", __name__, engine]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=START_SECONDS
@@ -85,7 +86,7 @@ class Warnings(logging.Handler):
 
 async def requests(host, app, open_requests, model):
     """Leave a stream after its first bytes, and see whether the engine drops the request."""
-    [listed] = json.loads(await read(host, EngineRequest("GET", "/v1/models")))["data"]
+    listed = json.loads(await read(host, EngineRequest("GET", "/v1/models")))["data"]
     body = {"model": model, "prompt": "Once upon a time", "max_tokens": 8000, "ignore_eos": True}
     async with host.prepare_call(post(body | {"stream": True})) as exchange:
         first = await exchange.read()
@@ -99,7 +100,7 @@ async def requests(host, app, open_requests, model):
     metrics = await read(host, EngineRequest("GET", "/metrics"))
     running = re.search(rb"^(?:vllm:num_requests|sglang:num)_running.*} (\S+)$", metrics, re.M)
     return {
-        "root": listed["root"],
+        "roots": {card["id"]: card["root"] for card in listed},
         "streamed": first.startswith(b"data: {"),
         "open_meanwhile": meanwhile,
         "open_after": open_after,

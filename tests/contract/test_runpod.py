@@ -220,7 +220,7 @@ def test_concurrency_is_asked_for_before_each_poll():
 )
 def test_the_sdk_reads_the_variables_that_the_worker_sets(module, name):
     assert f'"{name}"' in inspect.getsource(module)
-    assert name in sdk_environment("INFO")
+    assert name in sdk_environment("INFO", {})
 
 
 def test_the_sdk_has_the_log_levels():

@@ -6,6 +6,7 @@ The tests whose names begin with `test_running` need one start of the engine; `-
 leaves them out.
 """
 
+import contextlib
 import inspect
 import json
 import os
@@ -28,9 +29,18 @@ from handler.engine.flag_aliases import (
 )
 from handler.engine.flag_names import flag_names
 from handler.engine.sglang.adapter import SglangAdapter
-from handler.engine.sglang.flags import REFUSED, REMOVED, engine_flags, memory_demand
+from handler.engine.sglang.flags import (
+    KERNELS,
+    POSITIVE,
+    REFUSED,
+    REMOVED,
+    engine_flags,
+    memory_demand,
+)
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
+from handler.errors import InvalidSetting
+from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
 from tests.contract import live
 
@@ -80,6 +90,13 @@ def test_replaced_model_card():
     assert {"ModelCard", "lora_path"} <= set(listed)
     card = found("entrypoints.http_server", "ModelCard")
     assert {"id", "root"} <= card.model_fields.keys()
+
+
+def test_replaced_model_list():
+    """It is still made once, of cards in the order that /v1/models has, for one name."""
+    listed = found("entrypoints.http_server", "available_models").__code__.co_names
+    assert {"ModelList", "served_model_name"} <= set(listed)
+    assert list(found("entrypoints.http_server", "ModelList").model_fields) == ["object", "data"]
 
 
 def test_replaced_embedding_response():
@@ -169,7 +186,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
-    assert REFUSED - {action.dest for action in flags._parser._actions} == set()
+    assert (REFUSED | POSITIVE) - {action.dest for action in flags._parser._actions} == set()
     assert REMOVED.keys() & flags.names == set()
 
 
@@ -188,6 +205,7 @@ def test_the_workers_own_flags_are_accepted(flags):
         '{"lora_name": "a", "lora_path": "b"}',
         *CPU_ARGUMENTS,
         *flags.argument("QUANTIZATION", "fp8"),
+        *(each for name in KERNELS for each in flags.argument("QUANTIZATION", name)),
         *flags.argument("CHAT_TEMPLATE", "x.jinja"),
     ]
     assert flags.parse(written).load_format == "auto"
@@ -321,6 +339,76 @@ def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
         signal.signal(signal.SIGQUIT, before)
 
 
+# The worker's name of a method → quantization_config. For ModelOpt SGLang ignores the user's name,
+# or finds out later that it is wrong.
+CHECKPOINTS = {
+    "awq": {"quant_method": "awq", "bits": 4},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True},
+    "fp8": {"quant_method": "fp8"},
+    "compressed-tensors": {"quant_method": "compressed-tensors"},
+    "mxfp4": {"quant_method": "mxfp4"},
+    "mxfp8": {"quant_method": "mxfp8"},
+}
+
+
+@pytest.mark.parametrize("method", CHECKPOINTS)
+def test_quantization_names_that_sglang_accepts_are_of_the_checkpoints_family(flags, method):
+    """And those that choose a kernel are handed on to it."""
+    from sglang.srt.configs.model_config import ModelConfig
+
+    accepted = set()
+    for name in (*flags.choices("QUANTIZATION"), "marlin"):
+        config = SimpleNamespace(
+            quantization=name,
+            is_draft_model=False,
+            _parse_quant_hf_config=lambda: dict(CHECKPOINTS[method]),
+            _find_quant_modelslim_config=lambda: None,
+        )
+        with contextlib.suppress(ValueError):
+            ModelConfig._verify_quantization(config)
+            accepted.add(name)
+    assert accepted
+    assert [name for name in sorted(accepted) if not method_matches(name, method)] == []
+
+
+TEMPLATE = "{% for message in messages %}\n<|{{ message.role }}|>{{ message.content }}{% endfor %}é"
+
+
+@pytest.mark.parametrize("suffix", ["", ".txt"], ids=["text", "file"])
+def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suffix):
+    """Whatever the user's file is called; it is there only while the engine starts."""
+    value = TEMPLATE
+    if suffix:
+        path = tmp_path / f"chat{suffix}"
+        path.write_text(TEMPLATE, encoding="utf-8")
+        value = str(path)
+    adapter = SglangAdapter(
+        load_settings({"CUSTOM_CHAT_TEMPLATE": value, "SERVED_MODEL_NAME": "m"}), None, {}
+    )
+    adapter._args = SimpleNamespace(chat_template=value)
+    adapter._check_chat_template()
+    manager = SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None))
+    with adapter._chat_template_file():
+        found("parser.template_manager", "TemplateManager")()._load_explicit_chat_template(
+            manager, adapter._args.chat_template
+        )
+    assert manager.tokenizer.chat_template == TEMPLATE
+    assert not Path(adapter._args.chat_template).exists()
+
+
+def test_template_manager_knows_some_templates_by_name():
+    adapter = SglangAdapter(
+        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml", "SERVED_MODEL_NAME": "m"}), None, {}
+    )
+    adapter._args = SimpleNamespace(chat_template="chatml")
+    adapter._check_chat_template()
+    assert adapter._args.chat_template == "chatml"
+    adapter._args.chat_template = "chatnl"
+    with pytest.raises(InvalidSetting) as raised:
+        adapter._check_chat_template()
+    assert str(raised.value) == ("CUSTOM_CHAT_TEMPLATE='chatnl' is neither a file nor a template.")
+
+
 # ---- a running engine
 
 
@@ -349,9 +437,11 @@ def test_running_read_tokenizer_manager(seen):
     }
 
 
-def test_running_model_list_has_no_path(seen):
-    assert seen["models"] == ["smollm2-135m-instruct-bf16"]
-    assert seen["root"] == "smollm2-135m-instruct-bf16"
+def test_running_model_list_has_no_path_and_all_names(seen):
+    """SGLang knows the first name, and the worker translates the others."""
+    name = "smollm2-135m-instruct-bf16"
+    assert seen["models"] == [name]
+    assert seen["roots"] == {name: name, "small": "small"}
 
 
 def test_running_the_fields_of_a_route_are_found(seen):

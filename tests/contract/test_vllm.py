@@ -8,6 +8,7 @@ leaves them out.
 
 import argparse
 import asyncio
+import contextlib
 import inspect
 import json
 import sys
@@ -36,6 +37,7 @@ from handler.engine.vllm.platform import (
     REMOVED_VARIABLES,
     STARTUP_PLAN,
 )
+from handler.model.quantization import method_matches
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
 
@@ -232,6 +234,41 @@ def test_read_parser_managers_and_quantization_methods(parsers):
     assert callable(ReasoningParserManager.import_reasoning_parser)
 
 
+# The worker's name of a method → quantization_config. For ModelOpt and auto-round vLLM ignores the
+# user's name, and the worker refuses what contradicts the checkpoint.
+CHECKPOINTS = {
+    "awq": {"quant_method": "awq", "bits": 4},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    "fp8": {"quant_method": "fp8"},
+    "fbgemm_fp8": {"quant_method": "fbgemm_fp8"},
+    "compressed-tensors": {"quant_method": "compressed-tensors"},
+    "mxfp4": {"quant_method": "mxfp4"},
+}
+
+
+@pytest.mark.parametrize("method", CHECKPOINTS)
+def test_quantization_names_that_vllm_accepts_are_of_the_checkpoints_family(method, monkeypatch):
+    """On a GPU; on a CPU vLLM takes fewer."""
+    from vllm.config.model import ModelConfig
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, auto_awq
+
+    gpu = SimpleNamespace(is_cpu=lambda: False)
+    monkeypatch.setattr(auto_awq, "current_platform", gpu)
+    accepted = set()
+    for name in (*QUANTIZATION_METHODS, "marlin"):
+        config = SimpleNamespace(
+            quantization=name,
+            model_arch_config=SimpleNamespace(quantization_config=dict(CHECKPOINTS[method])),
+            hf_config=SimpleNamespace(model_type="llama"),
+            allow_deprecated_quantization=True,
+        )
+        with contextlib.suppress(ValueError):
+            ModelConfig._verify_quantization(config)
+            accepted.add(name)
+    assert accepted >= {"humming"}
+    assert [name for name in sorted(accepted) if not method_matches(name, method)] == []
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_subclassed_workers_have_the_timed_steps(device):
     """On a GPU as well, whose class can be imported here but not made."""
@@ -261,6 +298,18 @@ def test_read_collective_rpc():
     """What else is read of AsyncLLM and of OpenAIServingModels a running engine shows, below."""
     parameters = parameters_of("v1.engine.async_llm", "AsyncLLM.collective_rpc")
     assert parameters == "self method timeout args kwargs".split()
+
+
+@pytest.mark.parametrize("source", ["auto", "vllm"])
+def test_a_models_generation_config_limits_answers(source):
+    """Read as `max_tokens`; its own name is that of transformers."""
+    config = SimpleNamespace(
+        generation_config=source,
+        override_generation_config={},
+        try_get_generation_config=lambda: {"max_new_tokens": 8},
+    )
+    get = import_module("vllm.config.model").ModelConfig.get_diff_sampling_param
+    assert get(config).get("max_tokens") == (8 if source == "auto" else None)
 
 
 # ---- flags
@@ -423,8 +472,9 @@ def test_running_read_engine_client_and_serving_models(seen):
 
 def test_running_show_available_models_has_no_path(seen):
     """/v1/models has the model's name where vLLM has its folder."""
-    assert seen["models"] == ["smollm2-135m-instruct-awq"]
-    assert seen["root"] == "smollm2-135m-instruct-awq"
+    name = "smollm2-135m-instruct-awq"
+    assert seen["models"] == [name, "small"]
+    assert seen["roots"] == {name: name, "small": "small"}
 
 
 def test_running_the_fields_of_a_route_are_found(seen):

@@ -152,7 +152,7 @@ def test_a_settings_page_without_its_markers_is_refused():
 
 def test_a_setting_without_a_group_is_refused(monkeypatch):
     monkeypatch.delitem(GROUPS, "Engine")
-    with pytest.raises(ValueError, match=r"\['ENGINE', 'ENGINE_ARGS'\]"):
+    with pytest.raises(ValueError, match=r"\['ENGINE', 'ENGINE_ARGS', 'ENGINE_CONFIG_FILE'\]"):
         update(f"{BEGIN}{END}")
 
 

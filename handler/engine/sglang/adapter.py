@@ -9,10 +9,12 @@ it installs none, and `patches.stop` replaces its shutdown. The names are those 
 import logging
 import os
 import signal
+import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,6 +22,7 @@ import psutil
 
 from handler.engine import preflight
 from handler.engine.capacity import Capacity
+from handler.engine.chat_template import read_chat_template
 from handler.engine.flag_aliases import flags_to_variables
 from handler.engine.flags import parse_engine_flags
 from handler.engine.interface import RunningEngine
@@ -28,7 +31,7 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running
 from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
-from handler.environ import export
+from handler.environ import export, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
@@ -56,8 +59,11 @@ class SglangAdapter:
         self._model = model
         self._environ = dict(environ)
         self._args: Any = None
+        self._ranks = 1
+        self._chat_template: str | None = None
+        self._chat_template_path = Path(tempfile.gettempdir(), f"chat-{os.getpid()}.jinja")
         self._failed = False
-        self.served_model_name = settings.served_model_name or model.name
+        self.served_model_name = (*settings.model_names, model.name)[0]
 
     def prepare(self) -> None:
         """Handle SIGQUIT, which SGLang's processes send when one of them fails.
@@ -74,7 +80,7 @@ class SglangAdapter:
     def check_flags(self) -> None:
         """Import SGLang and check all settings; see `interface.EngineAdapter.check_flags`."""
         platform.check_quantization(self._model.quantization, self._model.name)
-        log_level = self._environ.get("SGLANG_LOGGING_LEVEL") or self._settings.log_level
+        log_level = log_level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
         export(platform.environment(log_level, offline=self._model.is_local))
         if platform.is_quiet(log_level):
             warnings.simplefilter("ignore")  # this process does not read PYTHONWARNINGS any more
@@ -83,11 +89,9 @@ class SglangAdapter:
             self._args = self._parse_args(log_level)
             self._check_args()
         if platform.is_cpu():
-            args = self._args
-            ranks = args.dp_size * args.tp_size * args.pp_size
             cores = sorted(os.sched_getaffinity(0))
             threads = self._environ.get("OMP_NUM_THREADS", "")
-            export(platform.thread_binding(ranks, cores, threads))
+            export(platform.thread_binding(self._ranks, cores, threads))
 
     def _parse_args(self, log_level: str) -> Any:
         from sglang.srt.server_args import ServerArgs
@@ -108,7 +112,12 @@ class SglangAdapter:
 
     def _check_args(self) -> None:
         args = self._args
-        check_parallelism(_parallelism(args), self._environ, self._model.path)
+        parallelism = _parallelism(args)
+        self._ranks = parallelism.ranks
+        check_parallelism(parallelism, self._environ, self._model.path)
+        if args.chat_template:
+            self._check_chat_template()
+        preflight.fit_adapters(args, max((each.rank for each in self._model.adapters), default=0))
         preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
@@ -120,6 +129,21 @@ class SglangAdapter:
             reason = flags_to_variables(one_line(str(error))) or repr(error)
             raise InvalidSetting(f"The engine refuses its settings: {reason}") from error
 
+    def _check_chat_template(self) -> None:
+        """SGLang takes the path of a template, not its text: the file is there during the start."""
+        from sglang.srt.parser.conversation import chat_template_exists
+        from sglang.srt.parser.python_chat_template import get_python_chat_template
+
+        value = self._args.chat_template
+        variable = "CUSTOM_CHAT_TEMPLATE" if self._settings.custom_chat_template else "ENGINE_ARGS"
+        if value.endswith(".json") and Path(value).is_file():
+            return  # a conversation in a format of its own
+        self._chat_template = read_chat_template(variable, value)
+        if self._chat_template is not None:
+            self._args.chat_template = str(self._chat_template_path)
+        elif not chat_template_exists(value) and get_python_chat_template(value) is None:
+            raise InvalidSetting(f"{variable}={value!r} is neither a file nor a template.")
+
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Start the engine and its app; see `interface.EngineAdapter.start`."""
@@ -128,13 +152,13 @@ class SglangAdapter:
         if self._args is None:
             raise EngineStartFailed("check_flags() was not called before the start")
         log.info("starting the engine")
-        patches.apply(pacer, self.served_model_name)
+        patches.apply(pacer, self.served_model_name, self._settings.model_names[1:])
         warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
         with patches.temporary_files():
             # At INFO it logs a line with all its 600 settings.
             logging.getLogger(Engine.__module__).setLevel(logging.WARNING)
             began = time.time()
-            with patches.own_logging():
+            with patches.own_logging(), self._chat_template_file():
                 engine = Engine(server_args=self._args)
             ready = time.time()
             try:
@@ -155,6 +179,17 @@ class SglangAdapter:
                     )
             finally:
                 await patches.stop(engine)
+
+    @contextmanager
+    def _chat_template_file(self) -> Iterator[None]:
+        if self._chat_template is None:
+            yield
+            return
+        self._chat_template_path.write_text(self._chat_template, encoding="utf-8")
+        try:
+            yield
+        finally:
+            self._chat_template_path.unlink()
 
     def _alive(self, engine: Any) -> Callable[[], bool]:
         """Return a check for processes that ended, or hang: SGLang's watchdog sends SIGQUIT."""
@@ -185,15 +220,23 @@ def _startup_stages(
 
 
 async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:
-    [state, *_] = await manager.get_internal_state()
+    """Return the capacity of all data-parallel schedulers; each has a KV cache of its own."""
+    states = await manager.get_internal_state()
     return Capacity(
-        max_sequences=int(state["effective_max_running_requests_per_dp"]),
-        kv_cache_tokens=int(info["max_total_num_tokens"]),
+        max_sequences=sum(state["effective_max_running_requests_per_dp"] for state in states),
+        kv_cache_tokens=int(info["max_total_num_tokens"]) * len(states),
         max_model_tokens=int(manager.context_len),
     )
 
 
 def _parallelism(args: Any) -> Parallelism:
-    groups = args.dp_size if args.enable_dp_attention else 1
-    ranks = args.tp_size * args.pp_size * args.dp_size // groups
-    return Parallelism(args.tp_size, ranks, groups)
+    """Return the split of flags that SGLang has not resolved yet.
+
+    With the old ENABLE_DP_ATTENTION alone, DP_SIZE counts attention groups, not replicas; SGLang
+    drops that flag at the end of 2026.
+    """
+    replicas, groups = args.dp_size, args.attn_dp_size
+    if getattr(args, "enable_dp_attention", False) and groups == 1:
+        replicas, groups = 1, replicas
+    ranks = args.tp_size * args.pp_size * replicas
+    return Parallelism(args.tp_size, ranks, groups * args.attn_cp_size)

@@ -25,6 +25,33 @@ REFUSED = frozenset(
     """.split()
 )
 
+# Flags whose values are above zero: sizes, shares, intervals. SGLang's parser does not say it, and
+# where one of them can be turned off, that is -1 or a switch of its own.
+POSITIVE = frozenset(
+    """
+    context_length mem_fraction_static max_running_requests max_total_tokens chunked_prefill_size
+    max_prefill_tokens prefill_max_requests schedule_conservativeness page_size
+    swa_full_tokens_ratio max_mamba_cache_size
+    tp_size pp_size dp_size ep_size attn_dp_size attn_cp_size dcp_size moe_dp_size
+    moe_dense_tp_size nnodes gpu_id_step nccl_port dist_timeout stream_interval
+    scheduler_recv_interval decode_log_interval num_continuous_decode_steps batch_notify_size
+    cuda_graph_max_bs_decode cuda_graph_max_bs_prefill torch_compile_max_bs
+    triton_attention_num_kv_splits hicache_ratio
+    max_lora_rank max_loras_per_batch max_loaded_loras max_lora_chunk_size
+    speculative_num_steps speculative_eagle_topk speculative_num_draft_tokens
+    speculative_dflash_block_size speculative_dspark_block_size
+    """.split()
+)
+
+# Values of QUANTIZATION that choose kernels for a quantized checkpoint, or quantize it further. For
+# AWQ and GPTQ SGLang chooses Marlin where it can, and the plain name would turn it off.
+KERNELS = frozenset(
+    """
+    w8a8_fp8 w8a8_int8 auto-round-int8 moe_wna16 humming modelopt_fp4 petit_nvfp4 nvfp4_online
+    quark_mxfp4
+    """.split()
+)
+
 # Names of other workers and older engines, with advice.
 REMOVED = {
     "MAX_NUM_REQS": "use MAX_RUNNING_REQUESTS.",
@@ -44,7 +71,7 @@ def engine_flags() -> EngineFlags:
     ServerArgs.add_cli_args(parser)
     for action in parser._actions:
         action.required = False  # each value is parsed alone first
-    return EngineFlags(parser, REFUSED)
+    return EngineFlags(parser, REFUSED, POSITIVE)
 
 
 def memory_demand(args: Any, model: ResolvedModel) -> MemoryDemand | None:
@@ -81,7 +108,7 @@ def worker_arguments(
     arguments = [
         *(CPU_ARGUMENTS if is_cpu() else []),
         f"--model-path={model.path}",
-        f"--served-model-name={settings.served_model_name or model.name}",
+        f"--served-model-name={_main_name(settings, model)}",
         f"--log-level={log_level.lower()}",
         "--sleep-on-idle",  # without it an idle scheduler takes a whole core
         "--enable-metrics",
@@ -91,7 +118,8 @@ def worker_arguments(
         arguments += flags.argument(
             "CHAT_TEMPLATE", settings.custom_chat_template, "CUSTOM_CHAT_TEMPLATE"
         )
-    if settings.quantization not in ("auto", "none") and not model.quantization:
+    is_new = not model.quantization and settings.quantization not in ("auto", "none")
+    if is_new or settings.quantization in KERNELS:
         arguments += flags.argument("QUANTIZATION", settings.quantization)
     arguments += _speculative_arguments(settings, model, flags)
     if model.adapters:
@@ -103,6 +131,16 @@ def worker_arguments(
     if model.tokenizer:
         arguments.append(f"--tokenizer-path={model.tokenizer}")
     return arguments
+
+
+def _main_name(settings: Settings, model: ResolvedModel) -> str:
+    """Return the one name that SGLang knows; the worker translates the others to it."""
+    if not settings.model_names:
+        return model.name
+    name = settings.model_names[0]
+    if ":" in name:
+        raise InvalidSetting(f"SERVED_MODEL_NAME: {name!r} must have no colon with SGLang.")
+    return name
 
 
 def _speculative_arguments(

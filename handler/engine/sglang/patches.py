@@ -15,6 +15,8 @@ managers.tokenizer_manager.kill_process_tree
     Until SGLang raises in an embedded engine.
 entrypoints.http_server.ModelCard
     /v1/models shows an adapter's path on this machine as `root`. Until it shows names.
+entrypoints.http_server.ModelList
+    /v1/models lists the model's further names behind the first. Until SGLang takes several.
 entrypoints.openai.serving_embedding.EmbeddingResponse
     It has the model's path on this machine as `model`. Until it has the served model name.
 entrypoints.openai.serving_base.OpenAIServingBase._parse_model_parameter
@@ -51,7 +53,7 @@ import functools
 import logging
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +68,11 @@ from handler.engine.sglang.platform import version
 STOP_TIMEOUT_SECONDS = 5.0
 
 
-def apply(pacer: Pacer, model_name: str) -> None:
-    """Replace names of SGLang in this process; call it once, before the engine is made."""
+def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
+    """Replace names of SGLang in this process; call it once, before the engine is made.
+
+    `aliases` are further names of the model, which the worker translates in requests.
+    """
     from sglang.srt.entrypoints import http_server
     from sglang.srt.entrypoints.openai import serving_base, serving_embedding
     from sglang.srt.managers import tokenizer_manager
@@ -76,6 +81,10 @@ def apply(pacer: Pacer, model_name: str) -> None:
     tokenizer_manager.kill_process_tree = lambda *_, **__: None
     card, response = http_server.ModelCard, serving_embedding.EmbeddingResponse
     http_server.ModelCard = lambda **fields: card(**fields | {"root": fields["id"]})
+    model_list = http_server.ModelList
+    http_server.ModelList = lambda data: model_list(
+        data=[*data[:1], *(data[0].model_copy(update=_name(name)) for name in aliases), *data[1:]]
+    )
     serving_embedding.EmbeddingResponse = lambda **fields: response(
         **fields | {"model": model_name}
     )
@@ -85,6 +94,10 @@ def apply(pacer: Pacer, model_name: str) -> None:
     )
     http_server.app.add_exception_handler(RequestValidationError, _validation_error)
     http_server.app.add_api_route("/version", lambda: {"version": version()})
+
+
+def _name(name: str) -> dict[str, str]:
+    return {"id": name, "root": name}
 
 
 def prepared_app(engine: Any, args: Any) -> Any:

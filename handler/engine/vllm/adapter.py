@@ -14,15 +14,16 @@ from typing import Any
 
 from handler.engine import preflight
 from handler.engine.capacity import Capacity
+from handler.engine.chat_template import read_chat_template
 from handler.engine.flag_aliases import flags_to_variables
-from handler.engine.flags import parse_engine_flags
+from handler.engine.flags import EngineFlags, parse_engine_flags
 from handler.engine.interface import RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named
 from handler.engine.request_fields import request_fields
 from handler.engine.vllm import flags, platform
-from handler.environ import export
+from handler.environ import export, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
@@ -31,6 +32,7 @@ from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
 
+LOG_LEVEL = "VLLM_LOGGING_LEVEL"
 RANK_PROCESS = "VLLM::Worker"  # title; a single rank runs in the core's process
 TIMED_WORKER = "handler.engine.vllm.timed_worker.TimedWorker"
 
@@ -47,7 +49,7 @@ class VllmAdapter:
         self._model = model
         self._environ = dict(environ)  # as it was before `check_flags` exports defaults
         self._args: argparse.Namespace | None = None
-        self.served_model_name = settings.served_model_name or model.name
+        self.served_model_name = (*settings.model_names, model.name)[0]
 
     @property
     def forks(self) -> bool:
@@ -66,7 +68,8 @@ class VllmAdapter:
 
     def check_flags(self) -> None:
         """Import vLLM and check all settings; see `interface.EngineAdapter.check_flags`."""
-        log_level = self._environ.get("VLLM_LOGGING_LEVEL", self._settings.log_level)
+        log_level = log_level_of(self._environ, LOG_LEVEL, self._settings.log_level)
+        export({}, remove=[LOG_LEVEL])
         export(
             platform.environment(log_level, offline=self._model.is_local),
             remove=platform.REMOVED_VARIABLES,
@@ -85,7 +88,7 @@ class VllmAdapter:
             engine_args=self._settings.engine_args,
             removed=flags.REMOVED,
         )
-        self._check_args(args)
+        self._check_args(args, engine_flags)
         if args.gpu_memory_utilization == engine_flags.default("GPU_MEMORY_UTILIZATION"):
             # A saved plan does not say for which GPU_MEMORY_UTILIZATION it was made.
             export({platform.STARTUP_PLAN: "1"})
@@ -93,26 +96,21 @@ class VllmAdapter:
             export(platform.place_on_cpu(args))
         self._args = args
 
-    def _check_args(self, args: argparse.Namespace) -> None:
+    def _check_args(self, args: argparse.Namespace, engine_flags: EngineFlags) -> None:
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.platforms import current_platform
-        from vllm.renderers.chat_utils import validate_chat_template
 
         if args.model_tag is not None:
             raise InvalidSetting(f"ENGINE_ARGS: {args.model_tag!r} is not a flag.")
-        try:
-            validate_chat_template(args.chat_template)
-        except (VLLMError, TypeError, ValueError, OSError) as error:
-            template = self._settings.custom_chat_template
-            raise InvalidSetting(
-                f"CUSTOM_CHAT_TEMPLATE={template!r} is neither a file nor a template."
-            ) from error
+        if args.chat_template:
+            self._check_chat_template(args)
         try:
             flags.cli_args().validate_parsed_serve_args(args)
         except (VLLMError, TypeError, ValueError) as error:
             reason = flags_to_variables(str(error).removeprefix("Error: "))
             raise InvalidSetting(reason) from error
+        preflight.fit_adapters(args, flags.adapter_rank(self._model, engine_flags))
         flags.import_parser_plugins(args)
         flags.check_names(args)
         check_parallelism(_parallelism(args), self._environ, self._model.path)
@@ -125,6 +123,22 @@ class VllmAdapter:
         configure_logging_from_args(args)
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_WORKER
+
+    def _check_chat_template(self, args: argparse.Namespace) -> None:
+        from vllm.exceptions import VLLMError
+        from vllm.renderers.chat_utils import validate_chat_template
+
+        variable = "CUSTOM_CHAT_TEMPLATE" if self._settings.custom_chat_template else "ENGINE_ARGS"
+        text = read_chat_template(variable, args.chat_template)
+        if text is not None:
+            args.chat_template = text
+            return
+        try:
+            validate_chat_template(args.chat_template)
+        except (VLLMError, TypeError, ValueError, OSError) as error:
+            raise InvalidSetting(
+                f"{variable}={args.chat_template!r} is neither a file nor a template."
+            ) from error
 
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
@@ -148,6 +162,8 @@ class VllmAdapter:
                 await engine.collective_rpc("execute_dummy_batch")
             stages = await _startup_stages(engine, began)
             tasks = await engine.get_supported_tasks()
+            if "generate" in tasks and (line := answer_limit(engine.model_config)):
+                log.warning(line)
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
             patches.prepare_app(app)
@@ -179,12 +195,38 @@ async def _startup_stages(engine: Any, began: float) -> tuple[StartupStage, ...]
 
 
 def _capacity(config: Any) -> Capacity:
-    cache = config.cache_config
+    """Return the capacity of all data-parallel engine cores that this worker sends requests to."""
+    cache, parallel = config.cache_config, config.parallel_config
+    local_only = parallel.local_engines_only
+    cores = parallel.data_parallel_size_local if local_only else parallel.data_parallel_size
+    max_model_tokens = config.model_config.max_model_len
+    max_sequences = config.scheduler_config.max_num_seqs * cores
+    # None for a model without a KV cache, such as an encoder: only the batch limits it.
+    cache_tokens = cache.kv_cache_size_tokens
     return Capacity(
-        max_sequences=config.scheduler_config.max_num_seqs,
-        kv_cache_tokens=(cache.num_gpu_blocks or 0) * cache.block_size,
-        max_model_tokens=config.model_config.max_model_len,
+        max_sequences=max_sequences,
+        kv_cache_tokens=max_sequences * max_model_tokens
+        if cache_tokens is None
+        else cache_tokens * cores,
+        max_model_tokens=max_model_tokens,
     )
+
+
+def answer_limit(model_config: Any) -> str | None:
+    """Return a log line where the model's generation_config.json makes answers short, or None."""
+    limit = model_config.get_diff_sampling_param().get("max_tokens")
+    source = model_config.generation_config
+    override = model_config.override_generation_config.get("max_new_tokens")
+    if override is not None:
+        return f"no answer has more than {override} tokens: OVERRIDE_GENERATION_CONFIG says so"
+    if limit is None:
+        return None
+    if source == "auto":
+        return (
+            f"answers to requests without max_tokens have {limit} tokens at most, as the model's "
+            "generation_config.json says: GENERATION_CONFIG=vllm ignores it"
+        )
+    return f"no answer has more than {limit} tokens: GENERATION_CONFIG={source} says so"
 
 
 def _model_names(serving: Any) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import os
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -61,11 +62,22 @@ REMOVED = {
     "DEFAULT_BATCH_SIZE": "streams are paced by the worker.",
     "DEFAULT_MIN_BATCH_SIZE": "streams are paced by the worker.",
     "DEFAULT_BATCH_SIZE_GROWTH_FACTOR": "streams are paced by the worker.",
-    "VLLM_CONFIG_FILE": "set the flags as variables, or in ENGINE_ARGS.",
     "VLLM_ATTENTION_BACKEND": "use ATTENTION_BACKEND.",
     "VLLM_PORT": "the worker has no inner server.",
     "VLLM_STARTUP_TIMEOUT": "the platform's RUNPOD_INIT_TIMEOUT bounds the start.",
 }
+
+# Flags whose values are above zero, beside those that vLLM's configuration says itself.
+POSITIVE = frozenset(
+    """
+    kv_cache_memory_bytes num_gpu_blocks_override max_cpu_loras master_port renderer_num_workers
+    distributed_timeout_seconds cpu_distributed_timeout_seconds dcp_kv_cache_interleave_size
+    cp_kv_cache_interleave_size
+    """.split()
+)
+
+# Values of QUANTIZATION that choose kernels for a quantized checkpoint.
+KERNELS = frozenset({"humming", "moe_wna16", "deepseek_v4_fp8"})
 
 MAX_LORAS = 8  # in one batch; each takes memory, and further adapters take turns
 
@@ -73,7 +85,24 @@ MAX_LORAS = 8  # in one batch; each takes memory, and further adapters take turn
 def engine_flags() -> EngineFlags:
     """Return the flags of vLLM's parser that users may set."""
     parser = cli_args().make_arg_parser(_parser_class()(allow_abbrev=False))
-    return EngineFlags(parser, REFUSED)
+    return EngineFlags(parser, REFUSED, POSITIVE | _fields_above_zero())
+
+
+def _fields_above_zero() -> frozenset[str]:
+    """Return the fields of vLLM's configuration that are declared with `gt=0` or `ge=1`.
+
+    Each flag is a field of the same name.
+    """
+    from vllm import config
+
+    classes = [each for each in vars(config).values() if is_dataclass(each)]
+    return frozenset(
+        name
+        for each in classes
+        for name, field in getattr(each, "__pydantic_fields__", {}).items()
+        for limit in field.metadata
+        if getattr(limit, "gt", None) == 0 or getattr(limit, "ge", None) == 1
+    )
 
 
 def cli_args() -> ModuleType:
@@ -102,7 +131,8 @@ def worker_arguments(
     """Return the worker's settings as flags of vLLM."""
     arguments = [
         f"--model={model.path}",
-        f"--served-model-name={settings.served_model_name or model.name}",
+        "--served-model-name",
+        *(settings.model_names or (model.name,)),
         "--enable-prompt-tokens-details",
     ]
     if settings.custom_chat_template:
@@ -111,9 +141,10 @@ def worker_arguments(
         )
     if settings.allowed_media_domains:
         arguments += flags.argument("ALLOWED_MEDIA_DOMAINS", settings.allowed_media_domains)
-    if settings.quantization not in ("auto", "none") and not model.quantization:
-        # Only for an unquantized checkpoint, which vLLM quantizes while it loads: for a quantized
-        # one the name of the method would turn the Marlin kernels off.
+    is_new = not model.quantization and settings.quantization not in ("auto", "none")
+    if is_new or settings.quantization in KERNELS:
+        # An unquantized checkpoint is quantized while it loads. For a quantized one vLLM chooses
+        # the kernel, whichever of a family's names is given.
         arguments += flags.argument("QUANTIZATION", settings.quantization)
     if quiet:
         arguments.append("--no-use-tqdm-on-load")
@@ -133,21 +164,25 @@ def worker_arguments(
     return arguments
 
 
+def adapter_rank(model: ResolvedModel, flags: EngineFlags) -> int:
+    """Return the MAX_LORA_RANK that the model's LoRA adapters need, 0 without any."""
+    rank = max((adapter.rank for adapter in model.adapters), default=0)
+    ranks = flags.choices("MAX_LORA_RANK")
+    if rank > ranks[-1]:
+        raise InvalidSetting(
+            f"LORA_MODULES: rank {rank} is above the maximum of vLLM, {ranks[-1]}."
+        )
+    return next(each for each in ranks if each >= rank) if rank else 0
+
+
 def _lora_arguments(model: ResolvedModel, flags: EngineFlags) -> list[str]:
     """Serve all LoRA adapters, with room for the largest rank."""
     if not model.adapters:
         return []
-    ranks = flags.choices("MAX_LORA_RANK")
-    rank = max(adapter.rank for adapter in model.adapters)
-    max_rank = next((each for each in ranks if each >= rank), None)
-    if max_rank is None:
-        raise InvalidSetting(
-            f"LORA_MODULES: rank {rank} is above the maximum of vLLM, {ranks[-1]}."
-        )
     modules = [json.dumps({"name": a.name, "path": str(a.path)}) for a in model.adapters]
     return [
         "--enable-lora",
-        f"--max-lora-rank={max_rank}",
+        f"--max-lora-rank={adapter_rank(model, flags)}",
         f"--max-loras={min(len(modules), MAX_LORAS)}",
         "--lora-modules",
         *modules,

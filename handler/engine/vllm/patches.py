@@ -38,8 +38,8 @@ Worker.execute_dummy_batch, on a CPU (adapter.py)
     With pipeline parallelism the later stages need tensors of a dry run that vLLM skips on a CPU.
 process title VLLM::Worker (adapter.py)
     vLLM reports a dead rank late.
-AsyncLLM.errored, .vllm_config, .collective_rpc (adapter.py)
-    The engine's death, its capacity, the timings of its workers.
+AsyncLLM.errored, .vllm_config, .collective_rpc, .model_config.get_diff_sampling_param (adapter.py)
+    The engine's death, its capacity, the timings of its workers, limits of answers.
 OpenAIServingModels.base_model_paths, .lora_requests (adapter.py)
     The names of the model and its LoRA adapters.
 """

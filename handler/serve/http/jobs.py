@@ -140,11 +140,18 @@ class HttpJob:
 
 
 class HttpJobs:
-    """The jobs of one worker; they share the admission queue with the other routes."""
+    """The jobs of one worker; they share the admission queue with the other routes.
 
-    def __init__(self, worker: Worker, admission: AdmissionQueue) -> None:
+    Args:
+        max_kept_jobs: results that are kept at most; the oldest go first.
+    """
+
+    def __init__(
+        self, worker: Worker, admission: AdmissionQueue, max_kept_jobs: int = MAX_KEPT_JOBS
+    ) -> None:
         self._worker = worker
         self._admission = admission
+        self._max_kept_jobs = max_kept_jobs
         self._jobs: dict[str, HttpJob] = {}
         self._finished_counts: dict[JobState, int] = dict.fromkeys(FINISHED, 0)
 
@@ -232,11 +239,11 @@ class HttpJobs:
         asyncio.get_running_loop().call_later(keep_seconds, self._jobs.pop, job.id, None)
 
     def _forget_oldest(self) -> None:
-        """Drop the oldest results over the limits, never a job that is not finished."""
-        finished = [job for job in self._jobs.values() if job.state in FINISHED]
-        count, size = len(self._jobs), sum(job.output_bytes for job in finished)
-        for job in finished:
-            if count <= MAX_KEPT_JOBS and size <= MAX_KEPT_BYTES:
+        """Drop the oldest results over the limits, never a job whose task still runs."""
+        over = [job for job in self._jobs.values() if job.is_over]
+        count, size = len(self._jobs), sum(job.output_bytes for job in over)
+        for job in over:
+            if count <= self._max_kept_jobs and size <= MAX_KEPT_BYTES:
                 break
             del self._jobs[job.id]
             count, size = count - 1, size - job.output_bytes

@@ -32,7 +32,7 @@ ACCEPT_GRACE_SECONDS = 0.2  # until a connection that has just been accepted cou
 
 
 class HttpFrontEnd:
-    """Serves until SIGTERM, SIGINT or the engine's death.
+    """Serves until SIGTERM, SIGINT or the engine's death. A second signal ends the wait.
 
     Raises:
         InvalidSetting: a key is missing, or a port is taken.
@@ -58,6 +58,7 @@ class HttpFrontEnd:
         self._server = HttpServer(_with_cors(self._app, origins), self._host, ports)
         self._over = threading.Event()
         self._signal: str | None = None
+        self._hurry = threading.Event()
 
     def __enter__(self) -> "HttpFrontEnd":
         self._server.__enter__()
@@ -113,24 +114,33 @@ class HttpFrontEnd:
         self._wait_for_requests(self._drain_timeout_seconds)
         if not self._app.unfinished:
             return
-        log.warning(
-            "%s did not finish in %g s",
-            counted(self._app.unfinished, "request"),
-            self._drain_timeout_seconds,
-        )
+        if not self._hurry.is_set():
+            log.warning(
+                "%s did not finish in %g s",
+                counted(self._app.unfinished, "request"),
+                self._drain_timeout_seconds,
+            )
+        self._hurry.clear()
         admission.closed = True
         worker.runtime.fail_requests("The worker was stopped before the answer was complete.")
         self._wait_for_requests(worker.last_output_grace_seconds)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
-        self._signal = signal.Signals(number).name
+        name = signal.Signals(number).name
+        if self._over.is_set():
+            unfinished = counted(self._app.unfinished, "request")
+            log.warning("%s again: not waiting for %s", name, unfinished)
+            self._hurry.set()
+            return
+        self._signal = name
         self._over.set()
 
     def _wait_for_requests(self, timeout_seconds: float) -> None:
         time.sleep(ACCEPT_GRACE_SECONDS)
         deadline = time.monotonic() + timeout_seconds
         while self._app.unfinished and time.monotonic() < deadline:
-            time.sleep(POLL_INTERVAL_SECONDS)
+            if self._hurry.wait(POLL_INTERVAL_SECONDS):
+                return
 
 
 def _with_cors(app: HttpApp, origins: list[str]) -> AsgiApp:

@@ -17,6 +17,7 @@ from aiohappyeyeballs import start_connection
 from yarl import URL
 
 POST_TIMEOUT_SECONDS = 600.0  # the SDK's
+CONNECT_TIMEOUT_SECONDS = 30.0  # aiohttp's; TLS included
 KEEP_ALIVE_SECONDS = 15.0  # aiohttp's; a proxy may have dropped an older one without a word
 HAPPY_EYEBALLS_DELAY_SECONDS = 0.25  # RFC 8305's; uvloop's create_connection has none
 LINE_BREAKS = {ord("\r"): " ", ord("\n"): " "}
@@ -42,10 +43,16 @@ class ConnectionPool:
 
     Args:
         keep_alive_seconds: how long an idle connection can be used again.
+        connect_timeout_seconds: for a new connection, over all addresses of its host.
     """
 
-    def __init__(self, keep_alive_seconds: float = KEEP_ALIVE_SECONDS) -> None:
+    def __init__(
+        self,
+        keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    ) -> None:
         self._keep_alive_seconds = keep_alive_seconds
+        self._connect_timeout_seconds = connect_timeout_seconds
         self._idle: dict[Origin, list[_Connection]] = {}
         self._ssl_context: ssl.SSLContext | None = None
 
@@ -65,6 +72,8 @@ class ConnectionPool:
                     return await connection.send(head + body)
                 finally:
                     self._release(origin, connection)
+        except aiohttp.ServerTimeoutError:  # a TimeoutError too
+            raise
         except TimeoutError as error:
             message = f"no response in {POST_TIMEOUT_SECONDS:g} s"
             raise aiohttp.ServerTimeoutError(message) from error
@@ -97,6 +106,14 @@ class ConnectionPool:
             connection.close()
 
     async def _connect(self, origin: Origin) -> "_Connection":
+        try:
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                return await self._open(origin)
+        except TimeoutError as error:
+            message = f"no connection in {self._connect_timeout_seconds:g} s"
+            raise aiohttp.ServerTimeoutError(message) from error
+
+    async def _open(self, origin: Origin) -> "_Connection":
         loop = asyncio.get_running_loop()
         if origin.tls and self._ssl_context is None:
             self._ssl_context = ssl.create_default_context()

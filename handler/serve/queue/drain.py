@@ -1,4 +1,4 @@
-"""The end of the queue, on SIGTERM, SIGINT or the engine's death.
+"""The end of the queue, on SIGTERM, SIGINT or the engine's death. A second signal ends the wait.
 
 The SDK's own shutdown waits up to 90 s for its open polls, and drops a job that such a poll still
 brings.
@@ -35,6 +35,7 @@ class Drain:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poll: asyncio.Task[Any] | None = None
         self._drain: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
         self._runtime.on_death(self._engine_died)
 
     @property
@@ -62,9 +63,11 @@ class Drain:
         return True
 
     def _signalled(self, name: str) -> None:
-        if self.has_begun:
-            return
         running = len(self._jobs.tasks)
+        if self.has_begun:
+            log.warning("%s again: not waiting for %s", name, counted(running, "job"))
+            self._hurry.set()
+            return
         waiting = f"waiting for {counted(running, 'job')}"
         log.info("%s: %s", name, waiting if running else "no job is running")
         self._begin(self._timeout_seconds)
@@ -83,8 +86,10 @@ class Drain:
         """Let running jobs finish, fail those that do not, and end the SDK's loop."""
         await self._wait_for_jobs(timeout_seconds)
         if self._jobs.tasks:
-            unfinished = counted(len(self._jobs.tasks), "job")
-            log.warning("%s did not finish in %g s", unfinished, timeout_seconds)
+            if not self._hurry.is_set():
+                unfinished = counted(len(self._jobs.tasks), "job")
+                log.warning("%s did not finish in %g s", unfinished, timeout_seconds)
+            self._hurry.clear()
             self._runtime.fail_requests("The worker was stopped before the answer was complete.")
             await self._wait_for_jobs(self._worker.last_output_grace_seconds)
         while self._poll is not None and not self._poll.done():
@@ -94,12 +99,20 @@ class Drain:
             await asyncio.sleep(CANCEL_RETRY_INTERVAL_SECONDS)
 
     async def _wait_for_jobs(self, timeout_seconds: float) -> None:
+        """Wait until no job is left, for the time given and at most until a further signal."""
+        jobs_ended = asyncio.ensure_future(self._jobs_ended())
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait(
+            (jobs_ended, hurry), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        for waiter in (jobs_ended, hurry):
+            waiter.cancel()
+
+    async def _jobs_ended(self) -> None:
         """Wait until no job runs, and none that was taken is still to start."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds):
-                while True:
-                    while self._jobs.tasks:
-                        await asyncio.wait(self._jobs.tasks)
-                    await asyncio.sleep(JOB_START_GRACE_SECONDS)
-                    if not self._jobs.busy:
-                        return
+        while True:
+            while self._jobs.tasks:
+                await asyncio.wait(self._jobs.tasks)
+            await asyncio.sleep(JOB_START_GRACE_SECONDS)
+            if not self._jobs.busy:
+                return

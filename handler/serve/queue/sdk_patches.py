@@ -24,6 +24,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from handler.environ import log_level_of
+
 POLL_INTERVAL_SECONDS = 0.1
 
 # The SDK reads these at its import. Its checks of GPU and disk take seconds and can create a CUDA
@@ -32,13 +34,32 @@ SDK_ENVIRONMENT = {
     "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
     "RUNPOD_SKIP_GPU_CHECK": "true",
 }
+LOG_LEVEL = "RUNPOD_LOG_LEVEL"
 # The SDK's default is DEBUG, which prints every chunk. The worker logs one line per job itself.
-SDK_LOG_LEVELS = {"DEBUG": "DEBUG", "INFO": "WARN", "WARNING": "WARN", "ERROR": "ERROR"}
+SDK_LOG_LEVELS = {
+    "DEBUG": "DEBUG",
+    "INFO": "WARN",
+    "WARNING": "WARN",
+    "ERROR": "ERROR",
+    "CRITICAL": "ERROR",  # the SDK's highest
+}
 
 
-def sdk_environment(log_level: str) -> dict[str, str]:
-    """Return the variables that the SDK reads at its import."""
-    return {**SDK_ENVIRONMENT, "RUNPOD_LOG_LEVEL": SDK_LOG_LEVELS[log_level]}
+def sdk_environment(log_level: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the SDK reads at its import.
+
+    Raises:
+        InvalidSetting: RUNPOD_LOG_LEVEL, which wins over the worker's level, is none.
+    """
+    own = environ.get(LOG_LEVEL, "").upper()
+    if own in ("", "NONE", "NULL"):
+        level = SDK_LOG_LEVELS[log_level]
+    elif own in ("NOTSET", "TRACE"):
+        level = own
+    else:
+        level = log_level_of(environ, LOG_LEVEL, log_level)
+        level = "INFO" if level == "INFO" else SDK_LOG_LEVELS[level]
+    return {**SDK_ENVIRONMENT, LOG_LEVEL: level}
 
 
 def import_sdk() -> None:

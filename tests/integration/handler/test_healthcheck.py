@@ -44,6 +44,12 @@ def test_a_ping_decides(answering, name, status, healthy):
     assert is_healthy(environ) is healthy
 
 
+def test_quotes_and_blank_fields_are_read_as_the_settings_read_them(answering):
+    environ = {"SERVE_MODE": "'http'", "PORT": f'"{answering(200)}"', "PORT_HEALTH": "0"}
+    assert is_healthy(environ)
+    assert not is_healthy(environ | {"PORT_HEALTH": "9"})
+
+
 @pytest.mark.parametrize(
     "environ",
     [
@@ -52,6 +58,8 @@ def test_a_ping_decides(answering, name, status, healthy):
         QUEUE | {"PORT": "9"},
         {"PORT": "9", "SERVE_MODE": "local"},
         {"PORT": "tcp://10.0.0.1:80"},
+        {"PORT": "0"},
+        {"PORT": "None", "SERVE_MODE": '"auto"'},
     ],
 )
 def test_without_the_http_door_nothing_is_asked(environ):

@@ -1,8 +1,11 @@
 """Starts that end before the engine is imported."""
 
+import signal
+import subprocess
+
 import pytest
 
-from tests.support.environment import worker_environment
+from tests.support.environment import ROOT, worker_command, worker_environment
 from tests.support.processes import run_worker
 
 
@@ -13,11 +16,26 @@ from tests.support.processes import run_worker
         (("--test_input", "{"), {}, 2, "--test_input is not JSON: "),
         (("--test_input", "[]"), {}, 2, '--test_input must be a JSON object with an "input".'),
         ((), {"PROMETHEUS_PUSHGATEWAY": "nope"}, 2, "PROMETHEUS_PUSHGATEWAY='nope' must be a URL"),
+        (
+            (),
+            {"PROMETHEUS_PUSHGATEWAY": "ftp://me:word@host"},
+            2,
+            "PROMETHEUS_PUSHGATEWAY='ftp://***@host' must be a URL",
+        ),
         ((), {"PREFIX_WARMUP": "[1]"}, 2, "PREFIX_WARMUP='[1]' must be a JSON list, "),
         ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
         ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
     ],
-    ids=["setting", "not json", "no input", "gateway", "prefix", "quantization", "model"],
+    ids=[
+        "setting",
+        "not json",
+        "no input",
+        "gateway",
+        "password",
+        "prefix",
+        "quantization",
+        "model",
+    ],
 )
 def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, message):
     """Before the engine is imported, and without a traceback."""
@@ -27,6 +45,34 @@ def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, m
     assert line.startswith(message)
 
 
+def test_a_file_of_flags_is_named_in_errors_before_anything_loads(tmp_path):
+    """Its settings are the worker's as well."""
+    file = tmp_path / "flags.yaml"
+    for text, message in (
+        ("port: 80", f"{file}: port cannot be set: "),
+        ("log-format: xml", f"{file}: LOG_FORMAT='xml' must be 'text' or 'json'."),
+        ("quantization: fp8", "QUANTIZATION='fp8' contradicts the checkpoint: "),
+    ):
+        file.write_text(text)
+        done = run_worker(**worker_environment("awq", VLLM_CONFIG_FILE=str(file)))
+        assert done.returncode == 2
+        assert done.stderr.removeprefix(f"{file}: ").startswith(message.removeprefix(f"{file}: "))
+        assert done.stderr.startswith(f"{file}: ")
+
+
+def test_what_was_read_as_not_set_is_one_line(tmp_path):
+    """Before the model is looked for."""
+    given = {"MODEL_NAME": "None", "REQUEST_TIMEOUT": "0"}
+    done = run_worker("--test_input", '{"input": {}}', **worker_environment("awq", **given))
+    assert done.returncode == 2
+    [line] = done.stdout.splitlines()
+    assert line.endswith(
+        "read as not set: MODEL_NAME='None' (the word for no value), "
+        "REQUEST_TIMEOUT='0' (must be above zero)"
+    )
+    assert done.stderr.startswith("MODEL_NAME is not set: ")
+
+
 def test_a_missing_test_input_is_said(tmp_path):
     """In a folder without the file."""
     done = run_worker(cwd=tmp_path, **worker_environment("awq"))
@@ -34,3 +80,22 @@ def test_a_missing_test_input_is_said(tmp_path):
         2,
         "test_input.json cannot be read: No such file or directory.\n",
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_worker_is_imported_ends_it_in_order(tmp_path, number):
+    """With its code, and without a traceback."""
+    (tmp_path / "uvloop.py").write_text(
+        "import time; print('importing', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        worker_command("vllm"),
+        cwd=ROOT,
+        env=worker_environment("awq") | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        assert worker.stdout.readline() == "importing\n"
+        worker.send_signal(number)
+        assert (worker.wait(), worker.stderr.read()) == (128 + number, "")

@@ -7,7 +7,8 @@ import pytest
 
 from builder import hub_listing
 from builder.presets import PRESETS
-from handler.environ import load_settings, setting_variables
+from handler.engine.flag_aliases import flag_rules
+from handler.environ import clean_environ, load_settings, setting_rules, setting_variables
 from tests.support.environment import ROOT
 
 
@@ -36,6 +37,41 @@ def test_the_defaults_in_the_form_are_those_of_the_settings():
     assert load_settings(sent | {"MODEL_NAME": "m"}) == load_settings({"MODEL_NAME": "m"})
 
 
+def as_left_blank(entry):
+    """Return what the form sends for an input that nobody filled in."""
+    made = entry["input"]
+    blank = {"number": "0", "boolean": "false"}.get(made["type"], "")
+    default = made.get("default", blank)
+    return str(default).lower() if made["type"] == "boolean" else str(default)
+
+
+@pytest.mark.parametrize("engine", hub_listing.FOLDERS)
+def test_a_form_that_was_left_blank_is_no_setting_at_all(engine):
+    """A blank number arrives as 0, a switch as false."""
+    entries = hub_listing.hub_json(engine)["config"]["env"]
+    sent = {entry["key"]: as_left_blank(entry) for entry in entries}
+    cleaned, _ = clean_environ(sent, setting_rules(), flag_rules())
+    assert load_settings(cleaned) == load_settings({})
+    left = {name: cleaned[name] for name in hub_listing.ENGINE_FLAGS if cleaned.get(name)}
+    off = dict.fromkeys(("ENABLE_AUTO_TOOL_CHOICE", "TRUST_REMOTE_CODE"), "false")
+    assert left == off
+
+
+@pytest.mark.parametrize("word", ["", " ", "None", "null", "NONE", '""', "'None'", "None,"])
+def test_no_input_of_the_form_takes_a_word_for_nothing_as_its_value(word):
+    keys = [entry["key"] for entry in hub_listing.hub_json("vllm")["config"]["env"]]
+    cleaned, _ = clean_environ(dict.fromkeys(keys, word), setting_rules(), flag_rules())
+    assert {name: value for name, value in cleaned.items() if value} == {}
+    assert load_settings(dict.fromkeys(keys, word)) == load_settings({})
+
+
+@pytest.mark.parametrize("engine", hub_listing.FOLDERS)
+def test_values_in_quotes_are_the_values(engine):
+    entries = hub_listing.hub_json(engine)["config"]["env"]
+    sent = {e["key"]: f'"{e["input"]["default"]}",' for e in entries if "default" in e["input"]}
+    assert load_settings(sent) == load_settings({})
+
+
 def test_each_input_has_the_type_of_its_setting():
     inputs = {e["key"]: e["input"] for e in hub_listing.hub_json("vllm")["config"]["env"]}
     assert inputs["MODEL_NAME"] == {
@@ -51,7 +87,7 @@ def test_each_input_has_the_type_of_its_setting():
     kinds = {key: made["type"] for key, made in inputs.items()}
     assert (kinds["DRAIN_TIMEOUT"], kinds["REQUEST_TIMEOUT"]) == ("number", "number")
     assert kinds["MAX_CONCURRENCY"] == "string"  # a number, or auto
-    assert kinds["ENABLE_PREFIX_CACHING"] == "boolean"
+    assert kinds["TRUST_REMOTE_CODE"] == "boolean"
 
 
 def test_the_hubs_page_lists_every_preset_with_its_model_and_gpus():

@@ -10,9 +10,9 @@ from handler.errors import (
     InvalidInput,
     RequestTimedOut,
     UnknownRoute,
-    hide_secrets,
     render,
 )
+from handler.redaction import hide_secrets
 
 
 def error_of(error):

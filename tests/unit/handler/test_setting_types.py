@@ -4,6 +4,7 @@ import pytest
 
 from handler.environ import load_settings
 from handler.errors import InvalidSetting
+from handler.serve.queue.sdk_patches import sdk_environment
 from handler.setting_types import parse_domains, parse_origins
 
 ORIGIN = "origins such as https://name or http://name:port, or *, not"
@@ -72,3 +73,57 @@ def test_an_unknown_speculative_method_is_an_error():
     assert str(caught.value) == (
         "SPECULATIVE_METHOD='medusa' must be 'none', 'ngram', 'draft', 'eagle', 'eagle3' or 'mtp'."
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("big", ("big",)),
+        ("big,small", ("big", "small")),
+        (" big, small ,", ("big", "small")),
+        ("big small", ("big", "small")),
+        ('["big", "org/small:1"]', ("big", "org/small:1")),
+        ("'big','small'", ("big", "small")),
+        ("big,big", ("big",)),
+        ("", ()),
+        ("None", ()),
+    ],
+)
+@pytest.mark.parametrize("variable", ["SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"])
+def test_a_model_may_have_several_names(variable, value, names):
+    assert load_settings({variable: value}).model_names == names
+
+
+@pytest.mark.parametrize("value", ["[broken", "[1]", '[""]', "a{b}", ",,"])
+def test_a_name_of_the_model_that_is_none_is_an_error(value):
+    with pytest.raises(InvalidSetting, match=r"^SERVED_MODEL_NAME='.*' must be (words|a name)"):
+        load_settings({"SERVED_MODEL_NAME": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "level", "of_the_sdk"),
+    [
+        ("WARN", "WARNING", "WARN"),
+        ("warning", "WARNING", "WARN"),
+        ("FATAL", "CRITICAL", "ERROR"),
+        ("critical", "CRITICAL", "ERROR"),
+        ("trace", "DEBUG", "DEBUG"),
+        ("20", "INFO", "WARN"),
+        ("40", "ERROR", "ERROR"),
+        ("None", "INFO", "WARN"),
+    ],
+)
+def test_a_log_level_has_the_names_and_numbers_that_people_know(value, level, of_the_sdk):
+    assert load_settings({"LOG_LEVEL": value}).log_level == level
+    assert sdk_environment(level, {})["RUNPOD_LOG_LEVEL"] == of_the_sdk
+
+
+@pytest.mark.parametrize(
+    ("value", "level"),
+    [("warning", "WARN"), ("info", "INFO"), ("TRACE", "TRACE"), ("FATAL", "ERROR"), ("", "WARN")],
+)
+def test_the_sdks_own_log_level_is_one_that_it_knows(value, level):
+    given = {"RUNPOD_LOG_LEVEL": value}
+    assert sdk_environment("INFO", given)["RUNPOD_LOG_LEVEL"] == level
+    with pytest.raises(InvalidSetting, match=r"^RUNPOD_LOG_LEVEL='loud' must be one of DEBUG, "):
+        sdk_environment("INFO", {"RUNPOD_LOG_LEVEL": "loud"})

@@ -34,11 +34,11 @@ def test_an_empty_value_is_the_default():
     ("variable", "value", "right"),
     [
         ("MAX_CONCURRENCY", "many", "'auto' or a valid integer"),
-        ("MAX_CONCURRENCY", "0", "'auto' or greater than 0"),
+        ("MAX_CONCURRENCY", "-1", "'auto' or greater than 0"),
         ("ENGINE", "tgi", "'vllm' or 'sglang'"),
         ("REQUEST_TIMEOUT", "soon", "a valid number"),
         ("DRAIN_TIMEOUT", "-1", "greater than 0"),
-        ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("LOG_LEVEL", "loud", "'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
         ("LOG_FORMAT", "xml", "'text' or 'json'"),
     ],
 )

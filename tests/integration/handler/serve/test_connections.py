@@ -198,6 +198,20 @@ def test_a_host_is_reached_when_its_first_address(listening, monkeypatch):
         assert asyncio.run(run(address)) == OK
 
 
+def test_a_host_that_never_answers_is_an_aiohttp_error():
+    """Here it accepts, and then says nothing to TLS."""
+
+    async def run(port):
+        with contextlib.closing(ConnectionPool(connect_timeout_seconds=0.2)) as pool:
+            await pool.post(f"https://127.0.0.1:{port}/", b"{}", HEADERS)
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(aiohttp.ServerTimeoutError, match=r"^no connection in 0\.2 s$"),
+    ):
+        uvloop.run(run(silent.getsockname()[1]))
+
+
 def test_https_checks_the_certificate(tmp_path, monkeypatch):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(

@@ -57,3 +57,18 @@ def test_without_a_template_the_values_of_known_settings_are_public():
 def test_an_argument_without_a_name_is_refused():
     with pytest.raises(InvalidArgument, match=r"^--env '=1' must be NAME=VALUE, NAME or NAME=\.$"):
         environment(["=1"])
+
+
+@pytest.mark.parametrize(
+    ("variables", "model"),
+    [
+        ({"SERVED_MODEL_NAME": "big,small"}, "big"),
+        ({"SERVED_MODEL_NAME": "None"}, "org/name"),
+        ({}, "org/name"),
+        ({"MODEL_NAME": "'org/other'"}, "org/other"),
+        ({"MODEL_NAME": "{{ RUNPOD_SECRET_model }}"}, "MODEL"),
+    ],
+    ids=["names", "none", "repository", "quotes", "secret"],
+)
+def test_callers_use_the_first_name_of_the_model(variables, model):
+    assert environment([], base={"MODEL_NAME": "org/name"} | variables).model == model

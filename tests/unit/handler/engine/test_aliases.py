@@ -15,6 +15,7 @@ from handler.errors import InvalidSetting
     [
         ("sglang", "ENABLE_PREFIX_CACHING", "False", "true"),
         ("vllm", "DISABLE_RADIX_CACHE", "1", "false"),
+        ("vllm", "DISABLE_RADIX_CACHE", "false", None),
         ("sglang", "MAX_MODEL_LEN", "auto", None),
         ("sglang", "RUNNER", "pooling", "true"),
         ("sglang", "RUNNER", "generate", None),

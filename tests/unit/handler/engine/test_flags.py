@@ -29,7 +29,7 @@ def flags():
     parser.add_argument("--domains", nargs="+")
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
     parser.add_argument("--port", "-p")
-    return EngineFlags(parser, ["help", "port"])
+    return EngineFlags(parser, ["help", "port"], positive=["max_num_seqs"])
 
 
 @pytest.mark.parametrize(
@@ -167,3 +167,66 @@ def test_variables_without_effect_are_logged_once(flags, caplog):
 def test_names_of_the_platform_and_of_libraries_are_not_warned_of():
     known = {"HF_TOKEN", "VLLM_EXTRA_ARGS"}
     assert unused_variable_warnings({"HF_TOKENS": "", "VLLM_EXTRA_ARG": ""}, known, {}) == []
+
+
+def parsed(flags, environ, engine_args="", removed=None):
+    return vars(
+        parse_engine_flags(
+            "vllm",
+            flags,
+            worker_arguments=[],
+            environ=environ,
+            engine_args=engine_args,
+            removed=removed or {},
+        )
+    )
+
+
+def test_zero_and_none_are_the_default_and_said_in_one_line(flags, caplog):
+    caplog.set_level("INFO", "handler")
+    given = {"MAX_NUM_SEQS": "0", "DTYPE": "None", "TENSOR_PARALLEL_SIZE": '"2",'}
+    made = parsed(flags, given)
+    assert (made["max_num_seqs"], made["dtype"], made["tensor_parallel_size"]) == (128, None, 2)
+    assert [record.message for record in caplog.records] == [
+        "read as not set: DTYPE='None' (the word for no value), "
+        "MAX_NUM_SEQS='0' (must be above zero)"
+    ]
+
+
+def test_a_zero_on_the_command_line_is_the_users_word(flags):
+    assert parsed(flags, {}, engine_args="--max-num-seqs 0")["max_num_seqs"] == 0
+
+
+def test_what_the_engines_parser_says_of_none_and_zero_is_known():
+    parser = Parser()
+    parser.add_argument("--backend", choices=["none", "ray"])
+    parser.add_argument("--rank", type=int, choices=[8, 16])
+    parser.add_argument("--level", type=int, choices=[0, 1])
+    parser.add_argument("--size", "--length", type=int)
+    rules = EngineFlags(parser, ["help"], positive=["size"]).value_rules
+    assert rules.words == {"BACKEND": "none"}
+    assert rules.positive == {"RANK", "SIZE", "LENGTH"}
+
+
+def test_a_flag_of_the_shared_table_that_the_engine_has_dropped_is_an_error(flags):
+    with pytest.raises(InvalidSetting) as caught:
+        parsed(flags, {"BLOCK_SIZE": "16"})
+    assert str(caught.value) == (
+        "BLOCK_SIZE='16': the installed engine has no flag --block-size, remove it."
+    )
+
+
+@pytest.mark.parametrize("value", ["", "None", "0", "false"])
+def test_a_name_without_effect_is_not_told_when_its_field_was_left_blank(value):
+    assert unused_variable_warnings({"SWAP_SPACE": value}, (), {"SWAP_SPACE": "gone."}) == []
+
+
+def test_a_key_of_the_file_that_is_no_flag_is_an_error(flags, tmp_path):
+    file = tmp_path / "flags.yaml"
+    file.write_text("max-num-seq: 1")
+    given = {"ENGINE_CONFIG_FILE": str(file), "MAX_NUM_SEQ": "1"}
+    with pytest.raises(InvalidSetting) as caught:
+        parsed(flags, given)
+    assert str(caught.value) == (
+        f"{file}: max-num-seq is not a flag of vLLM: did you mean max-num-seqs?"
+    )

@@ -65,8 +65,24 @@ def test_gpus_are_counted_without_cuda(devices, visible, gpus):
         ({"PP_SIZE": "2", "DATA_PARALLEL_SIZE": "2"}, "1"),
         ({"PIPELINE_PARALLEL_SIZE": "2", "DISTRIBUTED_EXECUTOR_BACKEND": "ray"}, "4"),
         ({"PIPELINE_PARALLEL_SIZE": "2", "NNODES": "2"}, "4"),
+        ({"DP_SIZE": "4", "ENABLE_DP_ATTENTION": "true"}, "4"),
+        ({"ATTN_DP_SIZE": "4"}, "4"),
+        ({"DP_SIZE": "2", "ATTN_DP_SIZE": "2", "ENABLE_DP_ATTENTION": "true"}, "2"),
+        ({"DP_SIZE": "2", "ENABLE_DP_ATTENTION": "false"}, "2"),
     ],
-    ids=["all", "visible", "none", "pipeline", "replicas", "ray", "nodes"],
+    ids=[
+        "all",
+        "visible",
+        "none",
+        "pipeline",
+        "replicas",
+        "ray",
+        "nodes",
+        "DP attention",
+        "attention groups",
+        "replicas of attention groups",
+        "DP attention off",
+    ],
 )
 @pytest.mark.parametrize("name", ["TENSOR_PARALLEL_SIZE", "TP_SIZE"])
 def test_auto_is_the_number_of_gpus_of_this_machine(devices, name, environ, size):
@@ -110,7 +126,8 @@ def test_auto_is_the_number_of_gpus_of_this_machine(devices, name, environ, size
             (3,),
             {"TP_SIZE": "4"},
             Parallelism(4, 4, groups=2),
-            "TP_SIZE='4': the model's 3 attention heads, in 2 replicas, can be split over 2, 6 "
+            "TP_SIZE='4': the model's 3 attention heads, in 2 groups of ranks, can be split "
+            "over 2, 6 "
             "GPUs.",
         ),
     ],

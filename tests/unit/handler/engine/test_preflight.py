@@ -1,11 +1,14 @@
 """What is refused before an engine loads weights."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from handler.engine.preflight import (
     MemoryDemand,
     check_load_format,
     check_memory,
+    fit_adapters,
     gpu_memory_bytes,
 )
 from handler.errors import EngineStartFailed, InvalidSetting
@@ -32,6 +35,36 @@ def demand(folder, **fields):
         "memory_setting": "GPU_MEMORY_UTILIZATION",
     }
     return MemoryDemand(folder=folder, **defaults | fields)
+
+
+@pytest.mark.parametrize(
+    ("args", "rank", "fitted", "messages"),
+    [
+        ((False, 16), 0, (False, 16), []),
+        ((True, 64), 64, (True, 64), []),
+        ((True, None), 64, (True, None), []),
+        (
+            (True, 16),
+            64,
+            (True, 64),
+            ["MAX_LORA_RANK=16 has no effect: the adapters need 64"],
+        ),
+        (
+            (False, 128),
+            64,
+            (True, 128),
+            ["ENABLE_LORA=false has no effect: there are adapters (LORA_MODULES)"],
+        ),
+    ],
+    ids=["no adapters", "fits", "open", "rank", "off"],
+)
+def test_adapters_are_served_beside_a_forms_defaults(caplog, args, rank, fitted, messages):
+    """A form sends 16 and false where nobody chose them."""
+    enabled, max_rank = args
+    parsed = SimpleNamespace(enable_lora=enabled, max_lora_rank=max_rank)
+    fit_adapters(parsed, rank)
+    assert (parsed.enable_lora, parsed.max_lora_rank) == fitted
+    assert [record.message for record in caplog.records] == messages
 
 
 def test_a_load_format_whose_package_is_missing_is_refused():

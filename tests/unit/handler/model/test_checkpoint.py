@@ -1,11 +1,11 @@
-"""A checkpoint's own files: its quantization, and whether it contradicts QUANTIZATION."""
+"""A checkpoint's own files: its quantization."""
 
 import json
 
 import pytest
 
-from handler.errors import InvalidSetting, ModelUnavailable
-from handler.model.checkpoint import check_quantization, has_fp8_cache, quantization_of
+from handler.errors import ModelUnavailable
+from handler.model.checkpoint import has_fp8_cache, quantization_of
 from tests.support.model_folders import model_folder
 
 FP8_GROUP = {"group_0": {"weights": {"type": "float", "num_bits": 8}}}
@@ -58,34 +58,6 @@ def test_the_method_is_found_wherever_a_quantization_tool_writes_it(
     for name, content in {"config.json": config, **files}.items():
         (tmp_path / name).write_text(json.dumps(content))
     assert quantization_of(tmp_path) == method
-
-
-@pytest.mark.parametrize(
-    ("setting", "method"),
-    [
-        ("auto", "awq"),
-        ("awq", "awq"),
-        ("awq", "compressed-tensors-int4"),
-        ("fp8", "compressed-tensors-fp8"),
-        ("compressed-tensors", "compressed-tensors-fp8"),
-        ("none", None),
-        ("fp8", None),  # the engine quantizes the weights while it loads them
-    ],
-)
-def test_quantization_may_name_the_method_or_its_family(setting, method):
-    check_quantization(setting, method, "m")
-
-
-@pytest.mark.parametrize(
-    ("setting", "method"), [("aw", "awq"), ("fp8", "awq"), ("none", "awq"), ("awq", "gptq")]
-)
-def test_quantization_that_contradicts_the_checkpoint_is_an_error(setting, method):
-    with pytest.raises(InvalidSetting) as caught:
-        check_quantization(setting, method, "m")
-    assert str(caught.value) == (
-        f"QUANTIZATION={setting!r} contradicts the checkpoint: m is quantized as {method!r}. "
-        "Leave QUANTIZATION unset, or choose another model."
-    )
 
 
 @pytest.mark.parametrize(

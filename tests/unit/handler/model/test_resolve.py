@@ -8,6 +8,7 @@ from handler.environ import load_settings
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.resolve import resolve_model
 from handler.model.sources import VOLUME_CACHE, ModelSources
+from tests.support.header_checkpoints import safetensors_header
 from tests.support.hub import COMMIT
 from tests.support.model_folders import baked_folder, cached_snapshot, model_folder
 
@@ -176,8 +177,11 @@ def test_an_adapter_may_not_have_the_models_name(tmp_path, resolve):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 8}')
-    (adapter / "adapter_model.safetensors").touch()
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors_header({}))
     environ = {"MODEL_NAME": str(folder), "LORA_MODULES": f"m={adapter}"}
     with pytest.raises(InvalidSetting) as caught:
         resolve(**environ)
     assert str(caught.value) == "LORA_MODULES: 'm' is the model's name; choose another one."
+    with pytest.raises(InvalidSetting) as caught:
+        resolve(**environ | {"LORA_MODULES": f"small={adapter}", "SERVED_MODEL_NAME": "big,small"})
+    assert str(caught.value) == "LORA_MODULES: 'small' is the model's name; choose another one."

@@ -30,6 +30,17 @@ def body(data):
     return json.loads(read(data).request.body)
 
 
+@pytest.mark.parametrize("name", ["served", "small", "org/repository", "", None])
+@pytest.mark.parametrize("routes", [None, frozenset()], ids=["any route", "no adapters"])
+def test_every_name_of_the_model_reaches_the_engine_as_the_first(name, routes):
+    """Both engines answer with it."""
+    parser = RequestParser(MODELS, "org/repository", FIELDS, routes, aliases=["small"])
+    job = parser.parse_job({"id": "j1", "input": {"prompt": "Hi", "model": name}})
+    assert json.loads(job.request.body)["model"] == "served"
+    with pytest.raises(UnknownModel, match=r"Models: served, adapter, small\.$"):
+        parser.parse_job({"id": "j1", "input": {"prompt": "Hi", "model": "big"}})
+
+
 def test_the_openai_shape():
     """The platform's OpenAI route sends the path and the body apart."""
     job = read({"openai_route": "/v1/chat/completions", "openai_input": {"messages": MESSAGES}})

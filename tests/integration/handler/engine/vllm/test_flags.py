@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from handler.engine.config_file import merge_config_file
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
 from handler.environ import load_settings
@@ -52,6 +53,7 @@ def test_the_model_has_the_folder_name_unless_another_is_given(model):
     """The served name is never a path."""
     assert flags(model())["served_model_name"] == ["tiny"]
     assert flags(model(), SERVED_MODEL_NAME="mine")["served_model_name"] == ["mine"]
+    assert flags(model(), SERVED_MODEL_NAME="big,small")["served_model_name"] == ["big", "small"]
 
 
 def test_engine_args_win_over_variables(model):
@@ -145,6 +147,36 @@ def test_a_bad_value_is_refused_before_the_engine_loads(model, environ, message)
     assert str(caught.value) == message
 
 
+def test_a_number_field_that_was_left_blank_is_vllms_default(model):
+    """Of every flag whose values are above zero."""
+    folder = model()
+    blank = dict.fromkeys(engine_flags().value_rules.positive, "0")
+    assert len(blank) > 30
+    assert flags(folder, **blank) == flags(folder)
+
+
+def test_a_file_of_flags_goes_through_the_same_checks(model, tmp_path):
+    """File, then variables, then ENGINE_ARGS."""
+    file = tmp_path / "flags.yaml"
+    file.write_text(
+        "max-num-seqs: 64\nmax-model-len: 1k\nseed: 1\nenable-prefix-caching: false\n"
+        "compilation-config: {mode: 0}\nserved-model-name: [big, small]\ndtype: null\n"
+    )
+    given = {"ENGINE_ARGS": f"--config {file} --seed 3", "MAX_NUM_SEQS": "8", "SEED": "2"}
+    merged, _ = merge_config_file(given, REFUSED)
+    made = flags(model(), **merged)
+    assert (made["max_num_seqs"], made["max_model_len"], made["seed"]) == (8, 1000, 3)
+    assert made["enable_prefix_caching"] is False
+    assert made["compilation_config"].mode == 0
+    assert made["served_model_name"] == ["big", "small"]
+    file.write_text("max-num-seq: 8")
+    with pytest.raises(InvalidSetting) as caught:
+        check(model(), ENGINE_CONFIG_FILE=str(file))
+    assert str(caught.value) == (
+        f"{file}: max-num-seq is not a flag of vLLM: did you mean max-num-seqs?"
+    )
+
+
 @pytest.mark.parametrize("variable", ["TOOL_CALL_PARSER", "REASONING_PARSER"])
 def test_an_unknown_parser_is_refused_with_the_known_ones(model, variable):
     """vLLM itself would find out only after the weights are loaded."""
@@ -207,7 +239,9 @@ def test_removed_names_are_no_flags_and_the_advice_names_flags():
 def test_a_prequantized_checkpoint_keeps_the_engine_choice_of_kernel(model):
     """Naming the method would turn Marlin off on a GPU."""
     folder = model({"quant_method": "awq", "bits": 4})
-    assert flags(folder, QUANTIZATION="awq")["quantization"] is None
+    for name in ("awq", "awq_marlin", "auto_awq", "marlin"):
+        assert flags(folder, QUANTIZATION=name)["quantization"] is None
+    assert flags(folder, QUANTIZATION="moe_wna16")["quantization"] == "moe_wna16"
 
 
 def test_an_unquantized_checkpoint_is_quantized_while_it_loads(model):

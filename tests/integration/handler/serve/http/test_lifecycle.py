@@ -33,6 +33,26 @@ def test_a_ping_says_where_the_worker_is():
         http.finish()
 
 
+def test_a_second_signal_fails_what_still_runs():
+    """Without waiting for the rest of DRAIN_TIMEOUT."""
+    answers = []
+    with RunningFrontEnd(DRAIN_TIMEOUT="3600") as http:
+        http.open()
+        waiting = threading.Thread(target=lambda: answers.append(http.complete("wait")))
+        waiting.start()
+        wait_until(lambda: http.engine.running_requests == 1)
+        http.terminate()
+        wait_until(lambda: http.ping() == 503)
+        http.terminate()
+        http.finish()
+        waiting.join()
+    [answer] = answers
+    assert (answer.status_code, message(answer)) == (
+        503,
+        "The worker was stopped before the answer was complete.",
+    )
+
+
 def test_a_health_port_of_its_own_answers_a_ping_and_nothing_else():
     """What a platform's health check reaches, nobody else may use."""
     health = free_port()

@@ -1,0 +1,112 @@
+"""Whether the engines can serve a LoRA adapter with a model, judged from files alone.
+
+vLLM refuses such an adapter after the weights are loaded; SGLang leaves out what it does not know,
+and answers with another model than the one that was trained.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from handler.errors import InvalidSetting
+from handler.model.attention import text_config
+from handler.model.checkpoint import json_object
+from handler.model.hub_files import LORA_FILES
+from handler.model.safetensors import Tensor, tensors_in_file, tensors_in_folder
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+# Whole modules that both engines take, of a classifier.
+SAVED_MODULES = frozenset({"classifier", "score"})
+# Fields of adapter_config.json that change what is computed, and that no engine implements.
+UNSUPPORTED_FIELDS = {
+    "use_dora": "DoRA",
+    "lora_bias": "LoRA biases",
+    "alora_invocation_tokens": "activated LoRA",
+    "layer_replication": "replicated layers",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_qalora": "QALoRA",
+}
+# Initialisations that also change the base model; the others are over when training begins.
+CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
+LORA_TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
+LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\..*")
+OTHER_TOWER = re.compile(r"vis|audio|speech|encoder|cross")  # with a hidden size of its own
+INPUT_IS_HIDDEN = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
+
+
+def check_adapter(name: str, adapter: Path, model: Path | None) -> None:
+    """Check an adapter's features, and that its tensors belong to modules of the model.
+
+    Args:
+        name: the adapter's, for errors.
+        adapter: its folder.
+        model: the folder of the model, None if that is not known yet.
+
+    Raises:
+        InvalidSetting: what is wrong with it.
+        ModelUnavailable: a file cannot be read.
+    """
+    config = json_object(adapter / LORA_FILES[0])
+    problem = _unsupported(config)
+    weights = adapter / WEIGHTS_FILE
+    if problem is None and model is not None and weights.is_file():
+        tensors = [each for each in tensors_in_file(weights) if LORA_TENSOR.fullmatch(each.name)]
+        problem = _mismatch(tensors, model)
+        if problem is not None and (base := config.get("base_model_name_or_path")):
+            problem += f" (it was trained on {base})"
+    if problem is not None:
+        raise InvalidSetting(f"LORA_MODULES: {name} cannot be served: {problem}.")
+
+
+def _unsupported(config: Mapping[str, Any]) -> str | None:
+    kind = str(config.get("peft_type") or "LORA")
+    if kind != "LORA":
+        return f"it is {kind}, and the engines take LORA"
+    for field, title in UNSUPPORTED_FIELDS.items():
+        if config.get(field):
+            return f"the engines do not implement {title} ({field})"
+    if (bias := config.get("bias") or "none") != "none":
+        return f"the engines do not implement trained biases (bias={bias!r})"
+    saved = set(config.get("modules_to_save") or ()) - SAVED_MODULES
+    if saved:
+        return f"the engines do not replace whole modules (modules_to_save={sorted(saved)})"
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(CHANGED_BASE):
+        return (
+            f"init_lora_weights={init!r} also changed the base model: convert it to plain LoRA "
+            "with PEFT's path_initial_model_for_weight_conversion"
+        )
+    return None
+
+
+def _mismatch(tensors: list[Tensor], model: Path) -> str | None:
+    config = text_config(json_object(model / "config.json"))
+    modules = {_module(tensor.name.rpartition(".")[0]) for tensor in tensors_in_folder(model)}
+    if not tensors or not modules:
+        return None
+    modules.add("lm_head")  # which has no tensor of its own where it is tied to the embeddings
+    adapted = {_module(LORA_TENSOR.sub(r"\1", tensor.name)): tensor for tensor in tensors}
+    missing = [module for module in adapted if module not in modules]
+    layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
+    deepest = max((int(found[1]) for each in missing if (found := LAYER.match(each))), default=0)
+    if isinstance(layers, int) and deepest >= layers:
+        return f"it has a layer {deepest}, and the model has {layers} layers"
+    if len(missing) == len(adapted):
+        return f"no module of the model is called as in the adapter, such as {missing[0]}"
+    sizes = {
+        tensor.shape[-1]
+        for tensor in tensors
+        if tensor.name.endswith((".lora_A.weight", ".lora_A"))
+        and not OTHER_TOWER.search(tensor.name)
+        and LORA_TENSOR.sub(r"\1", tensor.name).rpartition(".")[2] in INPUT_IS_HIDDEN
+    }
+    if isinstance(hidden, int) and sizes - {hidden}:
+        return f"its hidden size is {min(sizes - {hidden})}, and the model's {hidden}"
+    return None
+
+
+def _module(name: str) -> str:
+    """Return a module's name from its layer on; what stands before differs between libraries."""
+    found = re.search(rf"(?:^|\.)({LAYER.pattern})", name)
+    return found[1] if found else name.rpartition(".")[2]

@@ -1,0 +1,297 @@
+"""The worker from its settings to its end, step by step, and its exit codes.
+
+0  the queue or HTTP was served to the end, or the local job succeeded
+1  the local job failed, or an unexpected error
+2  invalid setting              3  model unavailable
+4  the engine did not start     5  the engine died
+143, 130  SIGTERM or SIGINT during the start, or a further one at the end
+"""
+
+import argparse
+import contextlib
+import logging
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from handler import logs
+from handler.engine.capacity import job_concurrency
+from handler.engine.config_file import merge_config_file
+from handler.engine.flag_aliases import flag_rules
+from handler.engine.interface import EngineAdapter, RunningEngine
+from handler.engine.pacing import WRITES_PER_SECOND, Pacer
+from handler.engine.runtime import EngineRuntime
+from handler.engine.sglang import flags as sglang_flags
+from handler.engine.sglang.adapter import SglangAdapter
+from handler.engine.vllm import flags as vllm_flags
+from handler.engine.vllm.adapter import VllmAdapter
+from handler.engine.warmup import parse_prefixes, warm_up
+from handler.environ import (
+    clean_environ,
+    export,
+    export_unquoted,
+    load_settings,
+    setting_rules,
+)
+from handler.errors import EXIT_FAILED, StartError
+from handler.metrics.monitor import Monitor, Pushgateway
+from handler.model.resolve import ResolvedModel, resolve_model
+from handler.redaction import hide_secrets, redact
+from handler.request.parse import RequestParser
+from handler.serve import local
+from handler.serve.http.lifecycle import HttpFrontEnd
+from handler.serve.http.metrics_server import MetricsServer
+from handler.serve.queue.loop import QueueFrontEnd
+from handler.serve.queue.sdk_patches import LOG_LEVEL, import_sdk, sdk_environment
+from handler.serve.worker import NoFrontEnd, Worker
+from handler.settings import Settings
+from handler.startup.compile_cache import CompileCache
+from handler.startup.prefetch import prefetch_weights
+from handler.startup.timings import StartupTimings, process_start_time
+
+log = logging.getLogger("handler")
+
+CreateAdapter = Callable[[Settings, ResolvedModel, Mapping[str, str]], EngineAdapter]
+ENGINES: dict[str, CreateAdapter] = {"vllm": VllmAdapter, "sglang": SglangAdapter}
+REFUSED_FLAGS = vllm_flags.REFUSED | sglang_flags.REFUSED
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Start the worker and serve; return the process's exit code."""
+    timings = StartupTimings(process_start_time())
+    timings.since(timings.began, "interpreter")
+    options = _parse_arguments(arguments)
+    config_file = None
+    try:
+        variables, unset = clean_environ(environ, setting_rules(), flag_rules())
+        export_unquoted(environ, variables)
+        variables, config_file = merge_config_file(variables, REFUSED_FLAGS)
+        settings = load_settings(variables)
+        logs.configure_logging(settings.log_level, settings.log_format)
+        hide_secrets(settings.secrets())
+        if unset:
+            log.info("read as not set: %s", ", ".join(unset))
+        if options.test_input is not None or settings.mode == "local":
+            job = local.load_job(options.test_input)
+            return WorkerProcess(settings, variables, timings).run_local(job)
+        return WorkerProcess(settings, variables, timings).serve()
+    except StartError as error:
+        reason = config_file.explain(str(error)) if config_file else str(error)
+        print(redact(reason), file=sys.stderr, flush=True)
+        return error.exit_code
+    except SystemExit as exit:  # a signal's, or a library's
+        if isinstance(exit.code, int | None):
+            return exit.code or 0
+        print(exit.code, file=sys.stderr, flush=True)
+        return EXIT_FAILED
+    except Exception:
+        traceback.print_exc()
+        return EXIT_FAILED
+
+
+class WorkerProcess:
+    """The worker from its start to its end: model, engine, warm-up, front end.
+
+    Args:
+        settings: the worker's.
+        environ: may name flags of the engine.
+        timings: takes the stages of the start.
+
+    Raises:
+        InvalidSetting: PREFIX_WARMUP or PROMETHEUS_PUSHGATEWAY is invalid.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str], timings: StartupTimings
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._timings = timings
+        self._prefixes = parse_prefixes(settings.prefix_warmup)
+        self._pushgateway = self._parse_pushgateway()
+
+    def run_local(self, job: Mapping[str, Any]) -> int:
+        """Answer one job, print the answer and return the exit code."""
+        with contextlib.ExitStack() as stack:
+            runtime, caches, parser = self._start_engine(stack, mode="local")
+            engine = runtime.wait_until_up()
+            worker = Worker(
+                runtime,
+                parser,
+                max_jobs=job_concurrency("auto", engine.capacity),
+                front_end=NoFrontEnd(),
+                request_timeout_seconds=self._settings.request_timeout_seconds,
+            )
+            self._log_timings()
+            succeeded = local.run_job(worker, job)
+            caches.finish_save()
+        return 0 if succeeded else EXIT_FAILED
+
+    def serve(self) -> int:
+        """Serve the queue or HTTP to the end and return the exit code."""
+        settings = self._settings
+        with contextlib.ExitStack() as stack:
+            http = metrics_server = None
+            if settings.mode == "http":
+                http = stack.enter_context(HttpFrontEnd(settings))
+            elif settings.metrics_port is not None:
+                metrics_server = stack.enter_context(
+                    MetricsServer(settings.http_host, settings.metrics_port)
+                )
+            runtime, caches, parser = self._start_engine(stack, mode=settings.mode)
+            engine = runtime.wait_until_up()
+            max_jobs = job_concurrency(settings.max_concurrency, engine.capacity)
+            monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs))
+            if metrics_server is not None:
+                metrics_server.publish(monitor.exposition)
+            log.info("ready for %d jobs at once as %s", max_jobs, engine.models[0])
+            with _signal_handlers_restored():
+                if http is not None:
+                    self._log_timings()
+                    worker = self._worker(runtime, parser, max_jobs, monitor, http)
+                    http.serve(worker, max_jobs, monitor)
+                else:
+                    queue = self._queue(max_jobs, monitor)
+                    queue.serve(self._worker(runtime, parser, max_jobs, monitor, queue))
+            caches.finish_save()
+        return 0
+
+    # ---- the engine ----
+
+    def _start_engine(
+        self, stack: contextlib.ExitStack, mode: str
+    ) -> tuple[EngineRuntime, CompileCache, RequestParser]:
+        """Start the engine and warm it up; what is entered into `stack` stops it."""
+        settings, timings = self._settings, self._timings
+        model = self._resolve_model()
+        adapter = ENGINES[settings.engine](settings, model, self._environ)
+        if settings.prefetch_weights:
+            prefetch_weights(model.path)
+        caches = stack.enter_context(
+            CompileCache(
+                settings.cache_root,
+                root_is_required="cache_root" in settings.model_fields_set,
+                volume=settings.base_path if settings.volume_cache else None,
+                environ=self._environ,
+            )
+        )
+        export(caches.environ)
+        flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
+        runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
+        if caches.on_volume:
+            with timings.stage("caches"):
+                caches.wait_until_restored()
+        runtime.launch()
+        if mode == "queue":
+            with timings.stage("SDK"):
+                variables = sdk_environment(settings.log_level, self._environ)
+                export({}, remove=[LOG_LEVEL])
+                export(variables)
+                import_sdk()
+        engine = runtime.wait_until_up()
+        with timings.stage("warm-up"):
+            warm_up(runtime, self._prefixes)
+        caches.start_save()
+        return runtime, caches, self._parser(engine, model)
+
+    def _resolve_model(self) -> ResolvedModel:
+        with self._timings.stage("model"):
+            model = resolve_model(self._settings)
+        method = model.quantization or "unquantized"
+        log.info("model %s (%s) from %s", model.name, method, model.source)
+        return model
+
+    # ---- what serves ----
+
+    def _parser(self, engine: RunningEngine, model: ResolvedModel) -> RequestParser:
+        return RequestParser(
+            models=engine.models,
+            repository=model.name,
+            aliases=self._settings.model_names[1:],
+            request_fields=engine.request_fields,
+            adapter_routes=engine.adapter_routes,
+            media_domains=self._settings.media_domains,
+        )
+
+    def _monitor(self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int) -> Monitor:
+        max_running = min(max_jobs, engine.capacity.max_sequences)
+        return Monitor(runtime, self._timings, max_running, self._pushgateway)
+
+    def _parse_pushgateway(self) -> Pushgateway | None:
+        settings = self._settings
+        if settings.pushgateway is None:
+            return None
+        return Pushgateway(
+            settings.pushgateway,
+            job=settings.push_job,
+            endpoint=settings.endpoint_id or "none",
+            worker=settings.worker_id or "none",
+        )
+
+    def _worker(
+        self,
+        runtime: EngineRuntime,
+        parser: RequestParser,
+        max_jobs: int,
+        monitor: Monitor,
+        front_end: HttpFrontEnd | QueueFrontEnd,
+    ) -> Worker:
+        return Worker(
+            runtime,
+            parser,
+            max_jobs=max_jobs,
+            front_end=front_end,
+            request_timeout_seconds=self._settings.request_timeout_seconds,
+            monitor=monitor,
+            log_content=self._settings.log_content,
+        )
+
+    def _queue(self, max_jobs: int, monitor: Monitor) -> QueueFrontEnd:
+        ready = time.time()
+
+        def first_poll() -> None:
+            self._timings.since(ready, "first take")
+            self._log_timings()
+
+        return QueueFrontEnd(
+            max_jobs=max_jobs,
+            drain_timeout_seconds=self._settings.drain_timeout_seconds,
+            on_first_poll=first_poll,
+            on_post=monitor.metrics.posted,
+        )
+
+    def _log_timings(self) -> None:
+        for line in str(self._timings).splitlines():
+            log.info(line)
+
+
+@contextlib.contextmanager
+def _signal_handlers_restored() -> Iterator[None]:
+    """Restore the handlers that a front end replaces, so that a signal also ends the engine's stop.
+
+    They are no longer there when asyncio has removed its own.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m handler",
+        description="Serves a Runpod queue in the platform's environment, HTTP where PORT is set, "
+        "and else answers the job in test_input.json. SERVE_MODE=queue, http or local chooses one "
+        "of them. All settings are environment variables: see docs/settings.md.",
+    )
+    parser.add_argument(
+        "--test_input",
+        metavar="JSON",
+        help="answer this job instead of the one in test_input.json, whatever SERVE_MODE is",
+    )
+    return parser.parse_args(arguments)

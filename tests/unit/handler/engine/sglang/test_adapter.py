@@ -1,0 +1,51 @@
+"""What the worker reads from SGLang's flags and its schedulers' states."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from handler.engine.capacity import Capacity
+from handler.engine.parallelism import Parallelism
+from handler.engine.sglang.adapter import _capacity, _parallelism
+
+ONE = {
+    "tp_size": 1,
+    "pp_size": 1,
+    "dp_size": 1,
+    "attn_dp_size": 1,
+    "attn_cp_size": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("args", "parallelism"),
+    [
+        ({}, Parallelism(1, 1, 1)),
+        ({"tp_size": 4, "pp_size": 2, "dp_size": 2}, Parallelism(4, 16, 1)),
+        ({"tp_size": 8, "attn_dp_size": 8}, Parallelism(8, 8, 8)),
+        ({"tp_size": 8, "attn_dp_size": 4, "dp_size": 2}, Parallelism(8, 16, 4)),
+        ({"tp_size": 8, "dp_size": 4, "enable_dp_attention": True}, Parallelism(8, 8, 4)),
+        (
+            {"tp_size": 8, "dp_size": 2, "attn_dp_size": 4, "enable_dp_attention": True},
+            Parallelism(8, 16, 4),
+        ),
+        ({"tp_size": 8, "attn_dp_size": 2, "attn_cp_size": 2}, Parallelism(8, 8, 4)),
+    ],
+    ids=["one", "replicas", "attention", "both", "old", "old beside new", "context"],
+)
+def test_attention_groups_are_within_a_replica(args, parallelism):
+    """DP_SIZE counts replicas, except where ENABLE_DP_ATTENTION is the only other setting."""
+    assert _parallelism(SimpleNamespace(**ONE | args)) == parallelism
+
+
+def test_the_capacity_is_that_of_all_schedulers():
+    """Each data-parallel rank has a KV cache and a batch of its own."""
+
+    async def states():
+        return [{"effective_max_running_requests_per_dp": 64}] * 4
+
+    manager = SimpleNamespace(get_internal_state=states, context_len=8192)
+    assert asyncio.run(_capacity({"max_total_num_tokens": 16384}, manager)) == Capacity(
+        max_sequences=256, kv_cache_tokens=65536, max_model_tokens=8192
+    )
