@@ -7,7 +7,7 @@ test_endpoint.py.
 
 import json
 import subprocess
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -27,11 +27,11 @@ from tests.support.http_worker import KEY, running_http_worker
 from tests.support.scripted_model import scripted_model
 
 CLIENTS = ROOT / ".venv-clients"
-TIMEOUT_SECONDS = 120
-QUIET = {  # what a client would ask the internet for beside its work
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "PYTHONDONTWRITEBYTECODE": "1",
+INTERPRETERS = {  # where it is not the clients' own
+    "llama_index_client": CLIENTS / "llama-index/bin/python",
+    "runpod_client": PYTHON["vllm"],
 }
+TIMEOUT_SECONDS = 120
 TEXTS = ["Paris is a city.", "Bread is baked."]
 CHAT = "The capital of France is Paris."
 TOOLS = "18 degrees and a clear sky!"
@@ -57,10 +57,10 @@ class Served:
             API_KEY=KEY,
             MODEL="org/chat",
             EMBEDDINGS_MODEL="org/embeddings",
-            **QUIET,
+            LITELLM_LOCAL_MODEL_COST_MAP="True",  # it would be fetched
         )
         ran = subprocess.run(
-            command(path),
+            program_command(path),
             env=environment,
             cwd=CLIENTS,  # where Node.js looks for packages
             input=path.read_text().replace("hosted_vllm/", f"{litellm_prefix}/"),
@@ -81,58 +81,52 @@ class Served:
         return [each["embedding"] for each in answer.raise_for_status().json()["data"]]
 
 
-def command(path):
+def program_command(path):
     """Return the command that runs a program from its standard input."""
     if path.suffix == ".mjs":
         return [str(CLIENTS / "bin/node"), "--input-type=module"]
-    homes = {
-        "runpod_client": PYTHON["vllm"],
-        "llama_index_client": CLIENTS / "llama-index/bin/python",
-    }
-    return [str(homes.get(path.stem, CLIENTS / "bin/python")), "-"]
+    return [str(INTERPRETERS.get(path.stem, CLIENTS / "bin/python")), "-"]
+
+
+@contextmanager
+def serving(front_end, **environ):
+    """Run a worker with vLLM; yields its own HTTP server, or the platform that it polls."""
+    command = worker_command("vllm")
+    environment = worker_environment(KV_CACHE_MEMORY_BYTES=str(64 << 20), **environ)
+    ready = {"ready_within_seconds": START_SECONDS}
+    if front_end == "http":
+        with running_http_worker(command, environment, **ready) as worker:
+            yield worker
+    else:
+        with (
+            running_platform(api_key=KEY) as platform,
+            running_worker(platform, command, environment, **ready),
+        ):
+            yield platform
 
 
 @pytest.fixture(scope="module", params=["queue", "http"])
 def served(request, tmp_path_factory):
-    """Two workers with vLLM, behind the Runpod platform in small or serving HTTP themselves."""
+    """A worker whose model chats, and one whose model embeds."""
     folder = tmp_path_factory.mktemp("clients")
-    chat = worker_environment(
-        MODEL_NAME=str(scripted_model(folder / "chat")),
-        SERVED_MODEL_NAME="org/chat",
-        TOOL_CALL_PARSER="hermes",
-        ENABLE_AUTO_TOOL_CHOICE="true",
-    )
-    embeddings = worker_environment(
-        MODEL_NAME=str(tiny_llama(folder / "embeddings")),
-        SERVED_MODEL_NAME="org/embeddings",
-        RUNNER="pooling",
-    )
-    with ExitStack() as stack:
-
-        def serve(environment):
-            if request.param == "http":
-                worker = running_http_worker(
-                    worker_command("vllm"), environment, ready_within_seconds=START_SECONDS
-                )
-                return stack.enter_context(worker)
-            platform = stack.enter_context(running_platform(api_key=KEY))
-            stack.enter_context(
-                running_worker(
-                    platform,
-                    worker_command("vllm"),
-                    environment,
-                    ready_within_seconds=START_SECONDS,
-                )
-            )
-            return platform
-
-        chats, embeds = serve(chat), serve(embeddings)
-        runpod = (
-            f"{chats.base_url}/v2"
-            if request.param == "http"
-            else chats.base_url.removesuffix("/demo")
-        )
-        yield Served(chats.openai_base_url, embeds.openai_base_url, runpod)
+    with (
+        serving(
+            request.param,
+            MODEL_NAME=str(scripted_model(folder / "chat")),
+            SERVED_MODEL_NAME="org/chat",
+            TOOL_CALL_PARSER="hermes",
+            ENABLE_AUTO_TOOL_CHOICE="true",
+        ) as chat,
+        serving(
+            request.param,
+            MODEL_NAME=str(tiny_llama(folder / "embeddings")),
+            SERVED_MODEL_NAME="org/embeddings",
+            RUNNER="pooling",
+        ) as embeddings,
+    ):
+        queue_url = chat.base_url.removesuffix("/demo")
+        runpod = f"{chat.base_url}/v2" if request.param == "http" else queue_url
+        yield Served(chat.openai_base_url, embeddings.openai_base_url, runpod)
 
 
 def check(lines, *expected, vectors=None):
