@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
+import openai
 import pytest
 
 from runpod_local import running_platform, running_worker
@@ -36,12 +37,15 @@ TEXTS = ["Paris is a city.", "Bread is baked."]
 CHAT = "The capital of France is Paris."
 TOOLS = "18 degrees and a clear sky!"
 STRUCTURED = "Weather(city='Paris', sky='clear')"
+# vLLM's own level is `auto`: only tools that a client calls strict are constrained.
+STRICT_LEVEL = {"queue": "auto", "http": "parameter"}
 
 
 @dataclass
 class Served:
     """The base URLs of a model that chats and of one that embeds."""
 
+    strict_level: str
     openai: str
     embeddings: str
     runpod: str
@@ -116,6 +120,7 @@ def served(request, tmp_path_factory):
             SERVED_MODEL_NAME="org/chat",
             TOOL_CALL_PARSER="hermes",
             ENABLE_AUTO_TOOL_CHOICE="true",
+            TOOL_STRICT_LEVEL=STRICT_LEVEL[request.param],
         ) as chat,
         serving(
             request.param,
@@ -126,7 +131,9 @@ def served(request, tmp_path_factory):
     ):
         queue_url = chat.base_url.removesuffix("/demo")
         runpod = f"{chat.base_url}/v2" if request.param == "http" else queue_url
-        yield Served(chat.openai_base_url, embeddings.openai_base_url, runpod)
+        yield Served(
+            STRICT_LEVEL[request.param], chat.openai_base_url, embeddings.openai_base_url, runpod
+        )
 
 
 def check(lines, *expected, vectors=None):
@@ -182,3 +189,34 @@ def test_runpod(served):
     """Runpod's routes, on the platform and on a worker that serves them itself."""
     lines = served.run("runpod_client.py")
     check(lines, CHAT, f"COMPLETED {CHAT}", CHAT, "['org/chat']", "1")
+
+
+def test_a_tool_that_is_not_strict(served):
+    """TOOL_STRICT_LEVEL=parameter: a schema holds, and a response format leaves room for a call."""
+    schema = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}}
+    schema |= {"required": ["city"], "additionalProperties": False}
+    function = {"name": "get_weather", "parameters": schema}
+    chosen = {"type": "function", "function": {"name": "get_weather"}}
+    answer_format = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    with openai.OpenAI(base_url=served.openai, api_key=KEY) as client:
+
+        def ask(**more):
+            message = (
+                client.chat.completions.create(
+                    model="org/chat",
+                    messages=[{"role": "user", "content": "What is the weather in Paris?"}],
+                    tools=[{"type": "function", "function": function}],
+                    **more,
+                )
+                .choices[0]
+                .message
+            )
+            calls = [json.loads(call.function.arguments) for call in message.tool_calls or []]
+            return message.content or "", calls
+
+        if served.strict_level == "auto":
+            assert ask(response_format=answer_format) == ('{"city":"Paris"}', [])
+        else:
+            assert ask(response_format=answer_format) == ("", [{"city": "Paris"}])
+            assert ask(tool_choice=chosen) == ("", [{"city": "Paris"}])
+            assert ask(tool_choice="required") == ("", [{"city": "Paris"}])

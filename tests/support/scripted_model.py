@@ -44,7 +44,9 @@ TEMPLATE = """\
     {{- '<issue_start>' }}
 {%- endif %}"""
 # Where a grammar leaves a choice that no text makes: these before all other tokens, as weights.
-PREFERRED = dict.fromkeys(["Paris", "clear", "}", "]", END], 4.0) | dict.fromkeys('{":,', 3.0)
+PREFERRED = dict.fromkeys(["Paris", "clear", "}", "]", "</tool_call>", END], 4.0) | dict.fromkeys(
+    '{":,', 3.0
+)
 CERTAIN = 8.0
 VOCABULARY = 49152
 HIDDEN_SIZE = 128  # a dimension for each token of the texts, and one for the preferred
