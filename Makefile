@@ -57,7 +57,7 @@ endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## a Runpod queue endpoint on t
 # ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
 # handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.
 TAG ?= llm-worker:$(ENGINE)
-BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
+BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS LOAD_FORMAT DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
 	TOKENIZER_NAME TOKENIZER_REVISION LORA_MODULES BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE CPU_IMAGE VERSION
 SECRET := --secret id=HF_TOKEN,env=HF_TOKEN
 image:  ## a Docker image, with the model in it if there is a MODEL_NAME
@@ -99,6 +99,7 @@ check: .venv/dev  ## linters, types, layers, links
 
 docs: .venv/dev  ## the generated parts of docs/ and .runpod/
 	$(BIN)/python -m builder.settings_page
+	$(BIN)/python -m builder.moving_page
 	$(BIN)/python -m builder.hub_listing
 
 $(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/output_folder.py

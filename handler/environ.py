@@ -14,6 +14,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from handler.errors import InvalidSetting
+from handler.old_names import translate_old_names
 from handler.setting_types import LOG_LEVEL_NAMES, parse_log_level
 from handler.settings import Settings
 from handler.variables import QUOTES, clean_value, is_no_value, is_zero
@@ -132,6 +133,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     Raises:
         InvalidSetting: every invalid variable with its value and what it must be.
     """
+    environ, _ = translate_old_names(environ.get("ENGINE", "").strip() or "vllm", environ)
     try:
         settings = Settings(**_Environ(clean_environ(environ, setting_rules()).variables)())
     except ValidationError as error:

@@ -149,6 +149,7 @@ ALIASES = (
     SettingAlias("ENFORCE_EAGER", "DISABLE_CUDA_GRAPH"),
     SettingAlias("SEED", "RANDOM_SEED"),
     SettingAlias("HF_OVERRIDES", "JSON_MODEL_OVERRIDE_ARGS"),
+    SettingAlias("LIMIT_MM_PER_PROMPT", "LIMIT_MM_DATA_PER_REQUEST"),
     SettingAlias("RUNNER", "IS_EMBEDDING", _is_embedding_to_runner, _runner_to_is_embedding),
     SettingAlias("ENABLE_AUTO_TOOL_CHOICE", None, to_sglang=_no_flag),
     SettingAlias(

@@ -5,7 +5,6 @@ flags. Each value goes through the parser alone first: an error can then name it
 """
 
 import argparse
-import difflib
 import json
 import logging
 import shlex
@@ -24,16 +23,17 @@ from handler.engine.flag_aliases import (
     refuse_settings_of_other_engine,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
+from handler.engine.removed_names import (
+    refuse_old_flags,
+    removed_names,
+    unused_variable_warnings,
+)
 from handler.environ import ValueRules, clean_environ, setting_variables
 from handler.errors import InvalidSetting, one_line
-from handler.setting_types import FALSE_WORDS, parse_bool
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.old_names import OLD_NAMES, translate_old_names
+from handler.setting_types import parse_bool
 
 log = logging.getLogger(__name__)
-
-# MAX_MODEL_LENGTH is 0.90 like MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 like TENSOR_PARALLEL_SIZE.
-MIN_SIMILARITY = 0.85
-PREFIXES_OF_OTHERS = tuple("RUNPOD_ NVIDIA_ CUDA_ NCCL_ PYTHON HF_ VLLM_ SGLANG_ PIP_".split())
 
 
 class FlagError(Exception):
@@ -202,7 +202,6 @@ def parse_engine_flags(
     worker_arguments: Sequence[str],
     environ: Mapping[str, str],
     engine_args: str,
-    removed: Mapping[str, str],
 ) -> argparse.Namespace:
     """Return the engine's parsed flags, and warn of variables that have no effect.
 
@@ -215,49 +214,34 @@ def parse_engine_flags(
         worker_arguments: made from the worker's settings.
         environ: variables that may name flags.
         engine_args: the setting ENGINE_ARGS.
-        removed: names of older versions, each with advice.
 
     Raises:
         InvalidSetting: the engine does not take a flag or value.
     """
+    environ, notes = translate_old_names(engine, environ)
+    for note in notes:
+        log.info(note)
+    removed = removed_names(engine)
     own_names = frozenset(name for names in setting_variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
     environ, unset = clean_environ(environ, flags.value_rules, flag_rules())
     if unset:
         log.info("read as not set: %s", ", ".join(unset))
     refuse_settings_of_other_engine(engine, environ, known | removed.keys())
-    refuse_unknown_keys(environ, known, TITLES[engine])
+    refuse_unknown_keys(environ, known | OLD_NAMES.keys(), TITLES[engine])
     for warning in unused_variable_warnings(environ, known, removed):
         log.warning(warning)
     environ = resolve_auto_tensor_parallel(environ)
+    arguments = flags.from_text(engine_args)
+    refuse_old_flags(arguments, flags.names, removed)
     return flags.parse(
         [
             *worker_arguments,
             *flags.from_aliases(engine, environ),
             *flags.from_environ(environ, own_names | ALIAS_NAMES),
-            *flags.from_text(engine_args),
+            *arguments,
         ]
     )
-
-
-def unused_variable_warnings(
-    environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
-) -> list[str]:
-    """Return one line for each variable that has a value, looks like a setting, has no effect."""
-    warnings = []
-    for name in sorted(environ.keys() - set(known)):
-        value = clean_value(environ[name])
-        if not value or is_no_value(value) or is_zero(value) or value.lower() in FALSE_WORDS:
-            continue
-        if name in removed:
-            warnings.append(f"{name} has no effect: {removed[name]}")
-        elif not name.startswith(PREFIXES_OF_OTHERS):
-            similar = difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)
-            if similar:
-                warnings.append(
-                    f"{name} is not a setting and has no effect: did you mean {similar[0]}?"
-                )
-    return warnings
 
 
 def _choices(action: argparse.Action) -> Collection[Any]:

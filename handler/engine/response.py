@@ -101,6 +101,8 @@ class EngineResponse:
             parts.append(data)
         body = b"".join(parts)
         self._on_data(body)
+        if self._request.take_part is not None and self.status < 400:
+            body = orjson.dumps(self._request.take_part(orjson.loads(body)))
         return body
 
     async def value(self) -> Any:

@@ -11,6 +11,8 @@ import inspect
 import json
 import os
 import signal
+import subprocess
+import sys
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -28,21 +30,28 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
+from handler.engine.removed_names import EVERYWHERE, REMOVED
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import (
     KERNELS,
     POSITIVE,
     REFUSED,
-    REMOVED,
     engine_flags,
     memory_demand,
+    worker_arguments,
 )
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
 from handler.errors import InvalidSetting
+from handler.model.harmony import FILE, VARIABLE
 from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
+from handler.request.parse import RequestParser
 from tests.contract import live
+from tests.contract.routes import is_decided
+from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
+from tests.support.engine_fields import ENGINE_FIELDS
+from tests.support.environment import clean_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
 
@@ -117,6 +126,19 @@ def test_replaced_parse_model_parameter():
     assert parse(serving, "s3://adapter") == ("s3", "//adapter")
 
 
+def test_replaced_build_sampling_params():
+    """Of a completion; a limit of None is the rest of the context, in the scheduler."""
+    module, name = "entrypoints.openai.serving_completions", "OpenAIServingCompletion"
+    build = f"{name}._build_sampling_params"
+    assert parameters_of(module, build) == ["self", "request"]
+    request = found("entrypoints.openai.protocol", "CompletionRequest")(prompt="a", max_tokens=5)
+    assert found(module, build)(None, request)["max_new_tokens"] == 5
+    serving = found(module, name)
+    assert "tokenizer_manager" in inspect.signature(serving.__init__).parameters
+    limit = found("managers.scheduler", "Scheduler.init_req_max_new_tokens").__code__
+    assert {"max_new_tokens", "max_req_len"} <= set(limit.co_names)
+
+
 def test_replaced_handler_of_validation_errors():
     """SGLang's answer still has the file of its code."""
     client = TestClient(found("entrypoints.http_server", "app"))
@@ -171,6 +193,24 @@ def test_read_tokenizer_manager():
     assert parameters_of("lora.lora_registry", "LoRARef") == adapter
 
 
+BODIES = {
+    CHAT: "openai.protocol.ChatCompletionRequest",
+    COMPLETIONS: "openai.protocol.CompletionRequest",
+    RESPONSES: "openai.protocol.ResponsesRequest",
+    MESSAGES: "anthropic.protocol.AnthropicMessagesRequest",
+}
+
+
+@pytest.mark.parametrize("client", CLIENT_BODIES)
+def test_a_clients_body_is_valid(client):
+    """As the worker hands it on."""
+    path, body = CLIENT_BODIES[client]
+    parser = RequestParser(("served",), "org/served", ENGINE_FIELDS["sglang"])
+    job = parser.parse_job({"id": "j", "input": {"openai_route": path, "openai_input": body}})
+    module, _, name = f"entrypoints.{BODIES[path]}".rpartition(".")
+    found(module, name).model_validate(json.loads(job.request.body))
+
+
 def test_the_exported_environment_is_read_by_sglang():
     from sglang.srt.environ import envs
 
@@ -187,7 +227,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert (REFUSED | POSITIVE) - {action.dest for action in flags._parser._actions} == set()
-    assert REMOVED.keys() & flags.names == set()
+    assert {*EVERYWHERE, *REMOVED["sglang"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):
@@ -232,6 +272,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "ENFORCE_EAGER": "true",
         "SEED": "5",
         "HF_OVERRIDES": '{"a": 1}',
+        "LIMIT_MM_PER_PROMPT": '{"image": 2}',
         "RUNNER": "pooling",
         "ENABLE_AUTO_TOOL_CHOICE": "true",
         "TOOL_CALL_PARSER": "llama3_json",
@@ -256,6 +297,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "disable_cuda_graph": True,
         "random_seed": 5,
         "json_model_override_args": '{"a": 1}',
+        "limit_mm_data_per_request": {"image": 2},
         "is_embedding": True,
         "tool_call_parser": "llama3",
         "reasoning_parser": "deepseek-r1",
@@ -322,6 +364,43 @@ def test_the_flags_become_a_memory_demand(flags, given, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["params.json", "consolidated.safetensors"], ["--model-config-parser=mistral"]),
+        (["config.json", "model.safetensors", "params.json", "consolidated.safetensors"], []),
+    ],
+    ids=["alone", "both"],
+)
+def test_mistrals_own_format_is_named_because_a_folder_has_no_name(
+    tmp_path, flags, files, expected
+):
+    """SGLang goes by the name of the repository."""
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    model = ResolvedModel(tmp_path, "org/m", None, "a local folder")
+    settings = load_settings({"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"})
+    arguments = worker_arguments(settings, model, flags, "INFO")
+    assert [each for each in arguments if "parser" in each] == expected
+    assert flags.parse(arguments).model_config_parser == ("mistral" if expected else "auto")
+
+
+def test_harmony_reads_the_vocabulary_from_the_folder_in_its_variable(tmp_path):
+    """Without the variable the package downloads it."""
+    code = (
+        "import openai_harmony as o\n"
+        "o.load_harmony_encoding(o.HarmonyEncodingName('HarmonyGptOss'))\n"
+    )
+    (tmp_path / FILE).write_text("no vocabulary")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(**{VARIABLE: str(tmp_path)}),
+        capture_output=True,
+        text=True,
+    )
+    assert "invalid tiktoken vocab file" in done.stderr
+
+
 def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
     """Its default would end the worker."""
     (tmp_path / "config.json").write_text("{}")
@@ -383,7 +462,7 @@ def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suff
         path.write_text(TEMPLATE, encoding="utf-8")
         value = str(path)
     adapter = SglangAdapter(
-        load_settings({"CUSTOM_CHAT_TEMPLATE": value, "SERVED_MODEL_NAME": "m"}), None, {}
+        load_settings({"CUSTOM_CHAT_TEMPLATE": value}), SimpleNamespace(name="m"), {}
     )
     adapter._args = SimpleNamespace(chat_template=value)
     adapter._check_chat_template()
@@ -398,7 +477,7 @@ def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suff
 
 def test_template_manager_knows_some_templates_by_name():
     adapter = SglangAdapter(
-        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml", "SERVED_MODEL_NAME": "m"}), None, {}
+        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml"}), SimpleNamespace(name="m"), {}
     )
     adapter._args = SimpleNamespace(chat_template="chatml")
     adapter._check_chat_template()
@@ -444,9 +523,16 @@ def test_running_model_list_has_no_path_and_all_names(seen):
     assert seen["roots"] == {name: name, "small": "small"}
 
 
+def test_running_each_route_is_allowed_or_refused_on_purpose(seen):
+    """Those of the app as it runs, too."""
+    assert [path for path in seen["paths"] if not is_decided(path)] == []
+    assert {"/v1/chat/completions", "/v1/models"} <= set(seen["paths"])
+
+
 def test_running_the_fields_of_a_route_are_found(seen):
-    """From the annotations of its FastAPI routes."""
-    assert {"messages", "temperature", "stream", "tools"} <= set(seen["chat_fields"])
+    """From the annotations of its FastAPI routes; the tables of `handler/request` know them."""
+    fields = ENGINE_FIELDS["sglang"]
+    assert seen["fields"] == {path: sorted(names) for path, names in fields.items()}
 
 
 def test_running_a_stream_that_is_left_is_aborted(seen):

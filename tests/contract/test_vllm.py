@@ -28,8 +28,9 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
+from handler.engine.removed_names import EVERYWHERE, REMOVED
 from handler.engine.vllm.adapter import RANK_PROCESS
-from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
+from handler.engine.vllm.flags import REFUSED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
     CPU_ENVIRONMENT,
     CPU_KV_CACHE_ENVIRONMENT,
@@ -38,8 +39,12 @@ from handler.engine.vllm.platform import (
     STARTUP_PLAN,
 )
 from handler.model.quantization import method_matches
+from handler.request.parse import RequestParser
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
+from tests.contract.routes import is_decided
+from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
+from tests.support.engine_fields import ENGINE_FIELDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
@@ -97,6 +102,24 @@ def parameters_of(module, function):
 )
 def test_called_functions_have_the_known_parameters(module, function, parameters):
     assert parameters_of(module, function) == parameters.split()
+
+
+BODIES = {
+    CHAT: "openai.chat_completion.protocol.ChatCompletionRequest",
+    COMPLETIONS: "openai.completion.protocol.CompletionRequest",
+    RESPONSES: "openai.responses.protocol.ResponsesRequest",
+    MESSAGES: "anthropic.protocol.AnthropicMessagesRequest",
+}
+
+
+@pytest.mark.parametrize("client", CLIENT_BODIES)
+def test_a_clients_body_is_valid(client):
+    """As the worker hands it on."""
+    path, body = CLIENT_BODIES[client]
+    parser = RequestParser(("served",), "org/served", ENGINE_FIELDS["vllm"])
+    job = parser.parse_job({"id": "j", "input": {"openai_route": path, "openai_input": body}})
+    module, _, name = f"vllm.entrypoints.{BODIES[path]}".rpartition(".")
+    getattr(import_module(module), name).model_validate(json.loads(job.request.body))
 
 
 def test_errors_have_one_base():
@@ -322,7 +345,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert REFUSED - {action.dest for action in flags._parser._actions} == set()
-    assert REMOVED.keys() & flags.names == set()
+    assert {*EVERYWHERE, *REMOVED["vllm"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):
@@ -388,6 +411,7 @@ def test_sglangs_names_set_vllms_flags(flags):
         "DISABLE_CUDA_GRAPH": "true",
         "RANDOM_SEED": "5",
         "JSON_MODEL_OVERRIDE_ARGS": '{"a": 1}',
+        "LIMIT_MM_DATA_PER_REQUEST": '{"image": 2}',
         "IS_EMBEDDING": "true",
         "TOOL_CALL_PARSER": "llama3",
         "REASONING_PARSER": "deepseek-r1",
@@ -411,6 +435,7 @@ def test_sglangs_names_set_vllms_flags(flags):
         "enforce_eager": True,
         "seed": 5,
         "hf_overrides": {"a": 1},
+        "limit_mm_per_prompt": {"image": 2},
         "runner": "pooling",
         "tool_call_parser": "llama3_json",
         "reasoning_parser": "deepseek_r1",
@@ -477,9 +502,16 @@ def test_running_show_available_models_has_no_path(seen):
     assert seen["roots"] == {name: name, "small": "small"}
 
 
+def test_running_each_route_is_allowed_or_refused_on_purpose(seen):
+    """Those of the app as it runs, too."""
+    assert [path for path in seen["paths"] if not is_decided(path)] == []
+    assert {"/v1/chat/completions", "/v1/models"} <= set(seen["paths"])
+
+
 def test_running_the_fields_of_a_route_are_found(seen):
-    """From the annotations of its FastAPI routes."""
-    assert {"messages", "temperature", "stream", "tools"} <= set(seen["chat_fields"])
+    """From the annotations of its FastAPI routes; the tables of `handler/request` know them."""
+    fields = ENGINE_FIELDS["vllm"]
+    assert seen["fields"] == {path: sorted(names) for path, names in fields.items()}
 
 
 def test_running_a_stream_that_is_left_is_aborted(seen):

@@ -22,6 +22,10 @@ entrypoints.openai.serving_embedding.EmbeddingResponse
 entrypoints.openai.serving_base.OpenAIServingBase._parse_model_parameter
     A LoRA adapter is chosen by the name that /v1/models lists; SGLang wants `model:adapter`, and
     takes names with a colon apart. Until it accepts the names that it lists.
+entrypoints.openai.serving_completions.OpenAIServingCompletion._build_sampling_params
+    A completion of as many tokens as the context has goes on to the end of the context, as a chat
+    without a limit does. SGLang refuses it: the prompt needs some. Until its completions can be
+    without a limit.
 http_server.app's handler of RequestValidationError
     SGLang's answer has the file and line of its code. Until it has the reason alone.
 
@@ -74,7 +78,7 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
     `aliases` are further names of the model, which the worker translates in requests.
     """
     from sglang.srt.entrypoints import http_server
-    from sglang.srt.entrypoints.openai import serving_base, serving_embedding
+    from sglang.srt.entrypoints.openai import serving_base, serving_completions, serving_embedding
     from sglang.srt.managers import tokenizer_manager
 
     tokenizer_manager.ReqState = _paced_state(pacer)
@@ -92,6 +96,8 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
         model_name,
         None if model == model_name else model,
     )
+    completion = serving_completions.OpenAIServingCompletion
+    completion._build_sampling_params = _up_to_the_context(completion._build_sampling_params)
     http_server.app.add_exception_handler(RequestValidationError, _validation_error)
     http_server.app.add_api_route("/version", lambda: {"version": version()})
 
@@ -139,6 +145,16 @@ def model_names(manager: Any) -> tuple[str, ...]:
     adapters = manager.lora_registry.get_all_adapters() if manager.enable_lora else {}
     names = (str(adapter.lora_name) for adapter in adapters.values())
     return (str(manager.served_model_name), *names)
+
+
+def _up_to_the_context(build_sampling_params: Any) -> Any:
+    def replacement(self: Any, request: Any) -> Any:
+        params = build_sampling_params(self, request)
+        if params["max_new_tokens"] == self.tokenizer_manager.context_len:
+            params["max_new_tokens"] = None
+        return params
+
+    return replacement
 
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
