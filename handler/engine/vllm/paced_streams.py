@@ -6,9 +6,19 @@ An output is made of all of them together, so that work is done per flush and no
 from collections.abc import Sequence
 from typing import Any
 
+from vllm.v1.engine import FinishReason
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from handler.engine.pacing import FlushGate
+from handler.engine.runtime import ENGINE_DIED
+
+
+class EndedByEngine(EngineDeadError):
+    """The engine core has ended a request that nobody asked it to end."""
+
+    def __str__(self) -> str:
+        return ENGINE_DIED
 
 
 class PacedState(RequestState):
@@ -26,8 +36,15 @@ class PacedState(RequestState):
         *rest: Any,
         **named: Any,
     ) -> Any:
-        """Return the last output of a stream; the collector takes those before by `take`."""
+        """Return the last output of a stream; the collector takes those before by `take`.
+
+        A request that the engine core ends by itself, because it was told to exit, fails: vLLM
+        would end the answer as if it were complete. Of one that a caller has left nobody reads.
+        """
         queue = self.queue
+        if finish_reason is FinishReason.ABORT and queue is not None:
+            queue.put(EndedByEngine())
+            return None
         if isinstance(queue, PacedCollector) and queue.aggregate and self.detokenizer is not None:
             self._pending += new_token_ids
             if finish_reason is None:
