@@ -87,6 +87,43 @@ def test_replaced_req_state():
     assert "ReqState" in make_state.__code__.co_names
 
 
+def test_replaced_streams_of_parsed_text():
+    """A parser still loses the second of two calls in one delta; of the rest nothing has moved."""
+    parser = found("function_call.function_call_parser", "FunctionCallParser")
+    calls = '<|python_tag|>{"name": "a", "parameters": {}}; {"name": "b", "parameters": {}}'
+    tools = [{"type": "function", "function": {"name": name}} for name in "ab"]
+    tools = [found("entrypoints.openai.protocol", "Tool")(**tool) for tool in tools]
+    _, streamed = parser(tools, "llama3").parse_stream_chunk(calls)
+    assert [call.name for call in streamed] == ["a"]
+    _, plain = parser(tools, "llama3").parse_non_stream(calls)
+    assert [call.name for call in plain] == ["a", "b"]
+
+    chat = "OpenAIServingChat._generate_chat_stream"
+    parameters = "self adapted_request request raw_request".split()
+    assert parameters_of("entrypoints.openai.serving_chat", chat) == parameters
+    content = set(parameters_of("entrypoints.openai.serving_chat", GENERATE_CONTENT))
+    assert {"content", "index", "choice_logprobs", "finish_reason_type"} <= content
+    streams = found("entrypoints.openai.serving_chat", chat).__code__.co_names
+    assert "_generate_stream_content" in streams
+    response = "OpenAIServingResponses._generate_with_builtin_tools"
+    parameters = "self request_id request_prompt adapted_request".split()
+    assert parameters_of("entrypoints.openai.serving_responses", response)[:4] == parameters
+    assert "last_output" in vars(found("entrypoints.context", "SimpleContext")())
+
+
+GENERATE_CONTENT = "OpenAIServingChat._generate_stream_content"
+
+
+def test_replaced_detokenizer_process():
+    """What is sent still goes back where an unfinished character follows another."""
+    manager = found("managers.detokenizer_manager", "DetokenizerManager")
+    decode = manager._decode_batch_token_id_output.__code__.co_names
+    assert {"DecodeStatus", "sent_offset", "find_printable_text"} <= set(decode)
+    printable = import_module("sglang.utils").find_printable_text
+    assert [printable(text) for text in ("東京\ufffd", "東京は\ufffd")] == ["東京", ""]
+    assert callable(found("entrypoints.engine", "Engine").run_detokenizer_process_func)
+
+
 def test_replaced_kill_process_tree():
     """Called when the tokenizer manager's loop raises."""
     wrapper = found("managers.tokenizer_manager", "print_exception_wrapper")

@@ -185,6 +185,13 @@ def test_the_table_of_build_arguments_is_the_dockerfiles():
     assert named == arguments - {"VERSION"}
 
 
+def test_the_clients_of_the_page_are_those_that_are_tested():
+    shown = re.findall(r"^```(?:python|js)\n(.+?)```$", page("docs/clients.md"), re.M | re.S)
+    tested = {each.read_text() for each in (ROOT / "tests/clients").iterdir() if each.is_file()}
+    assert len(shown) == len(tested) == 7
+    assert set(shown) == tested
+
+
 def test_make_explains_its_targets():
     targets = re.search(r"^\.PHONY: (.+)$", page("Makefile"), re.MULTILINE)[1].split()
     explained = re.findall(r"^([a-z-]+):.*  ## .", page("Makefile"), re.MULTILINE)
