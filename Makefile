@@ -10,7 +10,10 @@ RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
 RUN_ENVIRONMENT := $(if $(filter sglang,$(ENGINE)),.venv-sglang/cpu,.venv/cpu)
 DEMO := models/smollm2-135m-instruct
 # SGLang computes no quantized layers on a CPU.
-QUANTIZATION ?= $(if $(filter sglang,$(ENGINE)),none,awq)
+# An empty one, as forms send it, is none.
+ifeq ($(QUANTIZATION),)
+QUANTIZATION := $(if $(filter sglang,$(ENGINE)),none,awq)
+endif
 SUFFIX := $(patsubst none,bf16,$(QUANTIZATION))
 # INPUT is JSON with quotes of all kinds: it reaches the command through the environment.
 export TEST_INPUT := $(value INPUT)

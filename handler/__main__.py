@@ -21,6 +21,9 @@ if __name__ == "__mp_main__":  # spawned
     os.setpgrp()
 
 if __name__ == "__main__":
+    # A spawned process does not import a module that is named like a package's __main__; with a
+    # path alone it does.
+    __spec__ = None
     os.register_at_fork(after_in_child=os.setpgrp)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit_on_signal)

@@ -194,7 +194,7 @@ def translate_old_names(
             shown = " and ".join(f"{variable}={text}" for variable, text in new.items())
             notes.append(f"{name}={value} is read as {shown}")
         elif value.lower() not in FALSE_WORDS:
-            notes.append(f"{name}={value} is left to the engine")
+            notes.append(f"{name}={value} has no effect: the engine chooses")
     notes += _translate_speculation(engine, made)
     return made, notes
 

@@ -28,7 +28,7 @@ from handler.engine.removed_names import (
     removed_names,
     unused_variable_warnings,
 )
-from handler.environ import ValueRules, clean_environ, setting_variables
+from handler.environ import ValueRules, clean_environ, setting_rules, setting_variables
 from handler.errors import InvalidSetting, one_line
 from handler.old_names import OLD_NAMES, translate_old_names
 from handler.setting_types import parse_bool
@@ -224,7 +224,8 @@ def parse_engine_flags(
     removed = removed_names(engine)
     own_names = frozenset(name for names in setting_variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
-    environ, unset = clean_environ(environ, flags.value_rules, flag_rules())
+    # A worker's setting may have a flag's name; its own words came through the first cleaning.
+    environ, unset = clean_environ(environ, setting_rules(), flags.value_rules, flag_rules())
     if unset:
         log.info("read as not set: %s", ", ".join(unset))
     refuse_settings_of_other_engine(engine, environ, known | removed.keys())

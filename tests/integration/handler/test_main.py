@@ -114,3 +114,25 @@ def test_a_signal_while_the_worker_is_imported_ends_it_in_order(tmp_path, number
         assert worker.stdout.readline() == "importing\n"
         worker.send_signal(number)
         assert (worker.wait(), worker.stderr.read()) == (128 + number, "")
+
+
+SPAWNING = """
+import multiprocessing, os, runpy
+import handler.worker_process
+
+def main(arguments, environ):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(os.getpgrp) != os.getpgrp())
+    return 0
+
+handler.worker_process.main = main
+runpy.run_module("handler", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_ctrl_c_does_not_reach_a_spawned_process_of_the_engine():
+    """It is in a process group of its own, so requests that run can end."""
+    done = subprocess.run(
+        [*worker_command("vllm")[:1], "-c", SPAWNING], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

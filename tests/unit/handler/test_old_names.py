@@ -71,7 +71,7 @@ def test_each_translation_is_one_line():
     )
     assert notes == [
         "TASK=embed is read as RUNNER=pooling and CONVERT=embed",
-        "GUIDED_DECODING_BACKEND=outlines is left to the engine",
+        "GUIDED_DECODING_BACKEND=outlines has no effect: the engine chooses",
     ]
 
 

@@ -200,6 +200,13 @@ def test_zero_and_none_are_the_default_and_said_in_one_line(flags, caplog):
     ]
 
 
+def test_a_word_of_a_workers_setting_is_not_read_as_a_flags(flags, caplog):
+    """QUANTIZATION=none says that the checkpoint is not quantized."""
+    caplog.set_level("INFO", "handler")
+    parsed(flags, {"QUANTIZATION": "none"})
+    assert [record.message for record in caplog.records] == []
+
+
 def test_a_zero_on_the_command_line_is_the_users_word(flags):
     assert parsed(flags, {}, engine_args="--max-num-seqs 0")["max_num_seqs"] == 0
 
