@@ -173,12 +173,12 @@ def _unchanged(engine: EngineName, names: list[str]) -> Iterator[str]:
     groups: dict[str, list[str]] = {}
     for name in names:
         kind = outcome(other, name).kind
-        ending = {"stops": "; they stop the start", "gone": "; they have no effect"}.get(kind, "")
+        ending = {"stops": "; stops the start", "gone": "; no effect"}.get(kind, "")
         groups.setdefault(
             f"{ending} with {TITLES[other]}" if ending else f" and {TITLES[other]}", []
         ).append(name)
     for ending, group in sorted(groups.items()):
-        summary = f"{len(group)} names work as they are with {TITLES[engine]}{ending}"
+        summary = f"Unchanged with {TITLES[engine]}{ending}: {len(group)}"
         yield f"<details><summary>{summary}</summary>\n\n{_codes(group)}\n\n</details>\n"
 
 
