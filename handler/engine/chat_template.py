@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 TEXT_MARKS = ("{", "\n")  # a file's name has neither
 JSON_KEY = re.compile(r'\{?\s*"chat_template"\s*:')  # in tokenizer_config.json
 QUESTION = "Which city is it?"
-SPECIAL_TOKENS = {f"{name}_token": "" for name in "bos eos unk sep pad cls mask".split()}
+SPECIAL_TOKENS: dict[str, Any] = {
+    f"{name}_token": "" for name in "bos eos unk sep pad cls mask".split()
+}
 # A template may want a system message first, or the content in parts; a reranker has other roles.
 CONVERSATIONS: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": QUESTION}],
