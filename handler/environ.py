@@ -14,6 +14,7 @@ from pydantic import AliasChoices, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from handler.errors import InvalidSetting
+from handler.old_names import translate_old_names
 from handler.setting_types import LOG_LEVEL_NAMES, parse_log_level
 from handler.settings import Settings
 from handler.variables import QUOTES, clean_value, is_no_value, is_zero
@@ -133,6 +134,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         InvalidSetting: every invalid variable with its value and what it must be; or two names of
             one setting have different values.
     """
+    engine = clean_value(environ.get("ENGINE", "")).lower()
+    environ, _ = translate_old_names(engine or "vllm", environ)
     variables = clean_environ(environ, setting_rules()).variables
     if twice := _settings_with_two_values(variables):
         raise InvalidSetting("\n".join(twice))

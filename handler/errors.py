@@ -18,6 +18,7 @@
         ├── MethodNotAllowed  405  the route exists, with another method
         ├── RequestTimedOut   408  REQUEST_TIMEOUT has passed, or the request body did not arrive
         ├── InputTooLarge     413  more bytes than the worker sends to the engine
+        ├── UnsupportedBody   415  a body in a format, encoding or charset that is not read
         ├── QueueFull         429  the admission queue is full
         ├── EngineUnavailable 503  the engine is starting, stopping or dead
         └── EngineError       the engine's own status and error object
@@ -156,6 +157,11 @@ class RequestTimedOut(RequestError):
 class InputTooLarge(RequestError):
     status = 413
     type = "RequestTooLargeError"
+
+
+class UnsupportedBody(RequestError):
+    status = 415
+    type = "UnsupportedMediaTypeError"
 
 
 class QueueFull(RequestError):

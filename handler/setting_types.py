@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from handler.variables import clean_value
 
 SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
+# Per step; more tokens pay only where most of them are accepted.
+DEFAULT_DRAFT_TOKENS = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
 ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
 MTP_OF_A_MODEL = "_mtp"  # vLLM's older names: deepseek_mtp, qwen3_next_mtp …
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")

@@ -38,7 +38,7 @@ from handler.environ import (
 )
 from handler.errors import EXIT_FAILED, StartError
 from handler.metrics.monitor import Monitor, Pushgateway
-from handler.model.resolve import ResolvedModel, resolve_model
+from handler.model.resolve import ResolvedModel, model_sources, resolve_model
 from handler.redaction import hide_secrets, redact
 from handler.request.parse import RequestParser
 from handler.serve import local
@@ -199,7 +199,12 @@ class WorkerProcess:
 
     def _resolve_model(self) -> ResolvedModel:
         with self._timings.stage("model"):
-            model = resolve_model(self._settings)
+            sources = model_sources(self._settings, self._environ)
+            export(sources.environment())  # before huggingface-hub is imported, which reads it
+            model = resolve_model(self._settings, sources, self._environ)
+            if model.environment:
+                export({}, remove=model.environment)  # also where the user has set it
+                export(model.environment)
         method = model.quantization or "unquantized"
         log.info("model %s (%s) from %s", model.name, method, model.source)
         return model
@@ -214,6 +219,7 @@ class WorkerProcess:
             request_fields=engine.request_fields,
             adapter_routes=engine.adapter_routes,
             media_domains=self._settings.media_domains,
+            context_tokens=engine.capacity.max_model_tokens,
         )
 
     def _monitor(self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int) -> Monitor:

@@ -18,6 +18,7 @@ here:
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -73,13 +74,14 @@ async def stream_response(request: web.Request, job: Job) -> web.StreamResponse:
     response.content_type = "text/event-stream"
     response.charset = "utf-8"
     await response.prepare(request)
-    while sent < len(job.chunks):
-        output = job.chunks[sent].output
-        event = output if isinstance(output, str) else f"data: {json.dumps(output)}\n\n"
-        await response.write(event.encode())
-        sent += 1
-        await wait_for_chunk_or_end()
-    await response.write_eof()
+    with contextlib.suppress(ConnectionResetError):  # clients leave after the event [DONE]
+        while sent < len(job.chunks):
+            output = job.chunks[sent].output
+            event = output if isinstance(output, str) else f"data: {json.dumps(output)}\n\n"
+            await response.write(event.encode())
+            sent += 1
+            await wait_for_chunk_or_end()
+        await response.write_eof()
     return response
 
 

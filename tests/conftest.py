@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from tests.support.model_folders import safetensors
+
 # A shell lets what it starts in the background ignore Ctrl-C, nohup lets it ignore SIGHUP, and both
 # would be inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -21,7 +23,7 @@ def model(tmp_path):
         folder.mkdir(exist_ok=True)
         config |= {"quantization_config": quantization} if quantization else {}
         (folder / "config.json").write_text(json.dumps(config))
-        (folder / "model.safetensors").touch()
+        (folder / "model.safetensors").write_bytes(safetensors(""))
         return folder
 
     return make

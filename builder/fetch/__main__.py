@@ -7,7 +7,9 @@ The first makes `models/qwen2.5-7b-instruct-awq` with a manifest.json and prints
 second fetches every adapter in LORA_MODULES into a folder of its name in `models/lora`. Only the
 files that an engine loads are downloaded. A folder appears complete or not at all. At the same
 commit it is kept; at another commit it is replaced. A gated repository needs HF_TOKEN in the
-environment, or as a build secret. HF_ENDPOINT selects another hub.
+environment, or as a build secret. HF_ENDPOINT selects another hub. LOAD_FORMAT=mistral fetches
+Mistral's own format of a repository that has both. Repositories that the configuration names, such
+as one with the model's code, are fetched into the folder too.
 
 Exit codes: 0 done; 1 interrupted; 2 a wrong argument, or a checkpoint that is not accepted; 3 the
 hub does not provide it, or the disk is too small; 4 the folder cannot be written, or a file does
@@ -23,7 +25,9 @@ from typing import get_args
 from builder.cli import Console, command_parser, exit_process, run_command
 from builder.fetch.request import FetchRequest, Kind, hub_token
 from builder.fetch.verified_download import fetch_repository
+from handler.model import mistral
 from handler.model.lora import SETTING, parse_lora_modules
+from handler.model.lora_check import check_adapter
 from handler.variables import clean_value, is_no_value
 
 
@@ -38,6 +42,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     def work(console: Console) -> None:
         for request, folder in _requests(options, environ):
             console.print(fetch_repository(request, folder))
+            if request.kind == "lora":
+                has_base = options.base and (options.base / "config.json").is_file()
+                check_adapter(request.repository, folder, options.base if has_base else None)
 
     return run_command("fetch", work)
 
@@ -61,6 +68,7 @@ def _requests(
         kind=options.kind,
         quantization=method if method == "none" else _value(method).lower() or "auto",
         patterns=tuple(_value(options.allow_patterns).replace(",", " ").split()),
+        mistral_requested=options.kind == "model" and mistral.is_requested(environ),
         token=token,
     )
     yield request, options.out or Path("models", request.repository.rpartition("/")[2].lower())
@@ -97,6 +105,12 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="PATTERNS",
         help="download only files that match, such as '*.json *.txt pytorch_model*.bin'; pickle "
         "files need a pattern that ends in their suffix (default: ALLOW_PATTERNS)",
+    )
+    add(
+        "--base",
+        type=Path,
+        metavar="FOLDER",
+        help="with --kind lora: the model to which the adapters must fit",
     )
     add("--out", type=Path, metavar="FOLDER", help="the folder to make (default: models/NAME)")
     return parser

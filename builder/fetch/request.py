@@ -20,6 +20,10 @@ NAME_SETTINGS: dict[Kind, str] = {
     "tokenizer": "TOKENIZER_NAME",
     "lora": "LORA_MODULES",
 }
+TOKEN_ADVICE = (
+    " (docker build takes it as a secret: --secret id=HF_TOKEN,env=HF_TOKEN; a --build-arg is not "
+    "read)"
+)
 BUILD_SECRET = Path("/run/secrets/HF_TOKEN")  # where Docker mounts the build secret of this name
 
 
@@ -33,6 +37,7 @@ class FetchRequest:
         kind: a draft may be unquantized, a tokenizer has no weights, a LoRA adapter no config.json.
         quantization: `auto` for AWQ or FP8, `none` for an unquantized checkpoint, or a method.
         patterns: glob patterns of the files to fetch; empty for the files that an engine loads.
+        mistral_requested: whether Mistral's own format is fetched where the usual one is there too.
         token: for gated and private repositories.
     """
 
@@ -41,11 +46,19 @@ class FetchRequest:
     kind: Kind = "model"
     quantization: str = "auto"
     patterns: tuple[str, ...] = ()
+    mistral_requested: bool = False
     token: SecretStr | None = None
 
     def reference(self) -> HubReference:
         """Return the repository with the setting that names it."""
-        return HubReference(self.repository, self.revision, NAME_SETTINGS[self.kind], self.token)
+        return HubReference(
+            self.repository,
+            self.revision,
+            setting=NAME_SETTINGS[self.kind],
+            token=self.token,
+            token_advice=TOKEN_ADVICE,
+            mistral_requested=self.mistral_requested,
+        )
 
 
 def hub_token(environ: Mapping[str, str]) -> SecretStr | None:

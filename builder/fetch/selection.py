@@ -6,8 +6,8 @@ from pathlib import Path
 
 from builder.errors import CheckpointRefused
 from builder.fetch.request import FetchRequest
-from handler.model import hub_files
-from handler.model.checkpoint import INDEX
+from handler.model import hub_files, mistral
+from handler.model.checkpoint import CONFIG, INDEX
 from handler.model.quantization import method_matches
 
 PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -38,7 +38,9 @@ def select_files(
         if not hub_files.has_tokenizer(selected):
             raise CheckpointRefused(f"{request.repository} has no tokenizer.")
         return selected
-    usual = hub_files.engine_files("model", names, indexed)
+    usual = hub_files.engine_files(
+        "model", names, indexed, mistral_requested=request.mistral_requested
+    )
     selected = _matching(request, names) if request.patterns else usual
     _check_completeness(request, names, set(selected), set(indexed or ()))
     return sorted(selected)
@@ -48,9 +50,10 @@ def _check_completeness(
     request: FetchRequest, names: Collection[str], selected: set[str], indexed: set[str]
 ) -> None:
     matching = " that matches ALLOW_PATTERNS" if request.patterns else ""
-    if "config.json" not in selected:
+    if CONFIG not in selected and not mistral.is_only_format(selected):
         raise CheckpointRefused(
-            f"{request.repository} has no config.json{matching}: every engine needs it."
+            f"{request.repository} has no {CONFIG}{matching}: every engine needs it, or Mistral's "
+            f"{mistral.PARAMS} with consolidated.safetensors."
         )
     pickles = hub_files.pickle_files(selected)
     if not pickles and not any(name.endswith(".safetensors") for name in selected):

@@ -5,28 +5,43 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.errors import CheckpointRefused, DamagedFile
+from builder.errors import CheckpointRefused
+from builder.fetch.named import fetch_named
 from builder.fetch.output_folder import (
     atomic_folder,
     exclusive_lock,
     existing_manifest,
-    file_checksums,
     folder_in_use,
     is_intact,
     write_manifest,
 )
 from builder.fetch.request import FetchRequest
 from builder.fetch.selection import PICKLE_INDEX, require_quantization, select_files
+from builder.fetch.verification import verified_files
 from handler.errors import ModelUnavailable
-from handler.model import hub
-from handler.model.checkpoint import INDEX, quantization_of, shards
-from handler.model.manifest import MANIFEST_NAME, ManifestFile
+from handler.model import hub, mistral
+from handler.model.checkpoint import (
+    CONFIG,
+    INDEX,
+    has_config,
+    index_of_weights,
+    quantization_of,
+    shards,
+)
+from handler.model.hub_cache import same_repository
+from handler.model.manifest import MANIFEST_NAME
 
 log = logging.getLogger("fetch")
 
 # Downloaded first: they decide which other files are fetched, and whether any are.
-CONFIG_FILES = ("config.json", "hf_quant_config.json", INDEX, PICKLE_INDEX)
-MAX_DOWNLOADS = 2  # of a file whose checksum does not match
+CONFIG_FILES = (
+    CONFIG,
+    mistral.PARAMS,
+    "hf_quant_config.json",
+    INDEX,
+    mistral.INDEX,
+    PICKLE_INDEX,
+)
 
 
 def fetch_repository(request: FetchRequest, folder: Path) -> Path:
@@ -53,9 +68,11 @@ def _is_fetched(request: FetchRequest, commit: str, folder: Path) -> bool:
     there = existing_manifest(folder)
     if there is None:
         return False
-    if (there.repository, there.kind) != (request.repository, request.kind):
+    same = same_repository(there.repository, request.repository)
+    if not same or there.kind != request.kind:
         raise folder_in_use(folder, f"holds {there.repository} as a {there.kind}")
-    if (there.commit, there.patterns) != (commit, request.patterns):
+    found = (there.commit, there.patterns, there.mistral_requested)
+    if found != (commit, request.patterns, request.mistral_requested):
         return False
     if not is_intact(folder, there):
         return False
@@ -68,15 +85,20 @@ def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
     by_path = {file.path: file for file in listing.files}
     config_files = [name for name in CONFIG_FILES if name in by_path]
     _download(part, request, listing.commit, [by_path[name] for name in config_files])
-    indexed, quantization = _read_config(part, request)
+    index = index_of_weights(by_path, request.mistral_requested) or INDEX
+    indexed, quantization = _read_config(part, request, index)
     names = [name for name in select_files(request, by_path, indexed) if name != MANIFEST_NAME]
     for name in set(config_files) - set(names):
         (part / name).unlink()
     if request.kind == "model":
         require_quantization(request, quantization)
     _download(part, request, listing.commit, [by_path[name] for name in names])
-    files = [_verified(part, request, listing.commit, by_path[name]) for name in names]
+    reference = request.reference()
+    selected = [by_path[name] for name in names]
+    files = verified_files(part, reference, listing.commit, selected)
     shutil.rmtree(part / ".cache", ignore_errors=True)  # huggingface-hub's bookkeeping
+    if request.kind != "lora":
+        files += fetch_named(part, request)
     made = write_manifest(
         part,
         files,
@@ -85,6 +107,7 @@ def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
         commit=listing.commit,
         kind=request.kind,
         patterns=request.patterns,
+        mistral_requested=request.mistral_requested,
         quantization=quantization if request.kind in ("model", "draft") else None,
         licence=listing.licence,
     )
@@ -97,12 +120,13 @@ def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
     )
 
 
-def _read_config(part: Path, request: FetchRequest) -> tuple[set[str] | None, str | None]:
+def _read_config(
+    part: Path, request: FetchRequest, index: str
+) -> tuple[set[str] | None, str | None]:
     """Return the weight files in the index, if there is one, and the quantization method."""
     try:
-        indexed = shards(part) or (shards(part, PICKLE_INDEX) if request.patterns else None)
-        has_config = (part / "config.json").is_file()
-        return indexed, quantization_of(part) if has_config else None
+        indexed = shards(part, index) or (shards(part, PICKLE_INDEX) if request.patterns else None)
+        return indexed, quantization_of(part) if has_config(part) else None
     except ModelUnavailable as error:
         raise CheckpointRefused(f"{request.repository}: {error}.") from error
 
@@ -112,21 +136,3 @@ def _download(
 ) -> None:
     if files:
         hub.download_files(request.reference(), commit, files, folder=part)
-
-
-def _verified(part: Path, request: FetchRequest, commit: str, file: hub.RemoteFile) -> ManifestFile:
-    """Compare a file with the hub's size and checksum, downloading it once more if they differ."""
-    path = part / file.path
-    for attempt in range(MAX_DOWNLOADS):
-        size, sha256, git_oid = file_checksums(path, with_git=file.git_oid is not None)
-        if size == file.bytes and file.sha256 in (None, sha256) and file.git_oid in (None, git_oid):
-            return ManifestFile(path=file.path, bytes=size, sha256=sha256)
-        log.warning("%s does not match the hub's checksum", file.path)
-        if attempt + 1 < MAX_DOWNLOADS:
-            path.unlink()
-            _download(part, request, commit, [file])
-    raise DamagedFile(
-        f"{request.repository}/{file.path} is damaged: the hub has {file.bytes} bytes with "
-        f"checksum {file.sha256 or file.git_oid}, got {size} bytes with "
-        f"{sha256 if file.sha256 else git_oid}."
-    )

@@ -12,14 +12,23 @@ from typing import Any
 
 from builder.errors import CheckpointRefused, InvalidArgument
 from handler.errors import ModelUnavailable
-from handler.model import hub
-from handler.model.checkpoint import INDEX, has_fp8_cache, json_object, quantization_of, shards
+from handler.model import hub, mistral
+from handler.model.checkpoint import (
+    CONFIG,
+    INDEX,
+    has_config,
+    has_fp8_cache,
+    index_of_weights,
+    model_config,
+    quantization_of,
+    shards,
+)
 from handler.model.hub_errors import hub_errors_explained, retry
 from handler.model.reference import HubReference
 from handler.model.safetensors import Tensor, loaded_files, tensors_in_folder
 
 MAX_CONCURRENT_REQUESTS = 8
-CONFIG_FILES = ("config.json", "hf_quant_config.json", INDEX)
+CONFIG_FILES = (CONFIG, mistral.PARAMS, "hf_quant_config.json", INDEX, mistral.INDEX)
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class ModelMetadata:
     Attributes:
         name: the repository or folder.
         commit: on the hub, None for a folder.
-        config: the content of config.json.
+        config: the content of config.json, or of Mistral's params.json with the usual names.
         quantization: the checkpoint's method, None for an unquantized one.
         has_fp8_cache: whether the checkpoint asks for an FP8 KV cache.
     """
@@ -57,7 +66,7 @@ def read_model_metadata(reference: HubReference) -> ModelMetadata:
     folder = Path(reference.name)
     if reference.name.count("/") != 1 and not folder.is_dir():
         raise InvalidArgument(f"{reference.name} is neither a folder nor a repository (org/name).")
-    if (folder / "config.json").is_file():
+    if has_config(folder):
         found = _parse_folder(folder, str(folder), None, tensors_in_folder(folder))
     else:
         found = _read_from_hub(reference)
@@ -75,7 +84,7 @@ def _parse_folder(
     return ModelMetadata(
         name=name,
         commit=commit,
-        config=json_object(folder / "config.json"),
+        config=model_config(folder),
         tensors=tensors,
         quantization=quantization_of(folder),
         has_fp8_cache=has_fp8_cache(folder),
@@ -85,13 +94,14 @@ def _parse_folder(
 def _read_from_hub(reference: HubReference) -> ModelMetadata:
     listing = hub.list_repository(reference)
     files = {file.path: file for file in listing.files}
-    if "config.json" not in files:
-        raise ModelUnavailable(f"{reference.name} has no config.json.")
+    if not files.keys() & {CONFIG, mistral.PARAMS}:
+        raise ModelUnavailable(f"{reference.name} has no {CONFIG}.")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         configs = [files[name] for name in CONFIG_FILES if name in files]
         hub.download_files(reference, listing.commit, configs, folder=folder)
-        weights = loaded_files(files, shards(folder))
+        index = index_of_weights(files)
+        weights = loaded_files(files, shards(folder, index) if index else None)
         tensors = _remote_tensors(reference, listing.commit, weights)
         return _parse_folder(folder, reference.name, listing.commit, tensors)
 

@@ -16,8 +16,8 @@ from builder.fetch.verified_download import fetch_repository
 from builder.quantize.documents import TEXT_SUFFIXES, TextFile
 from builder.quantize.recipe import MULTIMODAL_CONFIGS
 from handler.errors import ModelUnavailable
-from handler.model import hub_files
-from handler.model.checkpoint import is_complete, json_object, quantization_of
+from handler.model import hub_files, mistral
+from handler.model.checkpoint import file_names, is_complete, json_object, quantization_of
 from handler.model.hub_errors import hub_errors_explained, retry
 from handler.model.manifest import read_manifest
 from handler.model.reference import HubReference
@@ -88,6 +88,11 @@ def check_base(folder: Path, name: str) -> None:
     Raises:
         CheckpointRefused: it cannot.
     """
+    if mistral.is_used(file_names(folder)):
+        raise CheckpointRefused(
+            f"{name} is in Mistral's own format, which llm-compressor does not read: choose a "
+            "repository with config.json and model.safetensors."
+        )
     try:
         quantization = quantization_of(folder)
         config = json_object(folder / "config.json")

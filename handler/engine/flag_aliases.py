@@ -147,7 +147,6 @@ ALIASES = (
     ),
     SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _off_if_true, _negated),
     SettingAlias("DTYPE", "DTYPE", _renamed(DTYPES), _renamed(DTYPES)),
-    SettingAlias("LIMIT_MM_PER_PROMPT", "LIMIT_MM_DATA_PER_REQUEST"),
     SettingAlias("BLOCK_SIZE", "PAGE_SIZE"),
     SettingAlias("TENSOR_PARALLEL_SIZE", "TP_SIZE"),
     SettingAlias("PIPELINE_PARALLEL_SIZE", "PP_SIZE"),
@@ -155,6 +154,7 @@ ALIASES = (
     SettingAlias("ENFORCE_EAGER", "DISABLE_CUDA_GRAPH"),
     SettingAlias("SEED", "RANDOM_SEED"),
     SettingAlias("HF_OVERRIDES", "JSON_MODEL_OVERRIDE_ARGS"),
+    SettingAlias("LIMIT_MM_PER_PROMPT", "LIMIT_MM_DATA_PER_REQUEST"),
     SettingAlias("RUNNER", "IS_EMBEDDING", _is_embedding_to_runner, _runner_to_is_embedding),
     SettingAlias("ENABLE_AUTO_TOOL_CHOICE", None, to_sglang=_no_flag),
     SettingAlias(

@@ -14,7 +14,6 @@ from handler.setting_types import parse_bool
 CONTINUATION = re.compile(r"\\\r?\n|(?<!\S)\\(?=\s|$)")
 LONG_DASHES = ("—", "–", "\u2212")  # which text programs make of two hyphens
 JSON_OBJECT = re.compile(r"\{(?![{%#])")  # and no Jinja template
-PAIRS = re.compile(r"\w+=[^=,\s]+(,\s*\w+=[^=,\s]+)*")
 NOT_JSON = re.compile(r"cannot be converted to <function loads at \w+>")
 
 
@@ -52,14 +51,6 @@ def spell(action: argparse.Action, value: str) -> list[str]:
     return [f"{option}={_as_choice(value, choices(action))}"]
 
 
-def pairs_as_json(value: str) -> str | None:
-    """Return `image=2,video=1`, as older engines took it, as a JSON object; None if it is none."""
-    if not PAIRS.fullmatch(value):
-        return None
-    pairs = [pair.strip().split("=") for pair in value.split(",")]
-    return json.dumps({name: _number_or_text(text) for name, text in pairs})
-
-
 def parser_reason(error: Exception) -> str:
     """Return what an engine's parser says, on one line."""
     return NOT_JSON.sub("is not JSON", one_line(str(error)))
@@ -74,13 +65,6 @@ def _as_choice(value: str, known: Collection[Any]) -> str:
     if value in known:
         return value
     return next((str(each) for each in known if str(each).lower() == value.lower()), value)
-
-
-def _number_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _check_json(value: str) -> None:

@@ -5,7 +5,6 @@ flags. Each value goes through the parser alone first: an error can then name it
 """
 
 import argparse
-import difflib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -25,22 +24,21 @@ from handler.engine.flag_aliases import (
 )
 from handler.engine.flag_text import (
     choices,
-    pairs_as_json,
     parser_reason,
     spell,
     split_arguments,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
+from handler.engine.removed_names import (
+    refuse_old_flags,
+    removed_names,
+    unused_variable_warnings,
+)
 from handler.environ import ValueRules, clean_environ, given_name, setting_variables
 from handler.errors import InvalidSetting
-from handler.setting_types import FALSE_WORDS
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.old_names import OLD_NAMES, translate_old_names
 
 log = logging.getLogger(__name__)
-
-# MAX_MODEL_LENGTH is 0.90 like MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 like TENSOR_PARALLEL_SIZE.
-MIN_SIMILARITY = 0.85
-PREFIXES_OF_OTHERS = tuple("RUNPOD_ NVIDIA_ CUDA_ NCCL_ PYTHON HF_ VLLM_ SGLANG_ PIP_".split())
 
 
 class FlagError(Exception):
@@ -178,21 +176,11 @@ class EngineFlags:
         try:
             self._parser.parse_args(arguments)
         except PARSER_ERRORS as error:
-            as_json = pairs_as_json(value)
-            if as_json and self._takes(as_object := spell(self._actions[name], as_json)):
-                return as_object
             # argparse says "argument --dtype: invalid choice: …": the variable's name is enough.
             reason = parser_reason(error)
             reason = reason.split(": ", 1)[-1] if "argument -" in reason else reason
             raise InvalidSetting(f"{variable}={value!r}: {reason}") from error
         return arguments
-
-    def _takes(self, arguments: list[str]) -> bool:
-        try:
-            self._parser.parse_args(arguments)
-        except PARSER_ERRORS:
-            return False
-        return True
 
     def from_text(self, text: str, variable: str = "ENGINE_ARGS") -> list[str]:
         """Return ENGINE_ARGS, under the name that it has, as arguments.
@@ -229,7 +217,6 @@ def parse_engine_flags(
     worker_arguments: Sequence[str],
     environ: Mapping[str, str],
     engine_args: str,
-    removed: Mapping[str, str],
 ) -> argparse.Namespace:
     """Return the engine's parsed flags, and warn of variables that have no effect.
 
@@ -242,50 +229,34 @@ def parse_engine_flags(
         worker_arguments: made from the worker's settings.
         environ: variables that may name flags.
         engine_args: the setting ENGINE_ARGS.
-        removed: names of older versions, each with advice.
 
     Raises:
         InvalidSetting: the engine does not take a flag or value.
     """
+    environ, notes = translate_old_names(engine, environ)
+    for note in notes:
+        log.info(note)
+    removed = removed_names(engine)
     own_names = frozenset(name for names in setting_variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
     environ, unset = clean_environ(environ, flags.value_rules, flag_rules())
     if unset:
         log.info("read as not set: %s", ", ".join(unset))
     refuse_settings_of_other_engine(engine, environ, known | removed.keys())
-    refuse_unknown_keys(environ, known, TITLES[engine])
+    refuse_unknown_keys(environ, known | OLD_NAMES.keys(), TITLES[engine])
     for warning in unused_variable_warnings(environ, known, removed):
         log.warning(warning)
     environ = resolve_auto_tensor_parallel(environ)
     variable = given_name("engine_args", environ)
+    more = flags.from_text(engine_args, variable)
+    refuse_old_flags(more, flags.names, removed)
     arguments = [
         *worker_arguments,
         *flags.from_aliases(engine, environ),
         *flags.from_environ(environ, own_names | ALIAS_NAMES),
-        *flags.from_text(engine_args, variable),
+        *more,
     ]
     return flags.parse(arguments, variable)
-
-
-def unused_variable_warnings(
-    environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
-) -> list[str]:
-    """Return one line for each variable that has a value, looks like a setting, has no effect."""
-    warnings = []
-    for name in sorted(environ.keys() - set(known)):
-        value = clean_value(environ[name])
-        if not value or is_no_value(value) or is_zero(value) or value.lower() in FALSE_WORDS:
-            continue
-        if name in removed:
-            warnings.append(f"{name} has no effect: {removed[name]}")
-        elif not name.startswith(PREFIXES_OF_OTHERS):
-            spelled = name.strip().replace("-", "_").upper()
-            similar = difflib.get_close_matches(spelled, known, n=1, cutoff=MIN_SIMILARITY)
-            if similar:
-                warnings.append(
-                    f"{name} is not a setting and has no effect: did you mean {similar[0]}?"
-                )
-    return warnings
 
 
 def _turns_off(parser: argparse.ArgumentParser, action: argparse.Action, option: str) -> bool:

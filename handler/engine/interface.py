@@ -30,6 +30,8 @@ class EngineRequest:
         hide_usage: whether the usage event of a stream is for the worker's metrics only.
         prepare_body: returns the body to send in place of `body`; awaited on the engine's loop
             before the app is called. It brings media that the engine must not fetch itself.
+        take_part: returns the part of a JSON answer that was asked for; the engine has no route
+            for it.
     """
 
     method: str
@@ -40,6 +42,7 @@ class EngineRequest:
     request_id: str = ""
     hide_usage: bool = False
     prepare_body: Callable[[bytes], Awaitable[bytes]] | None = None
+    take_part: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)

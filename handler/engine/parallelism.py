@@ -13,7 +13,7 @@ from pathlib import Path
 
 from handler.errors import InvalidSetting
 from handler.model.attention import attention_heads, heads_split_evenly
-from handler.model.checkpoint import json_object
+from handler.model.checkpoint import model_config
 from handler.setting_types import TRUE_WORDS
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _check_heads(
     parallelism: Parallelism, environ: Mapping[str, str], folder: Path, gpus: int
 ) -> None:
     tensor, groups = parallelism.tensor, parallelism.groups
-    heads, kv_heads = attention_heads(json_object(folder / "config.json"))
+    heads, kv_heads = attention_heads(model_config(folder))
     if heads is None or heads_split_evenly(tensor // groups, heads, kv_heads or heads):
         return
     name, value = _variable_of_size(tensor, environ)

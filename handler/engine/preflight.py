@@ -21,7 +21,7 @@ from handler.model.attention import (
     heads_split_evenly,
     kv_bytes_per_token,
 )
-from handler.model.checkpoint import json_object
+from handler.model.checkpoint import model_config
 from handler.model.safetensors import tensors_in_folder
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
     total = gpu_memory_bytes(visible_gpus)
     if total is None:
         return
-    config = json_object(demand.folder / "config.json")
+    config = model_config(demand.folder)
     tensors = tensors_in_folder(demand.folder)
     model_bytes = sum(tensor.loaded_bytes for tensor in tensors)
     optional = sum(each.loaded_bytes for each in tensors if OTHER_MODALITIES.search(each.name))

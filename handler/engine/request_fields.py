@@ -1,8 +1,10 @@
 """The fields that each route's body may have, from the request models of the engine's FastAPI app.
 
-vLLM ignores unknown fields in a body. In the worker's native input a misspelt field is an error.
+Both engines ignore other fields in a body without a word; what the worker does about them is in
+`handler/request/fields.py`.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,10 +12,24 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 
-def request_fields(app: FastAPI) -> dict[str, frozenset[str]]:
-    """Return, for each POST path whose body is a pydantic model, its field names and aliases."""
+def request_fields(
+    app: FastAPI,
+    *,
+    without: Mapping[str, Collection[str]] | None = None,
+    also: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, frozenset[str]]:
+    """Return, for each POST path whose body is a pydantic model, its field names and aliases.
+
+    Args:
+        app: the engine's.
+        without: by path, fields of the model that the engine does not read.
+        also: by path, fields that it reads, and that are not in the model.
+    """
+    without, also = without or {}, also or {}
     return {
         route.path: _field_names(route.body_field.field_info.annotation)
+        .difference(without.get(route.path, ()))
+        .union(also.get(route.path, ()))
         for route in app.routes
         if isinstance(route, APIRoute) and route.body_field and "POST" in (route.methods or ())
     }

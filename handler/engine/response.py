@@ -101,6 +101,8 @@ class EngineResponse:
             parts.append(data)
         body = b"".join(parts)
         self._on_data(body)
+        if self._request.take_part is not None and self.status < 400:
+            body = orjson.dumps(self._request.take_part(orjson.loads(body)))
         return body
 
     async def value(self) -> Any:
@@ -171,6 +173,8 @@ class EngineResponse:
         if status >= 500 and (running is None or not running.alive()):
             return EngineUnavailable(ENGINE_DIED)
         error = EngineError(status, _name_variables(payload))
+        if str(error) == ENGINE_DIED:  # before its process is gone
+            return EngineUnavailable(ENGINE_DIED)
         if status >= 500:
             # Not its message, which may quote the caller's input.
             log.error("the engine answered %d (%s)", status, error.type)

@@ -10,9 +10,8 @@ from typing import Any
 
 from handler.errors import InvalidSetting
 from handler.model.draft import parse_speculative_config
+from handler.setting_types import DEFAULT_DRAFT_TOKENS
 
-# Per step; more tokens pay only where most of them are accepted.
-DEFAULT_DRAFT_TOKENS = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
 PROMPT_LOOKUP_TOKENS = (2, 4)  # minimum and maximum length of a match for ngram
 VLLM_METHODS = {"draft": "draft_model"}
 SGLANG_ALGORITHMS = {

@@ -12,6 +12,7 @@ import orjson
 
 from handler.engine.sse import decode_event
 
+OWN_USAGE = b'"meta_info":'  # where SGLang's own routes have it, for each prompt
 USAGE_ON_REQUEST = frozenset({"/v1/chat/completions", "/v1/completions"})
 STREAM_OPTIONS = "stream_options"
 
@@ -54,9 +55,12 @@ class UsageCounter:
 
     def __init__(self) -> None:
         self._usage: dict[str, Any] = {}
+        self._own_usage: dict[int, dict[str, Any]] = {}  # by the prompt's index
 
     def add(self, data: bytes) -> None:
         """Read whole events of a stream, or a whole response body."""
+        if OWN_USAGE in data:
+            self._add_own(data)
         if b'"usage":' not in data:
             return
         if data.lstrip().startswith(b"{"):
@@ -75,8 +79,26 @@ class UsageCounter:
                 # Anthropic's streams count the prompt at their start, the completion at their end.
                 self._usage |= {name: count for name, count in usage.items() if count is not None}
 
+    def _add_own(self, data: bytes) -> None:
+        """Read the running totals of SGLang's own routes."""
+        if data.startswith(b"data:"):
+            numbered = [(0, _parse(event, decode_event)) for event in data.split(b"\n\n")]
+        else:
+            body = _parse(data, orjson.loads)
+            numbered = list(enumerate(body if isinstance(body, list) else [body]))
+        for number, answer in numbered:
+            if isinstance(answer, dict) and isinstance(answer.get("meta_info"), dict):
+                self._own_usage[answer.get("index", number)] = answer["meta_info"]
+
     @property
     def usage(self) -> Usage:
+        if self._own_usage:
+            totals = self._own_usage.values()
+            return Usage(
+                prompt=sum(_first(counts, "prompt_tokens") for counts in totals),
+                completion=sum(_first(counts, "completion_tokens") for counts in totals),
+                cached=sum(_first(counts, "cached_tokens") for counts in totals),
+            )
         counts = self._usage
         details = counts.get("prompt_tokens_details") or counts.get("input_tokens_details") or {}
         # Anthropic's input_tokens leave out what was read from a cache or written to one.

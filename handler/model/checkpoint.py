@@ -1,13 +1,15 @@
 """A checkpoint's quantization and completeness, from its JSON files and its weights' names."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from handler.errors import ModelUnavailable
+from handler.model import mistral
 
+CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")  # what an engine's `auto` looks for
 INDEX = "model.safetensors.index.json"
 
@@ -19,10 +21,9 @@ def quantization_of(folder: Path) -> str | None:
     appended: `compressed-tensors-fp8`, `compressed-tensors-int4`, `modelopt-fp8`.
 
     Raises:
-        ModelUnavailable: there is no readable config.json.
+        ModelUnavailable: there is no readable configuration.
     """
-    config = json_object(folder / "config.json")
-    quantization = _quantization_config(folder, config)
+    quantization = _quantization_config(folder, model_config(folder))
     if not isinstance(quantization, dict):
         raise ModelUnavailable("quantization_config in config.json must be a JSON object")
     method = str(quantization.get("quant_method") or "").lower()
@@ -41,9 +42,9 @@ def has_fp8_cache(folder: Path) -> bool:
     """Whether the checkpoint declares an 8-bit KV cache, which the engines then use by default.
 
     Raises:
-        ModelUnavailable: there is no readable config.json.
+        ModelUnavailable: there is no readable configuration.
     """
-    quantization = _quantization_config(folder, json_object(folder / "config.json"))
+    quantization = _quantization_config(folder, model_config(folder))
     if not isinstance(quantization, dict):
         return False
     algorithm = str(quantization.get("kv_cache_quant_algo") or "")
@@ -55,11 +56,42 @@ def has_weights(folder: Path) -> bool:
     return any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
 
 
-def is_complete(folder: Path) -> bool:
+def model_config(folder: Path) -> dict[str, Any]:
+    """Return config.json, or without it Mistral's params.json with the usual names.
+
+    Raises:
+        ModelUnavailable: neither can be read.
+    """
+    if not (folder / CONFIG).is_file() and (folder / mistral.PARAMS).is_file():
+        return mistral.usual_config(json_object(folder / mistral.PARAMS))
+    return json_object(folder / CONFIG)
+
+
+def has_config(folder: Path) -> bool:
+    """Whether the folder has a model's configuration, the usual one or Mistral's."""
+    return any((folder / name).is_file() for name in (CONFIG, mistral.PARAMS))
+
+
+def is_complete(folder: Path, mistral_requested: bool = False) -> bool:
     """Whether the configuration and all weights in the index are there."""
-    if not (folder / "config.json").is_file() or not has_weights(folder):
+    names = file_names(folder)
+    if not has_config(folder) or not has_weights(folder):
         return False
-    return all((folder / name).is_file() for name in shards(folder) or ())
+    if mistral_requested and not mistral.is_used(names, requested=True):
+        return False
+    index = index_of_weights(names, mistral_requested)
+    return index is None or all((folder / name).is_file() for name in shards(folder, index) or ())
+
+
+def index_of_weights(names: Collection[str], mistral_requested: bool = False) -> str | None:
+    """Return the index of the weights that an engine loads, None where there is none."""
+    index = mistral.INDEX if mistral.is_used(names, mistral_requested) else INDEX
+    return index if index in names else None
+
+
+def file_names(folder: Path) -> set[str]:
+    """Return the names of the files that lie directly in a folder."""
+    return {path.name for path in folder.iterdir() if path.is_file()}
 
 
 def shards(folder: Path, index: str = INDEX) -> set[str] | None:

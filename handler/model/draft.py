@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import InvalidSetting
-from handler.model.checkpoint import json_object
+from handler.model.checkpoint import model_config
 from handler.model.reference import HubReference
 
 DRAFT_MODEL_METHODS = frozenset({"draft", "eagle", "eagle3"})
@@ -85,7 +85,7 @@ def parse_speculative_config(config: str) -> dict[str, Any]:
 
 
 def _vocabulary_size(folder: Path) -> int | None:
-    config = json_object(folder / "config.json")
+    config = model_config(folder)
     text = config.get("text_config")
     size = (text if isinstance(text, dict) else config).get("vocab_size")
     return size if isinstance(size, int) else None

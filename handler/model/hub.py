@@ -9,23 +9,26 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
 from handler.errors import ModelUnavailable
-from handler.model.hub_cache import repository_folder
-from handler.model.hub_errors import RETRY_WAITS_SECONDS, hub_errors_explained, retry
+from handler.model.hub_cache import repository_folder, same_repository
+from handler.model.hub_errors import (
+    RETRY_WAITS_SECONDS,
+    TransferStalled,
+    hub_errors_explained,
+    retry,
+)
 from handler.model.reference import HubReference
+from handler.model.transfer import MAX_SILENCE_SECONDS, PARTIAL_SUFFIX, Transfer, turn_xet_off
 
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_SECONDS = 10.0
-CANCEL_TIMEOUT_SECONDS = 1.0  # then a connection hangs: threads end with the next chunk they get
+LIST_TIMEOUT_SECONDS = 20.0
 MAX_PARTIAL_FILE_AGE_SECONDS = 3 * 3600.0  # an older one belongs to a worker that was killed
-PARTIAL_SUFFIX = ".incomplete"  # huggingface-hub's, until a file is complete
 MIN_LOGGED_MEGABYTES = 1
 
 
@@ -51,11 +54,13 @@ class RepoListing:
     """All files of a repository at a commit.
 
     Attributes:
+        repository: its name as the hub writes it; case does not matter to the hub.
         commit: its full hash.
         files: all of them.
         licence: the identifier on the model card, None without one.
     """
 
+    repository: str
     commit: str
     files: tuple[RemoteFile, ...]
     licence: str | None
@@ -75,7 +80,10 @@ def list_repository(
     with hub_errors_explained(reference):
         info = retry(
             lambda: api.model_info(
-                reference.name, revision=reference.revision or "main", files_metadata=True
+                reference.name,
+                revision=reference.revision or "main",
+                files_metadata=True,
+                timeout=LIST_TIMEOUT_SECONDS,
             ),
             waits_seconds=retry_waits_seconds,
         )
@@ -89,7 +97,16 @@ def list_repository(
             for sibling in info.siblings or ()
         )
     licence = info.card_data.get("license") if info.card_data else None
-    return RepoListing(str(info.sha), files, str(licence) if licence else None)
+    # A repository that was renamed answers under its old name too, by which it is cached here.
+    name = info.id if same_repository(info.id, reference.name) else reference.name
+    return RepoListing(name, str(info.sha), files, str(licence) if licence else None)
+
+
+def default_cache() -> str:
+    """Return huggingface-hub's own cache in the container."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
 
 
 def download_files(
@@ -100,10 +117,12 @@ def download_files(
     cache: Path | None = None,
     folder: Path | None = None,
     retry_waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS,
+    max_silence_seconds: float = MAX_SILENCE_SECONDS,
 ) -> Path:
     """Download files into a hub cache, or without its layout into `folder`; return their folder.
 
-    A broken connection is resumed, a failing hub is retried, complete files are kept. Several
+    A broken connection is resumed, a failing hub is retried, complete files are kept. A transfer
+    that gets no byte for `max_silence_seconds` is tried once more, by plain HTTP. Several
     processes may download into one cache at once: each writes files of its own and renames them
     when they are complete. An exception, also one raised by a signal handler, ends the download
     and removes the partial files; end the process with `os._exit` then, for a connection that
@@ -114,6 +133,22 @@ def download_files(
     """
     from huggingface_hub import constants
 
+    def transfer() -> Path:
+        try:
+            return Transfer(
+                reference,
+                commit,
+                [file.path for file in files],
+                cache=cache,
+                folder=folder,
+                max_silence_seconds=max_silence_seconds,
+            ).run()
+        except TransferStalled:
+            largest = max(file.bytes for file in files)
+            if largest <= constants.MAX_HTTP_DOWNLOAD_SIZE and turn_xet_off():
+                log.warning("%s: the transfer has stalled, plain HTTP is next", reference.name)
+            raise
+
     target = folder or (cache or Path(constants.HF_HUB_CACHE)) / repository_folder(reference.name)
     with hub_errors_explained(reference):
         target.mkdir(parents=True, exist_ok=True)
@@ -121,7 +156,7 @@ def download_files(
         _check_free_space(reference.name, target, files)
         with _logged_progress(reference.name, target, sum(file.bytes for file in files)):
             return retry(
-                lambda: _snapshot(reference, commit, files, cache, folder),
+                transfer,
                 progress=lambda: disk_usage_bytes(target),
                 waits_seconds=retry_waits_seconds,
             )
@@ -135,84 +170,6 @@ def disk_usage_bytes(folder: Path) -> int:
             if not path.is_symlink() and path.is_file():
                 total += path.stat().st_blocks * 512
     return total
-
-
-def _snapshot(
-    reference: HubReference,
-    commit: str,
-    files: Collection[RemoteFile],
-    cache: Path | None,
-    folder: Path | None,
-) -> Path:
-    """Run `snapshot_download` in a thread: called directly, it would first finish its files."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-    cancelled = threading.Event()
-
-    class Progress(tqdm):
-        """An invisible bar; huggingface-hub's threads call `update` for every chunk."""
-
-        def __init__(self, *args: object, **kwargs: object) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
-
-        def update(self, n: float | None = 1) -> None:
-            if cancelled.is_set():
-                raise CancelledError
-
-    result: Future[str] = Future()
-
-    def download() -> None:
-        try:
-            with _library_log_level(logging.ERROR):  # its warnings show signed URLs
-                path = snapshot_download(
-                    reference.name,
-                    revision=commit,
-                    token=reference.plain_token(),
-                    cache_dir=cache,
-                    local_dir=folder,
-                    allow_patterns=[escape(file.path) for file in files],
-                    tqdm_class=Progress,
-                )
-            # When the hub fails, huggingface-hub is content with the files that are there.
-            if missing := [file.path for file in files if not Path(path, file.path).is_file()]:
-                raise OSError(f"{reference.name}: {missing[0]} did not arrive")
-            result.set_result(path)
-        except BaseException as error:
-            result.set_exception(error)
-
-    thread = threading.Thread(target=download, name="download", daemon=True)
-    try:
-        thread.start()
-        return Path(result.result())
-    finally:
-        cancelled.set()
-        try:
-            if thread.is_alive():
-                thread.join(CANCEL_TIMEOUT_SECONDS)
-        finally:
-            if thread.is_alive():
-                _remove_open_partial_files()
-
-
-@contextmanager
-def _library_log_level(level: int) -> Iterator[None]:
-    logger = logging.getLogger("huggingface_hub")
-    previous = logger.level
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(previous)
-
-
-def _remove_open_partial_files() -> None:
-    """Remove the partial files that this process has open; other workers' stay."""
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            path = descriptor.readlink()
-            if path.suffix == PARTIAL_SUFFIX:
-                path.unlink()
 
 
 def _remove_abandoned_files(target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots in a cache of huggingface-hub's layout: the platform's, the volume's, the container's.
+"""Snapshots in a cache of huggingface-hub's layout: the platform's, the user's, the volume's.
 
 huggingface-hub can look into its cache as well, but takes half a second to import and does not
 know that the platform lower-cases the names of folders.
@@ -7,16 +7,42 @@ know that the platform lower-cases the names of folders.
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from handler.errors import ModelUnavailable
-from handler.model.checkpoint import is_complete, json_object, shards
+from handler.model.checkpoint import (
+    index_of_weights,
+    is_complete,
+    json_object,
+    shards,
+)
 from handler.model.hub_files import LORA_FILES, engine_files, has_tokenizer, required_files
 from handler.model.reference import ArtifactKind, HubReference
+from handler.variables import clean_value, is_no_value
 
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# The variables that say where a cache is, in the order in which they win, and the cache's folder
+# below. HF_HUB_CACHE and HF_HOME are huggingface-hub's, the others older or the engines'.
+CACHE_VARIABLES = {
+    "HF_HUB_CACHE": "",
+    "HUGGINGFACE_HUB_CACHE": "",
+    "HF_HOME": "hub",
+    "TRANSFORMERS_CACHE": "",
+    "DOWNLOAD_DIR": "",
+}
+
+
+def caches_in_environ(environ: Mapping[str, str]) -> dict[str, Path]:
+    """Return the caches that the user's variables name, the one that wins first."""
+    values = {name: clean_value(environ.get(name, "")) for name in CACHE_VARIABLES}
+    return {
+        name: Path(os.path.expandvars(os.path.expanduser(values[name])), below)
+        for name, below in CACHE_VARIABLES.items()
+        if values[name] and not is_no_value(values[name])
+    }
 
 
 def repository_folder(name: str) -> str:
@@ -28,12 +54,11 @@ def find_snapshot(
     cache: Path, reference: HubReference, kind: ArtifactKind = "model"
 ) -> Path | None:
     """Return a repository's snapshot in a hub cache, None unless all its files are there."""
-    name = repository_folder(reference.name)
-    for folder in (cache / name, cache / name.lower()):
+    for folder in _repository_folders(cache, reference.name):
         try:
             snapshot = _snapshot(folder, reference.revision)
-            if snapshot and has_files(snapshot, kind):
-                if not _is_downloading(folder, snapshot, kind):
+            if snapshot and has_files(snapshot, kind, reference.mistral_requested):
+                if not _is_downloading(folder, snapshot, kind, reference.mistral_requested):
                     return snapshot
                 log.info("%s is not complete yet", snapshot)
         except (ModelUnavailable, OSError) as error:
@@ -53,12 +78,34 @@ def write_ref(cache: Path, reference: HubReference, commit: str) -> None:
     partial.replace(ref)
 
 
-def has_files(folder: Path, kind: ArtifactKind) -> bool:
-    """Whether a folder has a model with all its weights, a tokenizer, or a LoRA adapter."""
+def has_files(folder: Path, kind: ArtifactKind, mistral_requested: bool = False) -> bool:
+    """Whether a folder has all weights of a model, a tokenizer, a LoRA adapter, or code."""
     if kind == "model":
-        return is_complete(folder)
+        return is_complete(folder, mistral_requested)
     names = {path.name for path in folder.iterdir()}
+    if kind == "code":
+        return any(name.endswith(".py") for name in names)
     return has_tokenizer(names) if kind == "tokenizer" else names >= set(LORA_FILES)
+
+
+def same_repository(name: str, other: str) -> bool:
+    """Whether two names are one repository's: on the hub, case does not matter."""
+    return name.casefold() == other.casefold()
+
+
+def _repository_folders(cache: Path, name: str) -> list[Path]:
+    """Return a repository's folders: as named, in lower case, and the one in another case."""
+    folder = repository_folder(name)
+    try:
+        names = {path.name for path in cache.iterdir() if same_repository(path.name, folder)}
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    first = [each for each in dict.fromkeys((folder, folder.lower())) if each in names]
+    others = sorted(names - {folder, folder.lower()})
+    if len(others) > 1:
+        log.warning("%s has several folders for %s: %s", cache, name, ", ".join(others))
+        others = []
+    return [cache / each for each in [*first, *others]]
 
 
 def _snapshot(folder: Path, revision: str | None) -> Path | None:
@@ -75,7 +122,9 @@ def _snapshot(folder: Path, revision: str | None) -> Path | None:
     return path if commit and path.is_dir() else None
 
 
-def _is_downloading(folder: Path, snapshot: Path, kind: ArtifactKind) -> bool:
+def _is_downloading(
+    folder: Path, snapshot: Path, kind: ArtifactKind, mistral_requested: bool
+) -> bool:
     """Whether files are missing that huggingface-hub has on its list: another worker's download.
 
     The platform's own cache has no such list; it is complete when it is mounted.
@@ -84,5 +133,7 @@ def _is_downloading(folder: Path, snapshot: Path, kind: ArtifactKind) -> bool:
     if not listing.is_file():
         return False
     names = list(json_object(listing).get("files", ()))
-    selected = engine_files(kind, names, shards(snapshot) if kind == "model" else None)
+    index = index_of_weights(names, mistral_requested) if kind == "model" else None
+    indexed = shards(snapshot, index) if index else None
+    selected = engine_files(kind, names, indexed, mistral_requested=mistral_requested)
     return any(not (snapshot / name).is_file() for name in required_files(selected))

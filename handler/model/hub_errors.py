@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -16,9 +17,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_WAITS_SECONDS = (1.0, 2.0, 4.0)  # between failures in a row, none of which made progress
+# What the hub may ask for in all; its rate limits are counted over 300 s.
+MAX_RATE_LIMIT_WAIT_SECONDS = 330.0
 MAX_REASON_CHARACTERS = 200
+READ_TIMEOUT = "ReadTimeout"  # of httpx, or of httpx2 from huggingface-hub 2.0 on
 # Query strings may be signatures; an "illegal header value" error repeats the token.
 SECRETS = re.compile(r"\?[^\s']*|(?<=Bearer ).*", re.DOTALL)
+
+
+class TransferStalled(OSError):
+    """No byte of a transfer has come for too long."""
 
 
 def retry(
@@ -31,20 +39,31 @@ def retry(
     Args:
         call: a request to the hub.
         progress: a count, such as of bytes; while it grows the retries start anew.
-        waits_seconds: the waits between failures without progress; then the error is raised.
+        waits_seconds: the waits between failures without progress; then the error is raised. A
+            wait that the hub asks for counts by itself.
     """
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
-    failures = 0
+    failures, asked_seconds, has_stalled = 0, 0.0, False
     while True:
         before = progress()
         try:
             return call()
         except (HTTPError, OSError, RuntimeError) as error:
-            failures = 1 if progress() > before else failures + 1
-            if not _is_transient(error) or failures > len(waits_seconds):
+            if not _is_transient(error):
                 raise
-            wait_seconds = waits_seconds[failures - 1]
+            asked = _requested_wait_seconds(error)
+            if asked is not None:
+                asked_seconds += asked
+                if asked_seconds > MAX_RATE_LIMIT_WAIT_SECONDS:
+                    raise
+                wait_seconds = asked
+            else:
+                failures = 1 if progress() > before else failures + 1
+                if failures > len(waits_seconds) or (has_stalled and failures > 1):
+                    raise
+                has_stalled = isinstance(error, TransferStalled)
+                wait_seconds = waits_seconds[failures - 1]
             log.warning("%s, trying again in %.0f s", _retry_reason(error), wait_seconds)
             time.sleep(wait_seconds)
 
@@ -62,7 +81,7 @@ def hub_errors_explained(reference: HubReference) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    name = reference.name
+    name, advice = reference.name, reference.token_advice
     try:
         yield
     except HFValidationError as error:
@@ -71,7 +90,7 @@ def hub_errors_explained(reference: HubReference) -> Iterator[None]:
             "and there is no such local folder."
         ) from error
     except GatedRepoError as error:
-        reason = "it is gated: accept its licence on the hub and set HF_TOKEN"
+        reason = f"it is gated: accept its licence on the hub and set HF_TOKEN{advice}"
         raise ModelUnavailable(f"{name}: {reason}.") from error
     except RevisionNotFoundError as error:
         raise ModelUnavailable(
@@ -79,13 +98,19 @@ def hub_errors_explained(reference: HubReference) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         reason = "no such repository on the hub, or it is private and HF_TOKEN gives no access"
-        raise ModelUnavailable(f"{name}: {reason}.") from error
+        raise ModelUnavailable(f"{name}: {reason}{advice}.") from error
     except HfHubHTTPError as error:
-        raise ModelUnavailable(f"{name}: the hub answered {_status_reason(error)}.") from error
+        raise ModelUnavailable(f"{name}: {_status_reason(error, advice)}.") from error
+    except TransferStalled as error:
+        reason = f"the hub at {_endpoint()} accepts the download and sends {error}"
+        raise ModelUnavailable(f"{name}: {reason}.") from error
     except OfflineModeIsEnabled as error:
         reason = "it is not in the cache, and HF_HUB_OFFLINE is set"
         raise ModelUnavailable(f"{name}: {reason}.") from error
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error.__cause__, HfHubHTTPError):  # "not in the cache", because of this
+            reason = _status_reason(error.__cause__, advice)
+            raise ModelUnavailable(f"{name}: {reason}.") from error
         raise ModelUnavailable(f"{name}{_failure_reason(error)}.") from error
 
 
@@ -98,18 +123,52 @@ def reason_of(error: BaseException) -> str:
 def _retry_reason(error: Exception) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
+    if _requested_wait_seconds(error) is not None:
+        return "the hub answered 429, too many requests"
     if isinstance(error, HfHubHTTPError):
         return reason_of(error)
+    if isinstance(error, TransferStalled):
+        return f"the hub sends {error}"
     return f"the hub cannot be reached ({reason_of(error)})"
 
 
-def _status_reason(error: Exception) -> str:
+def _requested_wait_seconds(error: BaseException | None) -> float | None:
+    """Return how long the hub asks to wait, in the headers of its answer."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
+
+    if not isinstance(error, HfHubHTTPError):
+        return _requested_wait_seconds(error.__cause__) if error else None
+    if error.response.status_code not in (429, 503):
+        return None
+    headers = error.response.headers
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1.0  # it counts whole seconds
+    after = headers.get("Retry-After", "").strip()
+    if after.isdecimal():
+        return float(after) + 1.0
+    try:
+        return max(1.0, parsedate_to_datetime(after).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _status_reason(error: BaseException, token_advice: str) -> str:
     """Explain a status; 401 and 403 of the CDN for large files do not concern the token."""
     status, host = error.response.status_code, error.response.url.host  # type: ignore[attr-defined]
+    if status == 429:
+        asked = _requested_wait_seconds(error)
+        wait = f" and asks to wait {asked:.0f} s" if asked is not None else ""
+        return (
+            f"the hub answered 429, too many requests{wait}: try again later, or with HF_TOKEN, "
+            "which has a higher limit"
+        )
     reasons = {401: "HF_TOKEN is not valid", 403: "HF_TOKEN has no permission to read it"}
     if status in reasons and host == urlsplit(_endpoint()).hostname:
-        return f"{status}: {reasons[status]}"
-    return f"{status}: {'try again later' if status >= 500 else reason_of(error)}"
+        return f"the hub answered {status}: {reasons[status]}{token_advice}"
+    reason = "try again later" if status >= 500 else reason_of(error)
+    return f"the hub answered {status}: {reason}"
 
 
 def _failure_reason(error: Exception) -> str:
@@ -119,6 +178,8 @@ def _failure_reason(error: Exception) -> str:
         return f" could not be stored: {error.strerror}"
     if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
         return f": {_endpoint()} is not a model hub: check HF_ENDPOINT"
+    if READ_TIMEOUT in (type(error).__name__, type(error.__cause__).__name__):
+        return f": the hub at {_endpoint()} was connected and sent no data"
     return f": the hub at {_endpoint()} cannot be reached, and there is no such local folder"
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
+from handler.model import mistral
 from handler.model.checkpoint import INDEX
 from handler.model.reference import ArtifactKind
 
@@ -15,23 +16,37 @@ SENTENCE_TRANSFORMERS_MODULE = re.compile(r"\d+_[^/]*/.*\.safetensors$", re.DOTA
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TRAINING_STATE = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args")
+MISTRAL_TOKENIZER = re.compile(r"tokenizer\.model\.v\w+")
 
 
 def engine_files(
-    kind: ArtifactKind, names: Iterable[str], shards: Collection[str] | None = None
+    kind: ArtifactKind,
+    names: Iterable[str],
+    shards: Collection[str] | None = None,
+    *,
+    mistral_requested: bool = False,
 ) -> list[str]:
     """Return the files to download, without the same weights in a second format.
 
     Args:
-        kind: a tokenizer comes without weights, of a LoRA adapter come the two files that count.
+        kind: a tokenizer comes without weights, of a LoRA adapter come the two files that count,
+            of code only Python.
         names: every file of the repository.
-        shards: the weights that the repository's index names, None without an index.
+        shards: the weights in the index of that format, None without an index.
+        mistral_requested: whether the settings ask for Mistral's own format.
     """
     names = list(names)
     if kind == "lora":
         return sorted(name for name in names if name in LORA_FILES or LICENCE.match(name))
+    if kind == "code":
+        return sorted(name for name in names if name.endswith(".py"))
     selected = {name for name in names if _is_configuration(name)}
     if kind == "model":
+        if mistral.is_used(names, mistral_requested):
+            weights = set(filter(mistral.is_weight, names))
+            selected |= weights if shards is None else weights & set(shards)
+            selected |= {mistral.INDEX} & set(names)
+            return sorted(selected)
         selected |= _weights(names, shards)
         selected |= {name for name in names if SENTENCE_TRANSFORMERS_MODULE.match(name)}
     return sorted(selected)
@@ -73,7 +88,7 @@ def _weights(names: Collection[str], shards: Collection[str] | None) -> set[str]
         return weights & set(shards)
     if "model.safetensors" in weights:
         return {"model.safetensors"}
-    return {name for name in weights if not name.startswith("consolidated")} or weights
+    return {name for name in weights if not mistral.is_weight(name)} or weights
 
 
 def _is_configuration(name: str) -> bool:
@@ -82,5 +97,7 @@ def _is_configuration(name: str) -> bool:
     if path.parts[0].startswith((*SKIPPED_FOLDERS, ".")) and len(path.parts) > 1:
         return False
     if name == INDEX or (len(path.parts) == 1 and LICENCE.match(name)):
+        return True
+    if MISTRAL_TOKENIZER.fullmatch(name):
         return True
     return path.suffix in CONFIG_SUFFIXES and not OTHER_INDEX.search(path.name)

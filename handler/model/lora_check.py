@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import InvalidSetting
+from handler.model import mistral
 from handler.model.attention import text_config
-from handler.model.checkpoint import json_object
+from handler.model.checkpoint import file_names, json_object, model_config
 from handler.model.hub_files import LORA_FILES
 from handler.model.safetensors import Tensor, tensors_in_file, tensors_in_folder
 
@@ -101,7 +102,7 @@ def _unusable(tensors: Sequence[Tensor], adapted: Sequence[Tensor]) -> str | Non
 
 
 def _mismatch(tensors: list[Tensor], model: Path) -> str | None:
-    config = text_config(json_object(model / "config.json"))
+    config = text_config(model_config(model))
     modules = {_module(tensor.name.rpartition(".")[0]) for tensor in tensors_in_folder(model)}
     if not tensors or not modules:
         return None
@@ -112,7 +113,8 @@ def _mismatch(tensors: list[Tensor], model: Path) -> str | None:
     deepest = max((int(found[1]) for each in missing if (found := LAYER.match(each))), default=0)
     if isinstance(layers, int) and deepest >= layers:
         return f"it has a layer {deepest}, and the model has {layers} layers"
-    if len(missing) == len(adapted):
+    # The engines rename the modules of Mistral's own format while they load it.
+    if len(missing) == len(adapted) and not mistral.is_used(file_names(model)):
         return f"no module of the model is called as in the adapter, such as {missing[0]}"
     sizes = {
         tensor.shape[-1]

@@ -32,6 +32,7 @@ class Manifest(BaseModel):
         commit: the commit that it was at that time.
         kind: model, draft, tokenizer or lora.
         patterns: ALLOW_PATTERNS of the fetch; empty for the default selection of files.
+        mistral_requested: whether LOAD_FORMAT asked for Mistral's own format.
         quantization: the method in the checkpoint's configuration, None if unquantized.
         licence: the identifier on the model card, None without one.
         files: all of them except the manifest.
@@ -46,6 +47,7 @@ class Manifest(BaseModel):
     commit: str
     kind: str = "model"
     patterns: tuple[str, ...] = ()
+    mistral_requested: bool = False
     quantization: str | None
     licence: str | None
     files: tuple[ManifestFile, ...]

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-ArtifactKind = Literal["model", "tokenizer", "lora"]  # a draft model is a model as well
+# A draft model is a model as well; code is what another repository's configuration names.
+ArtifactKind = Literal["model", "tokenizer", "lora", "code"]
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,16 @@ class HubReference:
         revision: branch, tag or commit; None is `main`.
         setting: the variable or build argument that holds the name.
         token: for gated and private repositories.
+        token_advice: what to add to HF_TOKEN in error messages.
+        mistral_requested: whether the settings ask for Mistral's own format.
     """
 
     name: str
     revision: str | None = None
     setting: str = "MODEL_NAME"
     token: SecretStr | None = None
+    token_advice: str = ""
+    mistral_requested: bool = False
 
     @property
     def revision_setting(self) -> str:

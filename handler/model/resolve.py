@@ -4,11 +4,16 @@ Requests choose the model by its repository's name, wherever `sources.py` finds 
 """
 
 import logging
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from handler.errors import InvalidSetting
+from handler.model import mistral
 from handler.model.checkpoint import has_weights, model_named_in_errors, quantization_of
+from handler.model.dependencies import find_dependencies, link_into_cache
 from handler.model.draft import (
     DRAFT_MODEL_METHODS,
     check_speculative_settings,
@@ -16,6 +21,7 @@ from handler.model.draft import (
     draft_in_config,
     translates_vocabularies,
 )
+from handler.model.hub_cache import caches_in_environ, same_repository
 from handler.model.lora import LoraAdapter, resolve_adapters
 from handler.model.manifest import read_manifest
 from handler.model.quantization import check_quantization
@@ -24,6 +30,8 @@ from handler.model.sources import FoundFiles, ModelSources
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
+
+NAMED_CACHE = Path("hub")  # below CACHE_ROOT
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class ResolvedModel:
         tokenizer: the folder of another tokenizer than its own, or None.
         draft: the folder of the draft model for speculative decoding, or None.
         adapters: LoRA adapters that are served beside it.
+        environment: variables with which the engine finds what the configuration names.
     """
 
     path: Path
@@ -49,25 +58,39 @@ class ResolvedModel:
     tokenizer: Path | None = None
     draft: Path | None = None
     adapters: tuple[LoraAdapter, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def has_weights(self) -> bool:
         """Whether the folder has weights in any format."""
         return has_weights(self.path)
 
 
-def resolve_model(settings: Settings, sources: ModelSources | None = None) -> ResolvedModel:
+def model_sources(settings: Settings, environ: Mapping[str, str]) -> ModelSources:
+    """Return where to look for models: the image, the caches that are named, the hub."""
+    return ModelSources(
+        settings.base_path, settings.hf_token, user_caches=caches_in_environ(environ)
+    )
+
+
+def resolve_model(
+    settings: Settings,
+    sources: ModelSources | None = None,
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> ResolvedModel:
     """Find everything that the settings name, downloaded from the hub if necessary.
 
     Args:
         settings: the worker's settings.
-        sources: where to look; by default the image, the volume and the hub.
+        sources: where to look; by default in all places.
+        environ: may have flags of the engine that ask for Mistral's own format.
 
     Raises:
         InvalidSetting: MODEL_NAME is missing, or a setting contradicts the checkpoint.
         ModelUnavailable: no source has it, with the hub's reason in one sentence.
     """
-    sources = sources or ModelSources(settings.base_path, settings.hf_token)
-    model = _find_model(settings, sources)
+    sources = sources or model_sources(settings, environ)
+    mistral_requested = mistral.is_requested(environ, settings.engine_args)
+    model = _find_model(settings, sources, mistral_requested)
     tokenizer = _find_tokenizer(settings, sources, model)
     draft = _find_draft(settings, sources)
     with model_named_in_errors(model.name):
@@ -78,19 +101,39 @@ def resolve_model(settings: Settings, sources: ModelSources | None = None) -> Re
             check_vocabulary(draft.name, draft.path, model.path)
     names = {model.name, *settings.model_names}
     adapters = resolve_adapters(settings.lora_modules, sources, names, model.path)
+    named = [
+        needed
+        for found in (model, tokenizer, draft)
+        if found
+        for needed in find_dependencies(found, sources, is_draft=found is draft)
+    ]
     return ResolvedModel(
         path=model.path,
         name=model.name,
         quantization=quantization,
         source=model.source,
-        is_local=all(found.is_local for found in (model, tokenizer, draft, *adapters) if found),
+        is_local=all(
+            found.is_local for found in (model, tokenizer, draft, *adapters, *named) if found
+        ),
         tokenizer=tokenizer.path if tokenizer else None,
         draft=draft.path if draft else None,
         adapters=adapters,
+        environment=_link_named(named, settings.cache_root) if named else {},
     )
 
 
-def _find_model(settings: Settings, sources: ModelSources) -> FoundFiles:
+def _link_named(named: list[FoundFiles], cache_root: Path) -> dict[str, str]:
+    """Link what configurations name into one hub cache; return the variables that name it."""
+    cache = cache_root.expanduser() / NAMED_CACHE
+    try:
+        link_into_cache(named, cache)
+    except OSError:  # a file system that is only read
+        cache = Path(tempfile.mkdtemp(prefix="llm-worker-hub-"))
+        link_into_cache(named, cache)
+    return {"HF_HUB_CACHE": str(cache)}
+
+
+def _find_model(settings: Settings, sources: ModelSources, mistral_requested: bool) -> FoundFiles:
     name, baked = settings.model_name, read_manifest(sources.baked / "model")
     if name is None:
         if baked is None:
@@ -99,9 +142,11 @@ def _find_model(settings: Settings, sources: ModelSources) -> FoundFiles:
                 "Qwen/Qwen2.5-7B-Instruct-AWQ or a local folder."
             )
         name = baked.repository
-    elif baked and name != baked.repository:
+    elif baked and not same_repository(name, baked.repository):
         log.warning("MODEL_NAME=%s is not the model in the image, %s", name, baked.repository)
-    return sources.find(HubReference(name, settings.model_revision))
+    return sources.find(
+        HubReference(name, settings.model_revision, mistral_requested=mistral_requested)
+    )
 
 
 def _find_tokenizer(

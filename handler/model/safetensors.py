@@ -5,17 +5,20 @@ https://huggingface.co/docs/safetensors/index#format
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from handler.errors import ModelUnavailable
-from handler.model.checkpoint import shards
+from handler.model import mistral
+from handler.model.checkpoint import file_names, index_of_weights, shards
 
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+METADATA = "__metadata__"
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ def tensors_in_folder(folder: Path) -> tuple[Tensor, ...]:
     Raises:
         ModelUnavailable: a file is not a safetensors file.
     """
-    names = loaded_files((path.name for path in folder.iterdir()), shards(folder))
-    return tuple(tensor for name in names for tensor in tensors_in_file(folder / name))
+    names = file_names(folder)
+    index = index_of_weights(names)
+    loaded = loaded_files(names, shards(folder, index) if index else None)
+    return tuple(tensor for name in loaded for tensor in tensors_in_file(folder / name))
 
 
 def loaded_files(names: Iterable[str], indexed: set[str] | None) -> list[str]:
@@ -57,8 +62,7 @@ def loaded_files(names: Iterable[str], indexed: set[str] | None) -> list[str]:
     """
     weights = [name for name in names if name.endswith(".safetensors")]
     files = sorted(name for name in weights if (name in indexed if indexed else "/" not in name))
-    # Mistral publishes its own format (consolidated*.safetensors) beside the usual one.
-    return [name for name in files if not name.startswith("consolidated")] or files
+    return [name for name in files if not mistral.is_weight(name)] or files
 
 
 def tensors_in_file(path: Path) -> tuple[Tensor, ...]:
@@ -67,14 +71,38 @@ def tensors_in_file(path: Path) -> tuple[Tensor, ...]:
     Raises:
         ModelUnavailable: it is not a safetensors file.
     """
+    with _broken_file_named(path):
+        header, _ = _read_header(path)
+        return _tensors_in_header(header)
+
+
+def expected_bytes(path: Path) -> int:
+    """Return the size that a file has by its header.
+
+    Raises:
+        ModelUnavailable: it is not a safetensors file, or ends in its header.
+    """
+    with _broken_file_named(path):
+        header, data_start = _read_header(path)
+        ends = [int(header[name]["data_offsets"][1]) for name in header if name != METADATA]
+        return data_start + max(ends, default=0)
+
+
+@contextmanager
+def _broken_file_named(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            if not 0 < length <= MAX_HEADER_BYTES:
-                raise ValueError(f"a header of {length} bytes")
-            return _tensors_in_header(json.loads(file.read(length)))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise ModelUnavailable(f"{path.name} is not a safetensors file") from error
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header, and where the data begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if not 0 < length <= MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        return dict(json.loads(file.read(length))), LENGTH_BYTES + length
 
 
 def _tensors_in_header(header: dict[str, Any]) -> tuple[Tensor, ...]:
@@ -86,5 +114,5 @@ def _tensors_in_header(header: dict[str, Any]) -> tuple[Tensor, ...]:
             int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
         )
         for name, entry in header.items()
-        if name != "__metadata__"
+        if name != METADATA
     )

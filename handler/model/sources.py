@@ -3,23 +3,25 @@
 1. the image, outside of every path that a volume can be mounted over;
 2. the platform's cache of models;
 3. a local folder;
-4. the hub cache on the network volume;
-5. the hub, which is downloaded into that cache.
+4. the hub caches that the user's variables name (HF_HUB_CACHE, HF_HOME, DOWNLOAD_DIR …);
+5. the hub cache on the network volume;
+6. the hub, which is downloaded into the first of the caches of 4 and 5 that can be written to.
 """
 
 import logging
 import os
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model import hub
-from handler.model.checkpoint import INDEX, model_named_in_errors, shards
-from handler.model.hub_cache import find_snapshot, has_files, write_ref
+from handler.model.checkpoint import has_config, index_of_weights, model_named_in_errors, shards
+from handler.model.damage import check_files
+from handler.model.hub_cache import find_snapshot, has_files, same_repository, write_ref
 from handler.model.hub_errors import RETRY_WAITS_SECONDS
 from handler.model.hub_files import LORA_FILES, engine_files, no_weights_reason
 from handler.model.manifest import read_manifest
@@ -61,6 +63,7 @@ class ModelSources:
         baked: the folder in the image with what its build fetched.
         platform_cache: the hub cache that the platform mounts.
         retry_waits_seconds: the waits between failures of the hub.
+        user_caches: the hub caches that the user's variables name, the one that wins first.
     """
 
     base_path: Path
@@ -68,23 +71,28 @@ class ModelSources:
     baked: Path = BAKED
     platform_cache: Path = PLATFORM_CACHE
     retry_waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS
+    user_caches: Mapping[str, Path] = field(default_factory=dict)
 
     def find(self, reference: HubReference, kind: ArtifactKind = "model") -> FoundFiles:
         """Return the files from the first source that has them.
 
         Raises:
             InvalidSetting: the name can be neither a repository's nor a folder's.
-            ModelUnavailable: no source has them, with the hub's reason in one sentence.
+            ModelUnavailable: no source has them, with the hub's reason in one sentence; or a file
+                is not what its name says.
         """
         reference = replace(reference, token=self.token)
         try:
-            return (
+            found = (
                 self._in_image(reference, kind)
                 or _in_cache(self.platform_cache, "the platform's cache", reference, kind)
                 or _local_folder(reference, kind)
+                or self._in_user_cache(reference, kind)
                 or _in_cache(self.base_path / VOLUME_CACHE, "the volume", reference, kind)
                 or self._from_hub(reference, kind)
             )
+            check_files(found.path, found.name, kind)
+            return found
         except OSError as error:  # a name too long for a file, a folder without permission
             name = reference.name
             if len(name) >= MAX_SHOWN_CHARACTERS:
@@ -101,7 +109,10 @@ class ModelSources:
             folders = [self.baked / part for part in parts]
         for folder in folders:
             manifest = read_manifest(folder)
-            if manifest is None or manifest.repository != reference.name:
+            if manifest is None or not same_repository(manifest.repository, reference.name):
+                continue
+            if reference.mistral_requested and not has_files(folder, kind, mistral_requested=True):
+                log.warning("the image has %s without Mistral's own format", reference.name)
                 continue
             if reference.revision in (None, manifest.revision, manifest.commit):
                 manifest.check(folder)
@@ -116,59 +127,83 @@ class ModelSources:
             )
         return None
 
+    def _in_user_cache(self, reference: HubReference, kind: ArtifactKind) -> FoundFiles | None:
+        for variable, cache in self.user_caches.items():
+            if found := _in_cache(cache, f"the cache in {variable}", reference, kind):
+                return found
+        return None
+
     def _from_hub(self, reference: HubReference, kind: ArtifactKind) -> FoundFiles:
-        cache = self._writable_cache()
-        # The volume's cache was searched before.
-        if cache != self.base_path / VOLUME_CACHE and (
-            found := _in_cache(cache, "the container's cache", reference, kind)
-        ):
-            return found
+        cache = self.hub_cache()
+        if (caches := self._caches()) and cache != caches[0]:
+            log.warning("%s is not writable", caches[0])
+        if cache is None:  # the others were searched before
+            cache = Path(hub.default_cache())
+            if found := _in_cache(cache, "the container's cache", reference, kind):
+                return found
+            log.info("downloads are kept in this container only, in %s", cache)
         listing = hub.list_repository(reference, self.retry_waits_seconds)
         by_path = {file.path: file for file in listing.files}
+        # The cache gets the hub's own spelling, as any other program would give it.
+        remote = replace(reference, name=listing.repository)
+        if remote.name != reference.name:
+            log.info("%s is called %s on the hub", reference.name, remote.name)
 
         def download(names: Sequence[str]) -> Path:
             return hub.download_files(
-                reference,
+                remote,
                 listing.commit,
                 [by_path[name] for name in names],
                 cache=cache,
                 retry_waits_seconds=self.retry_waits_seconds,
             )
 
-        index = None
-        if kind == "model" and INDEX in by_path:
-            snapshot = download([INDEX])
+        indexed = None
+        index = index_of_weights(by_path, reference.mistral_requested)
+        if kind == "model" and index:
+            snapshot = download([index])
             with model_named_in_errors(reference.name):
-                index = shards(snapshot)
-        names = engine_files(kind, by_path, index)
-        if reason := _incomplete_reason(reference.name, kind, by_path, names, index):
+                indexed = shards(snapshot, index)
+        names = engine_files(kind, by_path, indexed, mistral_requested=reference.mistral_requested)
+        if reason := _incomplete_reason(reference.name, kind, by_path, names, indexed):
             raise ModelUnavailable(f"{reason}.")
         path = download(names)
         try:
-            write_ref(cache, reference, listing.commit)
+            write_ref(cache, remote, listing.commit)
         except OSError as error:  # only costs the next start a request to the hub
             log.warning("%s: its commit was not recorded: %s", reference.name, error.strerror)
         return FoundFiles(path, reference.name, "the hub", is_local=False)
 
-    def _writable_cache(self) -> Path:
-        """Return the volume's cache, or the container's without a writable volume."""
-        from huggingface_hub import constants
+    def hub_cache(self) -> Path | None:
+        """Return the cache for downloads, None for the container's own.
 
-        cache = self.base_path / VOLUME_CACHE
-        if self.base_path.is_dir():
-            try:
-                cache.mkdir(parents=True, exist_ok=True)
-                if os.access(cache, os.W_OK):
-                    return cache
-            except OSError:
-                log.debug("%s cannot be made", cache, exc_info=True)
-            log.warning("%s is not writable: downloads are kept in this container only", cache)
-        return Path(constants.HF_HUB_CACHE)
+        It is the first writable one of the user's and the volume's.
+        """
+        return next(filter(_is_writable, self._caches()), None)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which an engine's own downloads go to the same cache."""
+        cache = self.hub_cache()
+        return {"HF_HUB_CACHE": str(cache)} if cache else {}
+
+    def _caches(self) -> list[Path]:
+        volume = [self.base_path / VOLUME_CACHE] if self.base_path.is_dir() else []
+        return [*self.user_caches.values(), *volume]
 
 
 def baked_lora_folders(baked: Path) -> list[Path]:
     """Return the folders of the adapters in the image."""
     return sorted(baked.glob("lora/[!.]*"))
+
+
+def _is_writable(cache: Path) -> bool:
+    """Whether a cache is there or can be made, and can be written to."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        log.debug("%s cannot be made", cache, exc_info=True)
+        return False
+    return os.access(cache, os.W_OK)
 
 
 def _in_cache(
@@ -196,7 +231,7 @@ def _local_folder(reference: HubReference, kind: ArtifactKind) -> FoundFiles | N
 
 def _is_usable(folder: Path, kind: ArtifactKind) -> bool:
     """A model may be without weights: LOAD_FORMAT=dummy makes up random ones."""
-    return (folder / "config.json").is_file() if kind == "model" else has_files(folder, kind)
+    return has_config(folder) if kind == "model" else has_files(folder, kind)
 
 
 def _repository_name(folder: Path) -> str:

@@ -14,20 +14,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InvalidInput
-from handler.request.safe_fetch import SafeFetch, allowed_url
+from handler.request.safe_fetch import FetchedFile, SafeFetch, allowed_url
 
 BARE_BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}={0,2}$")
 MAX_URLS = 64
 MAX_MEDIA_BYTES = 100_000_000  # of one request
 FETCH_TIMEOUT_SECONDS = 30.0
 MEDIA_FIELDS = frozenset(
-    f"{kind}{suffix}" for kind in ("image", "video", "audio") for suffix in ("", "_url", "_data")
+    f"{kind}{suffix}"
+    for kind in ("image", "video", "audio")
+    for suffix in ("", "s", "_url", "_data")
 ) | {"file_url"}
+BYTES_FIELDS = frozenset({"image_data", "video_data", "audio_data"})
 SOURCE = "source"  # of an image in /v1/messages
-# Fields in which an engine looks for no media: tools, schemas, options.
+# Fields in which an engine looks for no media: tools, schemas, options, what is to be judged.
 NO_MEDIA_FIELDS = frozenset({"tools", "arguments", "response_format", "structured_outputs"})
 NO_MEDIA_FIELDS |= {"schema", "metadata", "chat_template_kwargs", "mm_processor_kwargs"}
-NO_MEDIA_FIELDS |= {"vllm_xargs"}
+NO_MEDIA_FIELDS |= {"vllm_xargs", "state", "questions"}
 WHAT = "Media"
 
 
@@ -49,6 +52,20 @@ class RequestMedia:
         Raises:
             InvalidInput: one cannot be fetched.
         """
+        by_url = await self.fetched()
+        value = json.loads(body)
+        for field in _url_fields(value):
+            if file := by_url.get(field.url):
+                content = base64.b64encode(file.content).decode()
+                field.replace(f"data:{file.content_type};base64,{content}")
+        return json.dumps(value, ensure_ascii=False).encode()
+
+    async def fetched(self) -> dict[str, FetchedFile]:
+        """Return the files by their URLs.
+
+        Raises:
+            InvalidInput: one cannot be fetched.
+        """
         async with SafeFetch(
             self.domains,
             max_bytes=MAX_MEDIA_BYTES,
@@ -61,13 +78,7 @@ class RequestMedia:
             finally:
                 for task in tasks:
                     task.cancel()
-        by_url = dict(zip(self.urls, files, strict=True))
-        value = json.loads(body)
-        for field in _url_fields(value):
-            if file := by_url.get(field.url):
-                content = base64.b64encode(file.content).decode()
-                field.replace(f"data:{file.content_type};base64,{content}")
-        return json.dumps(value, ensure_ascii=False).encode()
+        return dict(zip(self.urls, files, strict=True))
 
 
 def find_media(body: Any, domains: Collection[str]) -> RequestMedia | None:
@@ -80,22 +91,40 @@ def find_media(body: Any, domains: Collection[str]) -> RequestMedia | None:
     Raises:
         InvalidInput: it is not an http or https URL, or not on an allowed domain.
     """
-    urls = tuple(dict.fromkeys(field.url for field in _url_fields(body)))
-    if not urls:
-        return None
+    urls = dict.fromkeys(field.url for field in _url_fields(body))
+    return media_at(urls, domains) if urls else None
+
+
+def media_at(urls: Collection[str], domains: Collection[str]) -> RequestMedia:
+    """Return the media at some URLs.
+
+    Raises:
+        InvalidInput: one is not an http or https URL, or not on an allowed domain.
+    """
     for url in urls:
         if BARE_BASE64.match(url):
             raise InvalidInput("Media bytes must be a data URI: data:image/png;base64,….")
         allowed_url(url, domains, what=WHAT)
     if len(urls) > MAX_URLS:
         raise InvalidInput(f"A request may name at most {MAX_URLS} media URLs, got {len(urls)}.")
-    return RequestMedia(urls, frozenset(domains))
+    return RequestMedia(tuple(urls), frozenset(domains))
+
+
+def mark_bytes(body: Any) -> None:
+    """Make data URIs of the plain base64 in the fields of SGLang's own input, which may have it.
+
+    For SGLang, such a text may also be a path.
+    """
+    for field in _url_fields(body):
+        if field.name in BYTES_FIELDS and BARE_BASE64.match(field.url):
+            field.replace(f"data:application/octet-stream;base64,{field.url}")
 
 
 @dataclass(frozen=True)
 class _UrlField:
     """Where a URL stands in a body."""
 
+    name: str
     url: str
     replace: Callable[[str], None]
 
@@ -126,6 +155,7 @@ def _has_no_media(block: dict[str, Any], name: str) -> bool:
 
 def _urls_in(holder: Any, key: str | int) -> Iterator[_UrlField]:
     """Yield what an engine would fetch, or open, under a key: one text, or nested lists of them."""
+    name = str(key)
     pending = [(holder, key)]
     while pending:
         holder, key = pending.pop()
@@ -135,7 +165,7 @@ def _urls_in(holder: Any, key: str | int) -> Iterator[_UrlField]:
         elif isinstance(value, dict):
             pending += [(value, "url")] if "url" in value else []
         elif isinstance(value, str) and not value.startswith("data:"):
-            yield _UrlField(value, _setter(holder, key))
+            yield _UrlField(name, value, _setter(holder, key))
 
 
 def _setter(holder: Any, key: str | int) -> Callable[[str], None]:

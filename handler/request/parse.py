@@ -1,48 +1,33 @@
 """A job's input, or an HTTP call, turned into one request to the engine's app.
 
-Three input shapes are a single request (a fourth, `batch`, is many: `handler/serve/batch`):
+Input shapes that are a single request (another, `batch`, is many: `handler/serve/batch`):
 
     {"openai_route": "/v1/…", "openai_input": {…}}         what the platform's OpenAI route sends
-    {"route": "…", "body": {…}, "method": "GET|POST"}      any allowed route
-    {"prompt" | "messages": …, "sampling_params": {…}, …}  the worker's native input
+    {"openai_input": {…}}                                  a chat, or with a prompt a completion
+    {"route": "/v1/…", "body": {…}, "method": "GET|POST"}  any allowed route
+    {"prompt" | "messages" | …: …, …}                      native input, see `native`
 
-Routes are allowed, not forwarded: the engine's app also has administrative ones. The engine knows
-which fields a body may have; only the native input translates a few.
+A key that is null is absent. Routes are allowed, not forwarded: the engine's app also has
+administrative ones. What becomes of a body's fields: `repairs` and `fields`.
 """
 
-import base64
-import difflib
-import json
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
-import orjson
-
 from handler.engine.interface import EngineRequest
 from handler.engine.usage import include_usage
-from handler.errors import (
-    InputTooLarge,
-    InvalidInput,
-    MethodNotAllowed,
-    UnknownModel,
-    UnknownRoute,
-)
-from handler.request.media import find_media
-from handler.request.routes import GET, MULTIPART, NAMES, POST, route_name
+from handler.errors import InvalidInput, MethodNotAllowed, UnknownModel
+from handler.request.body import encode_body, http_fields
+from handler.request.fields import FieldTranslator
+from handler.request.json_text import check_nesting, json_type, shown
+from handler.request.native import MAX_TOKENS, is_native, native_request
+from handler.request.repairs import repair, unfolded, without_nulls
+from handler.request.restrictions import check_job, check_plugin, has_own_input, own_input
+from handler.request.routes import FORMS, POST, Route, find_route
 
-HTTP_JOB_ROUTES = "/run, /runsync, /status/ID, /stream/ID, /cancel/ID"
-MAX_BODY_BYTES = 30_000_000  # the platform's limit on its load-balancing endpoints
-
-# Fields that other workers' native inputs had → what to do instead.
-REMOVED_FIELDS = {
-    "use_openai_format": "the output always has the OpenAI format",
-    "batch_size": "the worker paces streams",
-    "min_batch_size": "the worker paces streams",
-    "max_batch_size": "the worker paces streams",
-    "batch_size_growth_factor": "the worker paces streams",
-}
+ROUTE_FIELDS = ("route", "body", "method")
 
 
 @dataclass(frozen=True)
@@ -69,6 +54,7 @@ class RequestParser:
         request_fields: for each POST path the field names that its body may carry.
         adapter_routes: the paths on which a LoRA adapter may be chosen, None for all.
         media_domains: where media may be fetched from; empty for anywhere public.
+        context_tokens: of the model, None if not known.
         aliases: further names of the model.
     """
 
@@ -79,14 +65,17 @@ class RequestParser:
         request_fields: Mapping[str, frozenset[str]],
         adapter_routes: frozenset[str] | None = None,
         media_domains: frozenset[str] = frozenset(),
+        context_tokens: int | None = None,
         aliases: Sequence[str] = (),
     ) -> None:
         self._models = models
         self._default_model = models[0]
         self._repository = repository
         self._request_fields = request_fields
+        self._fields = FieldTranslator(request_fields)
         self._adapter_routes = adapter_routes
         self._media_domains = media_domains
+        self._context_tokens = context_tokens
         self._aliases = aliases
 
     def parse_job(self, job: Mapping[str, Any]) -> ParsedJob:
@@ -115,45 +104,53 @@ class RequestParser:
         Raises:
             RequestError: what is wrong and what would be right.
         """
-        name = route_name(path)
-        if name not in POST and name not in GET:
-            raise UnknownRoute(f"There is no route {path!r}. Routes: {NAMES}; {HTTP_JOB_ROUTES}.")
-        allowed = "GET" if name in GET else "POST"
-        if method != allowed:
-            raise MethodNotAllowed(path, method, allowed)
+        route = find_route(path, self._request_fields, in_job=False)
+        if method != route.method:
+            raise MethodNotAllowed(path, method, route.method)
         if method == "GET":
-            return EngineRequest("GET", GET[name], query=query, request_id=request_id)
-        if POST[name] in MULTIPART and content_type.startswith("multipart/form-data"):
-            return EngineRequest("POST", POST[name], body, content_type, query, request_id)
-        try:
-            value = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
-        if not isinstance(value, dict):
-            raise InvalidInput(f"The body must be a JSON object, got {json_type(value)}.", "body")
-        return self._post(request_id, POST[name], value, query)
+            return self._get(request_id, route, query)
+        if not route.has_body:
+            return EngineRequest("POST", route.path, query=query, request_id=request_id)
+        value = http_fields(route.path, body, content_type)
+        return self._post(request_id, route.path, value, query)
 
     def _job(self, job_id: str, data: object) -> ParsedJob:
         if not isinstance(data, dict):
             raise InvalidInput(f"input must be a JSON object, got {json_type(data)}.", "input")
-        if "openai_route" in data:
-            request = self._routed(job_id, data["openai_route"], data.get("openai_input"), None)
-        elif "route" in data:
-            for name in data:
-                if name not in ("route", "body", "method"):
+        given = without_nulls(data)
+        if "openai_route" in given or given.get("openai_input"):
+            return ParsedJob(job_id, self._openai(job_id, given))
+        given.pop("openai_input", None)  # it is empty
+        if "route" in given:
+            for name in given:
+                if name not in ROUTE_FIELDS:
                     raise InvalidInput(
                         f"{name!r} is not allowed beside route; give route, body, method.", name
                     )
-            request = self._routed(job_id, data["route"], data.get("body"), data.get("method"))
-        elif "prompt" in data or "messages" in data:
-            return ParsedJob(job_id, self._native(job_id, data), native=True)
-        else:
-            raise InvalidInput(
-                "input needs openai_route with openai_input, route with body, prompt, messages, "
-                "or batch.",
-                "input",
-            )
-        return ParsedJob(job_id, request)
+            request = self._routed(job_id, *(given.get(name) for name in ROUTE_FIELDS))
+            return ParsedJob(job_id, request)
+        if is_native(given):
+            return ParsedJob(job_id, self._native(job_id, given), native=True)
+        raise InvalidInput(
+            "input needs openai_route with openai_input, route with body, prompt, messages, or "
+            "batch.",
+            "input",
+        )
+
+    def _openai(self, job_id: str, data: dict[str, Any]) -> EngineRequest:
+        """Parse what the platform sends; without a route, as other workers do."""
+        body = data.pop("openai_input", None)
+        route = data.pop("openai_route", None)
+        if route is None:
+            names = without_nulls(body) if isinstance(body, dict) else {}
+            is_completion = "prompt" in names and "messages" not in names
+            route = POST["completions" if is_completion else "chat/completions"]
+        request = self._routed(job_id, route, body, None)
+        for name in data:
+            if name in self._fields.known(request.path):
+                raise InvalidInput(f"{name!r} belongs into openai_input, not beside it.", name)
+            self._fields.log_once(name, "%r beside openai_input is ignored", name[:60])
+        return request
 
     def _routed(self, job_id: str, route: object, body: object, method: object) -> EngineRequest:
         if not isinstance(route, str):
@@ -161,71 +158,60 @@ class RequestParser:
         if body is not None and not isinstance(body, dict):
             raise InvalidInput(f"The body must be a JSON object, got {json_type(body)}.", "body")
         name, _, query = route.partition("?")
-        name = route_name(name)
-        verb = str(method).upper() if method else ("POST" if body else "GET")
-        if name not in POST and name not in GET:
-            raise UnknownRoute(f"There is no route {route!r}. Routes: {NAMES}.", "route")
-        if verb not in ("GET", "POST"):
-            raise InvalidInput(f"method must be GET or POST, got {method!r}.", "method")
-        if name in GET:
+        found = find_route(name, self._request_fields, in_job=True)
+        verb = method.upper() if method and isinstance(method, str) else "POST" if body else "GET"
+        if verb not in ("GET", "POST") or not isinstance(method, str | None):
+            raise InvalidInput(f"method must be GET or POST, got {shown(method)}.", "method")
+        if found.method == "GET":
             if verb != "GET":
-                raise InvalidInput(f"{GET[name]} is a GET route and takes no body.", "route")
-            return EngineRequest("GET", GET[name], query=_encodable(query), request_id=job_id)
+                raise InvalidInput(f"{found.path} is a GET route and takes no body.", "route")
+            return self._get(job_id, found, _encodable(query))
         if verb != "POST":
-            raise InvalidInput(f"{POST[name]} is a POST route and needs a body.", "body")
-        return self._post(job_id, POST[name], dict(body or {}), query)
+            raise InvalidInput(f"{found.path} is a POST route and needs a body.", "body")
+        check_job(found.path, unfolded(body or {}))
+        return self._post(job_id, found.path, dict(body or {}), query)
 
     def _native(self, job_id: str, data: Mapping[str, Any]) -> EngineRequest:
-        body = dict(data)
-        sampling = body.pop("sampling_params", None) or {}
-        if not isinstance(sampling, dict):
-            raise InvalidInput(
-                f"sampling_params must be a JSON object, got {json_type(sampling)}.",
-                "sampling_params",
-            )
-        apply_template = body.pop("apply_chat_template", None)
-        if "prompt" in body and "messages" in body:
-            raise InvalidInput("Give prompt or messages, not both.", "prompt")
-        if "messages" in body and apply_template is False:
-            raise InvalidInput(
-                "messages always go through the chat template; give prompt to go without it.",
-                "apply_chat_template",
-            )
-        if "prompt" in body and apply_template:
-            body["messages"] = [{"role": "user", "content": body.pop("prompt")}]
-        is_chat = "messages" in body
-        body = {**(_chat_sampling(sampling) if is_chat else sampling), **body}
-        path = POST["chat/completions" if is_chat else "completions"]
-        self._refuse_unknown_fields(path, body)
-        if body.get("stream"):
-            body.setdefault("stream_options", {"include_usage": True})
-        return self._post(job_id, path, body, "")
+        path, body = native_request(data)
+        return self._post(job_id, path, body, "", native=True)
 
-    def _post(self, job_id: str, path: str, body: dict[str, Any], query: str) -> EngineRequest:
+    def _get(self, request_id: str, route: Route, query: str) -> EngineRequest:
+        part = None
+        if route.model is not None:
+            names = (route.model, self._model(route.model, None))
+            part = functools.partial(_model_card, names)
+        return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
+
+    def _post(
+        self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False
+    ) -> EngineRequest:
+        check_nesting(body)
+        is_own = has_own_input(path, self._request_fields)
+        if path not in FORMS and not is_own:
+            body = unfolded(body)
+            self._fields.translate(path, body, native=native)
+            repair(path, body, self._fields.log_once)
+            check_plugin(path, body)
+        if native and path == POST["completions"]:
+            self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)
         hide_usage = include_usage(path, body)
-        if path in MULTIPART:
-            content, content_type = _multipart(body)
-        else:
-            content, content_type = _json(body), "application/json"
-        if len(content) > MAX_BODY_BYTES:
-            raise InputTooLarge(
-                f"The body has {len(content)} bytes; the limit is {MAX_BODY_BYTES}.", "body"
-            )
-        media = find_media(body, self._media_domains)
+        if is_own:
+            body = own_input(path, body, self._models)
+        encoded = encode_body(path, body, self._media_domains)
         return EngineRequest(
             method="POST",
             path=path,
-            body=content,
-            content_type=content_type,
+            body=encoded.content,
+            content_type=encoded.content_type,
             query=_encodable(query),
             request_id=job_id,
             hide_usage=hide_usage,
-            prepare_body=media.inline_into if media else None,
+            prepare_body=encoded.prepare,
         )
 
-    def _model(self, name: object, path: str) -> object:
-        """Return the served name; the engine judges what is not a string."""
+    def _model(self, name: object, path: str | None) -> object:
+        """Return the served name, for a path or for none; the engine judges what is no string."""
         if name in (None, "", self._repository, *self._aliases):
             name = self._default_model
         if not isinstance(name, str):
@@ -234,69 +220,33 @@ class RequestParser:
             known = ", ".join(dict.fromkeys((*self._models, *self._aliases)))
             raise UnknownModel(f"The model `{name}` does not exist. Models: {known}.", "model")
         routes = self._adapter_routes
-        if name != self._default_model and routes is not None and path not in routes:
+        if name != self._default_model and routes is not None and path not in (None, *routes):
             raise InvalidInput(
                 f"{path} takes no LoRA adapter with this engine; {', '.join(sorted(routes))} do.",
                 "model",
             )
         return name
 
-    def _refuse_unknown_fields(self, path: str, body: Mapping[str, Any]) -> None:
-        """Refuse a field of the native input that the engine would ignore."""
-        known = self._request_fields.get(path)
-        if known is None:
+    def _fill_context(self, body: dict[str, Any]) -> None:
+        """Let a completion go on to the end of the context; the engine's default is 16 tokens."""
+        if MAX_TOKENS in body or not self._context_tokens:
             return
-        for name in body:
-            if name in known:
-                continue
-            near = difflib.get_close_matches(name, known, n=1)
-            if name in REMOVED_FIELDS:
-                advice = f": {REMOVED_FIELDS[name]}; leave it out."
-            else:
-                advice = f": did you mean {near[0]!r}?" if near else "."
-            raise InvalidInput(f"The engine has no field {name!r} on {path}{advice}", name)
+        body[MAX_TOKENS] = self._context_tokens
+        self._fields.log_once(
+            MAX_TOKENS,
+            "a prompt without max_tokens may go on to the end of the context of %d tokens",
+            self._context_tokens,
+        )
 
 
-def json_type(value: object) -> str:
-    """Return what a decoded JSON value is, with its article."""
-    if isinstance(value, dict):
-        return "an object"
-    names = {type(None): "null", str: "a string", list: "a list", bool: "a boolean"}
-    return names.get(type(value), "a number")
-
-
-def _chat_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate the one field that sampling parameters and chat requests spell differently."""
-    translated = dict(sampling)
-    logprobs = translated.get("logprobs")
-    if isinstance(logprobs, int) and not isinstance(logprobs, bool):
-        translated |= {"logprobs": True, "top_logprobs": logprobs}
-    return translated
-
-
-def _json(body: Mapping[str, Any]) -> bytes:
-    try:
-        return json.dumps(body, ensure_ascii=False).encode()
-    except RecursionError as error:
-        raise InvalidInput("The body is nested too deeply.", "body") from error
+def _model_card(names: Sequence[object], listing: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of the first of `names` that is in the list, as `models/ID` answers."""
+    cards = {card["id"]: card for card in listing["data"]}
+    found = (cards[name] for name in names if name in cards)
+    return next(found, {"id": names[0], "object": "model"})
 
 
 def _encodable(text: str) -> str:
     """Return the text, or raise UnicodeEncodeError if it cannot be sent."""
     text.encode()
     return text
-
-
-def _multipart(body: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Encode a body as a form; its `file` is base64, with or without the head of a data URI."""
-    fields = dict(body)
-    text = fields.pop("file", None)
-    if not isinstance(text, str):
-        raise InvalidInput("file must be the audio file in base64.", "file")
-    try:
-        content = base64.b64decode(text.rpartition(",")[2], validate=True)
-    except ValueError as error:
-        raise InvalidInput(f"file is not base64: {error}.", "file") from error
-    data = {name: v if isinstance(v, str) else json.dumps(v) for name, v in fields.items()}
-    request = httpx.Request("POST", "http://worker", data=data, files={"file": content})
-    return request.read(), request.headers["content-type"]

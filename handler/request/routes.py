@@ -1,16 +1,39 @@
-"""The engine's routes that callers may use, by their names without a prefix."""
+"""Which of the engines' routes callers may use: allowed one by one, not forwarded.
 
+Every route of both engines is in one of the tables here; tests/contract says so, and fails when a
+new version of an engine brings another one.
+"""
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+from handler.errors import UnknownRoute
+
+# By their names without a prefix.
 POST = {
     "chat/completions": "/v1/chat/completions",
+    "chat/completions/batch": "/v1/chat/completions/batch",
     "completions": "/v1/completions",
     "responses": "/v1/responses",
     "messages": "/v1/messages",
     "messages/count_tokens": "/v1/messages/count_tokens",
+    "generate": "/generate",
     "embeddings": "/v1/embeddings",
+    "v2/embed": "/v2/embed",
+    "encode": "/encode",
+    "pooling": "/pooling",
     "rerank": "/v1/rerank",
+    "v2/rerank": "/v1/rerank",
     "score": "/v1/score",
+    "generative_scoring": "/generative_scoring",
+    "decisions": "/v1/decisions",
+    "systemone": "/v1/systemone",
     "classify": "/classify",
     "audio/transcriptions": "/v1/audio/transcriptions",
+    "audio/translations": "/v1/audio/translations",
     "tokenize": "/tokenize",
     "detokenize": "/detokenize",
 }
@@ -20,13 +43,140 @@ GET = {
     "version": "/version",
     "metrics": "/metrics",
 }
-MULTIPART = {"/v1/audio/transcriptions"}
-NAMES = ", ".join([*POST, *GET])
+# Paths whose meaning differs from that of the same name above, in an engine that has both.
+OTHER_MEANINGS = {"v1/classify": "/v1/classify"}
+FORMS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+NAMES = ", ".join([*POST, *GET, "models/ID"])
+HTTP_NAMES = (
+    f"{NAMES}, responses/ID, responses/ID/cancel; "
+    "/run, /runsync, /status/ID, /stream/ID, /cancel/ID"
+)
+
+MODEL = re.compile(r"models/(.+)")
+RESPONSE = re.compile(r"responses/\w[\w.-]*(/cancel)?", re.ASCII)
+
+ADMINISTRATION = "it changes the engine for every caller"
+INSPECTION = "it shows how this machine and its engine are set up; see models, version, metrics"
+STATE = "it keeps state in one worker, and the next request may reach another"
+SPLIT_ENGINE = "it is for an engine whose parts run on several machines"
+OTHER_PLATFORM = "it is the envelope of another platform; call the route itself, such as {chat}"
+OLLAMA = "it speaks Ollama's protocol, whose streams are no server-sent events; use {chat}"
+TEXT_TOOL = "{chat} does this with the model's answer"
+DOCUMENTATION = "it documents routes that callers cannot reach"
+RESPONSES_OF_A_WORKER = (
+    "a response is kept by the worker that made it, and a job may reach any worker; call it over "
+    "HTTP, on the worker that answered"
+)
+
+# By their paths, why they are not for callers.
+REFUSED = {
+    path: reason.format(chat="/v1/chat/completions")
+    for reason, paths in {
+        ADMINISTRATION: (
+            # vLLM
+            "/abort_requests /collective_rpc /fault_tolerance/apply /finish_weight_update "
+            "/init_weight_transfer_engine /pause /release_kv_cache_memory /reset_encoder_cache "
+            "/reset_mm_cache /reset_prefix_cache /resume /scale_elastic_ep "
+            "/shutdown_weight_transfer_engine /sleep /start_draft_weight_update /start_profile "
+            "/start_weight_update /stop_profile /update_weight_version /update_weights "
+            "/v1/load_lora_adapter /v1/unload_lora_adapter /wake_up /weight_checker "
+            # SGLang
+            "/abort_request /add_external_corpus /begin_weight_update /configure_logging "
+            "/continue_generation /destroy_weights_update_group "
+            "/dump_expert_distribution_record /end_weight_update /flush_cache /freeze_gc "
+            "/hicache/storage-backend /hicache/storage-backend/clear "
+            "/init_weights_send_group_for_remote_instance /init_weights_update_group "
+            "/load_lora_adapter /load_lora_adapter_from_tensors /pause_generation "
+            "/pd_role_switch /release_memory_occupation /remove_external_corpus "
+            "/register_transfer_engine_info /resume_memory_occupation "
+            "/send_weights_to_remote_instance /set_internal_state /set_trace_level /slow_down "
+            "/start_expert_distribution_record /stop_expert_distribution_record "
+            "/unload_lora_adapter /update_weights_from_disk /update_weights_from_distributed "
+            "/update_weights_from_ipc /update_weights_from_tensor /weights_checker"
+        ),
+        INSPECTION: (
+            "/fault_tolerance/status /get_world_size /is_paused /is_scaling_elastic_ep "
+            "/is_sleeping /kv_event_sources /load /ready /readyz /server_info /tokenizer_info "
+            "/weight_info /get_hicache_l3_cache_layout /get_model_info "
+            "/get_remote_instance_transfer_engine_info /get_server_info "
+            "/get_transfer_engine_info /get_weights_by_name /dumper /health_generate "
+            "/list_external_corpora /model_info /remote_instance_transfer_engine_info /v1/loads "
+            "/ping"
+        ),
+        STATE: "/open_session /close_session",
+        SPLIT_ENGINE: (
+            "/inference/v1/abort_requests /inference/v1/generate /v1/chat/completions/render "
+            "/v1/chat/completions/derender /v1/completions/render /v1/completions/derender "
+            "/v1/messages/render /v1/responses/render /cohere/v2/chat/render"
+        ),
+        OTHER_PLATFORM: "/invocations /vertex_generate /cohere/v2/chat",
+        OLLAMA: "/api/chat /api/generate /api/show /api/tags",
+        TEXT_TOOL: "/parse_function_call /separate_reasoning",
+        DOCUMENTATION: "/docs /openapi.json /redoc /static",
+        "it needs a WebSocket, which no front end of this worker has": "/v1/realtime",
+    }.items()
+    for path in paths.split()
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route of the engine's app.
+
+    Attributes:
+        path: the engine's.
+        model: the one entry of the list of models that is asked for, None for all.
+        has_body: whether a POST has one.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    model: str | None = None
+    has_body: bool = True
+
+
+def find_route(path: str, engine_paths: Container[str] = (), *, in_job: bool) -> Route:
+    """Return the route for a path, with whatever prefix it is spelled.
+
+    Args:
+        path: without a query.
+        engine_paths: that the engine has.
+        in_job: whether a job or a batch line names it, not a call over HTTP.
+
+    Raises:
+        UnknownRoute: there is none, or callers may not use it; the text says why.
+    """
+    name = route_name(path)
+    other = OTHER_MEANINGS.get(_without_slashes(path))
+    if other is not None and other in engine_paths:
+        return Route("POST", other)
+    if name in POST:
+        return Route("POST", POST[name])
+    if name in GET:
+        return Route("GET", GET[name])
+    if found := MODEL.fullmatch(name):
+        return Route("GET", GET["models"], unquote(found[1]) if in_job else found[1])
+    reason = _refusal(path)
+    if reason is None and (found := RESPONSE.fullmatch(name)):
+        if not in_job:
+            return Route("POST" if found[1] else "GET", f"/v1/{name}", has_body=False)
+        reason = RESPONSES_OF_A_WORKER
+    if reason is not None:
+        raise UnknownRoute(f"{path} is not for callers: {reason}.", "route" if in_job else None)
+    names = NAMES if in_job else HTTP_NAMES
+    raise UnknownRoute(f"There is no route {path!r}. Routes: {names}.", "route" if in_job else None)
+
+
+def route_label(path: str) -> str:
+    """Return an engine's path for the metrics: the same for every id in it."""
+    if found := RESPONSE.fullmatch(route_name(path)):
+        return f"/v1/responses/ID{found[1] or ''}"
+    return path
 
 
 def route_name(path: str) -> str:
     """Return the name of a path in the tables above, with whatever prefix it is spelled."""
-    return path.strip("/").removeprefix("openai/").removeprefix("v1/")
+    return _without_slashes(path).removeprefix("v1/")
 
 
 def is_anthropic(path: str) -> bool:
@@ -38,8 +188,29 @@ def path_of_input(data: object) -> str | None:
     """Return the engine's path for a job's input, None if it names none."""
     if not isinstance(data, dict):
         return None
+    given = {name for name, value in data.items() if value is not None}
     route = data.get("openai_route") or data.get("route")
-    if route is None and not data.keys().isdisjoint(("messages", "prompt")):
-        route = "chat/completions" if "messages" in data else "completions"
-    name = route_name(route.partition("?")[0]) if isinstance(route, str) else ""
-    return POST.get(name) or GET.get(name)
+    if route is None and given & {"messages", "openai_input"}:
+        route = "chat/completions"
+    elif route is None and given & {"prompt", "text", "input_ids"}:
+        route = "completions"
+    if not isinstance(route, str):
+        return None
+    try:
+        return find_route(route.partition("?")[0], in_job=True).path
+    except UnknownRoute:
+        return None
+
+
+def _without_slashes(path: str) -> str:
+    return path.strip("/").removeprefix("openai/")
+
+
+def _refusal(path: str) -> str | None:
+    """Return why callers may not use a path of an engine, or one below it; None for others."""
+    plain = _without_slashes(path)
+    while plain:
+        if reason := REFUSED.get(f"/{plain}") or REFUSED.get(f"/v1/{plain}"):
+            return reason
+        plain = plain.rpartition("/")[0]
+    return None

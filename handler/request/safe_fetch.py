@@ -1,5 +1,8 @@
 """HTTP to the public internet only, never to what only this machine or its network reaches.
 
+An IP address must be written in full. The C library also reads `127.1` and `0x7f000001` as one, and
+whether a client asks the resolver about those depends on its version.
+
 A name is resolved once, and the connection goes to the address that was checked: a name server that
 answers differently a moment later changes nothing. Redirects are followed one by one, each checked
 like the first URL. No proxy is used and no cookie kept. Errors show neither query nor user of a
@@ -17,6 +20,7 @@ from typing import Any
 
 from yarl import URL
 
+from handler import PRODUCT
 from handler.errors import InvalidInput, UrlNotFound
 
 MAX_REDIRECTS = 3
@@ -27,6 +31,8 @@ NOT_FOUND_STATUSES = frozenset({404, 410})
 WRITTEN_STATUSES = frozenset({200, 201, 204})
 MAX_SHOWN_CHARACTERS = 100
 USER_INFO = re.compile(r"(?<=:)//[^/\\]*@")  # a name and a password
+# A host whose last label is a number is an address for browsers and for the C library.
+NUMERIC_HOST = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?")
 AZURE_HOST = ".blob.core.windows.net"  # wants to be told what kind of object to make
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # IPv6 ranges that embed another address or are deprecated, and count as global in the library.
@@ -83,6 +89,7 @@ class SafeFetch:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),
+            headers={"user-agent": PRODUCT},  # some hosts refuse a library's
         )
         return self
 
@@ -192,10 +199,27 @@ def allowed_url(url: str, domains: Collection[str], *, what: str, param: str = "
     has_odd_characters = any(each.isspace() or each == "\\" or each < " " for each in url)
     if parsed.scheme not in ("http", "https") or not host or has_odd_characters:
         raise InvalidInput(f"{_shown(url)} must be an http or https URL.", param)
+    if not _is_plain_host(host):
+        raise InvalidInput(
+            f"{_shown(url)} must have a host name, or an IP address written in full.", param
+        )
     if domains and host not in domains and parsed.raw_host not in domains:
         names = ", ".join(sorted(domains))
         raise InvalidInput(f"{what} may come from {names}, not from {host!r}.", param)
     return parsed
+
+
+def _is_plain_host(host: str) -> bool:
+    """Whether everything that reads a host takes it for the same name, or the same address."""
+    if "%" in host:  # an escape, or the zone of an address on this machine's links
+        return False
+    if ":" not in host and not NUMERIC_HOST.fullmatch(host):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_public(address: str) -> bool:
@@ -203,11 +227,11 @@ def is_public(address: str) -> bool:
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
-            return parsed.ipv4_mapped.is_global
+            return is_public(str(parsed.ipv4_mapped))
         if any(parsed in network for network in SPECIAL_NETWORKS):
             return False
         if parsed in NAT64:
-            return ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF).is_global
+            return is_public(str(ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)))
     return parsed.is_global and not parsed.is_multicast
 
 

@@ -27,7 +27,8 @@ def load_job(text: str | None, path: Path = TEST_INPUT) -> dict[str, Any]:
     """
     source = "--test_input" if text is not None else str(path)
     try:
-        job = json.loads(path.read_text() if text is None else text)
+        # Windows' editors save with a byte-order mark, some of them as UTF-16.
+        job = json.loads(path.read_bytes() if text is None else text.removeprefix("\ufeff"))
     except OSError as error:
         raise InvalidSetting(f"{source} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
@@ -136,6 +137,9 @@ class LocalResult:
 
     def _add_object(self, data: dict[str, Any]) -> None:
         """Add a response, a chunk, or an event of a stream."""
+        if "meta_info" in data and "text" in data:  # of SGLang's own route: all so far
+            self.text, self.usage = str(data["text"]), data["meta_info"]
+            return
         inner = data.get("response") or data.get("message") or {}
         self.usage = data.get("usage") or inner.get("usage") or self.usage
         text = _generated_text(data)

@@ -215,7 +215,9 @@ class Worker:
         value: Output = await response.value()
         if job.request.path == GET["metrics"] and self._monitor and isinstance(value, str):
             return self._monitor.with_worker_metrics(value)
-        return value or {"status": "ok"}
+        if value == "" and job.request.path == GET["health"]:
+            return {"status": "ok"}
+        return value
 
     # ---- a batch ----
 

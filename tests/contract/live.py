@@ -25,6 +25,7 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.environ import load_settings
 from handler.model.resolve import resolve_model
+from tests.support.engine_fields import ENGINE_FIELDS
 from tests.support.environment import NAME, ROOT, START_SECONDS, VARIANT, worker_environment
 
 ADAPTERS = {"vllm": VllmAdapter, "sglang": SglangAdapter}
@@ -58,7 +59,10 @@ def main(engine):
             "models": running.models,
             "alive": running.alive(),
             "generates": running.generates,
-            "chat_fields": sorted(running.request_fields["/v1/chat/completions"]),
+            "paths": sorted(paths_of(running.app)),
+            "fields": {
+                path: sorted(running.request_fields[path]) for path in ENGINE_FIELDS[engine]
+            },
             "internals": INTERNALS[engine](running.app),
         }
         seen |= asyncio.run(
@@ -67,6 +71,15 @@ def main(engine):
     seen["processes_left"] = [p.name() for p in psutil.Process().children(recursive=True)]
     seen["warnings"] = warnings.lines
     print("\n" + json.dumps(seen))
+
+
+def paths_of(app):
+    """Return the paths of an app, of its routers and of what is mounted on it."""
+    for route in app.routes:
+        if hasattr(route, "path"):
+            yield route.path
+        else:  # a router that was included
+            yield from paths_of(route.original_router)
 
 
 def handlers():

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
+from handler.errors import InvalidInput
+from handler.request.json_text import check_nesting
 from handler.serve.queue.sdk_patches import (
     SDK_LOG_LEVELS,
     SdkHooks,
@@ -58,6 +60,7 @@ def patched(monkeypatch):
         (rp_scale, "get_job"),
         (rp_scale, "get_stop_signals"),
         (rp_scale.JobScaler, "run_jobs"),
+        (rp_scale, "AsyncClientSession"),
         (rp_http, "_transmit"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is set back
@@ -113,6 +116,7 @@ def test_a_function_has_its_parameters(function, parameters):
     [
         (rp_scale.JobScaler.run, "self.run_jobs"),
         (rp_scale.JobScaler.run, "self.get_jobs"),
+        (rp_scale.JobScaler.run, "AsyncClientSession"),
         (rp_scale.JobScaler.run, "self.monitor_stop_signals"),
         (rp_scale.JobScaler.get_jobs, "self.jobs_fetcher"),
         (rp_scale.JobScaler.monitor_stop_signals, "self.stop_signals_fetcher"),
@@ -240,6 +244,35 @@ def test_the_sdk_looks_for_a_free_slot_once_a_second():
 
 def test_the_sdk_forgets_a_stop_of_a_job_that_has_not_started(scaler):
     assert asyncio.run(scaler.stop_job("taken, not started")) is False
+
+
+def test_the_sdk_loses_a_poll_with_a_job_that_is_nested_too_deeply(patched, monkeypatch):
+    """The jobs are taken, and no one knows their ids; with the worker's session they come."""
+    monkeypatch.setattr(rp_job, "_job_get_url", lambda _: "/")
+    deep = '{"id": "a", "input": {"prompt": ' + "[" * 5000 + "]" * 5000 + "}}"
+    body = f'[{deep}, {{"id": "b", "input": "]}}["}}]'.encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head.encode() + b"\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    async def take(make_session):
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            async with make_session(base_url=f"http://{host}:{port}") as session:
+                return await rp_job.get_job(session, 2)
+
+    with pytest.raises(RecursionError):
+        asyncio.run(take(http_client.AsyncClientSession))
+    patched()
+    jobs = asyncio.run(take(rp_scale.AsyncClientSession))
+    assert [job["id"] for job in jobs] == ["a", "b"]
+    assert jobs[1]["input"] == "]}["
+    with pytest.raises(InvalidInput, match="'prompt' is nested too deeply"):
+        check_nesting(jobs[0]["input"])
 
 
 def test_the_sdk_loses_a_chunk_when_its_connection_breaks():

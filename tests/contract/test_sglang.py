@@ -11,6 +11,8 @@ import inspect
 import json
 import os
 import signal
+import subprocess
+import sys
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -28,21 +30,28 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
+from handler.engine.removed_names import EVERYWHERE, REMOVED
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import (
     KERNELS,
     POSITIVE,
     REFUSED,
-    REMOVED,
     engine_flags,
     memory_demand,
+    worker_arguments,
 )
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.environ import load_settings
 from handler.errors import InvalidSetting
+from handler.model.harmony import FILE, VARIABLE
 from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
+from handler.request.parse import RequestParser
 from tests.contract import live
+from tests.contract.routes import is_decided
+from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
+from tests.support.engine_fields import ENGINE_FIELDS
+from tests.support.environment import clean_environment
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
 
@@ -76,6 +85,43 @@ def test_replaced_req_state():
     assert list(state.__dataclass_fields__)[:4] == ["out_list", "finished", "event", "obj"]
     make_state = found("managers.tokenizer_manager", "TokenizerManager._init_req_state")
     assert "ReqState" in make_state.__code__.co_names
+
+
+def test_replaced_streams_of_parsed_text():
+    """A parser still loses the second of two calls in one delta; of the rest nothing has moved."""
+    parser = found("function_call.function_call_parser", "FunctionCallParser")
+    calls = '<|python_tag|>{"name": "a", "parameters": {}}; {"name": "b", "parameters": {}}'
+    tools = [{"type": "function", "function": {"name": name}} for name in "ab"]
+    tools = [found("entrypoints.openai.protocol", "Tool")(**tool) for tool in tools]
+    _, streamed = parser(tools, "llama3").parse_stream_chunk(calls)
+    assert [call.name for call in streamed] == ["a"]
+    _, plain = parser(tools, "llama3").parse_non_stream(calls)
+    assert [call.name for call in plain] == ["a", "b"]
+
+    chat = "OpenAIServingChat._generate_chat_stream"
+    parameters = "self adapted_request request raw_request".split()
+    assert parameters_of("entrypoints.openai.serving_chat", chat) == parameters
+    content = set(parameters_of("entrypoints.openai.serving_chat", GENERATE_CONTENT))
+    assert {"content", "index", "choice_logprobs", "finish_reason_type"} <= content
+    streams = found("entrypoints.openai.serving_chat", chat).__code__.co_names
+    assert "_generate_stream_content" in streams
+    response = "OpenAIServingResponses._generate_with_builtin_tools"
+    parameters = "self request_id request_prompt adapted_request".split()
+    assert parameters_of("entrypoints.openai.serving_responses", response)[:4] == parameters
+    assert "last_output" in vars(found("entrypoints.context", "SimpleContext")())
+
+
+GENERATE_CONTENT = "OpenAIServingChat._generate_stream_content"
+
+
+def test_replaced_detokenizer_process():
+    """What is sent still goes back where an unfinished character follows another."""
+    manager = found("managers.detokenizer_manager", "DetokenizerManager")
+    decode = manager._decode_batch_token_id_output.__code__.co_names
+    assert {"DecodeStatus", "sent_offset", "find_printable_text"} <= set(decode)
+    printable = import_module("sglang.utils").find_printable_text
+    assert [printable(text) for text in ("東京\ufffd", "東京は\ufffd")] == ["東京", ""]
+    assert callable(found("entrypoints.engine", "Engine").run_detokenizer_process_func)
 
 
 def test_replaced_kill_process_tree():
@@ -115,6 +161,19 @@ def test_replaced_parse_model_parameter():
     assert parse(serving, "adapter") == ("adapter", None)
     assert parse(serving, "model:adapter") == ("model", "adapter")
     assert parse(serving, "s3://adapter") == ("s3", "//adapter")
+
+
+def test_replaced_build_sampling_params():
+    """Of a completion; a limit of None is the rest of the context, in the scheduler."""
+    module, name = "entrypoints.openai.serving_completions", "OpenAIServingCompletion"
+    build = f"{name}._build_sampling_params"
+    assert parameters_of(module, build) == ["self", "request"]
+    request = found("entrypoints.openai.protocol", "CompletionRequest")(prompt="a", max_tokens=5)
+    assert found(module, build)(None, request)["max_new_tokens"] == 5
+    serving = found(module, name)
+    assert "tokenizer_manager" in inspect.signature(serving.__init__).parameters
+    limit = found("managers.scheduler", "Scheduler.init_req_max_new_tokens").__code__
+    assert {"max_new_tokens", "max_req_len"} <= set(limit.co_names)
 
 
 def test_replaced_handler_of_validation_errors():
@@ -171,6 +230,24 @@ def test_read_tokenizer_manager():
     assert parameters_of("lora.lora_registry", "LoRARef") == adapter
 
 
+BODIES = {
+    CHAT: "openai.protocol.ChatCompletionRequest",
+    COMPLETIONS: "openai.protocol.CompletionRequest",
+    RESPONSES: "openai.protocol.ResponsesRequest",
+    MESSAGES: "anthropic.protocol.AnthropicMessagesRequest",
+}
+
+
+@pytest.mark.parametrize("client", CLIENT_BODIES)
+def test_a_clients_body_is_valid(client):
+    """As the worker hands it on."""
+    path, body = CLIENT_BODIES[client]
+    parser = RequestParser(("served",), "org/served", ENGINE_FIELDS["sglang"])
+    job = parser.parse_job({"id": "j", "input": {"openai_route": path, "openai_input": body}})
+    module, _, name = f"entrypoints.{BODIES[path]}".rpartition(".")
+    found(module, name).model_validate(json.loads(job.request.body))
+
+
 def test_the_exported_environment_is_read_by_sglang():
     from sglang.srt.environ import envs
 
@@ -187,7 +264,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert (REFUSED | POSITIVE) - {action.dest for action in flags._parser._actions} == set()
-    assert REMOVED.keys() & flags.names == set()
+    assert {*EVERYWHERE, *REMOVED["sglang"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):
@@ -220,7 +297,6 @@ def test_vllms_names_set_sglangs_flags(flags):
     """An environment that was made for vLLM serves SGLang; the values are converted."""
     environ = {
         "DTYPE": "bf16",
-        "LIMIT_MM_PER_PROMPT": "image=2",
         "MAX_MODEL_LEN": "1000",
         "MAX_NUM_SEQS": "7",
         "MAX_NUM_BATCHED_TOKENS": "512",
@@ -234,6 +310,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "ENFORCE_EAGER": "true",
         "SEED": "5",
         "HF_OVERRIDES": '{"a": 1}',
+        "LIMIT_MM_PER_PROMPT": '{"image": 2}',
         "RUNNER": "pooling",
         "ENABLE_AUTO_TOOL_CHOICE": "true",
         "TOOL_CALL_PARSER": "llama3_json",
@@ -246,7 +323,6 @@ def test_vllms_names_set_sglangs_flags(flags):
     parsed = vars(flags.parse(["--model-path=m", *flags.from_aliases("sglang", environ)]))
     expected = {
         "dtype": "bfloat16",
-        "limit_mm_data_per_request": {"image": 2},
         "context_length": 1000,
         "max_running_requests": 7,
         "chunked_prefill_size": 512,
@@ -260,6 +336,7 @@ def test_vllms_names_set_sglangs_flags(flags):
         "disable_cuda_graph": True,
         "random_seed": 5,
         "json_model_override_args": '{"a": 1}',
+        "limit_mm_data_per_request": {"image": 2},
         "is_embedding": True,
         "tool_call_parser": "llama3",
         "reasoning_parser": "deepseek-r1",
@@ -326,6 +403,43 @@ def test_the_flags_become_a_memory_demand(flags, given, expected):
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["params.json", "consolidated.safetensors"], ["--model-config-parser=mistral"]),
+        (["config.json", "model.safetensors", "params.json", "consolidated.safetensors"], []),
+    ],
+    ids=["alone", "both"],
+)
+def test_mistrals_own_format_is_named_because_a_folder_has_no_name(
+    tmp_path, flags, files, expected
+):
+    """SGLang goes by the name of the repository."""
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    model = ResolvedModel(tmp_path, "org/m", None, "a local folder")
+    settings = load_settings({"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"})
+    arguments = worker_arguments(settings, model, flags, "INFO")
+    assert [each for each in arguments if "parser" in each] == expected
+    assert flags.parse(arguments).model_config_parser == ("mistral" if expected else "auto")
+
+
+def test_harmony_reads_the_vocabulary_from_the_folder_in_its_variable(tmp_path):
+    """Without the variable the package downloads it."""
+    code = (
+        "import openai_harmony as o\n"
+        "o.load_harmony_encoding(o.HarmonyEncodingName('HarmonyGptOss'))\n"
+    )
+    (tmp_path / FILE).write_text("no vocabulary")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(**{VARIABLE: str(tmp_path)}),
+        capture_output=True,
+        text=True,
+    )
+    assert "invalid tiktoken vocab file" in done.stderr
+
+
 def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
     """Its default would end the worker."""
     (tmp_path / "config.json").write_text("{}")
@@ -387,7 +501,7 @@ def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suff
         path.write_text(TEMPLATE, encoding="utf-8")
         value = str(path)
     adapter = SglangAdapter(
-        load_settings({"CUSTOM_CHAT_TEMPLATE": value, "SERVED_MODEL_NAME": "m"}), None, {}
+        load_settings({"CUSTOM_CHAT_TEMPLATE": value}), SimpleNamespace(name="m"), {}
     )
     adapter._args = SimpleNamespace(chat_template=value)
     adapter._check_chat_template()
@@ -402,7 +516,7 @@ def test_template_manager_reads_a_template_that_it_gets_as_a_file(tmp_path, suff
 
 def test_template_manager_knows_some_templates_by_name():
     adapter = SglangAdapter(
-        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml", "SERVED_MODEL_NAME": "m"}), None, {}
+        load_settings({"CUSTOM_CHAT_TEMPLATE": "chatml"}), SimpleNamespace(name="m"), {}
     )
     adapter._args = SimpleNamespace(chat_template="chatml")
     adapter._check_chat_template()
@@ -448,9 +562,16 @@ def test_running_model_list_has_no_path_and_all_names(seen):
     assert seen["roots"] == {name: name, "small": "small"}
 
 
+def test_running_each_route_is_allowed_or_refused_on_purpose(seen):
+    """Those of the app as it runs, too."""
+    assert [path for path in seen["paths"] if not is_decided(path)] == []
+    assert {"/v1/chat/completions", "/v1/models"} <= set(seen["paths"])
+
+
 def test_running_the_fields_of_a_route_are_found(seen):
-    """From the annotations of its FastAPI routes."""
-    assert {"messages", "temperature", "stream", "tools"} <= set(seen["chat_fields"])
+    """From the annotations of its FastAPI routes; the tables of `handler/request` know them."""
+    fields = ENGINE_FIELDS["sglang"]
+    assert seen["fields"] == {path: sorted(names) for path, names in fields.items()}
 
 
 def test_running_a_stream_that_is_left_is_aborted(seen):

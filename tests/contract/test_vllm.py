@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import re
 import sys
 from importlib import import_module
 from operator import attrgetter
@@ -28,8 +29,9 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
+from handler.engine.removed_names import EVERYWHERE, REMOVED
 from handler.engine.vllm.adapter import RANK_PROCESS
-from handler.engine.vllm.flags import REFUSED, REMOVED, cli_args, engine_flags
+from handler.engine.vllm.flags import REFUSED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
     CPU_ENVIRONMENT,
     CPU_KV_CACHE_ENVIRONMENT,
@@ -38,8 +40,12 @@ from handler.engine.vllm.platform import (
     STARTUP_PLAN,
 )
 from handler.model.quantization import method_matches
+from handler.request.parse import RequestParser
 from handler.setting_types import SpeculativeMethod
 from tests.contract import live
+from tests.contract.routes import is_decided
+from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
+from tests.support.engine_fields import ENGINE_FIELDS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
@@ -99,6 +105,24 @@ def test_called_functions_have_the_known_parameters(module, function, parameters
     assert parameters_of(module, function) == parameters.split()
 
 
+BODIES = {
+    CHAT: "openai.chat_completion.protocol.ChatCompletionRequest",
+    COMPLETIONS: "openai.completion.protocol.CompletionRequest",
+    RESPONSES: "openai.responses.protocol.ResponsesRequest",
+    MESSAGES: "anthropic.protocol.AnthropicMessagesRequest",
+}
+
+
+@pytest.mark.parametrize("client", CLIENT_BODIES)
+def test_a_clients_body_is_valid(client):
+    """As the worker hands it on."""
+    path, body = CLIENT_BODIES[client]
+    parser = RequestParser(("served",), "org/served", ENGINE_FIELDS["vllm"])
+    job = parser.parse_job({"id": "j", "input": {"openai_route": path, "openai_input": body}})
+    module, _, name = f"vllm.entrypoints.{BODIES[path]}".rpartition(".")
+    getattr(import_module(module), name).model_validate(json.loads(job.request.body))
+
+
 def test_errors_have_one_base():
     """What vLLM raises for a setting is a VLLMError, or one of Python's own."""
     from vllm.exceptions import VLLMError
@@ -140,6 +164,19 @@ def test_replaced_request_state_and_collector(function, parameters):
     assert parameters_of("v1.engine.output_processor", function) == parameters.split()
     assert "RequestOutputCollector" in AsyncLLM.add_request.__code__.co_names
     assert "RequestState" in OutputProcessor.add_request.__code__.co_names
+
+
+def test_replaced_get_parser():
+    """All routes that stream take their parser class from it, and call `parse_delta` only."""
+    from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+    from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+    from vllm.parser.abstract_parser import Parser
+
+    for serving in (OpenAIServingChat, OpenAIServingResponses):
+        assert "get_parser" in serving.__init__.__code__.co_names
+    assert list(inspect.signature(Parser.parse_delta).parameters) == (
+        "self delta_text delta_token_ids request prompt_token_ids finished".split()
+    )
 
 
 def test_replaced_get_mp_context():
@@ -234,6 +271,50 @@ def test_read_parser_managers_and_quantization_methods(parsers):
     assert callable(ReasoningParserManager.import_reasoning_parser)
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("update", "self new_token_ids stop_terminated"),
+        ("get_next_output_text", "self finished delta"),
+        ("num_output_tokens", "self"),
+    ],
+)
+def test_read_incremental_detokenizer(method, parameters):
+    """Nothing else of a state's detokenizer is called."""
+    from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer
+
+    assert parameters_of("v1.engine.detokenizer", f"BaseIncrementalDetokenizer.{method}") == (
+        parameters.split()
+    )
+    assert isinstance(BaseIncrementalDetokenizer.output_token_ids, property)
+    read = set(re.findall(r"\.detokenizer\.(\w+)", inspect.getsource(output_processor_module())))
+    assert read == {"update", "get_next_output_text", "num_output_tokens", "output_token_ids"}
+    source = inspect.getsource(BaseIncrementalDetokenizer.__init__)
+    assert "self.output_text = " in source
+    assert "self.stop_buffer_length = " in source
+
+
+def output_processor_module():
+    return import_module("vllm.v1.engine.output_processor")
+
+
+def test_read_delegating_parser():
+    """What says that text becomes content as it is."""
+    from vllm.parser.abstract_parser import DelegatingParser
+
+    parser = DelegatingParser(tokenizer=None)
+    assert (parser._stream_state.reasoning_ended, parser.tool_parser) == (False, None)
+    assert isinstance(parser._engine_based, bool)
+
+
+def test_read_delta_message():
+    """The fields that are merged."""
+    from vllm.entrypoints.generate.base.protocol import DeltaMessage, DeltaToolCall
+
+    assert list(DeltaMessage.model_fields) == ["role", "content", "reasoning", "tool_calls"]
+    assert list(DeltaToolCall.model_fields) == ["id", "type", "index", "function"]
+
+
 # The worker's name of a method → quantization_config. For ModelOpt and auto-round vLLM ignores the
 # user's name, and the worker refuses what contradicts the checkpoint.
 CHECKPOINTS = {
@@ -322,7 +403,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert REFUSED - {action.dest for action in flags._parser._actions} == set()
-    assert REMOVED.keys() & flags.names == set()
+    assert {*EVERYWHERE, *REMOVED["vllm"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):
@@ -376,7 +457,6 @@ def test_sglangs_names_set_vllms_flags(flags):
     """An environment that was made for worker-sglang serves vLLM; the values are converted."""
     environ = {
         "DTYPE": "bf16",
-        "LIMIT_MM_DATA_PER_REQUEST": "image=2",
         "CONTEXT_LENGTH": "1000",
         "MAX_RUNNING_REQUESTS": "7",
         "CHUNKED_PREFILL_SIZE": "512",
@@ -390,6 +470,7 @@ def test_sglangs_names_set_vllms_flags(flags):
         "DISABLE_CUDA_GRAPH": "true",
         "RANDOM_SEED": "5",
         "JSON_MODEL_OVERRIDE_ARGS": '{"a": 1}',
+        "LIMIT_MM_DATA_PER_REQUEST": '{"image": 2}',
         "IS_EMBEDDING": "true",
         "TOOL_CALL_PARSER": "llama3",
         "REASONING_PARSER": "deepseek-r1",
@@ -401,7 +482,6 @@ def test_sglangs_names_set_vllms_flags(flags):
     parsed = vars(flags.parse(["--model=m", *flags.from_aliases("vllm", environ)]))
     expected = {
         "dtype": "bfloat16",
-        "limit_mm_per_prompt": {"image": 2},
         "max_model_len": 1000,
         "max_num_seqs": 7,
         "max_num_batched_tokens": 512,
@@ -415,6 +495,7 @@ def test_sglangs_names_set_vllms_flags(flags):
         "enforce_eager": True,
         "seed": 5,
         "hf_overrides": {"a": 1},
+        "limit_mm_per_prompt": {"image": 2},
         "runner": "pooling",
         "tool_call_parser": "llama3_json",
         "reasoning_parser": "deepseek_r1",
@@ -481,9 +562,16 @@ def test_running_show_available_models_has_no_path(seen):
     assert seen["roots"] == {name: name, "small": "small"}
 
 
+def test_running_each_route_is_allowed_or_refused_on_purpose(seen):
+    """Those of the app as it runs, too."""
+    assert [path for path in seen["paths"] if not is_decided(path)] == []
+    assert {"/v1/chat/completions", "/v1/models"} <= set(seen["paths"])
+
+
 def test_running_the_fields_of_a_route_are_found(seen):
-    """From the annotations of its FastAPI routes."""
-    assert {"messages", "temperature", "stream", "tools"} <= set(seen["chat_fields"])
+    """From the annotations of its FastAPI routes; the tables of `handler/request` know them."""
+    fields = ENGINE_FIELDS["vllm"]
+    assert seen["fields"] == {path: sorted(names) for path, names in fields.items()}
 
 
 def test_running_a_stream_that_is_left_is_aborted(seen):

@@ -105,12 +105,16 @@ class Endpoint:
 
 @dataclass
 class QueueWorker:
-    """A worker with the unquantized model, its platform and the port of its metrics."""
+    """A worker with the unquantized model, its platform and the port of its metrics.
+
+    A stream of it is flushed every two seconds.
+    """
 
     platform: Platform
     process: "subprocess.Popen[bytes]"
     engine: str
     metrics_port: int
+    constrained = Endpoint.constrained
 
     def run(self, job_input, timeout_seconds=120):
         """Submit a job and return it when it is finished."""
@@ -206,13 +210,21 @@ def endpoint(request, tmp_path_factory):
 
 @pytest.fixture(scope="session", params=PYTHON)
 def queue_worker(request):
-    """One worker for each engine with the unquantized demo model and METRICS_PORT.
+    """One worker for each engine with the unquantized demo model, METRICS_PORT and tool calls.
 
     vLLM's has a KV cache of `KV_CACHE_BYTES`.
     """
     engine, port = request.param, free_port()
     cache = {"KV_CACHE_MEMORY_BYTES": str(KV_CACHE_BYTES)} if engine == "vllm" else {}
-    environment = worker_environment("bf16", engine, METRICS_PORT=str(port), **cache)
+    environment = worker_environment(
+        "bf16",
+        engine,
+        METRICS_PORT=str(port),
+        TOOL_CALL_PARSER="hermes",
+        ENABLE_AUTO_TOOL_CHOICE="true",
+        MAX_POSTS_PER_SECOND="0.5",
+        **cache,
+    )
     with (
         running_platform(ping_interval_seconds=1) as platform,
         running_worker(

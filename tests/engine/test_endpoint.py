@@ -256,6 +256,32 @@ def test_too_long_a_prompt(client, endpoint):
     assert caught.value.body["type"] == "BadRequestError"
 
 
+def test_one_model_of_the_list(client, endpoint):
+    """With which many clients test a connection; a name may hold slashes."""
+    listed = {card.id: card for card in client.models.list().data}
+    for name in (endpoint.model, "org/other"):
+        found = client.models.retrieve(name)
+        assert (found.id, found.root, found.parent) == (
+            name,
+            listed[name].root,
+            listed[name].parent,
+        )
+    with pytest.raises(openai.NotFoundError, match="The model `gpt/4` does not exist"):
+        client.models.retrieve("gpt/4")
+
+
+def test_a_response_that_nobody_has(client, endpoint):
+    """Found by the worker that made it only, so not in a job."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.responses.retrieve("resp_unknown")
+    message = caught.value.body["message"]
+    if endpoint.platform.openai_base_url.endswith("/openai/v1"):
+        assert message.startswith("/v1/responses/resp_unknown is not for callers: a response is")
+    else:
+        assert "resp_unknown" in message
+    assert caught.value.status_code == 404
+
+
 def test_an_unknown_model(client, endpoint):
     """404, and the names that would be right."""
     with pytest.raises(openai.NotFoundError) as caught:
@@ -270,7 +296,7 @@ def test_an_unknown_route(client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.images.generate(prompt="a llama", model="x")
     assert caught.value.body["message"].startswith(
-        "There is no route '/v1/images/generations'. Routes: chat/completions, completions,"
+        "There is no route '/v1/images/generations'. Routes: chat/completions, "
     )
 
 

@@ -52,12 +52,29 @@ RERANK = {"route": "rerank", "body": {"query": "Paris is a city.", "documents": 
 
 
 def test_vllm_embeds_reranks_and_scores(tmp_path):
-    """RUNNER=pooling: one model for the three; the query's own text is the most alike."""
+    """One model for the three; the query's own text is the most alike.
+
+    TASK=embed is worker-vllm's name for RUNNER=pooling and CONVERT=embed.
+    """
     score = {"route": "score", "body": {"text_1": TEXTS[0], "text_2": TEXTS}}
     chat = {"messages": [{"role": "user", "content": "Hi"}]}
-    embedded, reranked, scored, chatted = ask(
-        "vllm", tiny_llama(tmp_path / "m"), EMBED, RERANK, score, chat, RUNNER="pooling"
+    cohere = {"route": "/v2/rerank", "body": RERANK["body"]}
+    texts = {"texts": TEXTS, "embedding_types": ["float"]}
+    jobs = [EMBED, RERANK, score, chat, cohere, {"route": "/v2/embed", "body": texts}]
+    jobs += [
+        {"route": "/v2/embed", "body": {"images": ["http://169.254.169.254/x.png"]}},
+        {"route": "pooling", "body": {"input": TEXTS}},
+        {"route": "pooling", "body": {"data": {"url": "http://169.254.169.254/"}}},
+    ]
+    embedded, reranked, scored, chatted, *more = ask(
+        "vllm", tiny_llama(tmp_path / "m"), *jobs, TASK="embed"
     )
+    check_rerank(more[0])
+    [vectors] = more[1].output[0]["embeddings"].values()
+    assert vectors[0] == pytest.approx(embedded.output[0]["data"][0]["embedding"], abs=0.01)
+    assert "169.254.169.254 is not a public address" in more[2].error
+    assert len(more[3].output[0]["data"]) == 3
+    assert "data goes to a plugin" in more[4].error
     check_embeddings(embedded, 64)
     check_rerank(reranked)
     scores = [entry["score"] for entry in scored.output[0]["data"]]
@@ -67,9 +84,14 @@ def test_vllm_embeds_reranks_and_scores(tmp_path):
 
 
 def test_sglang_embeds(tmp_path):
-    """RUNNER=pooling is its --is-embedding."""
-    [embedded] = ask("sglang", tiny_llama(tmp_path / "m"), EMBED, RUNNER="pooling")
+    """RUNNER=pooling is its --is-embedding; /encode is its own route for the same."""
+    own = {"route": "/encode", "body": {"text": TEXTS}}
+    embedded, encoded = ask("sglang", tiny_llama(tmp_path / "m"), EMBED, own, RUNNER="pooling")
     check_embeddings(embedded, 64)
+    [vectors] = encoded.output
+    assert [each["embedding"] for each in vectors] == [
+        entry["embedding"] for entry in embedded.output[0]["data"]
+    ]
 
 
 def test_sglang_reranks(tmp_path):

@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from handler.request.json_text import MAX_NESTING
 from runpod_local import JobState
 from tests.engine.conftest import ANSWERS
+from tests.support.client_bodies import CLIENT_BODIES
 from tests.support.conditions import wait_until
 from tests.support.processes import arguments
 
@@ -62,6 +64,108 @@ def test_a_prompt_through_the_chat_template(endpoint, paris):
         }
     )
     assert job.output[0]["choices"][0]["message"]["content"] == paris
+
+
+def test_bodies_of_clients_are_answered(endpoint):
+    """As the clients send them; no stream has an error in it."""
+    failed = {}
+    for client, (path, body) in CLIENT_BODIES.items():
+        data = {"openai_route": path, "openai_input": {**body, "model": endpoint.model}}
+        job = endpoint.run(data)
+        text = "".join(output for output in job.output or [] if isinstance(output, str))
+        if job.state is not JobState.COMPLETED or re.search(r'"error": ?{', text):
+            failed[client] = job.error or job.output
+    assert failed == {}
+
+
+@pytest.mark.parametrize(
+    ("constraint", "answers"),
+    [
+        ({"guided_choice": ["Lyon.", "Nice (06)"]}, {"Lyon.", "Nice (06)"}),
+        ({"guided_regex": "Lyon|Nice"}, {"Lyon", "Nice"}),
+        ({"guided_grammar": 'root ::= "Lyon" | "Nice"'}, {"Lyon", "Nice"}),
+        (
+            {"guided_json": {"const": "Lyon"}, "guided_decoding_backend": "outlines"},
+            {'"Lyon"'},
+        ),
+        ({"regex": "Lyon|Nice"}, {"Lyon", "Nice"}),
+        ({"structured_outputs": {"choice": ["Lyon", "Nice"]}}, {"Lyon", "Nice"}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+@pytest.mark.parametrize("native", [False, True], ids=["OpenAI", "native"])
+def test_either_engines_constraints_hold(endpoint, native, constraint, answers):
+    """Also those that vLLM has removed, and would ignore."""
+    body = {"messages": QUESTION, "max_tokens": 16, **constraint}
+    job = endpoint.run(body if native else {"openai_input": body})
+    assert job.state is JobState.COMPLETED, job.error
+    assert job.output[0]["choices"][0]["message"]["content"] in answers
+
+
+def test_values_that_clients_send_by_default(endpoint, paris):
+    """Both engines would refuse some of them; top_p 0 is the most probable token."""
+    body = {
+        "messages": QUESTION,
+        "tools": [],
+        "tool_choice": "auto",
+        "stop": "",
+        "stream_options": {"include_usage": True},
+        "frequency_penalty": None,
+        "n": None,
+        "top_p": 0,
+    }
+    job = endpoint.run({"openai_route": "/v1/chat/completions", "openai_input": body})
+    assert job.state is JobState.COMPLETED, job.error
+    assert job.output[0]["choices"][0]["message"]["content"] == paris
+
+
+def test_a_native_prompt_without_a_limit_goes_on(endpoint):
+    """Past the 16 tokens of the engine's default; the log says so."""
+    story = {name: value for name, value in STORY.items() if name != "max_tokens"}
+    job_id = endpoint.platform.submit(story)
+
+    def is_long(job):
+        texts = [choice["text"] for chunk in job.chunks for choice in chunk.output["choices"]]
+        return len("".join(texts).split()) > 40
+
+    endpoint.platform.wait_until(job_id, is_long, 30)
+    endpoint.platform.cancel(job_id)
+    wait_until(lambda: endpoint.engine_load() == IDLE, STOP_TIMEOUT_SECONDS)
+    line = "a prompt without max_tokens may go on to the end of the context of 8192 tokens"
+    assert endpoint.log.read_text().count(line) == 1
+
+
+def test_the_native_input_of_worker_sglang(endpoint):
+    """SGLang's own names, with either engine; the output is an OpenAI object."""
+    job = endpoint.run({"text": "One, two,", "sampling_params": {"max_new_tokens": 4}})
+    assert job.state is JobState.COMPLETED, job.error
+    assert job.output[0]["usage"]["completion_tokens"] == 4
+
+
+def call_of(levels):
+    """Return a chat with a past tool call whose arguments are nested."""
+    arguments = '{"a": ' * levels + "1" + "}" * levels
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    past = [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    ]
+    return {"messages": [*QUESTION, *past, *QUESTION], "max_tokens": 4}
+
+
+def test_deep_json_is_answered_or_refused(endpoint):
+    """What passes the worker's limit, the engine's code can render; the rest is a 400."""
+    job = endpoint.run({"openai_input": call_of(MAX_NESTING)})
+    assert job.state is JobState.COMPLETED, job.error
+    error = error_of(endpoint.run({"openai_input": call_of(900)}))
+    assert (error["code"], error["param"]) == (400, "messages")
+    schema = {"type": "string"}
+    for _ in range(MAX_NESTING // 2 - 4):
+        schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    for more in ({"guided_json": schema}, {"tools": [tool], "tool_choice": "required"}):
+        job = endpoint.run({"openai_input": {"messages": QUESTION, "max_tokens": 4, **more}})
+        assert job.state is JobState.COMPLETED or error_of(job)["code"] == 400
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])

@@ -1,5 +1,6 @@
 """The metrics of a worker on the queue, and its drain on SIGTERM."""
 
+import json
 import re
 import signal
 
@@ -42,6 +43,32 @@ def test_the_metrics_of_a_job_and_of_the_port_are_the_same(queue_worker):
         assert f"\n{queue_worker.engine}:" in text
         families = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
         assert sorted(families) == sorted(set(families))
+
+
+def test_calls_that_come_in_one_flush(queue_worker):
+    """Those of a stream are those of the plain answer, and those that the model wrote."""
+    calls = [{"name": "find_city", "arguments": {name: 1}} for name in ("paris", "rome", "bari")]
+    written = "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in calls)
+    request = {
+        **CHAT,
+        "tools": [{"type": "function", "function": {"name": "find_city", "parameters": {}}}],
+        "max_tokens": 200,
+        **queue_worker.constrained(written),
+    }
+    message = queue_worker.run(request).output[0]["choices"][0]["message"]
+    assert [parsed(call["function"]) for call in message["tool_calls"]] == calls
+    streamed = {}
+    for chunk in queue_worker.run({**request, "stream": True}).output:
+        for choice in chunk["choices"]:
+            for part in choice["delta"].get("tool_calls") or []:
+                call = streamed.setdefault(part["index"], {"name": "", "arguments": ""})
+                for field in call:
+                    call[field] += part["function"].get(field) or ""
+    assert [parsed(call) for call in streamed.values()] == calls
+
+
+def parsed(call):
+    return {"name": call["name"], "arguments": json.loads(call["arguments"])}
 
 
 @pytest.mark.ends_the_worker

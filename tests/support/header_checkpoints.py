@@ -1,6 +1,7 @@
-"""Checkpoints whose weights files end after their headers: nothing reads more before a start."""
+"""Checkpoints whose weights are holes after the headers: nothing reads more before a start."""
 
 import json
+import os
 from math import prod
 
 from tests.support.model_configs import LLAMA_70B
@@ -23,5 +24,7 @@ def header_checkpoint(folder, weights_bytes, *, dtype="BF16", name="w", **config
     """Write the config of Llama 70B with more fields, and one tensor of some bytes."""
     (folder / "config.json").write_text(json.dumps(LLAMA_70B | config))
     tensor = (dtype, [weights_bytes // ELEMENT_BYTES[dtype]])
-    (folder / "model.safetensors").write_bytes(safetensors_header({name: tensor}))
+    file = folder / "model.safetensors"
+    file.write_bytes(header := safetensors_header({name: tensor}))
+    os.truncate(file, len(header) + prod(tensor[1]) * ELEMENT_BYTES[dtype])
     return folder

@@ -1,8 +1,9 @@
 """A local model hub for the real huggingface-hub client.
 
 It has the routes that a download uses: model info, the tree, and resolve with redirects to another
-path for large files, ranges and ETags. Repositories may be gated or private; requests can be made
-to fail, and responses to be cut or changed. It has no chunk storage (xet).
+path for large files, ranges and ETags. Names of repositories may be in any case. Repositories may
+be gated or private; requests can be made to fail, and responses to be cut, changed or silent. Its
+chunk storage (xet) never answers.
 """
 
 import hashlib
@@ -32,11 +33,13 @@ class Repository:
         gated: only TOKEN's holder has accepted the licence.
         private: 404 without TOKEN.
         licence: on its model card.
+        xet: large files are in chunk storage too, which never answers.
     """
 
     folder: Path
     gated: bool = False
     private: bool = False
+    xet: bool = False
     licence: str | None = "apache-2.0"
 
     def names(self) -> list[str]:
@@ -64,10 +67,12 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` GETs whose path ends in `name`.
+    """What goes wrong with the next `times` requests whose path ends in `name`.
 
     Attributes:
-        status: the response instead.
+        method: of the requests.
+        status: the response instead,
+        headers: with these headers.
         after_bytes: the connection is closed after that many bytes of the body,
         reset: with a reset instead of an orderly close,
         pause_seconds: or only after that time.
@@ -77,7 +82,9 @@ class Fault:
 
     name: str
     times: int = 1
+    method: str = "GET"
     status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
     after_bytes: int | None = None
     reset: bool = False
     pause_seconds: float = 0.0
@@ -94,6 +101,14 @@ class Hub:
     faults: list[Fault] = field(default_factory=list)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     token: str = TOKEN
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def find(self, name: str) -> tuple[str, Repository | None]:
+        """Return a repository and its name as the hub writes it."""
+        for each, repository in self.repositories.items():
+            if each.casefold() == name.casefold():
+                return each, repository
+        return name, None
 
     @property
     def cdn(self) -> str:
@@ -120,19 +135,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append((self.command, path, self.headers.get("range")))
         fault = self.next_fault(path)
         if fault and fault.status:
-            return self.send(fault.status, b"{}", {"X-Error-Message": "broken on purpose"})
+            headers = {"X-Error-Message": "broken on purpose", **fault.headers}
+            return self.send(fault.status, b"{}", headers)
+        if path.startswith("/xet/"):
+            self.hub.closed.wait()
+            self.close_connection = True
+            return None
         kind = "cdn" if path.startswith("/cdn/") else "api" if path.startswith("/api/") else "file"
         for prefix in ("/cdn", "/api/models", "/api/datasets", "/datasets"):
             path = path.removeprefix(prefix)
         org, name, *rest = path.split("/")[1:]
-        repository = self.hub.repositories.get(f"{org}/{name}")
+        full_name, repository = self.hub.find(f"{org}/{name}")
         if kind != "cdn" and (refusal := self.refusal(repository)):
             return self.refuse(*refusal)
         if kind == "api":
-            return self.api(f"{org}/{name}", repository, rest)
+            return self.api(full_name, repository, rest)
         if kind == "cdn":
             return self.content(repository, "/".join(rest), {}, fault)
-        return self.resolve(f"{org}/{name}", repository, rest[1], "/".join(rest[2:]), fault)
+        return self.resolve(full_name, repository, rest[1], "/".join(rest[2:]), fault)
 
     def refusal(self, repository):
         """The status and error code that the real hub answers, or None."""
@@ -150,6 +170,13 @@ class _Handler(BaseHTTPRequestHandler):
         revision = rest[1] if len(rest) > 1 else "main"
         if revision not in ("main", COMMIT):
             return self.refuse(404, "RevisionNotFound", "Invalid rev id")
+        if rest[:1] == ["xet-read-token"]:
+            headers = {
+                "X-Xet-Cas-Url": f"{self.hub.url}/xet/",
+                "X-Xet-Access-Token": "t",
+                "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
+            }
+            return self.send(200, b"{}", headers)
         entries = {name: repository.entry(name) for name in repository.names()}
         if rest[:1] == ["tree"]:
             tree = [{"type": "file", "path": name, **entry} for name, entry in entries.items()]
@@ -177,6 +204,10 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Linked-Size": str((repository.folder / name).stat().st_size),
             "X-Linked-ETag": etag,
         }
+        if repository.xet:
+            headers["X-Xet-Hash"] = repository.checksum(name)
+            route = f"/api/models/{repository_name}/xet-read-token/{COMMIT}"
+            headers["X-Xet-Refresh-Route"] = self.hub.url + route
         return self.send(302, b"", headers)
 
     def content(self, repository, name, headers, fault):
@@ -206,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def next_fault(self, path):
         for fault in self.hub.faults:
-            if self.command == "GET" and fault.times and path.endswith(fault.name):
+            if self.command == fault.method and fault.times and path.endswith(fault.name):
                 is_redirect = not path.startswith(("/cdn/", "/api/")) and fault.status is None
                 if is_redirect and path.endswith((".safetensors", ".bin")):
                     continue  # its content comes from the other path
@@ -246,6 +277,7 @@ def running_hub(token: str = TOKEN, **repositories: Repository) -> Iterator[Hub]
     try:
         yield hub
     finally:
+        hub.closed.set()
         server.shutdown()
         thread.join()
         server.server_close()

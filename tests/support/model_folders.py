@@ -1,4 +1,4 @@
-"""Folders with the files of a model, without usable weights: local, cached and baked ones."""
+"""Folders with the files of a model, without real weights: local, cached and baked ones."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,17 @@ def model_folder(folder: Path, quantization: object = None, **files: str) -> Pat
     config = {"quantization_config": quantization} if quantization else {}
     (folder / "config.json").write_text(json.dumps(config))
     for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
+        path = folder / name.replace("__", ".")
+        path.write_bytes(safetensors(text) if path.suffix == ".safetensors" else text.encode())
     return folder
+
+
+def safetensors(text: str) -> bytes:
+    """Return a safetensors file with one tensor, which has the text as its bytes."""
+    size = len(text)
+    tensor = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+    header = json.dumps({"t": tensor}).encode()
+    return len(header).to_bytes(8, "little") + header + text.encode()
 
 
 def baked_folder(folder: Path, repository: str = "org/name", **files: str) -> Path:

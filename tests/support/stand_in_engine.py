@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 import psutil
 from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -128,7 +129,13 @@ class StandInEngine:
         routes = [
             Route("/v1/completions", self._complete, methods=["POST"]),
             Route("/v1/embeddings", lambda _: Response(*EMBEDDINGS), methods=["POST"]),
-            Route("/v1/models", lambda _: JSONResponse({"data": []})),
+            Route("/v1/models", lambda _: JSONResponse({"data": [{"id": NAME}]})),
+            Route("/v1/responses/{id}", _response),
+            Route("/v1/responses/{id}/cancel", _response, methods=["POST"]),
+            Route("/v1/rerank", lambda _: JSONResponse([]), methods=["POST"]),
+            Route("/v1/audio/transcriptions", _transcribe, methods=["POST"]),
+            Route("/health", lambda _: Response()),
+            Route("/tokenize", lambda _: Response(media_type="text/plain"), methods=["POST"]),
             Route("/metrics", lambda _: Response("vllm:num_requests_running 3.0\n")),
         ]
         yield RunningEngine(Starlette(routes=routes), CAPACITY, lambda: self.alive, (NAME,))
@@ -171,6 +178,23 @@ class StandInEngine:
             yield
         finally:
             self.running_requests -= 1
+
+
+async def _response(request: Request) -> Response:
+    answer = {"id": request.path_params["id"], "method": request.method, "usage": USAGE}
+    return JSONResponse(answer if request.method == "GET" else answer | {"usage": None})
+
+
+async def _transcribe(request: Request) -> Response:
+    """Answer with the fields of the form, and the file's name, type and content."""
+    fields: dict[str, Any] = {}
+    async with request.form() as form:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                content = (await value.read()).decode()
+                value = [value.filename, value.content_type, content]
+            fields.setdefault(name, []).append(value)
+    return JSONResponse(fields)
 
 
 @contextmanager

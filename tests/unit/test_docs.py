@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from builder import moving_page
 from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
 from handler.engine.flag_aliases import ALIASES
 from handler.environ import setting_variables
+from handler.request.routes import ADMINISTRATION, GET, INSPECTION, POST, REFUSED
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ".runpod benchmarks builder docs handler monitoring runpod_local tests".split()
@@ -145,6 +147,11 @@ def test_the_settings_page_is_what_make_docs_writes():
     assert update(page(str(PAGE))) == page(str(PAGE))
 
 
+def test_the_page_on_moving_is_what_make_docs_writes():
+    path = str(moving_page.PAGE)
+    assert moving_page.update(page(path)) == page(path)
+
+
 def test_a_settings_page_without_its_markers_is_refused():
     with pytest.raises(ValueError, match="must contain"):
         update(f"{END} {BEGIN}")
@@ -178,6 +185,13 @@ def test_the_table_of_build_arguments_is_the_dockerfiles():
     assert named == arguments - {"VERSION"}
 
 
+def test_the_clients_of_the_page_are_those_that_are_tested():
+    shown = re.findall(r"^```(?:python|js)\n(.+?)```$", page("docs/clients.md"), re.M | re.S)
+    tested = {each.read_text() for each in (ROOT / "tests/clients").iterdir() if each.is_file()}
+    assert len(shown) == len(tested) == 7
+    assert set(shown) == tested
+
+
 def test_make_explains_its_targets():
     targets = re.search(r"^\.PHONY: (.+)$", page("Makefile"), re.MULTILINE)[1].split()
     explained = re.findall(r"^([a-z-]+):.*  ## .", page("Makefile"), re.MULTILINE)
@@ -195,3 +209,12 @@ def test_the_page_of_tests_names_the_engines_versions():
     tested = page("docs/tested.md")
     assert f"vLLM {images['VLLM']} " in tested
     assert f"SGLang {images['SGLANG']} " in tested
+
+
+def test_the_page_of_jobs_has_each_route_and_each_refused_one_by_its_kind():
+    """Administration and inspection are named as a kind: they are many."""
+    text = page("docs/jobs.md")
+    named = set(re.findall(r"`([^` ]+)`", text[text.index("## Routes") : text.index("## Media")]))
+    assert {*POST, *GET, "models/ID", "responses/ID", "responses/ID/cancel"} <= named
+    kinds = (ADMINISTRATION, INSPECTION)
+    assert {path for path, reason in REFUSED.items() if reason not in kinds} <= named

@@ -33,6 +33,7 @@ from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
 from handler.environ import export, given_name, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
+from handler.model import harmony
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
@@ -42,8 +43,10 @@ log = logging.getLogger(__name__)
 
 # On other routes SGLang answers with the model itself when a LoRA adapter is chosen.
 ADAPTER_ROUTES = frozenset(
-    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings")
+    ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/generate")
 )
+# Read by its request model without being one of the model's fields.
+MORE_FIELDS = {"/v1/chat/completions": ("reasoning",)}
 
 
 class SglangAdapter:
@@ -82,6 +85,7 @@ class SglangAdapter:
         platform.check_quantization(self._model.quantization, self._model.name)
         log_level = log_level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
         export(platform.environment(log_level, offline=self._model.is_local))
+        self._provide_harmony_vocabulary()
         if platform.is_quiet(log_level):
             warnings.simplefilter("ignore")  # this process does not read PYTHONWARNINGS any more
         log.info("importing SGLang %s", platform.version())
@@ -92,6 +96,12 @@ class SglangAdapter:
             cores = sorted(os.sched_getaffinity(0))
             threads = self._environ.get("OMP_NUM_THREADS", "")
             export(platform.thread_binding(self._ranks, cores, threads))
+
+    def _provide_harmony_vocabulary(self) -> None:
+        if self._environ.get(harmony.VARIABLE) or not harmony.uses_harmony(self._model.path):
+            return
+        cache = self._settings.cache_root.expanduser() / "harmony"
+        export(harmony.write_vocabulary(self._model.tokenizer or self._model.path, cache))
 
     def _parse_args(self, log_level: str) -> Any:
         from sglang.srt.server_args import ServerArgs
@@ -106,7 +116,6 @@ class SglangAdapter:
                 ),
                 environ=self._environ,
                 engine_args=self._settings.engine_args,
-                removed=flags.REMOVED,
             )
         )
 
@@ -174,7 +183,9 @@ class SglangAdapter:
                         adapter_routes=ADAPTER_ROUTES,
                         models=patches.model_names(manager),
                         generates=bool(manager.is_generation),
-                        request_fields=request_fields(app),
+                        request_fields=request_fields(
+                            app, without=_unread_fields(engine), also=MORE_FIELDS
+                        ),
                         aborts_on_disconnect=False,
                         stages=_startup_stages(info.get("startup_time") or {}, began, ready),
                     )
@@ -197,6 +208,12 @@ class SglangAdapter:
         pids = engine.get_all_child_pids()
         running = all_running([psutil.Process(pid) for pid in pids])
         return lambda: not self._failed and running()
+
+
+def _unread_fields(engine: Any) -> dict[str, tuple[str, ...]]:
+    """Return, by path, the fields that SGLang accepts and does nothing with."""
+    takes_suffix = engine.template_manager.completion_template_name is not None
+    return {"/v1/completions": ("best_of",) if takes_suffix else ("best_of", "suffix")}
 
 
 def _startup_stages(

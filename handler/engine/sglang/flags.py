@@ -9,6 +9,8 @@ from handler.engine.flags import EngineFlags, FlagError
 from handler.engine.preflight import MemoryDemand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, is_cpu
 from handler.errors import InvalidSetting
+from handler.model import mistral
+from handler.model.checkpoint import file_names
 from handler.model.resolve import ResolvedModel
 from handler.settings import Settings
 
@@ -51,16 +53,6 @@ KERNELS = frozenset(
     quark_mxfp4
     """.split()
 )
-
-# Names of other workers and older engines, with advice.
-REMOVED = {
-    "MAX_NUM_REQS": "use MAX_RUNNING_REQUESTS.",
-    "ENABLE_FLASHINFER_MLA": "use ATTENTION_BACKEND=flashinfer.",
-    "ENABLE_EP_MOE": "use EP_SIZE.",
-    "STORAGE_PATH": "files are not stored.",
-    "ADDITIONAL_PORTS": "the worker has no inner server.",
-    "ENABLE_EAGLE": "use SPECULATIVE_METHOD=eagle.",
-}
 
 
 def engine_flags() -> EngineFlags:
@@ -128,6 +120,9 @@ def worker_arguments(
             json.dumps({"lora_name": adapter.name, "lora_path": str(adapter.path)})
             for adapter in model.adapters
         ]
+    if mistral.is_used(file_names(model.path)):
+        # Its own choice goes by the folder's name. Flags that the user sets come later and win.
+        arguments.append("--model-config-parser=mistral")
     if model.tokenizer:
         arguments.append(f"--tokenizer-path={model.tokenizer}")
     return arguments

@@ -10,6 +10,15 @@ managers.tokenizer_manager.ReqState
     MAX_POSTS_PER_SECOND hold: 1.2 times the tokens/s and 0.6 of the POSTs at 192 streams
     (docs/benchmarks.md). Until SGLang merges by time: its `stream_interval` counts tokens. It saves
     more CPU, a third with 8, and can be set as well.
+entrypoints.openai.serving_chat.OpenAIServingChat._generate_chat_stream,
+entrypoints.openai.serving_responses.OpenAIServingResponses._generate_with_builtin_tools
+    Where the parser of tool calls or of reasoning reads a stream, it gets each token by itself
+    (parsed_streams.py): with several at once it loses calls, arguments and the border between
+    reasoning and text. Where none does, tokens without a text of their own keep their logprobs.
+    Until SGLang's parsers take any delta, and until it sends all logprobs.
+entrypoints.engine.Engine.run_detokenizer_process_func
+    The detokenizer sends a text again whose next character comes in parts, if a step brings several
+    tokens (detokenizer.py). Until it sends each character once.
 managers.tokenizer_manager.kill_process_tree
     An exception in its loop would kill the worker before its jobs get an error.
     Until SGLang raises in an embedded engine.
@@ -22,6 +31,10 @@ entrypoints.openai.serving_embedding.EmbeddingResponse
 entrypoints.openai.serving_base.OpenAIServingBase._parse_model_parameter
     A LoRA adapter is chosen by the name that /v1/models lists; SGLang wants `model:adapter`, and
     takes names with a colon apart. Until it accepts the names that it lists.
+entrypoints.openai.serving_completions.OpenAIServingCompletion._build_sampling_params
+    A completion of as many tokens as the context has goes on to the end of the context, as a chat
+    without a limit does. SGLang refuses it: the prompt needs some. Until its completions can be
+    without a limit.
 http_server.app's handler of RequestValidationError
     SGLang's answer has the file and line of its code. Until it has the reason alone.
 
@@ -63,6 +76,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from handler.engine.pacing import FlushGate, Pacer
+from handler.engine.sglang import detokenizer
+from handler.engine.sglang.parsed_streams import chat_by_token, response_by_token
 from handler.engine.sglang.platform import version
 
 STOP_TIMEOUT_SECONDS = 5.0
@@ -74,10 +89,23 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
     `aliases` are further names of the model, which the worker translates in requests.
     """
     from sglang.srt.entrypoints import http_server
-    from sglang.srt.entrypoints.openai import serving_base, serving_embedding
+    from sglang.srt.entrypoints.engine import Engine
+    from sglang.srt.entrypoints.openai import (
+        serving_base,
+        serving_chat,
+        serving_completions,
+        serving_embedding,
+        serving_responses,
+    )
     from sglang.srt.managers import tokenizer_manager
 
     tokenizer_manager.ReqState = _paced_state(pacer)
+    chat, responses = serving_chat.OpenAIServingChat, serving_responses.OpenAIServingResponses
+    chat._generate_chat_stream = chat_by_token(chat._generate_chat_stream)
+    responses._generate_with_builtin_tools = response_by_token(
+        responses._generate_with_builtin_tools
+    )
+    Engine.run_detokenizer_process_func = staticmethod(detokenizer.run)
     tokenizer_manager.kill_process_tree = lambda *_, **__: None
     card, response = http_server.ModelCard, serving_embedding.EmbeddingResponse
     http_server.ModelCard = lambda **fields: card(**fields | {"root": fields["id"]})
@@ -92,6 +120,8 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
         model_name,
         None if model == model_name else model,
     )
+    completion = serving_completions.OpenAIServingCompletion
+    completion._build_sampling_params = _up_to_the_context(completion._build_sampling_params)
     http_server.app.add_exception_handler(RequestValidationError, _validation_error)
     http_server.app.add_api_route("/version", lambda: {"version": version()})
 
@@ -139,6 +169,16 @@ def model_names(manager: Any) -> tuple[str, ...]:
     adapters = manager.lora_registry.get_all_adapters() if manager.enable_lora else {}
     names = (str(adapter.lora_name) for adapter in adapters.values())
     return (str(manager.served_model_name), *names)
+
+
+def _up_to_the_context(build_sampling_params: Any) -> Any:
+    def replacement(self: Any, request: Any) -> Any:
+        params = build_sampling_params(self, request)
+        if params["max_new_tokens"] == self.tokenizer_manager.context_len:
+            params["max_new_tokens"] = None
+        return params
+
+    return replacement
 
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:

@@ -86,7 +86,6 @@ class VllmAdapter:
             ),
             environ=self._environ,
             engine_args=self._settings.engine_args,
-            removed=flags.REMOVED,
         )
         self._check_args(args, engine_flags)
         if args.gpu_memory_utilization == engine_flags.default("GPU_MEMORY_UTILIZATION"):

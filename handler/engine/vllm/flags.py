@@ -34,39 +34,6 @@ REFUSED = frozenset(
     """.split()
 )
 
-# Names of older workers and older engines, with advice.
-REMOVED = {
-    "MAX_CONTEXT_LEN_TO_CAPTURE": "use COMPILATION_CONFIG with max_cudagraph_capture_size.",
-    "MAX_SEQ_LEN_TO_CAPTURE": "use MAX_CUDAGRAPH_CAPTURE_SIZE.",
-    "CUDA_GRAPH_SIZES": "use CUDAGRAPH_CAPTURE_SIZES.",
-    "DISABLE_LOG_REQUESTS": "requests are not logged unless ENABLE_LOG_REQUESTS=true.",
-    "GUIDED_DECODING_BACKEND": "use STRUCTURED_OUTPUTS_CONFIG with a backend.",
-    "SWAP_SPACE": "the engine recomputes preempted requests; use KV_OFFLOADING_SIZE to offload.",
-    "PREEMPTION_MODE": "the engine always recomputes preempted requests.",
-    "USE_V2_BLOCK_MANAGER": "there is only one block manager.",
-    "NUM_LOOKAHEAD_SLOTS": "the engine sets them from SPECULATIVE_CONFIG.",
-    "NUM_SCHEDULER_STEPS": "use ASYNC_SCHEDULING.",
-    "SCHEDULER_DELAY_FACTOR": "the scheduler has no delay any more.",
-    "ROPE_SCALING": "use HF_OVERRIDES with rope_parameters.",
-    "ROPE_THETA": "use HF_OVERRIDES with rope_parameters.",
-    "TOKENIZER_POOL_SIZE": "the tokenizer needs no pool any more.",
-    "TOKENIZER_POOL_TYPE": "the tokenizer needs no pool any more.",
-    "TOKENIZER_POOL_EXTRA_CONFIG": "the tokenizer needs no pool any more.",
-    "QUANTIZATION_PARAM_PATH": "scales are read from the checkpoint.",
-    "LORA_EXTRA_VOCAB_SIZE": "adapters cannot add tokens any more.",
-    "LONG_LORA_SCALING_FACTORS": "long LoRA is gone.",
-    "WORKER_USE_RAY": "use DISTRIBUTED_EXECUTOR_BACKEND=ray.",
-    "DEVICE": "the engine finds the device itself.",
-    "OPENAI_RESPONSE_ROLE": "use RESPONSE_ROLE.",
-    "RAW_OPENAI_OUTPUT": "the OpenAI route always streams raw events.",
-    "DEFAULT_BATCH_SIZE": "streams are paced by the worker.",
-    "DEFAULT_MIN_BATCH_SIZE": "streams are paced by the worker.",
-    "DEFAULT_BATCH_SIZE_GROWTH_FACTOR": "streams are paced by the worker.",
-    "VLLM_ATTENTION_BACKEND": "use ATTENTION_BACKEND.",
-    "VLLM_PORT": "the worker has no inner server.",
-    "VLLM_STARTUP_TIMEOUT": "the platform's RUNPOD_INIT_TIMEOUT bounds the start.",
-}
-
 # Flags whose values are above zero, beside those that vLLM's configuration says itself.
 POSITIVE = frozenset(
     """

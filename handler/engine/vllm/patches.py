@@ -10,6 +10,10 @@ v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollec
     1.7 times the tokens/s and 0.7 of the CPU per token at 192 streams (docs/benchmarks.md). Until
     vLLM merges by time: its `stream_interval` counts tokens. 24 are as fast, but then a
     stream of 30 tokens/s is flushed every 0.8 s.
+parser.ParserManager.get_parser
+    The class that it returns parses a flush token by token (token_parser.py), and the request
+    states note where each token's text ends (parsed_streams.py). Many parsers lose calls where a
+    delta has several tokens. Until all of vLLM's parsers take deltas of any size.
 v1.engine.utils.get_mp_context, on a CPU
     A forked engine core saves a second import of everything: 7 to 11 s from the start to the first
     token in place of 15. Until vLLM's CPU platform no longer forces the start method to spawn.
@@ -32,6 +36,16 @@ entrypoints.launchers.cli_args, from 0.33 entrypoints.common.cli_args (flags.py)
 reasoning.ReasoningParserManager, tool_parsers.ToolParserManager,
 model_executor.layers.quantization.QUANTIZATION_METHODS (flags.py)
     vLLM checks these names only after the weights are loaded.
+v1.engine.detokenizer.BaseIncrementalDetokenizer (parsed_streams.py)
+    It is fed token by token; read are `output_text` and `stop_buffer_length`.
+outputs.RequestOutput, .CompletionOutput (parsed_streams.py)
+    An output is cut where its parser's deltas have to be several.
+parser.abstract_parser: DelegatingParser._stream_state.reasoning_ended, ._engine_based,
+.extract_tool_calls_streaming
+    Whether text becomes content as it is; then it is not taken apart. Where vLLM counts what a
+    parser was given: once a delta, as before (token_parser.py).
+entrypoints.generate.base.protocol.DeltaMessage (token_parser.py)
+    What a parser makes of each token is merged.
 v1.worker.cpu_worker.CPUWorker, v1.worker.gpu_worker.Worker (timed_worker.py)
     Their steps are the stages of the start.
 Worker.execute_dummy_batch, on a CPU (adapter.py)
@@ -45,14 +59,13 @@ OpenAIServingModels.base_model_paths, .lora_requests (adapter.py)
 """
 
 import multiprocessing
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from vllm.v1.engine import async_llm, output_processor
-from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from handler.engine.pacing import FlushGate, Pacer
+from handler.engine.vllm.paced_streams import PacedCollector, PacedState
 
 
 def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
@@ -65,6 +78,7 @@ def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
     from vllm.v1.engine import utils
 
     pace_streams(pacer)
+    parse_by_token(pacer)
     OpenAIServingModels.show_available_models = _names_only(
         OpenAIServingModels.show_available_models
     )
@@ -76,12 +90,33 @@ def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
 
 def pace_streams(pacer: Pacer) -> None:
     """Merge the tokens of each stream until its next flush is due."""
+    _stream_with(PacedState, PacedCollector, pacer)
 
-    def collector(output_kind: Any, request_id: str) -> PacedCollector:
-        return PacedCollector(FlushGate(pacer), output_kind, request_id)
 
-    async_llm.RequestOutputCollector = collector
-    output_processor.RequestState = PacedState
+def parse_by_token(pacer: Pacer) -> None:
+    """Feed parsers token by token; a worker without a parser stays as it is."""
+    from vllm.parser import ParserManager
+
+    from handler.engine.vllm.parsed_streams import ParsedCollector, ParsedState
+    from handler.engine.vllm.token_parser import token_parser
+
+    get_parser = ParserManager.get_parser
+
+    def replacement(*args: Any, **named: Any) -> Any:
+        parser_cls = get_parser(*args, **named)
+        if parser_cls is None:
+            return None
+        _stream_with(ParsedState, ParsedCollector, pacer)
+        return token_parser(parser_cls)
+
+    ParserManager.get_parser = replacement
+
+
+def _stream_with(state: type[PacedState], collector: type[PacedCollector], pacer: Pacer) -> None:
+    async_llm.RequestOutputCollector = lambda output_kind, request_id: collector(
+        FlushGate(pacer), output_kind, request_id
+    )
+    output_processor.RequestState = state
 
 
 def prepare_app(app: Any) -> None:
@@ -97,78 +132,3 @@ def _names_only(show_available_models: Any) -> Any:
         return listed
 
     return replacement
-
-
-class PacedState(RequestState):
-    """State of a request that makes one output of many tokens."""
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        self._pending: list[int] = []  # token ids that are in no output yet
-
-    def make_request_output(
-        self,
-        new_token_ids: Sequence[int],
-        pooling_output: Any,
-        finish_reason: Any,
-        *rest: Any,
-        **named: Any,
-    ) -> Any:
-        """Return the last output of a stream; the collector takes those before by `take`."""
-        queue = self.queue
-        if isinstance(queue, PacedCollector) and queue.aggregate and self.detokenizer is not None:
-            self._pending += new_token_ids
-            if finish_reason is None:
-                queue.add_pending(self)
-                return None
-            queue.discard_pending(self)
-            new_token_ids, self._pending = self._pending, []
-        return super().make_request_output(
-            new_token_ids, pooling_output, finish_reason, *rest, **named
-        )
-
-    def take(self) -> Any:
-        """Return one output of all tokens since the last one."""
-        pending, self._pending = self._pending, []
-        return super().make_request_output(pending, None, None, None)
-
-
-class PacedCollector(RequestOutputCollector):
-    """Hands a stream's outputs to its consumer when a flush is due."""
-
-    def __init__(self, gate: FlushGate, output_kind: Any, request_id: str) -> None:
-        super().__init__(output_kind, request_id)
-        self.ready: FlushGate = gate
-        self._pending: dict[PacedState, None] = {}  # in order; several states where n > 1
-
-    def add_pending(self, state: PacedState) -> None:
-        """Take the state's tokens at the next flush."""
-        if state not in self._pending:
-            self._pending[state] = None
-            self.ready.set()
-
-    def discard_pending(self, state: PacedState) -> None:
-        """The state's last output has all of its tokens."""
-        self._pending.pop(state, None)
-
-    def put(self, output: Any) -> None:
-        """Hand out at once: the last output, an error, or an output that is not streamed."""
-        super().put(output)
-        self.ready.open()
-
-    async def get(self) -> Any:
-        """Wait for the next flush."""
-        while (output := self.get_nowait()) is None:
-            await self.ready.wait()
-        return output
-
-    def get_nowait(self) -> Any:
-        """Return what there is, None before a flush is due."""
-        if not self.ready.is_set():
-            return None
-        pending, self._pending = self._pending, {}
-        for state in pending:
-            if (output := state.take()) is not None:
-                super().put(output)
-        self.ready.clear()
-        return super().get_nowait()

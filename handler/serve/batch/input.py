@@ -5,6 +5,7 @@ for the hours that a batch may take, and the number of lines is known.
 """
 
 import logging
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -65,6 +66,8 @@ class LineSplitter:
     def end(self) -> None:
         """End the current line."""
         line = bytes(self._rest)
+        if self._number == 1:
+            line = line.removeprefix(BOM_UTF8)
         if line.strip():
             self._on_line(self._number, line)
         self._number += 1

@@ -14,8 +14,9 @@ from typing import Any
 
 import orjson
 
-from handler.errors import InvalidLine, RequestError, render
-from handler.request.routes import POST, route_name
+from handler.errors import InvalidLine, RequestError, UnknownRoute, render
+from handler.request.json_text import shown
+from handler.request.routes import find_route
 
 MAX_LINE_BYTES = 10_000_000
 MAX_SHOWN_CHARACTERS = 100
@@ -124,9 +125,14 @@ def _url(value: dict[str, Any]) -> str:
     method, url = value.get("method"), value.get("url")
     if method != "POST":
         raise InvalidLine("invalid_method", f"has method {_shown(method)}; it must be 'POST'.")
-    if not isinstance(url, str) or route_name(url.partition("?")[0]) not in POST:
-        known = ", ".join(POST.values())
-        raise InvalidLine("invalid_url", f"has url {_shown(url)}; it must be one of {known}.")
+    if not isinstance(url, str):
+        raise InvalidLine("invalid_url", f"has url {_shown(url)}; it must be a string.")
+    try:
+        route = find_route(url.partition("?")[0][:MAX_SHOWN_CHARACTERS], in_job=True)
+    except UnknownRoute as error:
+        raise InvalidLine("invalid_url", f"has an invalid url: {error}") from error
+    if route.method != "POST":
+        raise InvalidLine("invalid_url", f"has url {_shown(url)}, which is a GET route.")
     return url
 
 
@@ -140,4 +146,4 @@ def _body(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:MAX_SHOWN_CHARACTERS]
+    return shown(value)[:MAX_SHOWN_CHARACTERS]

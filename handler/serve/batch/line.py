@@ -12,7 +12,7 @@ from handler.errors import EngineUnavailable
 from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
 from handler.request.parse import RequestParser
-from handler.request.routes import POST, route_name
+from handler.request.routes import find_route
 from handler.serve.batch.jsonl import BatchLine, error_result, success_result
 
 MAX_LOGGED_ID_CHARACTERS = 64
@@ -48,7 +48,7 @@ class LineRunner:
             try:
                 if line.error is not None:
                     raise line.error
-                record.route = POST[route_name(line.url.partition("?")[0])]
+                record.route = find_route(line.url.partition("?")[0], in_job=True).path
                 data = {"route": line.url, "method": "POST", "body": line.body}
                 parsed = self.parser.parse_job({"id": request_id, "input": data})
                 body = await self._answer(parsed.request, record)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InputTooLarge, InvalidInput
+from handler.request.json_text import shown
 
 MAX_LINES = 50_000  # OpenAI's limit
 
@@ -37,10 +38,10 @@ def parse_batch_request(data: object) -> BatchRequest | None:
     Raises:
         RequestError: what is wrong and what would be right.
     """
-    if not isinstance(data, Mapping) or "batch" not in data:
+    if not isinstance(data, Mapping) or data.get("batch") is None:
         return None
-    for name in data:
-        if name != "batch":
+    for name, value in data.items():
+        if name != "batch" and value is not None:
             raise InvalidInput(f"{name!r} is not allowed beside batch.", name)
     batch = data["batch"]
     if not isinstance(batch, dict):
@@ -78,5 +79,5 @@ def _check_concurrency(value: object) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidInput(
-            f"concurrency must be an integer of at least 1, got {value!r}.", "concurrency"
+            f"concurrency must be an integer of at least 1, got {shown(value)}.", "concurrency"
         )

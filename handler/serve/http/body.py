@@ -8,7 +8,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from handler.errors import ClientDisconnected, InputTooLarge, QueueFull, RequestTimedOut
-from handler.request.parse import MAX_BODY_BYTES
+from handler.request.body import MAX_BODY_BYTES
+from handler.serve.http.encoding import as_utf8, decompressed
 
 BODY_TIMEOUT_SECONDS = 60.0  # for the whole body
 MAX_BODIES_BYTES = 2_000_000_000  # of all open requests together
@@ -42,10 +43,12 @@ class RequestBody:
         self.is_unread = self._announced_bytes > 0 or "transfer-encoding" in request.headers
 
     async def read(self) -> bytes:
-        """Return the whole body.
+        """Return the whole body, decompressed; text is UTF-8 without a byte-order mark.
 
         Raises:
             InputTooLarge: it is over MAX_BODY_BYTES, or announced to be.
+            UnsupportedBody: it has an encoding or a character set that is not read.
+            InvalidInput: it is not encoded as its headers say.
             QueueFull: the bodies of other requests take all the memory.
             RequestTimedOut: it has not arrived in time.
             ClientDisconnected: the client has left.
@@ -66,7 +69,20 @@ class RequestBody:
         except ClientDisconnect as error:
             raise ClientDisconnected from error
         self.is_unread = False
-        return b"".join(chunks)
+        body = self._decoded(b"".join(chunks))
+        _check_size(len(body))
+        if (growth := len(body) - self._taken_bytes) > 0:
+            self._memory.take(growth)
+            self._taken_bytes += growth
+        return body
+
+    def _decoded(self, body: bytes) -> bytes:
+        headers = self._request.headers
+        body = decompressed(body, headers.get("content-encoding", ""), MAX_BODY_BYTES)
+        content_type = headers.get("content-type", "")
+        return (
+            body if content_type.lower().startswith("multipart/") else as_utf8(body, content_type)
+        )
 
     def close(self) -> None:
         """Give the memory back."""

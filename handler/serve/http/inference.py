@@ -12,7 +12,7 @@ from handler.engine.response import EngineResponse, ask
 from handler.errors import render
 from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
-from handler.request.routes import POST, is_anthropic, route_name
+from handler.request.routes import POST, is_anthropic, route_label, route_name
 from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.body import RequestBody, cancelled_on_disconnect
 from handler.serve.worker import Worker
@@ -47,7 +47,7 @@ class Inference:
                 content_type=request.headers.get("content-type", ""),
                 request_id=request_id,
             )
-            record.route = engine_request.path
+            record.route = route_label(engine_request.path)
             with cancelled_on_disconnect(request.receive):
                 if engine_request.method == "GET":
                     await self._forward(request, engine_request, record, send)
@@ -62,12 +62,13 @@ class Inference:
     async def _forward(
         self, request: Request, engine_request: EngineRequest, record: RequestRecord, send: Send
     ) -> None:
-        record.sent(engine_request.path, engine_request.body)
+        record.sent(route_label(engine_request.path), engine_request.body)
         async with ask(
             self._worker.runtime,
             engine_request,
             deadline=Deadline(self._worker.request_timeout_seconds),
-            on_data=record.add_output,
+            # A response that is asked for again has been counted.
+            on_data=record.add_output if engine_request.method == "POST" else lambda _: None,
         ) as response:
             if response.is_stream:
                 await _send_stream(response, engine_request.path, record, send)

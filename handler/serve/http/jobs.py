@@ -18,6 +18,7 @@ import orjson
 
 from handler.errors import InvalidInput, QueueFull, RequestError, UnknownJob, render
 from handler.logs import job_id
+from handler.request.json_text import shown
 from handler.serve.http.admission import AdmissionQueue, Slot
 from handler.serve.worker import Output, Worker
 
@@ -76,7 +77,7 @@ class HttpJob:
 
     @property
     def is_batch(self) -> bool:
-        return isinstance(self.input, dict) and "batch" in self.input
+        return isinstance(self.input, dict) and self.input.get("batch") is not None
 
     @property
     def is_over(self) -> bool:
@@ -276,7 +277,7 @@ def _execution_timeout(milliseconds: object) -> float | None:
     ):
         raise InvalidInput(
             f"policy.executionTimeout must be a positive number of milliseconds, got "
-            f"{milliseconds!r}.",
+            f"{shown(milliseconds)}.",
             "policy",
         )
     return milliseconds / 1000

@@ -79,7 +79,7 @@ class QueueJobs:
         """Send the requests of jobs for which the SDK is going to call `handle`."""
         for job in jobs:
             data = job.get("input")
-            if isinstance(data, dict) and "batch" in data:
+            if isinstance(data, dict) and data.get("batch") is not None:
                 continue
             with contextlib.suppress(Exception):  # `handle` meets the same error, and answers it
                 prepare_job = functools.partial(self._worker.prepare, job)

@@ -8,6 +8,8 @@
 | `rp_scale.get_stop_signals`         | drops a stop for a job that is taken and not started; a    |
 |                                     | poll on a closed connection is repeated for ever           |
 | `rp_scale.JobScaler.run_jobs`       | starts a job up to 0.1 s after it was taken                |
+| `rp_scale.AsyncClientSession`       | loses all jobs of a poll when one of them is nested deeper |
+|                                     | than Python's decoder goes                                 |
 | `rp_http._transmit`                 | loses a chunk when a connection breaks, see `delivery`     |
 
 Called without being public: `JobsProgress.get_job_count`, `rp_http.send_result`,
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.environ import log_level_of
+from handler.request.json_text import loads
 
 POLL_INTERVAL_SECONDS = 0.1
 
@@ -124,7 +127,21 @@ def patch_sdk(hooks: SdkHooks) -> None:
 
     rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
     rp_scale.JobScaler.run_jobs = run_jobs
+    rp_scale.AsyncClientSession = functools.partial(
+        rp_scale.AsyncClientSession, response_class=_deep_response()
+    )
     rp_http._transmit = hooks.transmit
+
+
+def _deep_response() -> type[Any]:
+    """Return aiohttp's response, with a decoder for jobs of any depth: the parser refuses them."""
+    from aiohttp import ClientResponse
+
+    class DeepResponse(ClientResponse):
+        async def json(self, **named: Any) -> Any:
+            return await super().json(**{"loads": loads, **named})
+
+    return DeepResponse
 
 
 async def start_jobs(scaler: Any, session: Any, job_cancelled: Callable[[str], object]) -> None:

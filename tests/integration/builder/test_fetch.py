@@ -11,11 +11,16 @@ import pytest
 
 from handler.model.manifest import Manifest
 from tests.support.environment import ROOT, clean_environment
+from tests.support.header_checkpoints import safetensors_header
 from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 
 AWQ = {"quantization_config": {"quant_method": "awq"}}
 GPTQ = {"quantization_config": {"quant_method": "gptq"}}
 WRITE_BYTES = 10 * 1024 * 1024  # what huggingface-hub writes at once
+SECRET = (
+    " (docker build takes it as a secret: --secret id=HF_TOKEN,env=HF_TOKEN; a --build-arg is not "
+    "read)"
+)
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = json.dumps({"weight_map": {"a": SHARDS[0], "b": SHARDS[1]}})
 
@@ -57,6 +62,22 @@ def hub(tmp_path_factory):
         broken=repository("broken", {"config.json": "{", **weights}),
         gguf=repository("gguf", {"model.gguf": b"gguf"}),
         empty=repository("empty", {}),
+        adapter=repository(
+            "adapter",
+            {
+                "adapter_config.json": '{"r": 8, "base_model_name_or_path": "org/large"}',
+                "adapter_model.safetensors": safetensors_header(
+                    {"base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": ("F32", [])}
+                ),
+            },
+        ),
+        dora=repository(
+            "dora",
+            {
+                "adapter_config.json": '{"r": 8, "use_dora": true}',
+                "adapter_model.safetensors": safetensors_header({}),
+            },
+        ),
         sharded=repository(
             "sharded",
             {
@@ -107,6 +128,7 @@ def test_the_manifest_describes_every_fetched_and_verified_file(tmp_path, hub):
         "commit": COMMIT,
         "kind": "model",
         "patterns": (),
+        "mistral_requested": False,
         "quantization": "awq",
         "licence": "apache-2.0",
         "total_bytes": sum(file.bytes for file in manifest.files),
@@ -185,6 +207,28 @@ def test_a_tokenizer_has_no_weights_and_a_draft_may_be_unquantized(tmp_path, hub
     assert (code, "model.safetensors" in names(tmp_path / "d")) == (0, True)
 
 
+def test_an_adapter_that_no_engine_serves_with_the_model_is_refused(tmp_path, hub):
+    """In the build, as at the start."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"num_hidden_layers": 2}')
+    weights = {"model.layers.1.self_attn.q_proj.weight": ("BF16", [8, 8])}
+    (base / "model.safetensors").write_bytes(safetensors_header(weights))
+    kind = ("--kind", "lora", "--out", tmp_path / "lora")
+    assert fetch(hub.url, *kind, LORA_MODULES="a=org/adapter")[0] == 0
+    code, _, line = fetch(hub.url, *kind, "--base", base, LORA_MODULES="a=org/adapter")
+    assert (code, line) == (
+        2,
+        "LORA_MODULES: org/adapter cannot be served: it has a layer 9, and the model has 2 layers "
+        "(it was trained on org/large).",
+    )
+    code, _, line = fetch(hub.url, *kind, LORA_MODULES="b=org/dora")
+    assert (code, line) == (
+        2,
+        "LORA_MODULES: org/dora cannot be served: the engines do not implement DoRA (use_dora).",
+    )
+
+
 def test_the_token_opens_a_gated_repository(tmp_path, hub):
     code, _, last_line = fetch(hub.url, "org/gated", "--out", tmp_path / "m", HF_TOKEN=TOKEN)
     assert (code, last_line.rpartition("; ")[2]) == (0, "quantization awq, licence unknown")
@@ -208,20 +252,20 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/gated",
             {},
             3,
-            "org/gated: it is gated: accept its licence on the hub and set HF_TOKEN.",
+            f"org/gated: it is gated: accept its licence on the hub and set HF_TOKEN{SECRET}.",
         ),
         (
             "org/private",
             {},
             3,
-            "org/private: no such repository on the hub, or it is private and HF_TOKEN gives "
-            "no access.",
+            "org/private: no such repository on the hub, or it is private and HF_TOKEN gives no "
+            f"access{SECRET}.",
         ),
         (
             "org/awq",
             {"HF_TOKEN": "hf_wrong"},
             3,
-            "org/awq: the hub answered 401: HF_TOKEN is not valid.",
+            f"org/awq: the hub answered 401: HF_TOKEN is not valid{SECRET}.",
         ),
         ("org/awq --revision v9", {}, 3, "org/awq has no revision 'v9' (MODEL_REVISION)."),
         (
@@ -293,7 +337,8 @@ def test_an_invalid_token_is_refused_without_showing_it(tmp_path, hub, token):
             "org/awq --allow-patterns *.safetensors",
             {},
             2,
-            "org/awq has no config.json that matches ALLOW_PATTERNS: every engine needs it.",
+            "org/awq has no config.json that matches ALLOW_PATTERNS: every engine needs it, or "
+            "Mistral's params.json with consolidated.safetensors.",
         ),
         (
             "org/awq --allow-patterns *.json",

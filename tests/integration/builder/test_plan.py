@@ -53,6 +53,19 @@ def write_repository(folder, config, tensors):
     return Repository(folder)
 
 
+def mistral_folder(folder):
+    """Write a checkpoint in Mistral's own format, of FP8 weights and no config.json."""
+    folder.mkdir()
+    params = {"dim": 4096, "n_layers": 1, "head_dim": 128, "hidden_dim": 8192, "n_heads": 32}
+    params |= {"n_kv_heads": 8, "vocab_size": 1024, "max_position_embeddings": 4096}
+    params |= {"quantization": {"qformat_weight": "fp8_e4m3"}}
+    (folder / "params.json").write_text(json.dumps(params))
+    tensors = {"tok_embeddings.weight": ("BF16", (1024, 4096))}
+    tensors["layers.0.feed_forward.w1.weight"] = ("F8_E4M3", (8192, 4096))
+    (folder / "consolidated.safetensors").write_bytes(safetensors_header(tensors))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("plan")
@@ -86,6 +99,7 @@ def hub(tmp_path_factory):
         ),
         "multimodal": repository("multimodal", llama_70b_tensors(), vision_config={}),
         "pickle": Repository(pickle),
+        "mistral": Repository(mistral_folder(root / "mistral")),
         "gated": Repository(root / "llama", gated=True),
     }
     with running_hub(**repositories) as running:
@@ -192,6 +206,16 @@ def test_a_multimodal_model_is_not_sent_to_builder_quantize(hub):
     _, out, _ = plan(hub, "org/multimodal", "--quantization", "fp8")
     assert "look for a quantized repository of it" in out
     assert "Quantize it first" not in out
+
+
+def test_mistrals_own_format_is_planned_from_its_params(hub):
+    _, out, _ = plan(hub, "org/mistral", "--gpu", "H100")
+    assert out.splitlines()[1:5] == [
+        "weights   0.04 GB, fp8",
+        "layers    1 full attention; 32 attention heads, 8 KV heads",
+        "KV cache  4,096 bytes per token (16 bits), 0.008 GB per request of 2048 tokens",
+        "context   4096 tokens; the model's own is 4096",
+    ]
 
 
 def test_a_folder_has_to_get_into_a_repository_or_an_image_first(hub):

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from tests.support.environment import ROOT, worker_command, worker_environment
+from tests.support.model_folders import model_folder
 from tests.support.processes import run_worker
 
 
@@ -43,6 +44,20 @@ def test_a_bad_start_ends_with_its_code_and_one_line(arguments, environ, code, m
     assert (done.returncode, done.stdout) == (code, "")
     [line] = done.stderr.splitlines()
     assert line.startswith(message)
+
+
+def test_a_clone_without_its_weights_is_named(tmp_path):
+    """Before the engine is imported."""
+    folder = model_folder(tmp_path / "m", model__safetensors="w")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4976698672\n"
+    (folder / "model.safetensors").write_text(pointer)
+    done = run_worker(**{**worker_environment("awq"), "MODEL_NAME": str(folder)})
+    assert (done.returncode, done.stdout, done.stderr) == (
+        3,
+        "",
+        f"m in {folder}: model.safetensors is a Git LFS pointer of {len(pointer)} bytes, not the "
+        "file: run `git lfs pull` where it was cloned, or download it from the hub.\n",
+    )
 
 
 def test_a_file_of_flags_is_named_in_errors_before_anything_loads(tmp_path):

@@ -44,6 +44,7 @@ class InstantBench(Bench):
         ("delays", 1),
         ("engines", 1),
         ("memory", 1),
+        ("parsers", 3),
         ("prefix", 1),
         ("quantization", 2),
         ("speculation", 2),
@@ -51,7 +52,7 @@ class InstantBench(Bench):
 )
 def test_what_a_case_measures_makes_its_tables(monkeypatch, tmp_path, name, tables):
     monkeypatch.setattr(speculation, "ask_metrics", lambda platform: "")
-    options = Namespace(rounds=1, jobs=1280)
+    options = Namespace(rounds=1, starts=1, jobs=1280)
     case = CASES[name]
     measured = case.measure(InstantBench(DEVICES["gpu"], tmp_path, options, print))
     made = case.tables(json.loads(json.dumps(measured)))

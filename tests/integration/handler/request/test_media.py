@@ -37,6 +37,16 @@ SHAPES = {
     "messages": lambda url: {"messages": [{"content": [{"source": {"type": "url", "url": url}}]}]},
     "rerank": lambda url: {"documents": [{"image": url}]},
     "list": lambda url: {"messages": [{"video": [url, url]}]},
+    "several chats": lambda url: {"messages": [picture(url)["messages"]] * 2},
+    "rerank's parts": lambda url: {"documents": [[{"type": "image_url", "image_url": url}]]},
+    "v2/embed": lambda url: {"images": [url]},
+    "v2/embed's inputs": lambda url: {
+        "inputs": [{"content": [{"type": "image_url", "image_url": {"url": url}}]}]
+    },
+    "systemone": lambda url: {"state": "?", "videos": [url], "audio": [url]},
+    "decisions": lambda url: {"images": [{"type": "image_url", "image_url": {"url": url}}]},
+    "SGLang's generate": lambda url: {"text": ["a"], "video_data": [url], "audio_data": url},
+    "SGLang's embeddings": lambda url: {"input": [{"text": "a", "image": url}]},
     "SGLang's classify": lambda url: {"text": "<image>", "image_data": [[url, {"url": url}]]},
     "a tool's result": lambda url: {
         "messages": [
@@ -101,6 +111,7 @@ def test_one_that_cannot_be_had_fails_the_request(monkeypatch):
         {"audio": {"voice": "alloy", "format": "wav"}},
         {"text": {"format": {"schema": {"default": {"image": "none"}}}}},
         {"mm_processor_kwargs": {"video": "fast"}},
+        {"state": {"image": "broken"}, "questions": {"a": {"criteria": {"video": "yes"}}}},
         {"prompt": "https://a.example"},
     ],
 )
@@ -123,6 +134,21 @@ def test_what_an_engine_would_open_is_refused(text, error):
     for body in (picture(text), {"image_data": text}, {"input": [{"image": text}]}):
         with pytest.raises(InvalidInput, match=error):
             find_media(body, ())
+
+
+def test_plain_base64_in_sglangs_own_input_is_marked_as_such():
+    """It is never taken for a path, as short ones and those elsewhere might be."""
+    data, uri = "A" * 100, "data:application/octet-stream;base64," + "A" * 100
+    paths = {"/generate": frozenset({"text"})}
+    parser = RequestParser(("m",), "org/m", paths)
+    body = {"text": "a", "image_data": [data, [{"url": data}]], "audio_data": data}
+    job = parser.parse_job({"id": "j", "input": {"route": "/generate", "body": body}})
+    marked = {"text": "a", "image_data": [uri, [{"url": uri}]], "audio_data": uri}
+    assert json.loads(job.request.body) == marked
+    for text in ("A" * 60, "/etc/passwd"):
+        bad = {"route": "/generate", "body": {"text": "a", "image_data": text}}
+        with pytest.raises(InvalidInput, match="must be an http or https URL"):
+            parser.parse_job({"id": "j", "input": bad})
 
 
 def test_too_many_are_refused():
@@ -162,6 +188,9 @@ READS = {
     "vllm": "from vllm.multimodal.media.connector import MediaConnector as M; "
     "print(M().fetch_image(uri).getpixel((0, 0)))",
     "sglang": "from sglang.srt.utils.common import load_image; "
+    "print(load_image(uri)[0].convert('RGB').getpixel((0, 0)))",
+    "sglang, plain": "from sglang.srt.utils.common import load_image; "
+    "uri = uri.replace('image/png', 'application/octet-stream'); "
     "print(load_image(uri)[0].convert('RGB').getpixel((0, 0)))",
 }
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
+from handler import PRODUCT
 from handler.errors import InvalidInput, UrlNotFound
 from handler.request import safe_fetch
 from handler.request.safe_fetch import SafeFetch, is_public
@@ -82,13 +83,54 @@ def test_what_is_there_comes_with_its_type(here_is_public):
         *("127.0.0.1", "10.0.0.8", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1"),
         *("[::1]", "[::ffff:127.0.0.1]", "[fd00::1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]"),
         "[::127.0.0.1]",
-        *("127.1", "2130706433", "0x7f000001", "localhost"),
+        *("[::ffff:7f00:1]", "[::ffff:224.0.0.1]", "localhost"),
+        *("①②⑦.⓪.⓪.①", "127。0。0。1"),
     ],
 )
 def test_a_private_address_is_refused_however_it_is_written(host):
     """This machine, its network, the cloud's metadata."""
-    with pytest.raises(InvalidInput, match=r"public|canonical|InvalidUrlClientError"):
+    with pytest.raises(InvalidInput, match="public address"):
         get(f"http://{host}:PORT/x", {"/x": picture})
+
+
+ODD_ADDRESSES = [
+    *("127.1", "2130706433", "0x7f000001", "0x7F.1", "0", "017700000001", "0177.0.0.1"),
+    *("127.0.0.1.", "2130706433.", "127.0.0.01", "8.8.8.8.8", "①②⑦.①", "127。1", "a.example.1"),
+    *("%31%32%37.0.0.1", "127.0.0.1%2e", "[fe80::1%25lo]", "[2606:4700::1%25lo]"),
+]
+
+
+@pytest.mark.parametrize("host", ODD_ADDRESSES)
+def test_an_address_that_is_not_written_in_full_is_refused(host):
+    """By the worker itself: a client, or the C library below it, may read it another way."""
+    with pytest.raises(InvalidInput, match=r"must have a host name, or an IP address written in"):
+        safe_fetch.allowed_url(f"http://{host}/x", (), what="Media")
+
+
+@pytest.mark.parametrize("host", ODD_ADDRESSES)
+def test_a_redirect_to_such_an_address_is_refused(here_is_public, host):
+    with pytest.raises(InvalidInput, match=r"must have a host name, or an IP address written in"):
+        get("http://127.0.0.1:PORT/x", {"/x": to(f"http://{host}:PORT/y")})
+
+
+@pytest.mark.parametrize(
+    "host", ["8.8.8.8", "[2606:4700::1]", "a.example", "3com.com", "a.0x7g", "xn--9hbcp.example"]
+)
+def test_a_name_or_a_whole_address_is_allowed(host):
+    url = f"https://{host}/x"
+    assert str(safe_fetch.allowed_url(url, (), what="Media")) == url
+
+
+def test_a_host_sees_who_asks(here_is_public):
+    """Some answer 403 to a library's own name."""
+    asked = []
+
+    async def answer(request):
+        asked.append(request.headers["user-agent"])
+        return await picture(request)
+
+    get("http://127.0.0.1:PORT/old", {"/old": to("/x"), "/x": answer})
+    assert asked == [PRODUCT]
 
 
 def test_a_name_is_looked_up_once_and_that_address_is_asked(here_is_public, names):

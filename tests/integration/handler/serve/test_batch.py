@@ -18,6 +18,7 @@ from handler.request import safe_fetch
 from handler.request.safe_fetch import is_public
 from handler.serve.batch import input, jsonl, output, run, spool
 from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
+from handler.serve.batch.request import parse_batch_request
 from handler.serve.batch.spool import Spool
 from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, NoFrontEnd
 from tests.support.stand_in_engine import USAGE, worker_on
@@ -198,9 +199,18 @@ BROKEN = [
     (
         line("x", url="/v1/load_lora_adapter"),
         "invalid_url",
-        "Line 2 has url '/v1/load_lora_adapter'; it must be one of /v1/chat/completions, ",
+        "Line 2 has an invalid url: /v1/load_lora_adapter is not for callers: it changes the",
     ),
-    (line("x", url="/v1/models"), "invalid_url", "Line 2 has url '/v1/models'; it must be one of"),
+    (
+        line("x", url="/v1/images"),
+        "invalid_url",
+        "Line 2 has an invalid url: There is no route '/v1/images'. Routes: chat/completions, ",
+    ),
+    (
+        line("x", url="/v1/models"),
+        *("invalid_url", "Line 2 has url '/v1/models', which is a GET route."),
+    ),
+    (line("x", url=1), "invalid_url", "Line 2 has url 1; it must be a string."),
     (line("x", body=None), "invalid_body", "Line 2 has no body, which must be an object."),
     (
         line("x", body={"prompt": "a", "stream": True}),
@@ -348,6 +358,13 @@ def test_nothing_goes_beside_a_batch(worker):
     assert error(failed)["message"] == "'output_url' is not allowed beside batch."
 
 
+def test_a_key_that_is_null_is_absent():
+    """Beside a batch, and where the batch itself is null."""
+    assert parse_batch_request({"batch": None, "prompt": "Hi"}) is None
+    request = parse_batch_request({"batch": {"requests": [1]}, "prompt": None})
+    assert request.requests == [1]
+
+
 # ---- files
 
 
@@ -360,6 +377,13 @@ def test_a_batch_comes_from_an_address(worker, engine):
     assert (text(first), text(last)) == ("1", "2")
     assert broken["error"]["code"] == "invalid_json"
     assert broken["error"]["message"].startswith("Line 3 is not JSON: ")
+
+
+def test_a_batch_may_begin_with_a_byte_order_mark(worker):
+    """As editors on Windows write it."""
+    content = b"\xef\xbb\xbf" + as_file([line("a", "1")])
+    [output], _ = stored(worker, {"in": content}, url="in")
+    assert text(output["results"][0]) == "1"
 
 
 def test_a_line_that_is_too_long_is_broken(worker, monkeypatch):

@@ -20,8 +20,14 @@ from builder.quantize.inputs import check_base, select_data_file
         ),
         ({"quantization_config": {"quant_method": "fp8"}}, [], "m is already quantized, as 'fp8'"),
         (None, [], "m is not a model: config.json cannot be read."),
+        (
+            None,
+            ["params.json", "consolidated.safetensors"],
+            "m is in Mistral's own format, which llm-compressor does not read: choose a repository "
+            "with config.json and model.safetensors.",
+        ),
     ],
-    ids=["pickle", "no weights", "multimodal", "quantized", "no model"],
+    ids=["pickle", "no weights", "multimodal", "quantized", "no model", "Mistral's"],
 )
 def test_a_checkpoint_that_cannot_be_quantized_is_refused(tmp_path, config, files, message):
     if config is not None:

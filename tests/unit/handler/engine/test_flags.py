@@ -9,8 +9,8 @@ from handler.engine.flags import (
     EngineFlags,
     FlagError,
     parse_engine_flags,
-    unused_variable_warnings,
 )
+from handler.engine.removed_names import unused_variable_warnings
 from handler.errors import InvalidSetting
 
 
@@ -49,7 +49,6 @@ def flags():
         ("DOMAINS", '{"a": 1}', ["--domains", '{"a": 1}']),
         ("DOMAINS", "[]", []),
         ("DTYPE", "Half", ["--dtype=half"]),
-        ("LIMITS", "image=2, video=0", ['--limits={"image": 2, "video": 0}']),
     ],
 )
 def test_a_value_becomes_arguments(flags, name, value, arguments):
@@ -67,7 +66,6 @@ def test_a_value_becomes_arguments(flags, name, value, arguments):
             "[broken",
             "DOMAINS='[broken' must be a JSON list (Expecting value: line 1 column 2 (char 1)).",
         ),
-        ("MAX_NUM_SEQS", "a=1", "MAX_NUM_SEQS='a=1': invalid int value: 'a=1'"),
         (
             "LIMITS",
             "{'image': 2}",
@@ -75,7 +73,7 @@ def test_a_value_becomes_arguments(flags, name, value, arguments):
             "double quotes: line 1 column 2 (char 1)).",
         ),
     ],
-    ids=["number", "choice", "boolean", "list", "pairs", "Python"],
+    ids=["number", "choice", "boolean", "list", "Python"],
 )
 def test_an_invalid_value_is_refused_with_its_variable(flags, name, value, message):
     with pytest.raises(InvalidSetting) as caught:
@@ -110,7 +108,6 @@ def parse(flags, engine_args="", **environ):
         worker_arguments=["--max-num-seqs=1"],
         environ=environ,
         engine_args=engine_args,
-        removed={"SWAP_SPACE": "use KV_OFFLOADING_SIZE."},
     )
 
 
@@ -144,6 +141,14 @@ def test_two_names_of_one_setting_must_agree(flags):
     [
         ("--dtyp=x", "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
         ("'--x", 'ENGINE_ARGS="\'--x": No closing quotation'),
+        (
+            "--task=embed",
+            "ENGINE_ARGS: --task is an old flag: set TASK as a variable, which is translated.",
+        ),
+        (
+            "--num-scheduler-steps 8",
+            "ENGINE_ARGS: --num-scheduler-steps is an old flag: use ASYNC_SCHEDULING.",
+        ),
         *(
             (
                 given,
@@ -154,7 +159,7 @@ def test_two_names_of_one_setting_must_agree(flags):
         ),
         ("—seed 8", "ENGINE_ARGS='—seed 8': '—seed' must begin with two hyphens (--)"),
     ],
-    ids=["unknown", "quote", "refused", "refused short", "help", "dash"],
+    ids=["unknown", "quote", "renamed", "removed", "refused", "refused short", "help", "dash"],
 )
 def test_invalid_engine_args_are_refused(flags, engine_args, message):
     with pytest.raises(InvalidSetting) as caught:
@@ -174,16 +179,17 @@ def test_variables_without_effect_are_logged_once(flags, caplog):
     )
     assert [record.message for record in caplog.records] == [
         "MAX_NUM_SEQ is not a setting and has no effect: did you mean MAX_NUM_SEQS?",
-        "SWAP_SPACE has no effect: use KV_OFFLOADING_SIZE.",
+        "SWAP_SPACE has no effect: the engine recomputes preempted requests; "
+        "use KV_OFFLOADING_SIZE to offload.",
     ]
 
 
 def test_names_of_the_platform_and_of_libraries_are_not_warned_of():
     known = {"HF_TOKEN", "VLLM_EXTRA_ARGS"}
-    assert unused_variable_warnings({"HF_TOKENS": "", "VLLM_EXTRA_ARG": ""}, known, {}) == []
+    assert unused_variable_warnings({"HF_TOKENS": "x", "VLLM_EXTRA_ARG": "x"}, known, {}) == []
 
 
-def parsed(flags, environ, engine_args="", removed=None):
+def parsed(flags, environ, engine_args=""):
     return vars(
         parse_engine_flags(
             "vllm",
@@ -191,7 +197,6 @@ def parsed(flags, environ, engine_args="", removed=None):
             worker_arguments=[],
             environ=environ,
             engine_args=engine_args,
-            removed=removed or {},
         )
     )
 
@@ -233,6 +238,13 @@ def test_a_flag_of_the_shared_table_that_the_engine_has_dropped_is_an_error(flag
 @pytest.mark.parametrize("value", ["", "None", "0", "false"])
 def test_a_name_without_effect_is_not_told_when_its_field_was_left_blank(value):
     assert unused_variable_warnings({"SWAP_SPACE": value}, (), {"SWAP_SPACE": "gone."}) == []
+
+
+def test_a_switch_that_was_turned_off_to_change_something_is_told():
+    environ = {"RAW_OPENAI_OUTPUT": "0"}
+    assert unused_variable_warnings(environ, (), {"RAW_OPENAI_OUTPUT": "gone."}) == [
+        "RAW_OPENAI_OUTPUT has no effect: gone."
+    ]
 
 
 def test_a_key_of_the_file_that_is_no_flag_is_an_error(flags, tmp_path):

@@ -35,3 +35,9 @@ def test_fields_and_aliases_of_each_posted_model_are_found():
         "/chat": {"messages", "max_tokens", "limit"},
         "/either": {"messages", "max_tokens", "limit", "text"},
     }
+    without, also = {"/chat": ("limit", "none")}, {"/chat": ("seen",), "/none": ("text",)}
+    assert request_fields(app, without=without, also=also)["/chat"] == {
+        "messages",
+        "max_tokens",
+        "seen",
+    }

@@ -50,6 +50,33 @@ def test_anthropics_count_of_the_input_leaves_out_what_the_cache_had():
     assert counter.usage == Usage(204, 5, 28)
 
 
+def own(completion, **more):
+    """Return an answer of SGLang's own routes."""
+    counts = {"prompt_tokens": 3, "completion_tokens": completion, "cached_tokens": 1}
+    return {"text": "…", "meta_info": {"id": "x", **counts}} | more
+
+
+@pytest.mark.parametrize(
+    ("values", "is_stream", "usage"),
+    [
+        ([own(5)], False, Usage(3, 5, 1)),
+        ([[own(5), own(2)]], False, Usage(6, 7, 2)),
+        ([own(1), own(2), own(5)], True, Usage(3, 5, 1)),
+        ([own(1, index=0), own(1, index=1), own(5, index=0)], True, Usage(6, 6, 2)),
+        ([{"text": '"meta_info":'}, {"meta_info": None}], True, Usage()),
+    ],
+    ids=["answer", "answers", "stream", "stream of two", "none"],
+)
+def test_sglangs_own_routes_count_each_prompt(values, is_stream, usage):
+    """In running totals."""
+    counter = UsageCounter()
+    for each in values:
+        text = json.dumps(each, separators=(",", ":")).encode()
+        counter.add(b"data: " + text + b"\n\n" if is_stream else text)
+    counter.add(b"data: [DONE]\n\n")
+    assert counter.usage == usage
+
+
 def test_the_line_of_a_request_without_a_route_and_tokens_has_neither(caplog):
     caplog.set_level("INFO", "handler")
     record = RequestRecord("r")

@@ -1,10 +1,11 @@
 """Snapshots in a hub cache: found by revision, and only if they are complete."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from handler.model.hub_cache import find_snapshot, write_ref
+from handler.model.hub_cache import caches_in_environ, find_snapshot, write_ref
 from handler.model.reference import HubReference
 from tests.support.hub import COMMIT
 from tests.support.model_folders import INDEX, cached_snapshot
@@ -15,11 +16,12 @@ from tests.support.model_folders import INDEX, cached_snapshot
     [
         ("models--Org--Name", "main", None),
         ("models--org--name", "main", None),
+        ("models--ORG--Name", "main", None),
         ("models--Org--Name", None, None),
         ("models--Org--Name", None, COMMIT),
         ("models--Org--Name", "v1", "v1"),
     ],
-    ids=["as named", "lower case", "no ref", "commit", "branch"],
+    ids=["as named", "lower case", "another case", "no ref", "commit", "branch"],
 )
 def test_a_snapshot_is_found_by_branch_commit_or_as_the_only_one(tmp_path, folder, ref, revision):
     snapshot = cached_snapshot(tmp_path, folder, ref)
@@ -83,3 +85,31 @@ def test_a_recorded_ref_finds_the_snapshot_of_a_branch(tmp_path):
     reference = HubReference("org/name", "release/v1")
     write_ref(tmp_path, reference, COMMIT)
     assert find_snapshot(tmp_path, reference) == snapshot
+
+
+def test_of_several_folders_in_another_case_none_is_taken(tmp_path, caplog):
+    for folder in ("models--ORG--name", "models--Org--NAME"):
+        cached_snapshot(tmp_path, folder, "main")
+    assert find_snapshot(tmp_path, HubReference("Org/Name")) is None
+    assert caplog.messages == [
+        f"{tmp_path} has several folders for Org/Name: models--ORG--name, models--Org--NAME"
+    ]
+    named = cached_snapshot(tmp_path, "models--Org--Name", "main")
+    assert find_snapshot(tmp_path, HubReference("Org/Name")) == named
+
+
+def test_the_users_variables_name_caches_in_the_order_in_which_they_win():
+    environ = {
+        "DOWNLOAD_DIR": "'/v/downloads'",
+        "HF_HOME": "~/hf",
+        "HF_HUB_CACHE": " ",
+        "HUGGINGFACE_HUB_CACHE": "/v/$X/hub",
+        "TRANSFORMERS_CACHE": "/v/old",
+    }
+    assert list(caches_in_environ(environ).items()) == [
+        ("HUGGINGFACE_HUB_CACHE", Path("/v/$X/hub")),
+        ("HF_HOME", Path.home() / "hf/hub"),
+        ("TRANSFORMERS_CACHE", Path("/v/old")),
+        ("DOWNLOAD_DIR", Path("/v/downloads")),
+    ]
+    assert caches_in_environ({"DOWNLOAD_DIR": "None", "HF_HOME": ""}) == {}

@@ -1,10 +1,17 @@
 """Errors of huggingface-hub: which ones are retried, and what reaches the log."""
 
 import socket
+import time
+from email.utils import formatdate
 
+import httpx
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
-from handler.model.hub_errors import reason_of, retry
+from handler.errors import ModelUnavailable
+from handler.model import hub_errors
+from handler.model.hub_errors import TransferStalled, hub_errors_explained, reason_of, retry
+from handler.model.reference import HubReference
 
 
 @pytest.mark.parametrize(
@@ -63,3 +70,84 @@ def test_a_retry_is_announced_with_its_reason(caplog):
     assert caplog.messages == [
         "the hub cannot be reached ([Errno -2] Name or service not known), trying again in 0 s"
     ]
+
+
+def answer(status, **headers):
+    request = httpx.Request("GET", "https://huggingface.co/api/models/org/m")
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return HfHubHTTPError("no", response=httpx.Response(status, headers=headers, request=request))
+
+
+def not_in_cache(cause):
+    """The form in which huggingface-hub hides the answer to a HEAD request."""
+    error = OSError("not in the cache")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    waits = []
+    monkeypatch.setattr(hub_errors.time, "sleep", waits.append)
+    return waits
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        (answer(429, retry_after="20"), 21),
+        (answer(429, ratelimit='"api";r=0;t=55'), 56),
+        (answer(429, ratelimit='"api";r=0;t=55', retry_after="3"), 56),
+        (answer(503, retry_after="5"), 6),
+        (not_in_cache(answer(429, retry_after="20")), 21),
+        (answer(429), 4),
+        (answer(500, retry_after="20"), 4),
+    ],
+    ids=["Retry-After", "RateLimit", "both", "503", "a HEAD request", "neither", "500"],
+)
+def test_the_wait_is_what_the_hub_asks_for(slept, error, wait):
+    assert retry(Calls(error), waits_seconds=(4,)) == "done"
+    assert slept == [wait]
+
+
+def test_the_wait_may_be_asked_for_as_a_date(slept):
+    error = answer(429, retry_after=formatdate(time.time() + 100, usegmt=True))
+    assert retry(Calls(error), waits_seconds=(4,)) == "done"
+    assert 90 < slept[0] <= 100
+
+
+def test_waits_that_the_hub_asks_for_are_no_failures_but_bounded(slept):
+    errors = [answer(429, retry_after="60") for _ in range(9)]
+    with pytest.raises(HfHubHTTPError):
+        retry(Calls(*errors), waits_seconds=(1,))
+    assert slept == [61] * 5
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, not_in_cache], ids=["GET", "HEAD"])
+def test_a_rate_limit_is_explained(wrap):
+    with (
+        pytest.raises(ModelUnavailable) as caught,
+        hub_errors_explained(HubReference("org/m")),
+    ):
+        raise wrap(answer(429, retry_after="3600"))
+    assert str(caught.value) == (
+        "org/m: the hub answered 429, too many requests and asks to wait 3601 s: try again later, "
+        "or with HF_TOKEN, which has a higher limit."
+    )
+
+
+def test_a_transfer_that_stalls_twice_is_not_tried_again(slept):
+    calls = Calls(*[TransferStalled("no data for 90 s")] * 3)
+    with pytest.raises(TransferStalled):
+        retry(calls, waits_seconds=(0, 0, 0))
+    assert calls.count == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda error: error, not_in_cache], ids=["GET", "HEAD"])
+def test_a_hub_that_is_silent_is_not_one_that_cannot_be_reached(wrap):
+    with (
+        pytest.raises(ModelUnavailable) as caught,
+        hub_errors_explained(HubReference("org/m")),
+    ):
+        raise wrap(httpx.ReadTimeout(""))
+    assert str(caught.value).endswith(" was connected and sent no data.")

@@ -31,9 +31,9 @@ from handler.model.hub_files import engine_files
             ["LICENSE", "NOTICE.txt"],
         ),
         (
-            ["tokenizer.model", "tekken.json", "x.tiktoken"],
+            ["tokenizer.model", "tekken.json", "x.tiktoken", "tokenizer.model.v3"],
             None,
-            ["tekken.json", "tokenizer.model", "x.tiktoken"],
+            ["tekken.json", "tokenizer.model", "tokenizer.model.v3", "x.tiktoken"],
         ),
         (
             ["model.safetensors.index.json", "x.safetensors"],
@@ -49,3 +49,38 @@ from handler.model.hub_files import engine_files
 def test_files_are_selected_by_name(names, indexed, selected):
     assert engine_files("model", names, indexed) == selected
     assert not any(name.endswith(".safetensors") for name in engine_files("tokenizer", names))
+
+
+BOTH = [
+    *("config.json", "model.safetensors", "params.json", "tekken.json"),
+    *("consolidated-1.safetensors", "consolidated.safetensors.index.json", "old.safetensors"),
+]
+
+
+@pytest.mark.parametrize(
+    ("names", "requested", "selected"),
+    [
+        (BOTH, False, ["config.json", "model.safetensors", "params.json", "tekken.json"]),
+        (
+            BOTH,
+            True,
+            [
+                *("config.json", "consolidated-1.safetensors"),
+                *("consolidated.safetensors.index.json", "params.json", "tekken.json"),
+            ],
+        ),
+        (
+            ["params.json", "consolidated.safetensors", "tokenizer.model.v7m1", "x.pdf"],
+            False,
+            ["consolidated.safetensors", "params.json", "tokenizer.model.v7m1"],
+        ),
+    ],
+    ids=["both", "both, Mistral's asked for", "Mistral's alone"],
+)
+def test_one_of_two_formats_is_selected(names, requested, selected):
+    assert engine_files("model", names, mistral_requested=requested) == selected
+
+
+def test_of_code_only_python_is_selected():
+    names = ["modeling_x.py", "config.json", "lib/part.py", "model.safetensors"]
+    assert engine_files("code", names) == ["lib/part.py", "modeling_x.py"]

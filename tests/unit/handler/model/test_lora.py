@@ -7,6 +7,7 @@ import pytest
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.lora import LoraSpec, parse_lora_modules, resolve_adapters
 from handler.model.sources import ModelSources
+from tests.support.model_folders import safetensors
 
 PATHS = ("org/sql", "/loras/x", "o/y")
 
@@ -54,7 +55,7 @@ def test_an_invalid_setting_is_an_error_with_its_value_and_the_reason(text, reas
 def test_the_rank_of_an_adapter_is_the_largest_of_its_matrices(tmp_path):
     config = {"r": 8, "rank_pattern": {"q_proj": 16, "v_proj": 4}}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter_model.safetensors").write_bytes(safetensors(""))
     [adapter] = resolve_adapters(f"a={tmp_path}", ModelSources(tmp_path))
     assert (adapter.name, adapter.path, adapter.rank) == ("a", tmp_path, 16)
 
@@ -64,7 +65,7 @@ def test_the_rank_of_an_adapter_is_the_largest_of_its_matrices(tmp_path):
 )
 def test_an_adapter_without_a_rank_is_an_error(tmp_path, config):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "adapter_model.safetensors").write_bytes(safetensors(""))
     with pytest.raises(InvalidSetting) as caught:
         resolve_adapters(f"a={tmp_path}", ModelSources(tmp_path))
     assert str(caught.value) == (

@@ -1,6 +1,7 @@
 """Where a model's files are found: the image, the platform's cache, a folder, the volume."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,10 @@ def test_the_sources_are_searched_in_order(tmp_path, sources, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda file: file.unlink(), "model.safetensors is missing, expected 7 bytes"),
+        (lambda file: file.unlink(), "model.safetensors is missing, expected 75 bytes"),
         (
             lambda file: file.write_text("half"),
-            "model.safetensors has 4 bytes, expected 7 bytes",
+            "model.safetensors has 4 bytes, expected 75 bytes",
         ),
     ],
     ids=["missing", "short"],
@@ -141,3 +142,42 @@ def test_a_name_too_long_for_a_file_is_shortened_in_the_error(sources):
     with pytest.raises(InvalidSetting) as caught:
         sources.find(HubReference("x" * 300))
     assert str(caught.value) == f"MODEL_NAME='{'x' * 100}…': File name too long."
+
+
+def test_the_users_caches_come_before_the_volumes(tmp_path, sources):
+    on_volume = cached_snapshot(sources.base_path / VOLUME_CACHE, "models--org--name", "main")
+    first, second = tmp_path / "first", tmp_path / "second"
+    sources = replace(sources, user_caches={"HF_HOME": first, "DOWNLOAD_DIR": second})
+    assert sources.find(HubReference("org/name")).path == on_volume
+    in_second = cached_snapshot(second, "models--org--name", "main")
+    found = sources.find(HubReference("org/name"))
+    assert (found.path, found.source) == (in_second, "the cache in DOWNLOAD_DIR")
+    in_first = cached_snapshot(first, "models--org--name", "main")
+    assert sources.find(HubReference("org/name")).path == in_first
+
+
+def test_downloads_go_to_the_first_cache_that_can_be_written_to(tmp_path, sources):
+    assert sources.hub_cache() is None
+    sources.base_path.mkdir()
+    assert sources.hub_cache() == sources.base_path / VOLUME_CACHE
+    own = {"HF_HUB_CACHE": Path("/proc/none"), "HF_HOME": tmp_path / "own"}
+    sources = replace(sources, user_caches=own)
+    assert sources.environment() == {"HF_HUB_CACHE": str(tmp_path / "own")}
+
+
+def test_the_image_is_found_by_a_name_in_another_case(sources):
+    folder = baked_folder(sources.baked / "model")
+    found = sources.find(HubReference("ORG/Name"))
+    assert (found.path, found.name) == (folder, "ORG/Name")
+
+
+def test_an_image_without_mistrals_format_is_not_taken_where_that_is_asked_for(sources):
+    baked_folder(sources.baked / "model")
+    folder = cached_snapshot(
+        sources.base_path / VOLUME_CACHE,
+        "models--org--name",
+        "main",
+        params__json="{}",
+        consolidated__safetensors="w",
+    )
+    assert sources.find(HubReference("org/name", mistral_requested=True)).path == folder

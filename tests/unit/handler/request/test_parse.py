@@ -1,12 +1,12 @@
 """Job inputs of every shape become one request, or an error that says what would be right."""
 
-import base64
 import json
 
 import pytest
 
-from handler.errors import InputTooLarge, InvalidInput, UnknownModel, UnknownRoute
-from handler.request.parse import MAX_BODY_BYTES, RequestParser
+from handler.errors import InputTooLarge, InvalidInput, UnknownModel
+from handler.request.body import MAX_BODY_BYTES
+from handler.request.parse import RequestParser
 from handler.request.routes import GET, POST, path_of_input
 
 FIELDS = {
@@ -14,16 +14,17 @@ FIELDS = {
         "messages model temperature top_k logprobs top_logprobs max_tokens stream stream_options"
         " tools".split()
     ),
-    "/v1/completions": frozenset("prompt model temperature logprobs stream stream_options".split()),
+    "/v1/completions": frozenset(
+        "prompt model temperature logprobs max_tokens stream stream_options top_k".split()
+    ),
 }
 MODELS = ("served", "adapter")
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
-def read(data, **job):
-    return RequestParser(MODELS, "org/repository", FIELDS).parse_job(
-        {"id": "j1", "input": data, **job}
-    )
+def read(data, context_tokens=None):
+    parser = RequestParser(MODELS, "org/repository", FIELDS, context_tokens=context_tokens)
+    return parser.parse_job({"id": "j1", "input": data})
 
 
 def body(data):
@@ -71,20 +72,6 @@ def test_a_route_may_be_spelled_with_or_without_its_prefix(name, spelling):
     assert read(data).request.path == {**POST, **GET}[name]
 
 
-@pytest.mark.parametrize(
-    "route", ["/v1/load_lora_adapter", "/scale_elastic_ep", "/docs", "", "/v1/chat/completions/x"]
-)
-def test_any_other_route_is_a_404_that_names_the_allowed_ones(route):
-    """Administrative routes of the engine's app are not for callers."""
-    with pytest.raises(UnknownRoute) as caught:
-        read({"openai_route": route, "openai_input": {"a": 1}})
-    assert str(caught.value) == (
-        f"There is no route {route!r}. Routes: chat/completions, completions, responses, messages, "
-        "messages/count_tokens, embeddings, rerank, score, classify, audio/transcriptions, "
-        "tokenize, detokenize, models, health, version, metrics."
-    )
-
-
 def test_a_native_chat():
     """Fields stand at the top level or in sampling_params; the top level wins."""
     assert body(
@@ -110,6 +97,95 @@ def test_a_native_prompt_goes_to_completions_unless_the_template_is_asked_for():
     chat = read({"prompt": "Hi", "apply_chat_template": True})
     assert chat.request.path == "/v1/chat/completions"
     assert json.loads(chat.request.body)["messages"] == MESSAGES
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "expected"),
+    [
+        (
+            {"text": "Hi", "sampling_params": {"max_new_tokens": 8, "temperature": None}},
+            "/v1/completions",
+            {"prompt": "Hi", "max_tokens": 8},
+        ),
+        ({"input_ids": [1, 2]}, "/v1/completions", {"prompt": [1, 2]}),
+        (
+            {"text": "Hi", "return_logprob": True, "top_logprobs_num": 2},
+            "/v1/completions",
+            {"prompt": "Hi", "logprobs": 2},
+        ),
+        ({"text": "Hi", "return_logprob": False}, "/v1/completions", {"prompt": "Hi"}),
+        (
+            {"openai_route": None, "openai_input": {}, "messages": None, "prompt": "Hi"},
+            "/v1/completions",
+            {"prompt": "Hi"},
+        ),
+        (
+            {"messages": MESSAGES, "prompt": None, "sampling_params": None, "tools": None},
+            "/v1/chat/completions",
+            {"messages": MESSAGES},
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "temperature": None}},
+            "/v1/chat/completions",
+            {"messages": MESSAGES},
+        ),
+        ({"openai_input": {"prompt": "Hi"}}, "/v1/completions", {"prompt": "Hi"}),
+        (
+            {"route": "completions", "body": {"prompt": "Hi"}, "method": None, "prompt": None},
+            "/v1/completions",
+            {"prompt": "Hi"},
+        ),
+        (
+            {
+                "prompt": "Hi",
+                "use_openai_format": True,
+                "max_batch_size": 8,
+                "min_batch_size": 1,
+                "batch_size_growth_factor": 3,
+            },
+            "/v1/completions",
+            {"prompt": "Hi"},
+        ),
+        (
+            {"messages": MESSAGES, "logprobs": 2},
+            "/v1/chat/completions",
+            {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2},
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_the_shapes_of_other_workers(data, path, expected):
+    """worker-vllm's and worker-sglang's; a key that is null is absent."""
+    request = read(data).request
+    assert (request.path, json.loads(request.body)) == (path, {**expected, "model": "served"})
+
+
+def test_a_native_prompt_may_fill_the_context(caplog):
+    """The engine's default is 16 tokens, which nobody wants who gives no limit; said once."""
+    for _ in range(2):
+        assert body({"prompt": "Hi"}) == {"prompt": "Hi", "model": "served"}
+    parser = RequestParser(MODELS, "org/repository", FIELDS, context_tokens=4096)
+    for data in ({"prompt": "Hi"}, {"text": "Hi", "max_tokens": None}):
+        request = parser.parse_job({"id": "j1", "input": data}).request
+        assert json.loads(request.body)["max_tokens"] == 4096
+    assert caplog.messages == [
+        "a prompt without max_tokens may go on to the end of the context of 4096 tokens"
+    ]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"prompt": "Hi", "max_tokens": 5},
+        {"prompt": "Hi", "sampling_params": {"max_new_tokens": 5}},
+        {"openai_route": "completions", "openai_input": {"prompt": "Hi"}},
+        {"messages": MESSAGES},
+    ],
+    ids=["limit", "other name", "OpenAI route", "chat"],
+)
+def test_any_other_request_keeps_its_own_limit(data):
+    """The OpenAI route has OpenAI's default, and a chat goes on by itself."""
+    assert json.loads(read(data, 4096).request.body).get("max_tokens") in (5, None)
 
 
 def test_a_native_stream_counts_its_tokens():
@@ -143,8 +219,21 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
     assert str(caught.value) == (
         "/v1/responses takes no LoRA adapter with this engine; /v1/completions do."
     )
+    asked = reader.parse_job({"id": "j1", "input": {"route": "models/adapter"}}).request
+    assert asked.take_part({"data": [{"id": "served"}, {"id": "adapter"}]}) == {"id": "adapter"}
     right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
     assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [("big", "big"), ("small", "small"), ("org/repository", "big"), ("tiny", "big")],
+)
+def test_one_model_of_the_list_by_each_of_its_names(name, card):
+    """Its own entry if it has one; an engine may list the first name only."""
+    reader = RequestParser(("big",), "org/repository", FIELDS, aliases=("small", "tiny"))
+    request = reader.parse_job({"id": "j1", "input": {"openai_route": f"models/{name}"}}).request
+    assert request.take_part({"data": [{"id": "big"}, {"id": "small"}]}) == {"id": card}
 
 
 def test_another_model_is_refused():
@@ -194,6 +283,11 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
             "method",
         ),
         (
+            {"route": "models", "method": ["GET"]},
+            "method must be GET or POST, got a list.",
+            "method",
+        ),
+        (
             {"route": "models", "temperature": 1},
             "'temperature' is not allowed beside route; give route, body, method.",
             "temperature",
@@ -215,10 +309,38 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
             "zzz",
         ),
         (
-            {"prompt": "a", "batch_size": 1},
-            "The engine has no field 'batch_size' on /v1/completions: "
-            "the worker paces streams; leave it out.",
-            "batch_size",
+            {"prompt": "a", "use_openai_format": False},
+            "The output always has the OpenAI format: leave use_openai_format out.",
+            "use_openai_format",
+        ),
+        ({"text": "a", "prompt": "b"}, "Give prompt or text, not both.", "prompt"),
+        ({"text": "a", "messages": MESSAGES}, "Give text or messages, not both.", "text"),
+        (
+            {"openai_route": "/v1/completions", "openai_input": {"prompt": "a"}, "temperature": 1},
+            "'temperature' belongs into openai_input, not beside it.",
+            "temperature",
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "extra_body": 1}},
+            "extra_body must be a JSON object, got a number.",
+            "extra_body",
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "temprature": 1}},
+            "The engine has no field 'temprature' on /v1/chat/completions: "
+            "did you mean 'temperature'?",
+            "temprature",
+        ),
+        (
+            {"openai_input": {"messages": MESSAGES, "maxTokens": 1}},
+            "The engine has no field 'maxTokens' on /v1/chat/completions: "
+            "did you mean 'max_tokens'?",
+            "maxTokens",
+        ),
+        (
+            {"prompt": "a", "max_new_tokens": 1, "max_tokens": 2},
+            "max_new_tokens and max_tokens contradict each other: give max_tokens.",
+            "max_new_tokens",
         ),
         (
             {"prompt": "a", "sampling_params": [1]},
@@ -242,7 +364,7 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"route": "audio/transcriptions", "body": {"language": "en"}},
-            "file must be the audio file in base64.",
+            "file must be the audio file in base64, or its URL.",
             "file",
         ),
     ],
@@ -258,18 +380,6 @@ def test_a_body_over_the_limit_is_refused():
     """The limit is the platform's own on its other kind of endpoint."""
     with pytest.raises(InputTooLarge, match=f"the limit is {MAX_BODY_BYTES}"):
         read({"prompt": "x" * MAX_BODY_BYTES})
-
-
-def test_audio_becomes_a_form():
-    """The transcription route takes a form; a job is JSON."""
-    sound = base64.b64encode(b"RIFF").decode()
-    data = {"file": f"data:audio/wav;base64,{sound}", "language": "en"}
-    request = read({"route": "audio/transcriptions", "body": data}).request
-    assert request.content_type.startswith("multipart/form-data; boundary=")
-    assert b'name="file"; filename="upload"\r\n' in request.body
-    assert b"\r\n\r\nRIFF\r\n" in request.body
-    assert b'name="language"\r\n\r\nen\r\n' in request.body
-    assert b'name="model"\r\n\r\nserved\r\n' in request.body
 
 
 def test_characters_are_sent_as_they_are():
@@ -301,6 +411,9 @@ def test_half_a_surrogate_pair_is_refused(data):
         ({"route": "messages?beta=true"}, "/v1/messages"),
         ({"route": "metrics"}, "/metrics"),
         ({"messages": []}, "/v1/chat/completions"),
+        ({"messages": None, "prompt": "Hi"}, "/v1/completions"),
+        ({"openai_route": None, "openai_input": {}}, "/v1/chat/completions"),
+        ({"text": "Hi"}, "/v1/completions"),
         ({"prompt": "Hi"}, "/v1/completions"),
         ({"route": 7}, None),
         ({"route": ["chat/completions"]}, None),

@@ -71,6 +71,19 @@ def test_named_events_are_understood(events):
     assert (result.text, result.streamed, result.usage) == ("Paris", True, {"output_tokens": 1})
 
 
+@pytest.mark.parametrize("is_stream", [False, True], ids=["plain", "streamed"])
+def test_sglangs_own_route_has_all_the_text_so_far(is_stream):
+    """In each event, with the tokens so far."""
+    answers = [
+        {"text": text, "meta_info": {"completion_tokens": count}}
+        for count, text in enumerate(("Pa", "Paris"), 1)
+    ]
+    outputs = [f"data: {json.dumps(each)}\n\n" for each in answers] if is_stream else answers[1:]
+    result = result_of(*outputs)
+    assert (result.text, result.streamed) == ("Paris", is_stream)
+    assert result.usage == {"completion_tokens": 2}
+
+
 def test_batch_results_are_printed_line_by_line():
     lines = [{"custom_id": "é", "error": None}, {"custom_id": "b", "error": {"code": "x"}}]
     counts = {"total": 2, "completed": 1, "failed": 1}
@@ -119,6 +132,19 @@ def test_the_job_is_the_argument_or_else_the_file(tmp_path):
     path.write_text('{"id": "file", "input": {}}')
     assert load_job('{"input": {}}', path) == {"id": "local", "input": {}}
     assert load_job(None, path) == {"id": "file", "input": {}}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_file_may_have_any_encoding_of_json(tmp_path, encoding):
+    """Windows' editors and PowerShell write a byte-order mark, or UTF-16."""
+    path = tmp_path / "test_input.json"
+    path.write_bytes('{"input": {"prompt": "日本"}}'.encode(encoding))
+    assert load_job(None, path) == {"id": "local", "input": {"prompt": "日本"}}
+
+
+def test_an_argument_may_begin_with_a_byte_order_mark():
+    """As `$(cat file)` brings it."""
+    assert load_job('\ufeff{"input": {}}') == {"id": "local", "input": {}}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from handler.engine.config_file import merge_config_file
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.engine.vllm.flags import REFUSED, REMOVED, engine_flags
+from handler.engine.vllm.flags import REFUSED, engine_flags
 from handler.environ import load_settings
 from handler.errors import InvalidSetting
 from handler.model.resolve import resolve_model
@@ -249,19 +249,6 @@ def test_similar_and_removed_names_are_logged_once(model, caplog):
         "SWAP_SPACE has no effect: the engine recomputes preempted requests; "
         "use KV_OFFLOADING_SIZE to offload.",
     ]
-
-
-def test_removed_names_are_no_flags_and_the_advice_names_flags():
-    """Parity with the engine."""
-    dests = {action.dest.upper() for action in engine_flags()._parser._actions}
-    assert REMOVED.keys() & dests == set()
-    advised = {
-        word.split("=")[0].strip(".,;")
-        for advice in REMOVED.values()
-        for word in advice.split()
-        if word.isupper() and len(word) > 3
-    }
-    assert advised - dests - {"RUNPOD_INIT_TIMEOUT", "ENGINE_ARGS"} == set()
 
 
 def test_a_prequantized_checkpoint_keeps_the_engine_choice_of_kernel(model):

@@ -21,7 +21,7 @@ class Stream:
         from vllm.v1.engine import EngineCoreRequest, output_processor
         from vllm.v1.engine.parallel_sampling import ParentRequest
 
-        from handler.engine.vllm.patches import PacedCollector, PacedState
+        from handler.engine.vllm.paced_streams import PacedCollector, PacedState
 
         monkeypatch.setattr(output_processor, "RequestState", PacedState)
         self.processor = output_processor.OutputProcessor(tokenizer, log_stats=False)
@@ -156,21 +156,18 @@ def test_several_choices_of_one_request_are_kept_apart(monkeypatch, tokenizer, p
     asyncio.run(run())
 
 
-def test_an_abort_hands_out_pending_tokens(monkeypatch, tokenizer, pacer):
-    """In the last output."""
-    tokens = tokenizer.encode(TEXT)
+def test_a_request_that_the_engine_ends_by_itself_fails(monkeypatch, tokenizer, pacer):
+    """vLLM would end the answer, cut short, as if it were complete."""
+    from vllm.v1.engine import FinishReason
+    from vllm.v1.engine.exceptions import EngineDeadError
 
     async def run():
         stream = Stream(monkeypatch, tokenizer, pacer)
-        stream.write(tokens[0])
+        stream.write(5)
         await stream.collector.get()
-        stream.write(tokens[1])
-        stream.processor.abort_requests(["r"], internal=True)
-        last = await stream.collector.get()
-        assert (completion(last).token_ids, completion(last).finish_reason) == (
-            [tokens[1]],
-            "abort",
-        )
+        stream.write(6, reason=FinishReason.ABORT)
+        with pytest.raises(EngineDeadError, match="engine died; the worker"):
+            await stream.collector.get()
 
     asyncio.run(run())
 

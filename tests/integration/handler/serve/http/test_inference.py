@@ -56,8 +56,9 @@ def test_an_error_in_a_stream_is_its_last_event(shared_http):
 @pytest.mark.parametrize(
     ("method", "path", "status", "error"),
     [
-        ("GET", "/docs", 404, "There is no route '/docs'. Routes: chat/completions,"),
-        ("POST", "/v1/load_lora_adapter", 404, "There is no route '/v1/load_lora_adapter'."),
+        ("GET", "/v1/images", 404, "There is no route '/v1/images'. Routes: chat/completions,"),
+        ("GET", "/docs", 404, "/docs is not for callers: it documents routes that"),
+        ("POST", "/v1/load_lora_adapter", 404, "/v1/load_lora_adapter is not for callers: it"),
         ("GET", "/v1/completions", 405, "/v1/completions takes POST, not GET."),
         ("POST", "/v1/models", 405, "/v1/models takes GET, not POST."),
         ("DELETE", "/status/x", 405, "/status/x takes GET or POST, not DELETE."),

@@ -1,0 +1,181 @@
+"""One transfer of huggingface-hub's `snapshot_download`, which can be cancelled and cannot hang.
+
+huggingface-hub ends a plain HTTP read that gets no byte for HF_HUB_DOWNLOAD_TIMEOUT seconds, but
+not a transfer by Xet, nor its requests for lists of files.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Collection, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from handler.model.hub_errors import TransferStalled
+from handler.model.reference import HubReference
+
+CANCEL_TIMEOUT_SECONDS = 1.0  # then a connection hangs: threads end with the next chunk they get
+PARTIAL_SUFFIX = ".incomplete"  # huggingface-hub's, until a file is complete
+# huggingface-hub reports every 10 MB of a file: eight files at once need 0.9 MB/s together.
+MAX_SILENCE_SECONDS = 90.0
+
+
+class Transfer:
+    """A download in a thread: called directly, `snapshot_download` would first finish its files.
+
+    Args:
+        reference: the repository.
+        commit: its full hash.
+        paths: the files to download.
+        cache: a hub cache, or None with a folder.
+        folder: takes the files without a cache's layout.
+        max_silence_seconds: the time without a byte after which it has stalled.
+    """
+
+    def __init__(
+        self,
+        reference: HubReference,
+        commit: str,
+        paths: Collection[str],
+        *,
+        cache: Path | None,
+        folder: Path | None,
+        max_silence_seconds: float = MAX_SILENCE_SECONDS,
+    ) -> None:
+        self._reference = reference
+        self._commit = commit
+        self._paths = paths
+        self._cache = cache
+        self._folder = folder
+        self._max_silence_seconds = max_silence_seconds
+        self._cancelled = threading.Event()
+        self._last_byte = time.monotonic()
+        self._result: Future[str] = Future()
+
+    def run(self) -> Path:
+        """Download and return the folder.
+
+        Raises:
+            TransferStalled: no byte has come for too long.
+            Exception: huggingface-hub's.
+        """
+        thread = threading.Thread(target=self._download, name="download", daemon=True)
+        try:
+            thread.start()
+            return Path(self._wait())
+        finally:
+            self._cancelled.set()
+            try:
+                if thread.is_alive():
+                    _abort_xet()
+                    thread.join(CANCEL_TIMEOUT_SECONDS)
+            finally:
+                if thread.is_alive():
+                    _remove_open_partial_files()
+
+    def _wait(self) -> str:
+        while True:
+            silence = time.monotonic() - self._last_byte
+            if silence >= self._max_silence_seconds and not self._result.done():
+                raise TransferStalled(f"no data for {self._max_silence_seconds:.0f} s")
+            try:
+                return self._result.result(max(0.0, self._max_silence_seconds - silence))
+            except TimeoutError:
+                if self._result.done():  # the transfer's own error
+                    raise
+
+    def _download(self) -> None:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+        transfer = self
+
+        class Progress(tqdm):
+            """An invisible bar; huggingface-hub's threads call `update` for every chunk."""
+
+            def __init__(self, *args: object, **kwargs: object) -> None:
+                super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+            def update(self, n: float | None = 1) -> None:
+                if transfer._cancelled.is_set():
+                    raise CancelledError
+                if n:
+                    transfer._last_byte = time.monotonic()
+
+        try:
+            # The library's warnings show signed URLs.
+            with _library_log_level(logging.ERROR), _rate_limits_raised():
+                path = snapshot_download(
+                    self._reference.name,
+                    revision=self._commit,
+                    token=self._reference.plain_token(),
+                    cache_dir=self._cache,
+                    local_dir=self._folder,
+                    allow_patterns=[escape(path) for path in self._paths],
+                    tqdm_class=Progress,
+                )
+            # When the hub fails, huggingface-hub is content with the files that are there.
+            if missing := [each for each in self._paths if not Path(path, each).is_file()]:
+                raise OSError(f"{self._reference.name}: {missing[0]} did not arrive")
+            self._result.set_result(path)
+        except BaseException as error:
+            self._result.set_exception(error)
+
+
+def turn_xet_off() -> bool:
+    """Make huggingface-hub download by plain HTTP from now on; return whether it used Xet."""
+    from huggingface_hub import constants
+
+    was_on = not constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = True
+    return was_on
+
+
+def _abort_xet() -> None:
+    """End transfers by Xet, which hold the locks of their files and heed no `tqdm_class`."""
+    from huggingface_hub.utils import _xet
+
+    _xet.abort_xet_session()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _rate_limits_raised() -> Iterator[None]:
+    """Raise an answer 429, for which huggingface-hub would wait as long as it says, in silence."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+    def raise_rate_limit(response: Any) -> None:
+        if response.status_code == 429:
+            response.read()
+            hf_raise_for_status(response)
+
+    client = get_session()
+    before = client.event_hooks
+    client.event_hooks = {**before, "response": [*before["response"], raise_rate_limit]}
+    try:
+        yield
+    finally:
+        client.event_hooks = before
+
+
+@contextmanager
+def _library_log_level(level: int) -> Iterator[None]:
+    logger = logging.getLogger("huggingface_hub")
+    previous = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(previous)
+
+
+def _remove_open_partial_files() -> None:
+    """Remove the partial files that this process has open; other workers' stay."""
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            path = descriptor.readlink()
+            if path.suffix == PARTIAL_SUFFIX:
+                path.unlink()

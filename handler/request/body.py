@@ -1,0 +1,81 @@
+"""The body of a request: read from an HTTP call, and encoded for the engine."""
+
+import functools
+import json
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
+from handler.request.form import FORM_TYPE, FormFile, decode_form, parse_form
+from handler.request.json_text import json_type
+from handler.request.media import find_media, mark_bytes, media_at
+from handler.request.routes import FORMS
+
+MAX_BODY_BYTES = 30_000_000  # the platform's limit on its load-balancing endpoints
+
+
+@dataclass(frozen=True)
+class EncodedBody:
+    """A body for the engine; see `EngineRequest` for `prepare`."""
+
+    content: bytes
+    content_type: str
+    prepare: Callable[[bytes], Awaitable[bytes]] | None
+
+
+def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
+    """Return the fields in the body of an HTTP call: a JSON object, or a form where it may be one.
+
+    Raises:
+        InvalidInput: it is neither.
+        UnsupportedBody: it is a form, and `path` takes none.
+    """
+    if content_type.partition(";")[0].strip().lower() == FORM_TYPE:
+        if path not in FORMS:
+            raise UnsupportedBody(f"{path} takes a JSON object, not a form.")
+        return decode_form(body, content_type)
+    try:
+        value = orjson.loads(body)
+    except ValueError as error:
+        raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
+    if not isinstance(value, dict):
+        raise InvalidInput(f"The body must be a JSON object, got {json_type(value)}.", "body")
+    return value
+
+
+def encode_body(path: str, fields: Mapping[str, Any], domains: Collection[str]) -> EncodedBody:
+    """Return the body that the engine gets on `path`; media are fetched when it is prepared.
+
+    Raises:
+        RequestError: it is too large, or its media or its file are invalid.
+    """
+    if path not in FORMS:
+        mark_bytes(fields)
+        content = _json(fields)
+        _check_size(content)
+        media = find_media(fields, domains)
+        return EncodedBody(content, "application/json", media.inline_into if media else None)
+    form, file = parse_form(path, fields)
+    if isinstance(file, FormFile):
+        content = form.encode(file)
+        _check_size(content)
+        return EncodedBody(content, form.content_type, None)
+    fetch = functools.partial(form.encode_fetched, media_at((file,), domains))
+    return EncodedBody(form.encode(FormFile(b"")), form.content_type, fetch)
+
+
+def _json(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise InvalidInput("The body is nested too deeply.", "body") from error
+
+
+def _check_size(content: bytes) -> None:
+    if len(content) > MAX_BODY_BYTES:
+        raise InputTooLarge(
+            f"The body has {len(content)} bytes; the limit is {MAX_BODY_BYTES}.", "body"
+        )

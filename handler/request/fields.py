@@ -1,0 +1,223 @@
+"""Fields of a body that the engine does not have on its route: what becomes of each.
+
+Both engines ignore such a field without a word. Here it is, in this order:
+
+1. given the engine's own name, if another engine or API calls it otherwise (SYNONYMS,
+   TEMPLATE_VARIABLES);
+2. translated, if it constrains the output (`constraints`);
+3. left out if it changes nothing, else refused (CHANGES_OUTPUT);
+4. passed over, if it cannot change the output (TOLERATED); with a line in the log, if a user may
+   expect something of it (IGNORED);
+5. refused, if it is a misspelt field of the engine;
+6. passed over, with a line in the log: clients send a lot that is for other servers. In the
+   worker's native input, which only people write, it is refused.
+
+A line in the log comes once for each field.
+"""
+
+import difflib
+import functools
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from handler.errors import InvalidInput
+from handler.request.constraints import translate_constraints
+
+log = logging.getLogger(__name__)
+
+# The names of one meaning: OpenAI's, Anthropic's, vLLM's, SGLang's, text-generation-webui's.
+SYNONYMS = (
+    ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens"),
+    ("min_tokens", "min_new_tokens"),
+    ("stop", "stop_sequences", "stopping_strings"),
+    ("seed", "sampling_seed"),
+    ("include_stop_str_in_output", "no_stop_trim"),
+)
+
+# Changes the answer, unless it has one of these values.
+CHANGES_OUTPUT: Mapping[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": ([],),
+    "audio": (),
+    "bad_words": ([],),
+    "beam_width": (1,),
+    "best_of": (1,),
+    "chat_template": ("",),
+    "continue_final_message": (False,),
+    "conversation": (),
+    "custom_logit_processor": ("",),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("auto", "none"),
+    "functions": ([],),
+    "grammar": ("",),
+    "ignore_eos": (False,),
+    "input_ids": ([],),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logprob_token_ids": ([],),
+    "logprobs": (False,),
+    "lora_path": ("",),
+    "mcp_servers": ([],),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": ([], ["text"]),
+    "n": (1,),
+    "num_beams": (1,),
+    "presence_penalty": (0,),
+    "prompt_logprobs": (),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "return_logprob": (False,),
+    "sampling_params": ({},),
+    "skip_special_tokens": (True,),
+    "stop_regex": ("", []),
+    "stop_token_ids": ([],),
+    "suffix": ("",),
+    "thinking_token_budget": (-1,),
+    "top_logprobs": (0,),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "web_search_options": (),
+}
+INSTEAD = {
+    "best_of": "give n",
+    "function_call": "give tools and tool_choice",
+    "functions": "give tools and tool_choice",
+    "grammar": "give guided_grammar",
+    "lora_path": "choose the adapter by model",
+    "sampling_params": "it belongs to the native input; give its fields themselves",
+}
+
+# OpenAI's and Anthropic's own: billing, storage, caches and tracing of their services.
+TOLERATED = frozenset(
+    "background betas cache_control client_metadata container context_management include"
+    " inference_geo max_tool_calls metadata moderation parallel_tool_calls prediction"
+    " prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier service_tier"
+    " speed store stream_options truncation user".split()
+)
+IGNORED = {
+    "batch_size": "the worker paces streams itself",
+    "batch_size_growth_factor": "the worker paces streams itself",
+    "guided_decoding_backend": "the engine chooses the backend, by its own setting",
+    "guided_whitespace_pattern": "the engine decides on whitespace",
+    "max_batch_size": "the worker paces streams itself",
+    "min_batch_size": "the worker paces streams itself",
+    "verbosity": "the model has no such setting",
+}
+# Variables of chat templates that other APIs have as fields.
+TEMPLATE_VARIABLES = ("enable_thinking",)
+MODEL = "model"  # which the parser judges, also where the engine has no such field
+CHAT_TEMPLATE_KWARGS = "chat_template_kwargs"
+
+MAX_LOGGED_FIELDS = 200
+MAX_LOGGED_NAME_CHARACTERS = 60
+MISSPELT_RATIO = 0.9  # `repetition_penalty_range`, a field of its own, has 0.86
+MIN_MISSPELT_CHARACTERS = 5
+MAX_MISSPELT_CHARACTERS = 50
+
+
+class FieldTranslator:
+    """Translates bodies for one engine.
+
+    Args:
+        request_fields: for each POST path the field names that the engine acts upon.
+    """
+
+    def __init__(self, request_fields: Mapping[str, frozenset[str]]) -> None:
+        self._request_fields = request_fields
+        self._logged: set[str] = set()
+
+    def known(self, path: str) -> frozenset[str]:
+        """Return the engine's fields on a path, none if they are not known."""
+        return self._request_fields.get(path, frozenset())
+
+    def translate(self, path: str, body: dict[str, Any], *, native: bool) -> None:
+        """Change `body` so that each field of it is one that the engine has, or changes nothing.
+
+        Raises:
+            InvalidInput: a field cannot be honoured.
+        """
+        known = self.known(path)
+        if not known:
+            return
+        _rename_synonyms(body, known)
+        _move_template_variables(body, known)
+        translate_constraints(path, body, known)
+        for name in [name for name in body if name not in known and name != MODEL]:
+            if name in CHANGES_OUTPUT:
+                _leave_out_or_refuse(path, body, name)
+            elif name in IGNORED:
+                self.log_once(name, "%s is ignored: %s", _shown(name), IGNORED[name])
+                del body[name]
+            elif name not in TOLERATED:
+                self._pass_over(path, body, known, name, native=native)
+
+    def log_once(self, name: str, message: str, *arguments: object) -> None:
+        """Log a warning the first time that it is about this name."""
+        if name not in self._logged and len(self._logged) < MAX_LOGGED_FIELDS:
+            self._logged.add(name)
+            log.warning(message, *arguments)
+
+    def _pass_over(
+        self, path: str, body: Mapping[str, Any], known: frozenset[str], name: str, *, native: bool
+    ) -> None:
+        near = _misspelt(name, known) if len(name) <= MAX_MISSPELT_CHARACTERS else None
+        if native and near is None:
+            near = next(iter(difflib.get_close_matches(name, known, n=1)), None)
+        if native or (near is not None and near not in body):
+            advice = f": did you mean {near!r}?" if near else "."
+            raise InvalidInput(f"The engine has no field {name!r} on {path}{advice}", name)
+        self.log_once(name, "the engine has no field %s on %s: it is ignored", _shown(name), path)
+
+
+def _rename_synonyms(body: dict[str, Any], known: frozenset[str]) -> None:
+    for names in SYNONYMS:
+        own = next((name for name in names if name in known), None)
+        for name in names:
+            if own is None or name not in body or name in known:
+                continue
+            value = body.pop(name)
+            if own in body and body[own] != value:
+                raise InvalidInput(f"{name} and {own} contradict each other: give {own}.", name)
+            body[own] = value
+
+
+def _move_template_variables(body: dict[str, Any], known: frozenset[str]) -> None:
+    for name in TEMPLATE_VARIABLES:
+        variables = body.get(CHAT_TEMPLATE_KWARGS, {})
+        if CHAT_TEMPLATE_KWARGS in known and name in body and isinstance(variables, dict):
+            body[CHAT_TEMPLATE_KWARGS] = {name: body.pop(name), **variables}
+
+
+def _leave_out_or_refuse(path: str, body: dict[str, Any], name: str) -> None:
+    value = body[name]
+    neutral = CHANGES_OUTPUT[name]
+    if not (value in neutral or (name == "best_of" and value == body.get("n"))):
+        advice = INSTEAD.get(name, "leave it out")
+        raise InvalidInput(f"The engine cannot do {name} on {path}: {advice}.", name)
+    del body[name]
+
+
+@functools.lru_cache(maxsize=512)  # a client sends the same fields each time
+def _misspelt(name: str, known: frozenset[str]) -> str | None:
+    """Return the field that a name is a slip of, by case, separators or a letter or two."""
+    by_letters = {_letters(field): field for field in known}
+    if _letters(name) in by_letters:
+        return by_letters[_letters(name)]
+    if len(name) < MIN_MISSPELT_CHARACTERS:
+        return None
+    near = difflib.get_close_matches(name, known, n=1, cutoff=MISSPELT_RATIO)
+    return near[0] if near else None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _shown(name: str) -> str:
+    return repr(name[:MAX_LOGGED_NAME_CHARACTERS])

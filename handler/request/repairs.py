@@ -1,0 +1,121 @@
+"""Values that clients send by default, and that OpenAI takes while an engine refuses them.
+
+| field           | value               | becomes                                                 |
+| --------------- | ------------------- | ------------------------------------------------------- |
+| any             | null                | absent                                                  |
+| extra_body      | an object           | its fields, as OpenAI's Python client sends them        |
+| tools           | []                  | absent, with tool_choice "auto" and parallel_tool_calls |
+| tools           | Anthropic's own     | left out without a schema: `_drop_server_tools`         |
+| stop            | "", [""]            | absent                                                  |
+| stream_options  | without `stream`    | absent                                                  |
+| top_p           | 0                   | the most probable token: top_k 1                        |
+| top_k           | 0                   | off: -1                                                 |
+| logprobs        | false               | absent, on completions, where it is a number            |
+| response_format | json_object, schema | json_schema: engines ignore that schema                 |
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from handler.errors import InvalidInput
+from handler.request.json_text import json_type
+from handler.request.routes import POST, is_anthropic
+
+EXTRA_BODY = "extra_body"
+LogOnce = Callable[..., None]
+
+
+def without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body's fields without those that are null."""
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def unfolded(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body without nulls, with the fields of `extra_body` in it.
+
+    Raises:
+        InvalidInput: `extra_body` is not an object.
+    """
+    fields = without_nulls(body)
+    extra = fields.pop(EXTRA_BODY, {})
+    if not isinstance(extra, dict):
+        raise InvalidInput(
+            f"{EXTRA_BODY} must be a JSON object, got {json_type(extra)}.", EXTRA_BODY
+        )
+    return fields | without_nulls(extra)
+
+
+def repair(path: str, body: dict[str, Any], log_once: LogOnce) -> None:
+    """Replace such values in a body, which has no nulls."""
+    if is_anthropic(path):
+        _drop_server_tools(body, log_once)
+    _drop_empty_tools(body)
+    for name in ("stop", "stop_sequences"):
+        _drop_empty_texts(body, name)
+    if not body.get("stream"):
+        body.pop("stream_options", None)
+    if _is_zero(body.get("top_p")):
+        del body["top_p"]
+        body["top_k"] = 1
+    elif _is_zero(body.get("top_k")):
+        body["top_k"] = -1
+    if path == POST["completions"] and body.get("logprobs") is False:
+        del body["logprobs"]
+    _name_schema(body)
+
+
+def _drop_server_tools(body: dict[str, Any], log_once: LogOnce) -> None:
+    """Leave out tools that Anthropic's servers or clients define, such as web_search_20250305.
+
+    They have a type and no schema: nothing says how they are called.
+    """
+    tools = body.get("tools")
+    if not isinstance(tools, list):
+        return
+    left_out = [tool for tool in tools if _has_no_schema(tool)]
+    for tool in left_out:
+        kind = tool["type"]
+        log_once(kind, "the tool %r has no schema and is left out", kind[:60])
+    body["tools"] = [tool for tool in tools if not _has_no_schema(tool)]
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict) and left_out:
+        names = {tool.get("name") for tool in left_out}
+        if choice.get("name") in names or (choice.get("type") != "none" and not body["tools"]):
+            del body["tool_choice"]
+
+
+def _has_no_schema(tool: Any) -> bool:
+    if not isinstance(tool, dict) or "input_schema" in tool:
+        return False
+    return isinstance(tool.get("type"), str) and tool["type"] != "custom"
+
+
+def _drop_empty_tools(body: dict[str, Any]) -> None:
+    if body.get("tools") == []:
+        del body["tools"]
+    if "tools" not in body:
+        body.pop("parallel_tool_calls", None)
+        if body.get("tool_choice") in ("auto", {"type": "auto"}):
+            del body["tool_choice"]
+
+
+def _drop_empty_texts(body: dict[str, Any], name: str) -> None:
+    value = body.get(name)
+    if isinstance(value, list):
+        value = body[name] = [text for text in value if text != ""]
+    if name in body and value in ("", []):
+        del body[name]
+
+
+def _name_schema(body: dict[str, Any]) -> None:
+    """Spell llama.cpp's format with a schema as OpenAI does."""
+    given = body.get("response_format")
+    if not isinstance(given, dict) or given.get("type") != "json_object":
+        return
+    if isinstance(schema := given.get("schema"), dict):
+        json_schema = {"name": "schema", "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
