@@ -1,6 +1,5 @@
 """An adapter of vLLM after its check of settings and flags, without a start of the engine."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -14,11 +13,10 @@ def checked_vllm_adapter(folder: Path, **environ: str) -> VllmAdapter:
     environ["MODEL_NAME"] = str(folder)
     settings = load_settings(environ)
     adapter = VllmAdapter(settings, resolve_model(settings), environ)
-    before, level = dict(os.environ), logging.root.level
+    before = dict(os.environ)
     try:
         adapter.check_flags()
     finally:
         os.environ.clear()
         os.environ.update(before)
-        logging.root.setLevel(level)
     return adapter
