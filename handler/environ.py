@@ -131,11 +131,16 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     """Read the worker's settings.
 
     Raises:
-        InvalidSetting: every invalid variable with its value and what it must be.
+        InvalidSetting: every invalid variable with its value and what it must be; or two names of
+            one setting have different values.
     """
-    environ, _ = translate_old_names(environ.get("ENGINE", "").strip() or "vllm", environ)
+    engine = clean_value(environ.get("ENGINE", "")).lower()
+    environ, _ = translate_old_names(engine or "vllm", environ)
+    variables = clean_environ(environ, setting_rules()).variables
+    if twice := _settings_with_two_values(variables):
+        raise InvalidSetting("\n".join(twice))
     try:
-        settings = Settings(**_Environ(clean_environ(environ, setting_rules()).variables)())
+        settings = Settings(**_Environ(variables)())
     except ValidationError as error:
         raise InvalidSetting("\n".join(_complaints(error, environ))) from error
     if settings.serve_mode == "queue" and settings.job_url is None:
@@ -171,6 +176,21 @@ def export(variables: Mapping[str, str], *, remove: Iterable[str] = ()) -> None:
         os.environ.pop(name, None)
 
 
+def given_name(field: str, environ: Mapping[str, str]) -> str:
+    """Return the variable that sets a field, the preferred one where none does."""
+    names = setting_variables()[field]
+    return next((name for name in names if environ.get(name)), names[0])
+
+
+def _settings_with_two_values(environ: Mapping[str, str]) -> list[str]:
+    complaints = []
+    for names in setting_variables().values():
+        given = [name for name in names if environ.get(name)]
+        if len({environ[name] for name in given}) > 1:
+            complaints.append(f"{' and '.join(given)} are one setting with two values: remove one.")
+    return complaints
+
+
 def _takes(field: str, value: str) -> bool:
     """Whether a field takes this value."""
     variable = setting_variables()[field][0]
@@ -185,7 +205,8 @@ def _complaints(error: ValidationError, environ: Mapping[str, str]) -> list[str]
     by_variable: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
         wrong = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        by_variable.setdefault(str(problem["loc"][0]), []).append(wrong.split(", unable")[0])
+        wrong = wrong.removeprefix("must be ").split(", unable")[0]
+        by_variable.setdefault(str(problem["loc"][0]), []).append(wrong)
     names = setting_variables()
     secrets = names["hf_token"] + names["api_key"]
     return [

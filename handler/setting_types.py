@@ -14,6 +14,7 @@ SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
 # Per step; more tokens pay only where most of them are accepted.
 DEFAULT_DRAFT_TOKENS = {"ngram": 4, "draft": 4, "eagle": 3, "eagle3": 3, "mtp": 1}
 ENGINE_METHODS = {"draft_model": "draft", "standalone": "draft", "nextn": "mtp"}
+MTP_OF_A_MODEL = "_mtp"  # vLLM's older names: deepseek_mtp, qwen3_next_mtp …
 SEPARATORS = re.compile(r"[\s,\[\]\"']+")
 LogLevelName = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LOG_LEVEL_NAMES: tuple[str, ...] = get_args(LogLevelName)
@@ -29,13 +30,14 @@ LOG_LEVELS = {  # other words and numbers for a level
     "40": "ERROR",
     "50": "CRITICAL",
 }
-TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
-FALSE_WORDS = frozenset({"0", "false", "no", "off"})
+TRUE_WORDS = frozenset({"1", "true", "t", "yes", "y", "on", "enabled"})
+FALSE_WORDS = frozenset({"0", "false", "f", "no", "n", "off", "disabled"})
 
 
 def parse_speculative_method(name: str) -> str:
     """Return the method for one of its names here or in an engine."""
-    return ENGINE_METHODS.get(name.lower(), name.lower())
+    name = name.lower()
+    return "mtp" if name.endswith(MTP_OF_A_MODEL) else ENGINE_METHODS.get(name, name)
 
 
 def check_token(secret: SecretStr) -> SecretStr:
@@ -91,8 +93,8 @@ def parse_model_names(text: str) -> tuple[str, ...]:
         items = json.loads(text) if text.startswith("[") else re.split(r"[\s,]+", text)
     except ValueError:
         items = []
-    names = [clean_value(item) if isinstance(item, str) else "" for item in items]
-    if text and not all(re.fullmatch(r"[^\s,\"'\[\]{}]+", name) for name in names if name):
+    names = [clean_value(item) if isinstance(item, str) else str([item]) for item in items]
+    if not all(re.fullmatch(r"[^\s,\"'\[\]{}]+", name) for name in names if name):
         raise ValueError("words without quotes or brackets")
     found = tuple(dict.fromkeys(name for name in names if name))
     if text and not found:
@@ -117,7 +119,7 @@ def parse_bool(text: str) -> bool:
     """Return a boolean setting.
 
     Raises:
-        ValueError: it is neither true nor false.
+        ValueError: what it must be.
     """
     if text.lower() not in TRUE_WORDS | FALSE_WORDS:
         raise ValueError("must be true or false")
@@ -144,6 +146,17 @@ def _check_domains(text: str) -> str:
     return text
 
 
+def _bool(value: object) -> object:
+    return parse_bool(value) if isinstance(value, str) else value
+
+
+def _lower_case(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Bool = Annotated[bool, BeforeValidator(_bool)]
+AnyCase = BeforeValidator(_lower_case)  # of the words to choose from
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 HubToken = Annotated[SecretStr, AfterValidator(check_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 OwnPort = Annotated[Port | None, BeforeValidator(_without_service_link)]

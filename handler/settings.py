@@ -5,12 +5,14 @@ not here: `handler/engine/flags.py` takes them from the engine's own parser.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from handler.setting_types import (
+    AnyCase,
+    Bool,
     Domains,
     HubToken,
     LogLevel,
@@ -20,6 +22,7 @@ from handler.setting_types import (
     Origins,
     OwnPort,
     Port,
+    Seconds,
     parse_domains,
     parse_model_names,
 )
@@ -110,10 +113,9 @@ class Settings(BaseSettings):
     prefix_warmup: str | None = Field(
         None,
         validation_alias="PREFIX_WARMUP",
-        description="Chat prefixes to prefill before the first job: a JSON list, or a file with "
-        "one",
+        description="Chat prefixes to prefill before the first job: a JSON list or its file",
     )
-    engine: Literal["vllm", "sglang"] = Field(
+    engine: Annotated[Literal["vllm", "sglang"], AnyCase] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"
     )
     engine_args: str = Field(
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("ENGINE_CONFIG_FILE", "VLLM_CONFIG_FILE"),
         description="YAML file of flags, as the engine's --config takes it; variables override it",
     )
-    max_concurrency: Literal["auto"] | PositiveInt = Field(
+    max_concurrency: Annotated[Literal["auto"] | PositiveInt, AnyCase] = Field(
         "auto",
         validation_alias="MAX_CONCURRENCY",
         description="Jobs at once; auto is what fits into the engine's batch and KV cache",
@@ -134,13 +136,12 @@ class Settings(BaseSettings):
     max_posts_per_second: PositiveFloat = Field(
         POSTS_PER_SECOND,
         validation_alias="MAX_POSTS_PER_SECOND",
-        description="Flushes per second of all streams together; the more streams, the fewer for "
-        "each",
+        description="Flushes per second of all streams together, shared out among them",
     )
-    request_timeout_seconds: PositiveFloat | None = Field(
+    request_timeout_seconds: Seconds | None = Field(
         None, validation_alias="REQUEST_TIMEOUT", description="Seconds until a job fails with 408"
     )
-    drain_timeout_seconds: PositiveFloat = Field(
+    drain_timeout_seconds: Seconds = Field(
         30.0,
         validation_alias="DRAIN_TIMEOUT",
         description="Seconds that running jobs get after SIGTERM",
@@ -160,12 +161,12 @@ class Settings(BaseSettings):
         validation_alias="CACHE_ROOT",
         description="Folder for the engine's compiled code, kept from one start to the next",
     )
-    volume_cache: bool = Field(
+    volume_cache: Bool = Field(
         True,
         validation_alias="VOLUME_CACHE",
         description="Whether CACHE_ROOT is restored from the network volume and copied back",
     )
-    prefetch_weights: bool = Field(
+    prefetch_weights: Bool = Field(
         True,
         validation_alias="PREFETCH_WEIGHTS",
         description="Whether the weights are read into the page cache while the engine is imported",
@@ -176,7 +177,7 @@ class Settings(BaseSettings):
         description="Domains that media may be fetched from (a.example,b.example); by default "
         "every public one",
     )
-    serve_mode: Literal["auto", "queue", "http", "local"] = Field(
+    serve_mode: Annotated[Literal["auto", "queue", "http", "local"], AnyCase] = Field(
         "auto",
         validation_alias="SERVE_MODE",
         description="auto is queue on a queue endpoint, http where PORT is set, else local",
@@ -197,7 +198,7 @@ class Settings(BaseSettings):
         validation_alias="API_KEY",
         description="One or several keys (first,second); HTTP requests need one of them",
     )
-    allow_unauthenticated: bool = Field(
+    allow_unauthenticated: Bool = Field(
         False,
         validation_alias="ALLOW_UNAUTHENTICATED",
         description="Whether HTTP may be served to everybody, without API_KEY",
@@ -210,8 +211,7 @@ class Settings(BaseSettings):
     cors_origins: Origins = Field(
         "",
         validation_alias="CORS_ORIGINS",
-        description="Origins of web pages that may call HTTP "
-        "(https://a.example,https://b.example), or *",
+        description="Web pages that may call HTTP (https://a.example,https://b.example), or *",
     )
     metrics_port: Port | None = Field(
         None,
@@ -228,10 +228,10 @@ class Settings(BaseSettings):
         validation_alias="PROMETHEUS_JOB",
         description="The metrics' label `job` in the Pushgateway",
     )
-    playground: bool = Field(
+    playground: Bool = Field(
         True, validation_alias="PLAYGROUND", description="Whether HTTP serves a chat page at /"
     )
-    log_content: bool = Field(
+    log_content: Bool = Field(
         False,
         validation_alias="LOG_CONTENT",
         description="Whether prompts and answers are logged",
@@ -241,7 +241,7 @@ class Settings(BaseSettings):
         validation_alias="LOG_LEVEL",
         description="Log level of the worker and the engine, also WARN, TRACE or 20",
     )
-    log_format: Literal["text", "json"] = Field(
+    log_format: Annotated[Literal["text", "json"], AnyCase] = Field(
         "text", validation_alias="LOG_FORMAT", description="One line of text or of JSON per event"
     )
     job_url: str | None = Field(

@@ -7,21 +7,25 @@ import json
 import re
 
 BLANKS = " \t\r\n\f\v\u00a0\u200b\ufeff"
-QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’"}
+QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "„": "“", "«": "»"}
 NO_VALUE = frozenset({"none", "null"})
 ZERO = re.compile(r"[+-]?(0+(\.0*)?|\.0+)")
 ONE_WORD = re.compile(r"[^\s{}]+")
+COMMENTED_WORD = re.compile(r"([^\s{}#][^\s{}]*)\s+#.*")
 
 
 def clean_value(text: str) -> str:
-    """Return the text without blanks, quotes and a comma around the whole of it.
+    """Return the text without blanks, quotes and a comma around it, and a comment after one word.
 
-    Docker's `--env-file` keeps quotes, and a line that was copied out of JSON ends in a comma. What
-    is inside JSON or free text, such as a chat template, stays as it is.
+    Docker's `--env-file` keeps quotes and comments, and a line that was copied out of JSON ends in
+    a comma. What is inside JSON or free text, such as a chat template, stays as it is.
     """
     before = None
     while text != before:
-        before, text = text, _without_quotes(_without_comma(text.strip(BLANKS)))
+        before, text = text, text.strip(BLANKS)
+        if commented := COMMENTED_WORD.fullmatch(text):
+            text = commented[1]
+        text = _without_quotes(_without_comma(text))
     return text
 
 

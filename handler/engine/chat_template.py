@@ -3,18 +3,26 @@
 An engine compiles a template with the first chat: an error in it would fail each one.
 """
 
+import json
 import logging
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from handler.errors import InvalidSetting, one_line
+from handler.variables import QUOTES
 
 log = logging.getLogger(__name__)
 
 TEXT_MARKS = ("{", "\n")  # a file's name has neither
+JSON_KEY = re.compile(r'\{?\s*"chat_template"\s*:')  # in tokenizer_config.json
 QUESTION = "Which city is it?"
+SPECIAL_TOKENS: dict[str, Any] = {
+    f"{name}_token": "" for name in "bos eos unk sep pad cls mask".split()
+}
 # A template may want a system message first, or the content in parts; a reranker has other roles.
 CONVERSATIONS: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": QUESTION}],
@@ -38,32 +46,57 @@ def read_chat_template(variable: str, value: str) -> str | None:
     """
     where = variable
     if not any(mark in value for mark in TEXT_MARKS):
-        path = Path(value)
-        if not path.is_file():
+        if not os.path.isfile(value):  # also of what is too long for a path
             return None
         where = f"{variable}={value!r}"
         try:
-            value = path.read_text(encoding="utf-8-sig")
+            value = Path(value).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidSetting(f"{where} cannot be read: {error}.") from error
-    text = _with_line_breaks(where, value)
+    text = _unescaped(where, _out_of_json(where, value))
     _check(where, text)
     return text
 
 
-def _with_line_breaks(where: str, text: str) -> str:
+def _out_of_json(where: str, text: str) -> str:
+    """Return a template that was copied with its quotes, or as a part of tokenizer_config.json."""
+    stripped = text.strip()
+    if found := JSON_KEY.match(stripped):
+        stripped = stripped if stripped.startswith("{") else stripped[found.end() :].strip(" \n,")
+    try:
+        content = json.loads(stripped)
+    except (ValueError, RecursionError):
+        is_quoted = QUOTES.get(stripped[:1]) == stripped[-1:]
+        inner = stripped[1:-1].strip()
+        return inner if is_quoted and inner[:1] == "{" and inner[-1:] == "}" else text
+    template = content.get("chat_template") if isinstance(content, dict) else content
+    if not isinstance(template, str):
+        raise InvalidSetting(f"{where} must be a Jinja template, got JSON without one.")
+    return template
+
+
+def _unescaped(where: str, text: str) -> str:
     r"""Return a template on one line, whose \n are two characters, with line breaks."""
-    if "\n" in text or "\\n" not in text:
+    if "\n" in text or not _is_escaped(text):
         return text
+    log.warning("%s: its \\n are read as line breaks", where)
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:
+        return text.replace("\\n", "\n")
+
+
+def _is_escaped(text: str) -> bool:
+    r"""Whether a template is written as in JSON: with \n in its text, or \\n in its strings.
+
+    Inside an expression \n is right: there it is part of a string.
+    """
     try:
         tokens = list(jinja2.Environment().lex(text))
     except jinja2.TemplateSyntaxError:
-        return text  # `_check` says why
-    # Inside an expression \n is right: there it is part of a string.
-    if not any(kind == "data" and "\\n" in value for _, kind, value in tokens):
-        return text
-    log.warning("%s: its \\n are read as line breaks", where)
-    return text.replace("\\n", "\n")
+        return '\\"' in text
+    in_text = any(kind == "data" and "\\n" in value for _, kind, value in tokens)
+    return in_text or ("\\\\n" in text and "\\" not in text.replace("\\\\", ""))
 
 
 def _check(where: str, text: str) -> None:
@@ -78,7 +111,7 @@ def _check(where: str, text: str) -> None:
         except Exception as error:  # whatever the template's own expressions raise
             failures.append(error)
             continue
-        if QUESTION in rendered:
+        if QUESTION.lower() in rendered.lower():
             return
     if len(failures) < len(CONVERSATIONS):
         raise InvalidSetting(f"{where} leaves the user's message out of the prompt.")
@@ -94,8 +127,7 @@ def _render(text: str, conversation: list[dict[str, Any]]) -> str:
         conversations=[conversation],
         chat_template=text,
         add_generation_prompt=True,
-        bos_token="",
-        eos_token="",
+        **SPECIAL_TOKENS,
     )
     [prompt], _ = rendered  # with the positions of generated tokens
     return str(prompt)

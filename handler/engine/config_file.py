@@ -6,15 +6,19 @@ Variables win over the file, and ENGINE_ARGS over both, as the command line does
 
 import difflib
 import json
+import logging
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.engine.flag_aliases import ALIASES, NOT_PASSED_ON
+from handler.engine.flag_aliases import ALIASES, NO_SERVER, NOT_PASSED_ON, SERVER_ONLY
+from handler.engine.flag_text import split_arguments
 from handler.environ import setting_variables
 from handler.errors import InvalidSetting, one_line
+
+log = logging.getLogger(__name__)
 
 VARIABLES = ("ENGINE_CONFIG_FILE", "VLLM_CONFIG_FILE")
 FLAG = "--config"
@@ -78,12 +82,13 @@ def merge_config_file(
     [(source, path), *_] = named.items()
     file = _read(path, source)
     for name, key in file.keys.items():
-        if name.lower() in refused and name not in SETTINGS:
+        if name.lower() in refused and name not in SETTINGS and name not in SERVER_ONLY:
             raise InvalidSetting(f"{path}: {key} {NOT_PASSED_ON}.")
     groups = [set(names) for names in setting_variables().values()]
     groups += [{alias.vllm, alias.sglang} for alias in ALIASES if alias.sglang]
     given = {name for name in environ if environ[name]}
     given |= {name for group in groups if group & given for name in group}
+    given |= SERVER_ONLY
     below = {name: value for name, value in file.values.items() if name not in given}
     used = ConfigFile(path, below, file.keys)
     return {**environ, **below, VARIABLES[0]: path}, used
@@ -99,7 +104,9 @@ def refuse_unknown_keys(environ: Mapping[str, str], known: Collection[str], engi
     if path is None:
         return
     for name, key in _read(path, VARIABLES[0]).keys.items():
-        if name not in known:
+        if name in SERVER_ONLY:
+            log.warning("%s: %s %s", path, key, NO_SERVER)
+        elif name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             advice = f": did you mean {near[0].lower().replace('_', '-')}?" if near else "."
             raise InvalidSetting(f"{path}: {key} is not a flag of {engine}{advice}")
@@ -108,7 +115,7 @@ def refuse_unknown_keys(environ: Mapping[str, str], known: Collection[str], engi
 def _take_flag(text: str) -> tuple[str, str | None]:
     """Return ENGINE_ARGS without its first `--config`, and the path that it gives."""
     try:
-        arguments = shlex.split(text)
+        arguments = split_arguments(text)
     except ValueError:
         return text, None  # `EngineFlags.from_text` says what is wrong
     for index, argument in enumerate(arguments):
@@ -125,13 +132,19 @@ def _read(path: str, source: str) -> ConfigFile:
 
     file = Path(path).expanduser()
     if file.suffix.lower() not in SUFFIXES or not file.is_file():
-        raise InvalidSetting(f"{source}: {path!r} must be a YAML file of flags that exists.")
+        raise InvalidSetting(
+            f"{source}: {path!r} must be an existing file of flags ({', '.join(SUFFIXES)})."
+        )
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        text = file.read_text(encoding="utf-8-sig")
+        content, tree = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidSetting(f"{path} cannot be read: {one_line(str(error))}.") from error
     if not isinstance(content, dict | None):
         raise InvalidSetting(f"{path} must have a flag and its value on each line.")
+    spelled = [key.value for key, _ in tree.value] if content else []
+    if twice := [key for key in spelled if spelled.count(key) > 1]:
+        raise InvalidSetting(f"{path} has {twice[0]} twice: remove one.")
     values: dict[str, str] = {}
     keys: dict[str, str] = {}
     for key, value in (content or {}).items():

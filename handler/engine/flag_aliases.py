@@ -32,8 +32,12 @@ NOT_PASSED_ON = (
     "cannot be set: the engine's own HTTP server does not run here, and the worker's settings name "
     "the model"
 )
+# Flags of the engine's server that command lines and files of other workers have: they are ignored.
+SERVER_ONLY = frozenset({"HOST", "PORT", "UVICORN_LOG_LEVEL", "LOG_LEVEL_HTTP"})
+NO_SERVER = "has no effect: the engine's own HTTP server does not run here"
 VARIABLE_OF_FLAG = {"IS_EMBEDDING": "RUNNER=pooling"}
 
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # as most people call them
 TOOL_CALL_PARSERS = {  # vLLM's name → SGLang's, where they differ
     "apertus": "apertus2509",
     "deepseek_v3": "deepseekv3",
@@ -82,7 +86,7 @@ def _no_flag(_: str) -> str | None:
 
 
 def _renamed(names: Mapping[str, str]) -> Convert:
-    return lambda value: names.get(value, value)
+    return lambda value: names.get(value.lower(), value)
 
 
 def _context_length(value: str) -> str | None:
@@ -142,6 +146,7 @@ ALIASES = (
         to_sglang=_renamed({"fp8": "fp8_e4m3"}),
     ),
     SettingAlias("ENABLE_PREFIX_CACHING", "DISABLE_RADIX_CACHE", _off_if_true, _negated),
+    SettingAlias("DTYPE", "DTYPE", _renamed(DTYPES), _renamed(DTYPES)),
     SettingAlias("BLOCK_SIZE", "PAGE_SIZE"),
     SettingAlias("TENSOR_PARALLEL_SIZE", "TP_SIZE"),
     SettingAlias("PIPELINE_PARALLEL_SIZE", "PP_SIZE"),
@@ -177,7 +182,7 @@ ALIAS_NAMES = frozenset(name for alias in ALIASES for name in (alias.vllm, alias
 def refuse_settings_of_other_engine(
     engine: EngineName, environ: Mapping[str, str], known: Collection[str]
 ) -> None:
-    """Stop the start at a setting that only the other engine has.
+    """Stop the start at settings that only the other engine has.
 
     A boolean flag that is set to its default, off, changes nothing and passes, and so do the names
     that this engine or the worker knows.
@@ -186,13 +191,16 @@ def refuse_settings_of_other_engine(
     flags = _flag_names()[other]
     off_by_default = frozenset(flags["off"])
     others = off_by_default | frozenset(flags["other"])
+    complaints = []
     for name in sorted(others & environ.keys() - set(known) - SHARED_WITH_OTHER_PROGRAMS):
         value = environ[name].strip()
         if value and not (name in off_by_default and value.lower() in FALSE_WORDS):
-            raise InvalidSetting(
+            complaints.append(
                 f"{name}={value!r} is a setting of {TITLES[other]}, and {TITLES[engine]} has no "
                 f"equivalent: remove it, or use the image with {TITLES[other]}."
             )
+    if complaints:
+        raise InvalidSetting("\n".join(complaints))
 
 
 def flags_to_variables(text: str) -> str:

@@ -5,9 +5,7 @@ flags. Each value goes through the parser alone first: an error can then name it
 """
 
 import argparse
-import json
 import logging
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +13,20 @@ from handler.engine.config_file import refuse_unknown_keys
 from handler.engine.flag_aliases import (
     ALIAS_NAMES,
     ALIASES,
+    NO_SERVER,
     NOT_PASSED_ON,
+    SERVER_ONLY,
     TITLES,
     EngineName,
     SettingAlias,
     flag_rules,
     refuse_settings_of_other_engine,
+)
+from handler.engine.flag_text import (
+    choices,
+    parser_reason,
+    spell,
+    split_arguments,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
 from handler.engine.removed_names import (
@@ -28,16 +34,24 @@ from handler.engine.removed_names import (
     removed_names,
     unused_variable_warnings,
 )
-from handler.environ import ValueRules, clean_environ, setting_rules, setting_variables
-from handler.errors import InvalidSetting, one_line
+from handler.environ import (
+    ValueRules,
+    clean_environ,
+    given_name,
+    setting_rules,
+    setting_variables,
+)
+from handler.errors import InvalidSetting
 from handler.old_names import OLD_NAMES, translate_old_names
-from handler.setting_types import parse_bool
 
 log = logging.getLogger(__name__)
 
 
 class FlagError(Exception):
     """Raised by a parser's `error` method in place of its usual exit."""
+
+
+PARSER_ERRORS = (FlagError, ValueError, TypeError)
 
 
 class EngineFlags:
@@ -82,11 +96,11 @@ class EngineFlags:
         return ValueRules(
             names=self.names,
             positive=frozenset(n for n, each in self._actions.items() if self._is_positive(each)),
-            words={n: "none" for n, each in self._actions.items() if "none" in _choices(each)},
+            words={n: "none" for n, each in self._actions.items() if "none" in choices(each)},
         )
 
     def _is_positive(self, action: argparse.Action) -> bool:
-        numbers = [choice for choice in _choices(action) if type(choice) is int]
+        numbers = [choice for choice in choices(action) if type(choice) is int]
         return action.dest in self._positive or (bool(numbers) and min(numbers) > 0)
 
     def choices(self, name: str) -> list[Any]:
@@ -105,12 +119,17 @@ class EngineFlags:
         """Return arguments from all variables that are named like a flag, except the excluded.
 
         Raises:
-            InvalidSetting: names the variable, its value and what the engine accepts.
+            InvalidSetting: names each invalid variable, its value and what the engine accepts.
         """
         arguments: list[str] = []
+        complaints = []
         for name in sorted(self.names & environ.keys() - set(excluded)):
-            if value := environ[name].strip():
-                arguments += self.argument(name, value)
+            try:
+                arguments += self.argument(name, environ[name]) if environ[name] else []
+            except InvalidSetting as error:
+                complaints.append(str(error))
+        if complaints:
+            raise InvalidSetting("\n".join(complaints))
         return arguments
 
     def from_aliases(self, engine: EngineName, environ: Mapping[str, str]) -> list[str]:
@@ -157,42 +176,44 @@ class EngineFlags:
                 f"{variable}={value!r}: the installed engine has no flag {flag}, remove it."
             )
         try:
-            arguments = _spell(self._actions[name], value)
+            arguments = spell(self._actions[name], value)
         except ValueError as error:
             raise InvalidSetting(f"{variable}={value!r} {error}.") from error
         try:
             self._parser.parse_args(arguments)
-        except (FlagError, ValueError, TypeError) as error:
+        except PARSER_ERRORS as error:
             # argparse says "argument --dtype: invalid choice: …": the variable's name is enough.
-            reason = one_line(str(error))
+            reason = parser_reason(error)
             reason = reason.split(": ", 1)[-1] if "argument -" in reason else reason
             raise InvalidSetting(f"{variable}={value!r}: {reason}") from error
         return arguments
 
-    def from_text(self, text: str) -> list[str]:
-        """Return ENGINE_ARGS as arguments.
+    def from_text(self, text: str, variable: str = "ENGINE_ARGS") -> list[str]:
+        """Return ENGINE_ARGS, under the name that it has, as arguments.
 
         Raises:
             InvalidSetting: a quote is not closed, or a flag is one that the worker refuses.
         """
         try:
-            arguments = shlex.split(text)
+            arguments = split_arguments(text)
         except ValueError as error:
-            raise InvalidSetting(f"ENGINE_ARGS={text!r}: {error}") from error
+            raise InvalidSetting(f"{variable}={text!r}: {error}") from error
         for argument in arguments:
             option = argument.split("=")[0]
             name = option.split(".")[0].removeprefix("--").replace("-", "_").upper()
             is_refused_long = argument.startswith("--") and name in self._refused
-            if is_refused_long or argument in self._refused_short:
-                raise InvalidSetting(f"ENGINE_ARGS: {option} {NOT_PASSED_ON}.")
+            if is_refused_long and name in SERVER_ONLY:
+                log.warning("%s: %s %s", variable, option, NO_SERVER)
+            elif is_refused_long or argument in self._refused_short:
+                raise InvalidSetting(f"{variable}: {option} {NOT_PASSED_ON}.")
         return arguments
 
-    def parse(self, arguments: list[str]) -> argparse.Namespace:
-        """Parse all arguments together; only ENGINE_ARGS can still be wrong here."""
+    def parse(self, arguments: list[str], variable: str = "ENGINE_ARGS") -> argparse.Namespace:
+        """Parse all arguments together; only ENGINE_ARGS, `variable`, can still be wrong here."""
         try:
             return self._parser.parse_args(arguments)
-        except (FlagError, ValueError, TypeError) as error:
-            raise InvalidSetting(f"ENGINE_ARGS: {one_line(str(error))}") from error
+        except PARSER_ERRORS as error:
+            raise InvalidSetting(f"{variable}: {parser_reason(error)}") from error
 
 
 def parse_engine_flags(
@@ -233,20 +254,16 @@ def parse_engine_flags(
     for warning in unused_variable_warnings(environ, known, removed):
         log.warning(warning)
     environ = resolve_auto_tensor_parallel(environ)
-    arguments = flags.from_text(engine_args)
-    refuse_old_flags(arguments, flags.names, removed)
-    return flags.parse(
-        [
-            *worker_arguments,
-            *flags.from_aliases(engine, environ),
-            *flags.from_environ(environ, own_names | ALIAS_NAMES),
-            *arguments,
-        ]
-    )
-
-
-def _choices(action: argparse.Action) -> Collection[Any]:
-    return action.choices if isinstance(action.choices, Collection) else ()
+    variable = given_name("engine_args", environ)
+    more = flags.from_text(engine_args, variable)
+    refuse_old_flags(more, flags.names, removed)
+    arguments = [
+        *worker_arguments,
+        *flags.from_aliases(engine, environ),
+        *flags.from_environ(environ, own_names | ALIAS_NAMES),
+        *more,
+    ]
+    return flags.parse(arguments, variable)
 
 
 def _turns_off(parser: argparse.ArgumentParser, action: argparse.Action, option: str) -> bool:
@@ -259,27 +276,3 @@ def _turns_off(parser: argparse.ArgumentParser, action: argparse.Action, option:
     parsed = argparse.Namespace()
     action(parser, parsed, None, option)
     return not getattr(parsed, action.dest)
-
-
-def _spell(action: argparse.Action, value: str) -> list[str]:
-    option = max(action.option_strings, key=len)
-    if isinstance(action, argparse.BooleanOptionalAction):
-        option = next(name for name in action.option_strings if not name.startswith("--no-"))
-        off = "--no-" + option.removeprefix("--")
-        return [option if parse_bool(value) else off]
-    if action.nargs == 0:
-        return [option] if parse_bool(value) else []
-    if action.nargs in ("+", "*"):
-        return [option, *_list_items(value)]
-    return [f"{option}={value}"]
-
-
-def _list_items(value: str) -> list[str]:
-    """Parse a list: JSON, or words between commas or spaces."""
-    if value.startswith("["):
-        try:
-            items = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"must be a JSON list ({error})") from error
-        return [item if isinstance(item, str) else json.dumps(item) for item in items]
-    return [value] if value.startswith("{") else value.replace(",", " ").split()

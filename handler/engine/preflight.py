@@ -107,8 +107,14 @@ def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
     """Refuse weights, or one request of the longest context, that cannot fit the GPUs.
 
     Raises:
+        InvalidSetting: the fraction is none, such as a percentage.
         EngineStartFailed: with the sizes, and what to change.
     """
+    if not 0 < demand.memory_fraction <= 1:
+        raise InvalidSetting(
+            f"{demand.memory_setting}={demand.memory_fraction:g} must be above 0 and at most 1, "
+            "such as 0.9."
+        )
     total = gpu_memory_bytes(visible_gpus)
     if total is None:
         return

@@ -7,7 +7,7 @@ sglang, and docs/moving.md lists them. Old names that still work are in `handler
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 
-from handler.engine.flag_aliases import OTHER_ENGINE, TITLES, EngineName
+from handler.engine.flag_aliases import OTHER_ENGINE, SERVER_ONLY, TITLES, EngineName
 from handler.errors import InvalidSetting
 from handler.old_names import OLD_NAMES
 from handler.setting_types import FALSE_WORDS
@@ -185,7 +185,8 @@ def unused_variable_warnings(
         if name in removed:
             warnings.append(f"{name} has no effect: {removed[name]}")
         elif not name.startswith(PREFIXES_OF_OTHERS):
-            similar = difflib.get_close_matches(name, known, n=1, cutoff=MIN_SIMILARITY)
+            spelled = name.strip().replace("-", "_").upper()
+            similar = difflib.get_close_matches(spelled, known, n=1, cutoff=MIN_SIMILARITY)
             if similar:
                 warnings.append(
                     f"{name} is not a setting and has no effect: did you mean {similar[0]}?"
@@ -204,7 +205,7 @@ def refuse_old_flags(
     for argument in arguments:
         option = argument.split("=")[0]
         name = option.removeprefix("--").replace("-", "_").upper()
-        if not option.startswith("--") or name in names:
+        if not option.startswith("--") or name in names or name in SERVER_ONLY:
             continue
         if name in OLD_NAMES:
             raise InvalidSetting(

@@ -20,6 +20,9 @@ from handler.model.sources import ModelSources, baked_lora_folders
 
 SETTING = "LORA_MODULES"
 NAME = re.compile(r"\w(?!.*--)[\w./-]*")  # two dashes stand for a slash in a folder's name
+# Keys of vLLM, of SGLang and of other workers.
+NAME_KEYS, SOURCE_KEYS = ("name", "lora_name"), ("path", "lora_path", "repository")
+OTHER_KEYS = frozenset({"revision", "base_model_name"})
 RIGHT_FORM = (
     'must be a JSON list such as [{"name": "sql", "path": "org/name"}], or sql=org/name with '
     "spaces between several"
@@ -70,7 +73,9 @@ def parse_lora_modules(text: str) -> tuple[LoraSpec, ...]:
     """
     text = text.strip()
     try:
-        items = json.loads(text) if text[:1] in ("[", "{") else [_pair(t) for t in text.split()]
+        is_json = text.startswith(("[", "{"))
+        pairs = [] if is_json else [pair for pair in re.split(r"[\s,]+", text) if pair]
+        items = json.loads(text) if is_json else [_pair(pair) for pair in pairs]
         specs = [_spec(item) for item in (items if isinstance(items, list) else [items])]
     except ValueError as error:
         raise InvalidSetting(f"{SETTING}={text!r} {RIGHT_FORM} ({error}).") from error
@@ -119,10 +124,12 @@ def _adapter(name: str, path: Path, model: Path | None, is_local: bool) -> LoraA
     with model_named_in_errors(name):
         config = json_object(path / LORA_FILES[0])
         check_adapter(name, path, model)
-    values = [config.get("r"), *dict(config.get("rank_pattern") or {}).values()]
-    ranks = [value for value in values if isinstance(value, int)]
-    if not ranks:
-        raise InvalidSetting(f"{SETTING}: {name} has no rank `r` in its adapter_config.json.")
+    patterns = config.get("rank_pattern") or {}
+    ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
+    if not all(type(rank) is int and rank > 0 for rank in ranks):
+        raise InvalidSetting(
+            f"{SETTING}: {name} needs a rank `r` above zero in its adapter_config.json."
+        )
     return LoraAdapter(name, path, max(ranks), is_local)
 
 
@@ -136,10 +143,11 @@ def _pair(text: str) -> dict[str, str]:
 def _spec(item: Any) -> LoraSpec:
     if not isinstance(item, Mapping):
         raise ValueError(f"{item!r} must be a JSON object")
-    unknown = set(item) - {"name", "path", "repository", "revision", "base_model_name"}
+    unknown = set(item) - OTHER_KEYS.union(NAME_KEYS, SOURCE_KEYS)
     if unknown:
         raise ValueError(f"unknown key {sorted(unknown)[0]!r}")
-    name, source = item.get("name"), item.get("path") or item.get("repository")
+    name = next((item[key] for key in NAME_KEYS if item.get(key)), None)
+    source = next((item[key] for key in SOURCE_KEYS if item.get(key)), None)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"invalid name {name!r}")
     if not isinstance(source, str) or not source:

@@ -5,7 +5,7 @@ and answers with another model than the one that was trained.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ UNSUPPORTED_FIELDS = {
 }
 # Initialisations that also change the base model; the others are over when training begins.
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
+# Tensors that vLLM takes beside those of LoRA.
+PASSED_OVER = re.compile(r".*\.(base_layer\.weight|(score|classifier)\.(weight|bias))")
 LORA_TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
 LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\..*")
 OTHER_TOWER = re.compile(r"vis|audio|speech|encoder|cross")  # with a hidden size of its own
@@ -52,8 +54,9 @@ def check_adapter(name: str, adapter: Path, model: Path | None) -> None:
     problem = _unsupported(config)
     weights = adapter / WEIGHTS_FILE
     if problem is None and model is not None and weights.is_file():
-        tensors = [each for each in tensors_in_file(weights) if LORA_TENSOR.fullmatch(each.name)]
-        problem = _mismatch(tensors, model)
+        tensors = tensors_in_file(weights)
+        adapted = [each for each in tensors if LORA_TENSOR.fullmatch(each.name)]
+        problem = _unusable(tensors, adapted) or _mismatch(adapted, model)
         if problem is not None and (base := config.get("base_model_name_or_path")):
             problem += f" (it was trained on {base})"
     if problem is not None:
@@ -61,7 +64,7 @@ def check_adapter(name: str, adapter: Path, model: Path | None) -> None:
 
 
 def _unsupported(config: Mapping[str, Any]) -> str | None:
-    kind = str(config.get("peft_type") or "LORA")
+    kind = str(config.get("peft_type") or "LORA").upper()
     if kind != "LORA":
         return f"it is {kind}, and the engines take LORA"
     for field, title in UNSUPPORTED_FIELDS.items():
@@ -69,7 +72,8 @@ def _unsupported(config: Mapping[str, Any]) -> str | None:
             return f"the engines do not implement {title} ({field})"
     if (bias := config.get("bias") or "none") != "none":
         return f"the engines do not implement trained biases (bias={bias!r})"
-    saved = set(config.get("modules_to_save") or ()) - SAVED_MODULES
+    modules = config.get("modules_to_save") or ()
+    saved = set([modules] if isinstance(modules, str) else modules) - SAVED_MODULES
     if saved:
         return f"the engines do not replace whole modules (modules_to_save={sorted(saved)})"
     init = config.get("init_lora_weights")
@@ -78,6 +82,22 @@ def _unsupported(config: Mapping[str, Any]) -> str | None:
             f"init_lora_weights={init!r} also changed the base model: convert it to plain LoRA "
             "with PEFT's path_initial_model_for_weight_conversion"
         )
+    return None
+
+
+def _unusable(tensors: Sequence[Tensor], adapted: Sequence[Tensor]) -> str | None:
+    """Return what is wrong with the tensors themselves, whatever the model."""
+    if not adapted:
+        return f"{WEIGHTS_FILE} has no LoRA tensors, whose names end in lora_A.weight"
+    if empty := [each.name for each in adapted if 0 in each.shape]:
+        return (
+            f"{WEIGHTS_FILE} has empty tensors such as {empty[0]}: save it again from all ranks "
+            "of the training (DeepSpeed ZeRO-3 leaves each rank a part)"
+        )
+    names = {each.name for each in adapted}
+    others = [each.name for each in tensors if each.name not in names]
+    if unknown := [name for name in others if not PASSED_OVER.fullmatch(name)]:
+        return f"the engines take LoRA alone, and {WEIGHTS_FILE} has {unknown[0]} besides"
     return None
 
 

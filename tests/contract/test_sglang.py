@@ -296,6 +296,7 @@ def test_aliases_are_flags(flags):
 def test_vllms_names_set_sglangs_flags(flags):
     """An environment that was made for vLLM serves SGLang; the values are converted."""
     environ = {
+        "DTYPE": "bf16",
         "MAX_MODEL_LEN": "1000",
         "MAX_NUM_SEQS": "7",
         "MAX_NUM_BATCHED_TOKENS": "512",
@@ -321,6 +322,7 @@ def test_vllms_names_set_sglangs_flags(flags):
     assert environ.keys() == {row.vllm for row in ALIASES}
     parsed = vars(flags.parse(["--model-path=m", *flags.from_aliases("sglang", environ)]))
     expected = {
+        "dtype": "bfloat16",
         "context_length": 1000,
         "max_running_requests": 7,
         "chunked_prefill_size": 512,

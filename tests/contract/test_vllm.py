@@ -456,6 +456,7 @@ def test_parsers_that_are_renamed_exist(parsers):
 def test_sglangs_names_set_vllms_flags(flags):
     """An environment that was made for worker-sglang serves vLLM; the values are converted."""
     environ = {
+        "DTYPE": "bf16",
         "CONTEXT_LENGTH": "1000",
         "MAX_RUNNING_REQUESTS": "7",
         "CHUNKED_PREFILL_SIZE": "512",
@@ -480,6 +481,7 @@ def test_sglangs_names_set_vllms_flags(flags):
     assert environ.keys() == {row.sglang for row in ALIASES} - {None}
     parsed = vars(flags.parse(["--model=m", *flags.from_aliases("vllm", environ)]))
     expected = {
+        "dtype": "bfloat16",
         "max_model_len": 1000,
         "max_num_seqs": 7,
         "max_num_batched_tokens": 512,

@@ -7,6 +7,7 @@ processor. The core cannot be used here, because no model writes a given text in
 import asyncio
 import copy
 import itertools
+import logging
 import random
 import shutil
 from collections.abc import Iterator, Sequence
@@ -197,7 +198,7 @@ def scripted_vllm(tokenizer: Path) -> Iterator[ScriptedVllm]:
     from vllm.v1.engine.core_client import EngineCoreClient
 
     core = ScriptedCore()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, _root_logger_restored():
         for owner, name in (
             (OpenAIServingModels, "show_available_models"),
             (registry, "_run_in_subprocess"),
@@ -212,6 +213,15 @@ def scripted_vllm(tokenizer: Path) -> Iterator[ScriptedVllm]:
         pacer = Pacer(flushes_per_second=NO_FLUSH)
         with EngineRuntime(adapter, pacer, StartupTimings(0.0)) as runtime:
             yield ScriptedVllm(runtime, adapter, core)
+
+
+@contextmanager
+def _root_logger_restored() -> Iterator[None]:
+    level = logging.root.level
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)
 
 
 # ---- how an output comes

@@ -31,7 +31,7 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running
 from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
-from handler.environ import export, log_level_of
+from handler.environ import export, given_name, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
 from handler.model import harmony
 from handler.model.checkpoint import WEIGHTS
@@ -144,7 +144,8 @@ class SglangAdapter:
         from sglang.srt.parser.python_chat_template import get_python_chat_template
 
         value = self._args.chat_template
-        variable = "CUSTOM_CHAT_TEMPLATE" if self._settings.custom_chat_template else "ENGINE_ARGS"
+        setting = "custom_chat_template" if self._settings.custom_chat_template else "engine_args"
+        variable = given_name(setting, self._environ)
         if value.endswith(".json") and Path(value).is_file():
             return  # a conversation in a format of its own
         self._chat_template = read_chat_template(variable, value)

@@ -23,7 +23,7 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named
 from handler.engine.request_fields import request_fields
 from handler.engine.vllm import flags, platform
-from handler.environ import export, log_level_of
+from handler.environ import export, given_name, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
@@ -101,7 +101,8 @@ class VllmAdapter:
         from vllm.platforms import current_platform
 
         if args.model_tag is not None:
-            raise InvalidSetting(f"ENGINE_ARGS: {args.model_tag!r} is not a flag.")
+            variable = given_name("engine_args", self._environ)
+            raise InvalidSetting(f"{variable}: {args.model_tag!r} is not a flag.")
         if args.chat_template:
             self._check_chat_template(args)
         try:
@@ -127,7 +128,8 @@ class VllmAdapter:
         from vllm.exceptions import VLLMError
         from vllm.renderers.chat_utils import validate_chat_template
 
-        variable = "CUSTOM_CHAT_TEMPLATE" if self._settings.custom_chat_template else "ENGINE_ARGS"
+        setting = "custom_chat_template" if self._settings.custom_chat_template else "engine_args"
+        variable = given_name(setting, self._environ)
         text = read_chat_template(variable, args.chat_template)
         if text is not None:
             args.chat_template = text

@@ -68,9 +68,15 @@ def api_keys(
         allow_all: ALLOW_UNAUTHENTICATED.
 
     Raises:
-        InvalidSetting: anybody could call, and no setting allows that.
+        InvalidSetting: anybody could call, and no setting allows that; or a key has the brackets or
+            quotes of a list.
     """
     keys = [key.strip() for key in api_key.split(",") if key.strip()]
+    if any(mark in key for key in keys for mark in "[]\"'"):
+        raise InvalidSetting(
+            "API_KEY must be one or several keys with commas between (API_KEY=first,second), "
+            "without brackets and quotes."
+        )
     is_local = _is_loopback(host)
     if not (keys or is_behind_gateway or is_local or allow_all):
         raise InvalidSetting(

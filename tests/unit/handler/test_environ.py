@@ -97,3 +97,53 @@ def test_defaults_are_exported_and_do_not_replace_what_the_user_set(monkeypatch)
     export({"FROM_USER": "default", "NEW_DEFAULT": "1"}, remove=["API_KEY_OF_ENGINE", "NOT_SET"])
     assert (os.environ["FROM_USER"], os.environ["NEW_DEFAULT"]) == ("user", "1")
     assert "API_KEY_OF_ENGINE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({"TOKENIZER_NAME": "org/a", "TOKENIZER": "org/b"}, "TOKENIZER_NAME and TOKENIZER"),
+        ({"ENGINE_ARGS": "--a", "VLLM_EXTRA_ARGS": "--b"}, "ENGINE_ARGS and VLLM_EXTRA_ARGS"),
+        ({"HF_TOKEN": "a", "HUGGING_FACE_HUB_TOKEN": "b"}, "HF_TOKEN and HUGGING_FACE_HUB_TOKEN"),
+    ],
+    ids=["tokenizer", "flags", "token"],
+)
+def test_two_names_of_one_setting_with_two_values_are_an_error(environ, names):
+    """Neither is dropped in silence; the same value twice is right."""
+    with pytest.raises(InvalidSetting) as caught:
+        load_settings(environ)
+    assert str(caught.value) == f"{names} are one setting with two values: remove one."
+    load_settings(dict.fromkeys(environ, "org/a"))
+
+
+@pytest.mark.parametrize(
+    ("environ", "field", "value"),
+    [
+        ({"ENGINE": "SGLang"}, "engine", "sglang"),
+        ({"SERVE_MODE": "HTTP"}, "serve_mode", "http"),
+        ({"MAX_CONCURRENCY": "AUTO"}, "max_concurrency", "auto"),
+        ({"LOG_FORMAT": "JSON"}, "log_format", "json"),
+        ({"PLAYGROUND": "Disabled"}, "playground", False),
+        ({"LOG_CONTENT": "y"}, "log_content", True),
+        ({"REQUEST_TIMEOUT": "600 # ten minutes"}, "request_timeout_seconds", 600.0),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_words_are_read_in_any_case_and_switches_in_the_usual_words(environ, field, value):
+    assert getattr(load_settings(environ), field) == value
+
+
+@pytest.mark.parametrize(
+    ("environ", "right"),
+    [
+        ({"LOG_CONTENT": "maybe"}, "true or false"),
+        ({"DRAIN_TIMEOUT": "inf"}, "a finite number"),
+        ({"ENGINE": "tgi"}, "'vllm' or 'sglang'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_word_is_an_error_with_what_is_right(environ, right):
+    with pytest.raises(InvalidSetting) as caught:
+        load_settings(environ)
+    [(name, value)] = environ.items()
+    assert str(caught.value) == f"{name}={value!r} must be {right}."

@@ -55,8 +55,9 @@ def test_domains_may_be_a_json_list_in_any_case():
             ("draft", "org/draft", 5),
         ),
         ({"SPECULATIVE_ALGORITHM": "NEXTN"}, ("mtp", None, None)),
+        ({"SPECULATIVE_METHOD": "deepseek_mtp"}, ("mtp", None, None)),
     ],
-    ids=["sglang", "vllm", "mtp"],
+    ids=["sglang", "vllm", "mtp", "older mtp"],
 )
 def test_speculative_decoding_has_the_names_of_both_engines(environ, expected):
     settings = load_settings(environ)
@@ -94,7 +95,7 @@ def test_a_model_may_have_several_names(variable, value, names):
     assert load_settings({variable: value}).model_names == names
 
 
-@pytest.mark.parametrize("value", ["[broken", "[1]", '[""]', "a{b}", ",,"])
+@pytest.mark.parametrize("value", ["[broken", "[1]", '["a", 1]', '[""]', "a{b}", ",,"])
 def test_a_name_of_the_model_that_is_none_is_an_error(value):
     with pytest.raises(InvalidSetting, match=r"^SERVED_MODEL_NAME='.*' must be (words|a name)"):
         load_settings({"SERVED_MODEL_NAME": value})

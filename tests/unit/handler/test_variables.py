@@ -25,6 +25,9 @@ from handler.variables import clean_value, is_no_value, is_zero
         ('["a", "b"],', '["a", "b"]'),
         ('"--max-num-seqs 8 --dtype half"', "--max-num-seqs 8 --dtype half"),
         ('"{{ messages }}"', "{{ messages }}"),
+        ("8192 # tokens", "8192"),
+        ("'8192' # tokens, not words", "8192"),
+        ("„8192“", "8192"),
     ],
 )
 def test_blanks_quotes_and_a_comma_around_the_whole_value_are_taken_off(text, value):
@@ -45,6 +48,11 @@ def test_blanks_quotes_and_a_comma_around_the_whole_value_are_taken_off(text, va
         "say 'no',",
         "a,b",
         '{"text": "None"}',
+        "# a comment",
+        "a#b",
+        "--seed 3 # and more",
+        "{{ x }} # {{ y }}",
+        "a # b\nc",
     ],
 )
 def test_what_is_inside_a_value_stays(text):

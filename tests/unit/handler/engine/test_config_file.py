@@ -5,7 +5,18 @@ import pytest
 from handler.engine.config_file import merge_config_file
 from handler.errors import InvalidSetting
 
-REFUSED = frozenset({"port", "api_key", "served_model_name", "model", "log_level"})
+REFUSED = frozenset(
+    {
+        "port",
+        "host",
+        "uvicorn_log_level",
+        "ssl_keyfile",
+        "api_key",
+        "served_model_name",
+        "model",
+        "log_level",
+    }
+)
 FLAGS = """\
 model: org/name
 served-model-name: [big, small]
@@ -84,16 +95,17 @@ def test_without_a_file_nothing_changes():
     ("text", "message"),
     [
         (
-            "port: 80",
-            "{path}: port cannot be set: the engine's own HTTP server does not ",
+            "ssl-keyfile: /x",
+            "{path}: ssl-keyfile cannot be set: the engine's own HTTP server does not ",
         ),
         ("api-key: hf_x", "{path}: api-key cannot be set: "),
         ("--log_level: info", "{path}: --log_level cannot be set: "),
         ("a: [", "{path} cannot be read: while parsing "),
         ("- seed", "{path} must have a flag and its value on each line."),
         ("max-num-seqs: 1\nmax_num_seqs: 2", "{path}: max-num-seqs and max_num_seqs are one flag"),
+        ("seed: 1\ndtype: half\nseed: 2", "{path} has seed twice: remove one."),
     ],
-    ids=["server", "key", "dashes", "broken", "list", "twice"],
+    ids=["server", "key", "dashes", "broken", "list", "two spellings", "twice"],
 )
 def test_a_file_that_cannot_be_used_is_an_error_with_its_name_and_key(flags_file, text, message):
     path = flags_file(text)
@@ -108,11 +120,12 @@ def test_a_file_that_cannot_be_used_is_an_error_with_its_name_and_key(flags_file
     [
         (
             {"VLLM_CONFIG_FILE": "/nope.yaml"},
-            "VLLM_CONFIG_FILE: '/nope.yaml' must be a YAML file of flags that exists.",
+            "VLLM_CONFIG_FILE: '/nope.yaml' must be an existing file of flags (.yaml, .yml, "
+            ".json).",
         ),
         (
             {"ENGINE_ARGS": "--config"},
-            "--config in ENGINE_ARGS: '' must be a YAML file of flags that exists.",
+            "--config in ENGINE_ARGS: '' must be an existing file of flags (.yaml, .yml, .json).",
         ),
         (
             {"ENGINE_CONFIG_FILE": "a.yaml", "ENGINE_ARGS": "--config b.yaml"},
@@ -142,3 +155,10 @@ def test_an_empty_file_sets_nothing(flags_file):
     path = flags_file("# nothing yet")
     _, file = merge_config_file({"ENGINE_CONFIG_FILE": path}, REFUSED)
     assert file.values == {}
+
+
+def test_the_address_of_the_engines_server_in_the_example_of_vllm_is_not_ours(flags_file):
+    """Its file names a host and a port, which have no effect here: PORT is the worker's."""
+    path = flags_file('host: "127.0.0.1"\nport: 6379\nuvicorn-log-level: info\nseed: 3')
+    merged, _ = merge_config_file({"VLLM_CONFIG_FILE": path}, REFUSED)
+    assert merged == {"VLLM_CONFIG_FILE": path, "ENGINE_CONFIG_FILE": path, "SEED": "3"}

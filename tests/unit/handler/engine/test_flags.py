@@ -1,6 +1,7 @@
 """Variables become flags of any argparse parser; here a small one in place of an engine's."""
 
 import argparse
+import json
 
 import pytest
 
@@ -28,8 +29,10 @@ def flags():
     parser.add_argument("--prefix-caching", action=argparse.BooleanOptionalAction)
     parser.add_argument("--domains", nargs="+")
     parser.add_argument("--tensor-parallel-size", type=int, default=1)
+    parser.add_argument("--limits", type=json.loads)
     parser.add_argument("--port", "-p")
-    return EngineFlags(parser, ["help", "port"], positive=["max_num_seqs"])
+    parser.add_argument("--key", "-k")
+    return EngineFlags(parser, ["help", "port", "key"], positive=["max_num_seqs"])
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,8 @@ def flags():
         ("DOMAINS", "a.example, b.example", ["--domains", "a.example", "b.example"]),
         ("DOMAINS", '["a.example", {"b": 1}]', ["--domains", "a.example", '{"b": 1}']),
         ("DOMAINS", '{"a": 1}', ["--domains", '{"a": 1}']),
+        ("DOMAINS", "[]", []),
+        ("DTYPE", "Half", ["--dtype=half"]),
     ],
 )
 def test_a_value_becomes_arguments(flags, name, value, arguments):
@@ -61,8 +66,14 @@ def test_a_value_becomes_arguments(flags, name, value, arguments):
             "[broken",
             "DOMAINS='[broken' must be a JSON list (Expecting value: line 1 column 2 (char 1)).",
         ),
+        (
+            "LIMITS",
+            "{'image': 2}",
+            """LIMITS="{'image': 2}" must be a JSON object (Expecting property name enclosed in """
+            "double quotes: line 1 column 2 (char 1)).",
+        ),
     ],
-    ids=["number", "choice", "boolean", "list"],
+    ids=["number", "choice", "boolean", "list", "Python"],
 )
 def test_an_invalid_value_is_refused_with_its_variable(flags, name, value, message):
     with pytest.raises(InvalidSetting) as caught:
@@ -144,10 +155,11 @@ def test_two_names_of_one_setting_must_agree(flags):
                 f"ENGINE_ARGS: {option} cannot be set: the engine's own HTTP server does not run "
                 "here, and the worker's settings name the model.",
             )
-            for given, option in (("--port 80", "--port"), ("-p 80", "-p"), ("-h", "-h"))
+            for given, option in (("--key x", "--key"), ("-k x", "-k"), ("-h", "-h"))
         ),
+        ("—seed 8", "ENGINE_ARGS='—seed 8': '—seed' must begin with two hyphens (--)"),
     ],
-    ids=["unknown", "quote", "renamed", "removed", "refused", "refused short", "help"],
+    ids=["unknown", "quote", "renamed", "removed", "refused", "refused short", "help", "dash"],
 )
 def test_invalid_engine_args_are_refused(flags, engine_args, message):
     with pytest.raises(InvalidSetting) as caught:
@@ -251,3 +263,42 @@ def test_a_key_of_the_file_that_is_no_flag_is_an_error(flags, tmp_path):
     assert str(caught.value) == (
         f"{file}: max-num-seq is not a flag of vLLM: did you mean max-num-seqs?"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["--seqs 8 \\\n  --dtype half", "--seqs 8 \\\r\n--dtype half", "--seqs 8 \\ --dtype half \\"],
+    ids=["lines", "lines of Windows", "joined lines"],
+)
+def test_engine_args_may_be_a_command_of_several_lines(flags, text):
+    made = parse(flags, text)
+    assert (made.max_num_seqs, made.dtype) == (8, "half")
+
+
+def test_flags_of_the_engines_server_are_ignored_and_told(flags, caplog):
+    """Command lines that worked elsewhere have them."""
+    parse(flags, "--port 8000", VLLM_EXTRA_ARGS="--port 8000")
+    assert [record.message for record in caplog.records] == [
+        "VLLM_EXTRA_ARGS: --port has no effect: the engine's own HTTP server does not run here"
+    ]
+
+
+def test_all_invalid_variables_are_told_at_once(flags):
+    """Under the names that the user gave them."""
+    with pytest.raises(InvalidSetting) as caught:
+        parse(flags, MAX_NUM_SEQS="8", SEQS="x", LIMITS="{", DTYPE="half")
+    assert [line.split("=")[0] for line in str(caught.value).splitlines()] == ["LIMITS", "SEQS"]
+    with pytest.raises(InvalidSetting) as caught:
+        parse(flags, SCHEDULE_POLICY="lpm", LOG_REQUESTS="true")
+    assert [line.split("=")[0] for line in str(caught.value).splitlines()] == [
+        *("LOG_REQUESTS", "SCHEDULE_POLICY")
+    ]
+    with pytest.raises(InvalidSetting, match=r"^VLLM_EXTRA_ARGS: unrecognized arguments: --x"):
+        parse(flags, "--x", VLLM_EXTRA_ARGS="--x")
+
+
+def test_a_setting_in_lower_case_is_warned_of():
+    warned = unused_variable_warnings({"max_model_len": "8192"}, {"MAX_MODEL_LEN"}, {})
+    assert warned == [
+        "max_model_len is not a setting and has no effect: did you mean MAX_MODEL_LEN?"
+    ]

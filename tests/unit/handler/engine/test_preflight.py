@@ -184,3 +184,13 @@ def test_the_context_of_a_model_that_is_not_plain_is_left_to_the_engine(gpus, tm
     gpus(H100_MIB)
     folder = header_checkpoint(tmp_path, 70_000_000_000, **config)
     check_memory(demand(folder, context_tokens=1_500_000), ["0"])
+
+
+@pytest.mark.parametrize("fraction", [90.0, -0.9, float("nan")], ids=str)
+def test_a_share_of_the_memory_that_is_none_is_refused(tmp_path, fraction):
+    """Such as a percentage: SGLang would find out after the weights."""
+    with pytest.raises(InvalidSetting) as caught:
+        check_memory(demand(tmp_path, memory_fraction=fraction), ["0"])
+    assert str(caught.value) == (
+        f"GPU_MEMORY_UTILIZATION={fraction:g} must be above 0 and at most 1, such as 0.9."
+    )

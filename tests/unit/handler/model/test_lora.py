@@ -9,6 +9,8 @@ from handler.model.lora import LoraSpec, parse_lora_modules, resolve_adapters
 from handler.model.sources import ModelSources
 from tests.support.model_folders import safetensors
 
+PATHS = ("org/sql", "/loras/x", "o/y")
+
 
 @pytest.mark.parametrize(
     ("text", "specs"),
@@ -20,8 +22,10 @@ from tests.support.model_folders import safetensors
         ),
         ('{"name": "sql", "path": "/a", "base_model_name": "org/base"}', (LoraSpec("sql", "/a"),)),
         ("sql=org/sql x=/loras/x", (LoraSpec("sql", "org/sql"), LoraSpec("x", "/loras/x"))),
+        ("sql=org/sql, x=/loras/x,y=o/y", tuple(map(LoraSpec, "sql x y".split(), PATHS))),
+        ('[{"lora_name": "sql", "lora_path": "org/sql"}]', (LoraSpec("sql", "org/sql"),)),
     ],
-    ids=["list", "one object", "pairs"],
+    ids=["list", "one object", "pairs", "pairs with commas", "SGLang's keys"],
 )
 def test_the_setting_has_the_forms_of_vllm_sglang_and_other_workers(text, specs):
     assert parse_lora_modules(text) == specs
@@ -56,12 +60,17 @@ def test_the_rank_of_an_adapter_is_the_largest_of_its_matrices(tmp_path):
     assert (adapter.name, adapter.path, adapter.rank) == ("a", tmp_path, 16)
 
 
-def test_an_adapter_without_a_rank_is_an_error(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
+@pytest.mark.parametrize(
+    "config", [{}, {"r": "8"}, {"r": 0}, {"r": 8, "rank_pattern": ["q_proj"]}], ids=str
+)
+def test_an_adapter_without_a_rank_is_an_error(tmp_path, config):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     (tmp_path / "adapter_model.safetensors").write_bytes(safetensors(""))
     with pytest.raises(InvalidSetting) as caught:
         resolve_adapters(f"a={tmp_path}", ModelSources(tmp_path))
-    assert str(caught.value) == "LORA_MODULES: a has no rank `r` in its adapter_config.json."
+    assert str(caught.value) == (
+        "LORA_MODULES: a needs a rank `r` above zero in its adapter_config.json."
+    )
 
 
 def test_a_folder_without_an_adapter_is_an_error(tmp_path):

@@ -69,8 +69,9 @@ def test_an_adapter_with_a_feature_that_no_engine_has_is_refused(tmp_path, confi
         {"bias": "none", "modules_to_save": None, "use_dora": False},
         {"modules_to_save": ["score"], "init_lora_weights": "gaussian", "peft_type": "LORA"},
         {"init_lora_weights": True, "layer_replication": None},
+        {"modules_to_save": "score", "peft_type": "lora"},
     ],
-    ids=["defaults", "classifier", "plain initialisation"],
+    ids=["defaults", "classifier", "plain initialisation", "a word"],
 )
 def test_other_adapters_pass(tmp_path, config):
     check_adapter("sql", adapter(tmp_path, **config), None)
@@ -104,6 +105,36 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, model, tensors, reason
     )
 
 
+Q_PROJ = f"{PREFIX}layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        (
+            {f"{Q_PROJ}.weight": [64, 64]},
+            "adapter_model.safetensors has no LoRA tensors, whose names end in lora_A.weight",
+        ),
+        (
+            {f"{Q_PROJ}.lora_A.weight": [0]},
+            f"adapter_model.safetensors has empty tensors such as {Q_PROJ}.lora_A.weight: save it "
+            "again from all ranks of the training (DeepSpeed ZeRO-3 leaves each rank a part)",
+        ),
+        (
+            {f"{Q_PROJ}.lora_A.weight": [8, 64], f"{PREFIX}embed_tokens.weight": [70, 64]},
+            f"the engines take LoRA alone, and adapter_model.safetensors has {PREFIX}embed_tokens."
+            "weight besides",
+        ),
+    ],
+    ids=["whole weights", "empty", "resized embeddings"],
+)
+def test_an_adapter_with_tensors_that_no_engine_takes_is_refused(tmp_path, model, tensors, reason):
+    """Whatever its configuration says: vLLM finds out after the weights, SGLang never."""
+    with pytest.raises(InvalidSetting) as raised:
+        check_adapter("sql", adapter(tmp_path, tensors), model)
+    assert str(raised.value) == f"LORA_MODULES: sql cannot be served: {reason}."
+
+
 @pytest.mark.parametrize(
     "tensors",
     [
@@ -111,7 +142,10 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, model, tensors, reason
         {"model.language_model.layers.1.self_attn.q_proj.lora_B.weight": [64, 8]},
         {"base_model.model.vision_tower.blocks.3.attn.qkv.lora_A.weight": [8, 32]},
         {"base_model.model.lm_head.lora_A.weight": [8, 64]},
-        {f"{PREFIX}embed_tokens.lora_embedding_A": [8, 64]},
+        {
+            f"{PREFIX}embed_tokens.lora_embedding_A": [8, 64],
+            f"{PREFIX}embed_tokens.base_layer.weight": [64, 64],
+        },
         {
             f"{PREFIX}layers.1.self_attn.q_proj.lora_A.weight": [8, 64],
             f"{PREFIX}layers.1.mlp.experts.gate_up_proj.lora_A.weight": [8, 64],

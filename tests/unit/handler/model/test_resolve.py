@@ -177,7 +177,8 @@ def test_an_adapter_may_not_have_the_models_name(tmp_path, resolve):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text('{"r": 8}')
-    (adapter / "adapter_model.safetensors").write_bytes(safetensors_header({}))
+    tensors = {"layers.0.q_proj.lora_A.weight": ("F32", [8, 64])}
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors_header(tensors) + bytes(2048))
     environ = {"MODEL_NAME": str(folder), "LORA_MODULES": f"m={adapter}"}
     with pytest.raises(InvalidSetting) as caught:
         resolve(**environ)

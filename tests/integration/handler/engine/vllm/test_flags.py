@@ -56,6 +56,24 @@ def test_the_model_has_the_folder_name_unless_another_is_given(model):
     assert flags(model(), SERVED_MODEL_NAME="big,small")["served_model_name"] == ["big", "small"]
 
 
+def test_examples_of_other_documentation_work(model):
+    """Of flags beside variables, of an older form of limits, and names in other cases."""
+    parsed = flags(
+        model(),
+        VLLM_EXTRA_ARGS="--override-generation-config '{\"max_new_tokens\": 512}' \\\n"
+        "  --uvicorn-log-level warning",
+        LIMIT_MM_PER_PROMPT="image=1,video=0",
+        DTYPE="bf16",
+        KV_CACHE_DTYPE="FP8",
+        ENFORCE_EAGER="y",
+        MAX_NUM_SEQS="8 # for now",
+    )
+    assert parsed["override_generation_config"] == {"max_new_tokens": 512}
+    assert parsed["limit_mm_per_prompt"] == {"image": 1, "video": 0}
+    assert (parsed["dtype"], parsed["kv_cache_dtype"]) == ("bfloat16", "fp8")
+    assert (parsed["enforce_eager"], parsed["max_num_seqs"]) == (True, 8)
+
+
 def test_engine_args_win_over_variables(model):
     """They come last, as on a command line."""
     parsed = flags(model(), MAX_NUM_SEQS="64", ENGINE_ARGS="--max-num-seqs 8 --max-model-len=2048")
@@ -109,11 +127,19 @@ def test_the_token_is_not_a_flag(model):
         ({"ENGINE_ARGS": "--dtyp=x"}, "ENGINE_ARGS: unrecognized arguments: --dtyp=x"),
         ({"ENGINE_ARGS": "'--x"}, 'ENGINE_ARGS="\'--x": No closing quotation'),
         (
-            {"ENGINE_ARGS": "--port 80"},
-            "ENGINE_ARGS: --port cannot be set: the engine's own HTTP server does not run here, "
+            {"ENGINE_ARGS": "--api-key k"},
+            "ENGINE_ARGS: --api-key cannot be set: the engine's own HTTP server does not run here, "
             "and the worker's settings name the model.",
         ),
         ({"ENGINE_ARGS": "foo"}, "ENGINE_ARGS: 'foo' is not a flag."),
+        (
+            {"VLLM_EXTRA_ARGS": '--speculative-config {"method":"ngram"}'},
+            "VLLM_EXTRA_ARGS: argument --speculative-config/-sc: Value {method:ngram} is not JSON.",
+        ),
+        (
+            {"GPU_MEMORY_UTILIZATION": "95"},
+            "GPU_MEMORY_UTILIZATION=95 must be above 0 and at most 1, such as 0.9.",
+        ),
         (
             {"ENGINE_ARGS": "-h"},
             "ENGINE_ARGS: -h cannot be set: the engine's own HTTP server does not run here, and "
@@ -135,6 +161,8 @@ def test_the_token_is_not_a_flag(model):
         "quote",
         "server",
         "word",
+        "JSON without its quotes",
+        "percentage",
         "help",
         "template",
         "together",

@@ -50,6 +50,13 @@ def test_without_a_key_the_start_is_refused():
             assert http.open().call("GET", "/v1/models", key=None).status_code == 200
 
 
+@pytest.mark.parametrize("keys", ['["one", "two"]', "'one','two'"], ids=["JSON", "quotes"])
+def test_the_marks_of_a_list_are_no_part_of_a_key(keys):
+    """Each request would get 401."""
+    with pytest.raises(InvalidSetting, match="API_KEY must be one or several keys with commas"):
+        HttpFrontEnd(load_settings({"PORT": "1", "API_KEY": keys}))
+
+
 @pytest.mark.parametrize(
     ("host", "passes"),
     [

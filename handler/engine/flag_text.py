@@ -1,0 +1,85 @@
+"""Flags as users write them: ENGINE_ARGS, and the values of variables."""
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Collection
+from typing import Any
+
+from handler.errors import one_line
+from handler.setting_types import parse_bool
+
+# The end of a line in a command of several lines, also after a form has joined them.
+CONTINUATION = re.compile(r"\\\r?\n|(?<!\S)\\(?=\s|$)")
+LONG_DASHES = ("—", "–", "\u2212")  # which text programs make of two hyphens
+JSON_OBJECT = re.compile(r"\{(?![{%#])")  # and no Jinja template
+NOT_JSON = re.compile(r"cannot be converted to <function loads at \w+>")
+
+
+def split_arguments(text: str) -> list[str]:
+    """Return arguments as a shell does.
+
+    Raises:
+        ValueError: a quote is not closed, or a flag does not begin with hyphens.
+    """
+    arguments = shlex.split(CONTINUATION.sub(" ", text))
+    for argument in arguments:
+        if argument.startswith(LONG_DASHES):
+            raise ValueError(f"{argument!r} must begin with two hyphens (--)")
+    return arguments
+
+
+def spell(action: argparse.Action, value: str) -> list[str]:
+    """Return the arguments that give a flag the value of a variable.
+
+    Raises:
+        ValueError: what the value must be.
+    """
+    option = max(action.option_strings, key=len)
+    if isinstance(action, argparse.BooleanOptionalAction):
+        option = next(name for name in action.option_strings if not name.startswith("--no-"))
+        off = "--no-" + option.removeprefix("--")
+        return [option if parse_bool(value) else off]
+    if action.nargs == 0:
+        return [option] if parse_bool(value) else []
+    if action.nargs in ("+", "*"):
+        items = _list_items(value)
+        return [option, *items] if items else []
+    if JSON_OBJECT.match(value):
+        _check_json(value)
+    return [f"{option}={_as_choice(value, choices(action))}"]
+
+
+def parser_reason(error: Exception) -> str:
+    """Return what an engine's parser says, on one line."""
+    return NOT_JSON.sub("is not JSON", one_line(str(error)))
+
+
+def choices(action: argparse.Action) -> Collection[Any]:
+    return action.choices if isinstance(action.choices, Collection) else ()
+
+
+def _as_choice(value: str, known: Collection[Any]) -> str:
+    """Return the choice that differs in upper and lower case only, else the value."""
+    if value in known:
+        return value
+    return next((str(each) for each in known if str(each).lower() == value.lower()), value)
+
+
+def _check_json(value: str) -> None:
+    try:
+        json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"must be a JSON object ({error})") from error
+
+
+def _list_items(value: str) -> list[str]:
+    """Parse a list: JSON, or words between commas or spaces."""
+    if value.startswith("["):
+        try:
+            items = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"must be a JSON list ({error})") from error
+        return [item if isinstance(item, str) else json.dumps(item) for item in items]
+    return [value] if value.startswith("{") else value.replace(",", " ").split()
