@@ -1,7 +1,7 @@
 """The fields that each route's body may have, from the request models of the engine's FastAPI app.
 
 Both engines ignore other fields in a body without a word; what the worker does about them is in
-`handler/request/fields.py`.
+`handler/request/unknown_fields.py`.
 """
 
 from collections.abc import Collection, Mapping

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from handler.errors import InvalidInput
+from handler.request.client_defaults import read_stream, without_nulls
 from handler.request.json_text import json_type
-from handler.request.repairs import without_nulls
 from handler.request.routes import POST
 
 PROMPT_FIELDS = ("prompt", "text", "input_ids")
@@ -39,6 +39,7 @@ def native_request(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         )
     apply_template = body.pop("apply_chat_template", None)
     _check_output_format(body.pop("use_openai_format", True))
+    _drop_empty_input(body)
     is_chat = "messages" in body
     if is_chat and apply_template is False:
         raise InvalidInput(
@@ -57,10 +58,20 @@ def native_request(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         else:
             body["prompt"] = prompt
     body = {**without_nulls(sampling), **body}
+    read_stream(body)
     _translate_logprobs(body, is_chat=is_chat)
     if body.get("stream"):
         body.setdefault("stream_options", {"include_usage": True})
     return POST["chat/completions" if is_chat else "completions"], body
+
+
+def _drop_empty_input(body: dict[str, Any]) -> None:
+    """Drop the empty ones of several inputs, as a form sends them."""
+    given = [name for name in INPUT_FIELDS if name in body]
+    empty = [name for name in given if body[name] in ("", [])]
+    if len(empty) < len(given):
+        for name in empty:
+            del body[name]
 
 
 def _check_output_format(use_openai_format: object) -> None:

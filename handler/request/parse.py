@@ -20,14 +20,15 @@ from handler.engine.interface import EngineRequest
 from handler.engine.usage import include_usage
 from handler.errors import InvalidInput, MethodNotAllowed, UnknownModel
 from handler.request.body import encode_body, http_fields
-from handler.request.fields import FieldTranslator
+from handler.request.client_defaults import repair, unfolded, without_nulls
 from handler.request.json_text import check_nesting, json_type, shown
 from handler.request.native import MAX_TOKENS, is_native, native_request
-from handler.request.repairs import repair, unfolded, without_nulls
-from handler.request.restrictions import check_job, check_plugin, has_own_input, own_input
-from handler.request.routes import FORMS, POST, Route, find_route
+from handler.request.routes import FORMS, POST, Route, default_route, find_route
+from handler.request.sglang_input import has_own_input, own_input
+from handler.request.unknown_fields import FieldTranslator
 
 ROUTE_FIELDS = ("route", "body", "method")
+ROUTE_NAMES = ("openai_route", "route")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,9 @@ class RequestParser:
         if not isinstance(data, dict):
             raise InvalidInput(f"input must be a JSON object, got {json_type(data)}.", "input")
         given = without_nulls(data)
+        for name in ROUTE_NAMES:
+            if given.get(name) == "":  # a form's empty field
+                del given[name]
         if "openai_route" in given or given.get("openai_input"):
             return ParsedJob(job_id, self._openai(job_id, given))
         given.pop("openai_input", None)  # it is empty
@@ -131,6 +135,8 @@ class RequestParser:
             return ParsedJob(job_id, request)
         if is_native(given):
             return ParsedJob(job_id, self._native(job_id, given), native=True)
+        if isinstance(given.get("input"), dict):
+            raise InvalidInput("input is there twice: give its fields themselves.", "input")
         raise InvalidInput(
             "input needs openai_route with openai_input, route with body, prompt, messages, or "
             "batch.",
@@ -142,9 +148,7 @@ class RequestParser:
         body = data.pop("openai_input", None)
         route = data.pop("openai_route", None)
         if route is None:
-            names = without_nulls(body) if isinstance(body, dict) else {}
-            is_completion = "prompt" in names and "messages" not in names
-            route = POST["completions" if is_completion else "chat/completions"]
+            route = default_route(body)
         request = self._routed(job_id, route, body, None)
         for name in data:
             if name in self._fields.known(request.path):
@@ -168,7 +172,7 @@ class RequestParser:
             return self._get(job_id, found, _encodable(query))
         if verb != "POST":
             raise InvalidInput(f"{found.path} is a POST route and needs a body.", "body")
-        check_job(found.path, unfolded(body or {}))
+        _check_background(found.path, unfolded(body or {}))
         return self._post(job_id, found.path, dict(body or {}), query)
 
     def _native(self, job_id: str, data: Mapping[str, Any]) -> EngineRequest:
@@ -191,7 +195,7 @@ class RequestParser:
             body = unfolded(body)
             self._fields.translate(path, body, native=native)
             repair(path, body, self._fields.log_once)
-            check_plugin(path, body)
+            _check_plugin(path, body)
         if native and path == POST["completions"]:
             self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)
@@ -236,6 +240,24 @@ class RequestParser:
             MAX_TOKENS,
             "a prompt without max_tokens may go on to the end of the context of %d tokens",
             self._context_tokens,
+        )
+
+
+def _check_background(path: str, body: Mapping[str, Any]) -> None:
+    """Refuse a response that would be kept in this worker, where no job finds it."""
+    if path == POST["responses"] and body.get("background"):
+        raise InvalidInput(
+            "A job gets its whole answer: leave background out. /run does not wait for it, and "
+            "/status has the result.",
+            "background",
+        )
+
+
+def _check_plugin(path: str, body: Mapping[str, Any]) -> None:
+    """Refuse what a plugin of the engine would fetch itself."""
+    if path == POST["pooling"] and "data" in body:
+        raise InvalidInput(
+            "data goes to a plugin that would fetch what it names: give input or messages.", "data"
         )
 
 

@@ -184,13 +184,22 @@ def is_anthropic(path: str) -> bool:
     return route_name(path).partition("/")[0] == "messages"
 
 
+def default_route(body: object) -> str:
+    """Return the path for an OpenAI body that comes without a route."""
+    given = {name for name, value in body.items() if value} if isinstance(body, dict) else set()
+    is_completion = "prompt" in given and "messages" not in given
+    return POST["completions" if is_completion else "chat/completions"]
+
+
 def path_of_input(data: object) -> str | None:
     """Return the engine's path for a job's input, None if it names none."""
     if not isinstance(data, dict):
         return None
     given = {name for name, value in data.items() if value is not None}
-    route = data.get("openai_route") or data.get("route")
-    if route is None and given & {"messages", "openai_input"}:
+    route = data.get("openai_route") or data.get("route") or None
+    if route is None and "openai_input" in given:
+        route = default_route(data["openai_input"])
+    elif route is None and "messages" in given:
         route = "chat/completions"
     elif route is None and given & {"prompt", "text", "input_ids"}:
         route = "completions"
@@ -203,7 +212,13 @@ def path_of_input(data: object) -> str | None:
 
 
 def _without_slashes(path: str) -> str:
-    return path.strip("/").removeprefix("openai/")
+    """Return a path without the slashes and prefixes that base URLs add, also one of them twice."""
+    plain = "/".join(part for part in path.split("/") if part).removeprefix("openai/")
+    if plain.startswith("api/v1/"):
+        plain = plain.removeprefix("api/")
+    while plain.startswith("v1/v1/"):
+        plain = plain.removeprefix("v1/")
+    return plain
 
 
 def _refusal(path: str) -> str | None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from handler.engine.request_fields import request_fields
-from handler.request.restrictions import OWN_FIELDS, OWN_ROUTES
+from handler.request.sglang_input import OWN_FIELDS, OWN_ROUTES
 from tests.contract.routes import is_decided, post_form, source_paths
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported

@@ -16,7 +16,7 @@ from tests.support.hub import Hub, Repository, running_hub
 
 TOKEN = "hf_" + "oNlyForThisBuild" * 2
 REPOSITORY = "org/smollm2"
-SHARD_BYTES = 1_000_000
+SHARD_BYTES = 4_000_000
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The fields that each engine acts upon, by route; tests/contract compares them with the engines.
 
-When a new version of an engine has other fields, see whether `handler/request/fields.py` and
-`constraints.py` still say the right thing about them.
+When a new version of an engine has other fields, see whether `handler/request/unknown_fields.py`
+and `structured_outputs.py` still say the right thing about them.
 """
 
 ENGINE_FIELDS = {

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.fields import TOLERATED
 from handler.request.parse import RequestParser
+from handler.request.unknown_fields import TOLERATED
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, SCHEMA
 from tests.support.engine_fields import ENGINE_FIELDS
 

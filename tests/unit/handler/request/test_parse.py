@@ -19,6 +19,7 @@ FIELDS = {
     ),
 }
 MODELS = ("served", "adapter")
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
@@ -405,6 +406,28 @@ def test_half_a_surrogate_pair_is_refused(data):
 
 
 @pytest.mark.parametrize(
+    ("data", "path", "body"),
+    [
+        ({"openai_route": "", "openai_input": {"messages": []}}, CHAT, {"messages": []}),
+        ({"route": "", "prompt": "Hi"}, COMPLETIONS, {"prompt": "Hi"}),
+        ({"prompt": "", "messages": [{}]}, CHAT, {"messages": [{}]}),
+        ({"prompt": "Hi", "messages": []}, COMPLETIONS, {"prompt": "Hi"}),
+        ({"prompt": "Hi", "stream": "false"}, COMPLETIONS, {"prompt": "Hi", "stream": False}),
+    ],
+    ids=["openai_route", "route", "prompt", "messages", "stream"],
+)
+def test_an_empty_field_of_a_form_is_absent(data, path, body):
+    request = read(data).request
+    assert request.path == path
+    assert json.loads(request.body) == {**body, "model": "served"}
+
+
+def test_an_input_in_an_input_is_named():
+    with pytest.raises(InvalidInput, match="input is there twice"):
+        read({"input": {"prompt": "Hi"}})
+
+
+@pytest.mark.parametrize(
     ("data", "path"),
     [
         ({"openai_route": "/v1/chat/completions"}, "/v1/chat/completions"),
@@ -413,6 +436,7 @@ def test_half_a_surrogate_pair_is_refused(data):
         ({"messages": []}, "/v1/chat/completions"),
         ({"messages": None, "prompt": "Hi"}, "/v1/completions"),
         ({"openai_route": None, "openai_input": {}}, "/v1/chat/completions"),
+        ({"openai_input": {"prompt": "Hi"}}, "/v1/completions"),
         ({"text": "Hi"}, "/v1/completions"),
         ({"prompt": "Hi"}, "/v1/completions"),
         ({"route": 7}, None),

@@ -18,7 +18,10 @@ from handler.request.routes import (
 
 @pytest.mark.parametrize("in_job", [True, False], ids=["job", "HTTP"])
 @pytest.mark.parametrize("name", [*POST, *GET])
-@pytest.mark.parametrize("spelling", ["{}", "/{}", "/v1/{}", "/openai/v1/{}", "/v1/{}/"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["{}", "/{}", "/v1/{}", "/openai/v1/{}", "/v1/{}/", "/v1//{}", "/v1/v1/{}", "/api/v1/{}"],
+)
 def test_a_route_is_found_with_or_without_its_prefix(name, spelling, in_job):
     """All lead to the engine's own path."""
     method = "POST" if name in POST else "GET"

@@ -3,14 +3,14 @@
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.fields import (
+from handler.request.client_defaults import repair, unfolded
+from handler.request.unknown_fields import (
     CHANGES_OUTPUT,
     IGNORED,
     MAX_LOGGED_FIELDS,
     TOLERATED,
     FieldTranslator,
 )
-from handler.request.repairs import repair, unfolded
 from tests.support.engine_fields import ENGINE_FIELDS
 
 CHAT, COMPLETIONS, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
@@ -163,6 +163,24 @@ def test_without_the_engines_fields_nothing_is_judged(fields):
 
 
 @pytest.mark.parametrize(
+    ("word", "stream"),
+    [("true", True), ("False", False), ("1", True), ("maybe", "maybe"), (True, True)],
+)
+def test_stream_may_be_a_word(word, stream):
+    """As forms send it; what is neither is for the engine to judge."""
+    assert unfolded({"stream": word}) == {"stream": stream}
+
+
+def test_the_effort_of_reasoning_has_openais_name():
+    """OpenRouter's has one field of its own; other fields beside it are not dropped."""
+    translator = FieldTranslator({CHAT: frozenset({"messages", "reasoning_effort"})})
+    body = {"reasoning": {"effort": "low"}}
+    assert translated(translator, CHAT, body) == {"reasoning_effort": "low"}
+    body = {"reasoning": {"effort": "low", "max_tokens": 8}}
+    assert translated(translator, CHAT, body) == body
+
+
+@pytest.mark.parametrize(
     ("path", "given", "expected"),
     [
         (
@@ -195,6 +213,12 @@ def test_without_the_engines_fields_nothing_is_judged(fields):
             {"response_format": {"type": "json_object", "schema": None}},
         ),
         (MESSAGES, {"stop_sequences": [""], "tools": [], "tool_choice": {"type": "auto"}}, {}),
+        (CHAT, {"max_tokens": "", "seed": "", "response_format": {}, "tool_choice": ""}, {}),
+        (
+            CHAT,
+            {"tools": [{"a": 1}], "tool_choice": "any"},
+            {"tools": [{"a": 1}], "tool_choice": "required"},
+        ),
     ],
 )
 def test_values_that_clients_send_by_default(path, given, expected):

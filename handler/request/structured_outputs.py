@@ -34,8 +34,9 @@ KINDS = {
     "ebnf": "grammar",
     "structural_tag": "structural_tag",
 }
+NOTHING: tuple[Any, ...] = (None, "", False)
 SGLANG_FIELDS = {"regex": "regex", "grammar": "ebnf"}
-OWN_FIELDS = (STRUCTURED_OUTPUTS, RESPONSE_FORMAT, "regex", "ebnf", "json_schema")
+ENGINE_FIELDS = (STRUCTURED_OUTPUTS, RESPONSE_FORMAT, "regex", "ebnf", "json_schema")
 
 
 def translate_constraints(path: str, body: dict[str, Any], known: frozenset[str]) -> None:
@@ -54,7 +55,7 @@ def translate_constraints(path: str, body: dict[str, Any], known: frozenset[str]
         kinds |= _by_kind(name, value)
     if not kinds:
         return
-    own = [name for name in OWN_FIELDS if name in known and _constrains(body.get(name))]
+    own = [name for name in ENGINE_FIELDS if name in known and _constrains(body.get(name))]
     if len(kinds) + len(own) > 1:
         names = ", ".join([*given, *own])
         raise InvalidInput(f"Give one constraint of the output, not {names}.", next(iter(given)))
@@ -74,14 +75,15 @@ def _is_schema(name: str, value: Any) -> bool:
 
 
 def _by_kind(name: str, value: Any) -> dict[str, tuple[str, Any]]:
-    """Return the constraints in a field, each with its name for errors; an empty text is none."""
+    """Return the constraints in a field, each with its name for errors; an empty value is none."""
     if name != STRUCTURED_OUTPUTS:
         values = {KINDS[name]: (name, value)}
     elif isinstance(value, dict):
         values = {kind: (f"{name}.{kind}", inner) for kind, inner in value.items()}
     else:
         raise InvalidInput(f"{name} must be a JSON object.", name)
-    given = {kind: each for kind, each in values.items() if each[1] not in (None, "", False)}
+    empty = NOTHING if name != "json_schema" else (*NOTHING, {})  # as SillyTavern sends it
+    given = {kind: each for kind, each in values.items() if each[1] not in empty}
     for kind, (field, inner) in given.items():
         if kind not in KINDS.values():
             raise InvalidInput(f"The engine cannot do {field}: leave it out.", name)

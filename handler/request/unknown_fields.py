@@ -4,7 +4,7 @@ Both engines ignore such a field without a word. Here it is, in this order:
 
 1. given the engine's own name, if another engine or API calls it otherwise (SYNONYMS,
    TEMPLATE_VARIABLES);
-2. translated, if it constrains the output (`constraints`);
+2. translated, if it constrains the output (`structured_outputs`);
 3. left out if it changes nothing, else refused (CHANGES_OUTPUT);
 4. passed over, if it cannot change the output (TOLERATED); with a line in the log, if a user may
    expect something of it (IGNORED);
@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handler.errors import InvalidInput
-from handler.request.constraints import translate_constraints
+from handler.request.structured_outputs import translate_constraints
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ class FieldTranslator:
             return
         _rename_synonyms(body, known)
         _move_template_variables(body, known)
+        _take_reasoning_effort(body, known)
         translate_constraints(path, body, known)
         for name in [name for name in body if name not in known and name != MODEL]:
             if name in CHANGES_OUTPUT:
@@ -192,6 +193,15 @@ def _move_template_variables(body: dict[str, Any], known: frozenset[str]) -> Non
         variables = body.get(CHAT_TEMPLATE_KWARGS, {})
         if CHAT_TEMPLATE_KWARGS in known and name in body and isinstance(variables, dict):
             body[CHAT_TEMPLATE_KWARGS] = {name: body.pop(name), **variables}
+
+
+def _take_reasoning_effort(body: dict[str, Any], known: frozenset[str]) -> None:
+    """Spell OpenRouter's `reasoning: {"effort": …}` as OpenAI's chat does."""
+    reasoning = body.get("reasoning")
+    if "reasoning" in known or "reasoning_effort" not in known or not isinstance(reasoning, dict):
+        return
+    if reasoning.keys() == {"effort"}:
+        body.setdefault("reasoning_effort", body.pop("reasoning")["effort"])
 
 
 def _leave_out_or_refuse(path: str, body: dict[str, Any], name: str) -> None:

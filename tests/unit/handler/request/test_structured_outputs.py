@@ -3,7 +3,7 @@
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.constraints import translate_constraints
+from handler.request.structured_outputs import translate_constraints
 from tests.support.engine_fields import ENGINE_FIELDS
 
 PATHS = ("/v1/chat/completions", "/v1/completions")

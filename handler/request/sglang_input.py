@@ -1,7 +1,7 @@
-"""What the engines' own inputs may hold: fields that reach past the request are not for callers.
+"""SGLang's own input on its own routes, whose fields are allowed one by one.
 
-SGLang's own routes take the record that its processes pass among themselves, with addresses of
-other processes and servers in it. So their fields are allowed one by one.
+They take the record that its processes pass among themselves, with addresses of other processes and
+servers in it.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from typing import Any
 from handler.errors import InvalidInput
 
 OWN_ROUTES = frozenset({"/generate", "/encode", "/classify"})
-OWN_FIELDS = frozenset(
+CALLER_FIELDS = frozenset(
     "text input_ids input_embeds image_data video_data audio_data modalities sampling_params "
     "stream return_logprob logprob_start_len top_logprobs_num token_ids_logprob "
     "return_text_in_logprobs return_prompt_token_ids return_hidden_states "
@@ -24,32 +24,6 @@ OWN_FIELDS = frozenset(
     "image_max_dynamic_patch video_max_dynamic_patch dimensions is_cross_encoder_request "
     "cache_salt no_logs".split()
 )
-
-
-def check_job(path: str, body: Mapping[str, Any]) -> None:
-    """Refuse what only a caller of the same worker could use later.
-
-    Raises:
-        InvalidInput: the response would be kept in this worker, where no job finds it.
-    """
-    if path == "/v1/responses" and body.get("background"):
-        raise InvalidInput(
-            "A job gets its whole answer: leave background out. /run does not wait for it, and "
-            "/status has the result.",
-            "background",
-        )
-
-
-def check_plugin(path: str, body: Mapping[str, Any]) -> None:
-    """Refuse what a plugin of the engine would fetch itself.
-
-    Raises:
-        InvalidInput: it names data for a plugin.
-    """
-    if path == "/pooling" and "data" in body:
-        raise InvalidInput(
-            "data goes to a plugin that would fetch what it names: give input or messages.", "data"
-        )
 
 
 def has_own_input(path: str, request_fields: Mapping[str, Collection[str]]) -> bool:
@@ -70,8 +44,8 @@ def own_input(path: str, body: Mapping[str, Any], models: Sequence[str]) -> dict
     """
     own = {name: value for name, value in body.items() if name != "model"}
     for name in own:
-        if name not in OWN_FIELDS:
-            near = difflib.get_close_matches(name, OWN_FIELDS, n=1)
+        if name not in CALLER_FIELDS:
+            near = difflib.get_close_matches(name, CALLER_FIELDS, n=1)
             advice = f": did you mean {near[0]!r}?" if near else "."
             raise InvalidInput(f"{path} takes no field {name!r} from callers{advice}", name)
     adapters = own.get("lora_path")

@@ -12,6 +12,9 @@
 | top_k           | 0                   | off: -1                                                 |
 | logprobs        | false               | absent, on completions, where it is a number            |
 | response_format | json_object, schema | json_schema: engines ignore that schema                 |
+| stream          | "true", "false"     | true, false                                             |
+| tool_choice     | "any"               | "required", Mistral's name for it                       |
+| EMPTY_IS_ABSENT | "", {}              | absent, as forms send what nobody filled in             |
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +23,14 @@ from typing import Any
 from handler.errors import InvalidInput
 from handler.request.json_text import json_type
 from handler.request.routes import POST, is_anthropic
+from handler.setting_types import FALSE_WORDS, TRUE_WORDS
 
 EXTRA_BODY = "extra_body"
+EMPTY_IS_ABSENT = tuple(
+    "max_tokens max_completion_tokens temperature top_p top_k min_p n seed stop presence_penalty "
+    "frequency_penalty repetition_penalty logprobs top_logprobs logit_bias tool_choice tools "
+    "response_format stream chat_template_kwargs user".split()
+)
 LogOnce = Callable[..., None]
 
 
@@ -42,14 +51,28 @@ def unfolded(body: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput(
             f"{EXTRA_BODY} must be a JSON object, got {json_type(extra)}.", EXTRA_BODY
         )
-    return fields | without_nulls(extra)
+    fields |= without_nulls(extra)
+    read_stream(fields)
+    return fields
+
+
+def read_stream(body: dict[str, Any]) -> None:
+    """Read `stream` where it is a word."""
+    word = body.get("stream")
+    if isinstance(word, str) and word.lower() in TRUE_WORDS | FALSE_WORDS:
+        body["stream"] = word.lower() in TRUE_WORDS
 
 
 def repair(path: str, body: dict[str, Any], log_once: LogOnce) -> None:
     """Replace such values in a body, which has no nulls."""
     if is_anthropic(path):
         _drop_server_tools(body, log_once)
+    for name in EMPTY_IS_ABSENT:
+        if body.get(name) in ("", {}):
+            del body[name]
     _drop_empty_tools(body)
+    if body.get("tool_choice") == "any":
+        body["tool_choice"] = "required"
     for name in ("stop", "stop_sequences"):
         _drop_empty_texts(body, name)
     if not body.get("stream"):
