@@ -10,7 +10,7 @@ RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
 RUN_ENVIRONMENT := $(if $(filter sglang,$(ENGINE)),.venv-sglang/cpu,.venv/cpu)
 DEMO := models/smollm2-135m-instruct
 # SGLang computes no quantized layers on a CPU.
-# An empty one, as forms send it, is none.
+# Forms send it empty.
 ifeq ($(QUANTIZATION),)
 QUANTIZATION := $(if $(filter sglang,$(ENGINE)),none,awq)
 endif

@@ -64,7 +64,7 @@ def test_a_file_of_flags_is_named_in_errors_before_anything_loads(tmp_path):
     """Its settings are the worker's as well."""
     file = tmp_path / "flags.yaml"
     for text, message in (
-        ("port: 80", f"{file}: port cannot be set: "),
+        ("ssl-keyfile: key.pem", f"{file}: ssl-keyfile cannot be set: "),
         ("log-format: xml", f"{file}: LOG_FORMAT='xml' must be 'text' or 'json'."),
         ("quantization: fp8", "QUANTIZATION='fp8' contradicts the checkpoint: "),
     ):
