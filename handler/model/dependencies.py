@@ -10,7 +10,7 @@ local. So they are found or fetched beside the model, and linked into a hub cach
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,26 @@ def dependencies(folder: Path, *, is_draft: bool = False) -> list[Dependency]:
 
 
 def find_dependencies(
-    found: FoundFiles, sources: ModelSources, *, is_draft: bool = False
+    found: FoundFiles,
+    sources: ModelSources,
+    *,
+    is_draft: bool = False,
+    known: Collection[Dependency] = (),
 ) -> Iterator[FoundFiles]:
     """Find or fetch what a model's or tokenizer's configuration names, and what that names.
+
+    Args:
+        found: the model or tokenizer.
+        sources: where to look.
+        is_draft: whether it only drafts for a model that the settings name.
+        known: the names on the way to it: repositories may name each other.
 
     Raises:
         ModelUnavailable, InvalidSetting: a model with weights that is named is not available.
     """
     for needed in dependencies(found.path, is_draft=is_draft):
+        if (needed.name, needed.kind) in {(each.name, each.kind) for each in known}:
+            continue
         reference = HubReference(needed.name, setting=f"{needed.file} of {found.name}")
         if snapshot := find_snapshot(found.path / FETCHED, reference, needed.kind):
             files = FoundFiles(snapshot, needed.name, found.source)
@@ -82,7 +94,7 @@ def find_dependencies(
                 continue
         yield files
         if needed.kind == "model":
-            yield from find_dependencies(files, sources)
+            yield from find_dependencies(files, sources, known=[*known, needed])
 
 
 def link_into_cache(found: list[FoundFiles], cache: Path) -> None:

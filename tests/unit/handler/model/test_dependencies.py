@@ -100,6 +100,18 @@ def test_what_a_verifier_names_is_found_too(tmp_path, sources):
     assert [found.path for found in find_dependencies(model, sources)] == [verifier, code]
 
 
+def test_repositories_may_name_each_other(tmp_path, sources):
+    cache = sources.base_path / VOLUME_CACHE
+    snapshots = []
+    for name, other in (("a", "b"), ("b", "a")):
+        snapshot = cached_snapshot(cache, f"models--org--{name}", "main")
+        config = {"verifier": {"name_or_path": f"org/{other}"}}
+        (snapshot / "config.json").write_text(json.dumps(config))
+        snapshots.append(snapshot)
+    found = list(find_dependencies(FoundFiles(snapshots[0], "org/a", "the volume"), sources))
+    assert [each.path for each in found] == [snapshots[1], snapshots[0]]
+
+
 def test_a_verifier_that_is_not_available_is_an_error_that_says_who_names_it(tmp_path, sources):
     model = naming(tmp_path, {"speculators_config": {"verifier": {"name_or_path": "/big"}}})
     assert list(find_dependencies(model, sources)) == []
