@@ -92,7 +92,7 @@ def expected_bytes(path: Path) -> int:
 def _broken_file_named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
         raise ModelUnavailable(f"{path.name} is not a safetensors file") from error
 
 

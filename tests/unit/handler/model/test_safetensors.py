@@ -5,7 +5,13 @@ import torch
 from safetensors.torch import save_file
 
 from handler.errors import ModelUnavailable
-from handler.model.safetensors import Tensor, loaded_files, tensors_in_file, tensors_in_folder
+from handler.model.safetensors import (
+    Tensor,
+    expected_bytes,
+    loaded_files,
+    tensors_in_file,
+    tensors_in_folder,
+)
 
 
 def test_the_tensors_of_a_checkpoint_are_as_large_as_its_file(tmp_path):
@@ -34,6 +40,15 @@ def test_a_broken_file_is_an_error_with_its_name(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ModelUnavailable) as raised:
         tensors_in_file(path)
+    assert str(raised.value) == "model.safetensors is not a safetensors file"
+
+
+def test_an_offset_beyond_all_bounds_is_an_error_with_the_files_name(tmp_path):
+    header = b'{"t": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1e400]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ModelUnavailable) as raised:
+        expected_bytes(path)
     assert str(raised.value) == "model.safetensors is not a safetensors file"
 
 
