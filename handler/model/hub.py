@@ -18,6 +18,7 @@ from handler.model.hub_cache import repository_folder, same_repository
 from handler.model.hub_errors import (
     RETRY_WAITS_SECONDS,
     TransferStalled,
+    check_endpoint,
     hub_errors_explained,
     retry,
 )
@@ -77,16 +78,20 @@ def list_repository(
     from huggingface_hub import HfApi
 
     api = HfApi(token=reference.plain_token())
+    check_endpoint()
     with hub_errors_explained(reference):
-        info = retry(
-            lambda: api.model_info(
-                reference.name,
-                revision=reference.revision or "main",
-                files_metadata=True,
-                timeout=LIST_TIMEOUT_SECONDS,
-            ),
-            waits_seconds=retry_waits_seconds,
-        )
+        try:
+            info = retry(
+                lambda: api.model_info(
+                    reference.name,
+                    revision=reference.revision or "main",
+                    files_metadata=True,
+                    timeout=LIST_TIMEOUT_SECONDS,
+                ),
+                waits_seconds=retry_waits_seconds,
+            )
+        except KeyError as error:  # JSON of another server
+            raise ValueError(f"the answer has no {error}") from error
         files = tuple(
             RemoteFile(
                 sibling.rfilename,

@@ -20,6 +20,8 @@ RETRY_WAITS_SECONDS = (1.0, 2.0, 4.0)  # between failures in a row, none of whic
 # What the hub may ask for in all; its rate limits are counted over 300 s.
 MAX_RATE_LIMIT_WAIT_SECONDS = 330.0
 MAX_REASON_CHARACTERS = 200
+MAX_DIGITS = 9  # of a time in seconds
+NAME_AND_REVISION = re.compile(r"[\w.-]+/[\w.-]+[:@#]([\w./-]+)")
 READ_TIMEOUT = "ReadTimeout"  # of httpx, or of httpx2 from huggingface-hub 2.0 on
 # Query strings may be signatures; an "illegal header value" error repeats the token.
 SECRETS = re.compile(r"\?[^\s']*|(?<=Bearer ).*", re.DOTALL)
@@ -87,7 +89,7 @@ def hub_errors_explained(reference: HubReference) -> Iterator[None]:
     except HFValidationError as error:
         raise InvalidSetting(
             f"{reference.setting}={name!r} must be the name of a repository (org/name), "
-            "and there is no such local folder."
+            f"and there is no such local folder{_name_advice(reference)}."
         ) from error
     except GatedRepoError as error:
         reason = f"it is gated: accept its licence on the hub and set HF_TOKEN{advice}"
@@ -114,10 +116,25 @@ def hub_errors_explained(reference: HubReference) -> Iterator[None]:
         raise ModelUnavailable(f"{name}{_failure_reason(error)}.") from error
 
 
+def check_endpoint() -> None:
+    """Raise InvalidSetting unless HF_ENDPOINT is a URL: huggingface-hub takes any text."""
+    from huggingface_hub import constants
+
+    parts = urlsplit(constants.ENDPOINT)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidSetting(f"HF_ENDPOINT={_endpoint()!r} must be an http or https URL.")
+
+
 def reason_of(error: BaseException) -> str:
     """Return a library's message in one line, without signatures and tokens."""
     text = one_line(SECRETS.sub("…", str(error)))
     return text[:MAX_REASON_CHARACTERS] or type(error).__name__
+
+
+def _name_advice(reference: HubReference) -> str:
+    if found := NAME_AND_REVISION.fullmatch(reference.name):
+        return f"; a revision such as {found[1]!r} goes into {reference.revision_setting}"
+    return ""
 
 
 def _retry_reason(error: Exception) -> str:
@@ -146,12 +163,14 @@ def _requested_wait_seconds(error: BaseException | None) -> float | None:
     if limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + 1.0  # it counts whole seconds
     after = headers.get("Retry-After", "").strip()
-    if after.isdecimal():
-        return float(after) + 1.0
     try:
-        return max(1.0, parsedate_to_datetime(after).timestamp() - time.time())
-    except ValueError:
+        if after.isdecimal():
+            seconds = int(after[:MAX_DIGITS]) + 1.0
+        else:
+            seconds = parsedate_to_datetime(after).timestamp() - time.time()
+    except (ValueError, OverflowError):
         return None
+    return seconds if seconds > 1.0 else None  # "0" and a time in the past ask for nothing
 
 
 def _status_reason(error: BaseException, token_advice: str) -> str:
@@ -175,7 +194,8 @@ def _failure_reason(error: Exception) -> str:
     from huggingface_hub.errors import FileMetadataError
 
     if isinstance(error, OSError) and _is_disk_error(error):
-        return f" could not be stored: {error.strerror}"
+        path = f" ({error.filename})" if error.filename else ""
+        return f" could not be stored: {error.strerror}{path}"
     if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
         return f": {_endpoint()} is not a model hub: check HF_ENDPOINT"
     if READ_TIMEOUT in (type(error).__name__, type(error.__cause__).__name__):

@@ -141,13 +141,18 @@ def test_two_workers_can_download_to_one_volume_at_once(tmp_path):
             "run any code: choose a repository with safetensors.",
         ),
         ({}, "org/odd has no weights."),
+        ({"model__safetensors": "w", "config__json": None}, "org/odd has no config.json."),
     ],
-    ids=["a missing shard", "a broken index", "pickle", "nothing"],
+    ids=["a missing shard", "a broken index", "pickle", "nothing", "no configuration"],
 )
 def test_a_repository_without_usable_weights_is_an_error_before_the_download(
     tmp_path, files, message
 ):
-    folder = model_folder(tmp_path / "repository", **files)
+    has_config = "config__json" not in files
+    content = {name: text for name, text in files.items() if text is not None}
+    folder = model_folder(tmp_path / "repository", **content)
+    if not has_config:
+        (folder / "config.json").unlink()
     (tmp_path / "volume").mkdir()
     with running_hub(odd=Repository(folder)) as hub:
         answer = resolve(tmp_path / "volume", hub.url, MODEL_NAME="org/odd")
@@ -194,6 +199,21 @@ def test_the_token_gives_access_to_a_gated_repository(tmp_path, hub):
 )
 def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(tmp_path, hub, environ, message):
     assert resolve(tmp_path, hub.url, **environ) == message
+
+
+@pytest.mark.parametrize("url", ["hf-mirror.com", "http://", "ftp://u:word@host"])
+def test_the_address_of_the_hub_must_be_a_url(tmp_path, url):
+    shown = url.replace("u:word@", "")
+    assert resolve(tmp_path, url, MODEL_NAME="org/public") == (
+        f"InvalidSetting HF_ENDPOINT={shown!r} must be an http or https URL."
+    )
+
+
+def test_an_answer_that_is_not_a_hubs_is_an_error(tmp_path, hub):
+    hub.faults.append(Fault("revision/main", status=200))
+    assert resolve(tmp_path, hub.url, MODEL_NAME="org/public") == (
+        f"ModelUnavailable org/public: {hub.url} is not a model hub: check HF_ENDPOINT."
+    )
 
 
 def test_a_hub_that_cannot_be_reached_is_an_error_with_its_url(tmp_path):

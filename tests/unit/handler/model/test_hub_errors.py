@@ -6,9 +6,9 @@ from email.utils import formatdate
 
 import httpx
 import pytest
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from handler.errors import ModelUnavailable
+from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model import hub_errors
 from handler.model.hub_errors import TransferStalled, hub_errors_explained, reason_of, retry
 from handler.model.reference import HubReference
@@ -102,8 +102,15 @@ def slept(monkeypatch):
         (not_in_cache(answer(429, retry_after="20")), 21),
         (answer(429), 4),
         (answer(500, retry_after="20"), 4),
+        (answer(429, retry_after="0"), 4),
+        (answer(429, retry_after="-5"), 4),
+        (answer(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), 4),
+        (answer(429, retry_after="Wed, 21 Oct 99999 07:28:00 GMT"), 4),
     ],
-    ids=["Retry-After", "RateLimit", "both", "503", "a HEAD request", "neither", "500"],
+    ids=[
+        *("Retry-After", "RateLimit", "both", "503", "a HEAD request", "neither", "500"),
+        *("zero", "negative", "a date that has passed", "no date"),
+    ],
 )
 def test_the_wait_is_what_the_hub_asks_for(slept, error, wait):
     assert retry(Calls(error), waits_seconds=(4,)) == "done"
@@ -114,6 +121,31 @@ def test_the_wait_may_be_asked_for_as_a_date(slept):
     error = answer(429, retry_after=formatdate(time.time() + 100, usegmt=True))
     assert retry(Calls(error), waits_seconds=(4,)) == "done"
     assert 90 < slept[0] <= 100
+
+
+def test_a_wait_beyond_all_bounds_is_not_begun(slept):
+    calls = Calls(answer(429, retry_after="9" * 500))
+    with pytest.raises(HfHubHTTPError):
+        retry(calls, waits_seconds=(1,))
+    assert (calls.count, slept) == (1, [])
+
+
+def test_a_name_with_a_revision_says_where_that_goes():
+    with (
+        pytest.raises(InvalidSetting) as caught,
+        hub_errors_explained(HubReference("org/m:v1")),
+    ):
+        raise HFValidationError
+    assert str(caught.value) == (
+        "MODEL_NAME='org/m:v1' must be the name of a repository (org/name), and there is no such "
+        "local folder; a revision such as 'v1' goes into MODEL_REVISION."
+    )
+
+
+def test_a_file_that_cannot_be_stored_is_named():
+    with pytest.raises(ModelUnavailable) as caught, hub_errors_explained(HubReference("org/m")):
+        raise NotADirectoryError(20, "Not a directory", "/file/hub")
+    assert str(caught.value) == "org/m could not be stored: Not a directory (/file/hub)."
 
 
 def test_waits_that_the_hub_asks_for_are_no_failures_but_bounded(slept):
