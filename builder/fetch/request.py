@@ -1,9 +1,9 @@
 """What to fetch: a repository at a revision, which of its files, and the token."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import SecretStr
 
@@ -48,6 +48,12 @@ class FetchRequest:
     patterns: tuple[str, ...] = ()
     mistral_requested: bool = False
     token: SecretStr | None = None
+
+    def from_page(self) -> Self:
+        """Return the request for the repository that a copied URL of the hub names."""
+        given = None if self.revision == "main" else self.revision
+        reference = replace(self.reference(), revision=given).from_page()
+        return replace(self, repository=reference.name, revision=reference.revision or "main")
 
     def reference(self) -> HubReference:
         """Return the repository with the setting that names it."""

@@ -51,6 +51,9 @@ def _check_completeness(
 ) -> None:
     matching = " that matches ALLOW_PATTERNS" if request.patterns else ""
     if CONFIG not in selected and not mistral.is_only_format(selected):
+        other = hub_files.other_kind_reason(request.repository, names)
+        if other and CONFIG not in names:
+            raise CheckpointRefused(f"{other}.")
         raise CheckpointRefused(
             f"{request.repository} has no {CONFIG}{matching}: every engine needs it, or Mistral's "
             f"{mistral.PARAMS} with consolidated.safetensors."

@@ -53,7 +53,7 @@ def has_fp8_cache(folder: Path) -> bool:
 
 def has_weights(folder: Path) -> bool:
     """Whether the folder has weights in any format; an engine can also make up random ones."""
-    return any(next(folder.glob(pattern), None) for pattern in WEIGHTS)
+    return any(path.is_file() for pattern in WEIGHTS for path in folder.glob(pattern))
 
 
 def model_config(folder: Path) -> dict[str, Any]:

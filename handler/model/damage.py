@@ -3,6 +3,7 @@
 Only headers and ends are read, which takes milliseconds, before an engine is imported.
 """
 
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from handler.model.checkpoint import (
     model_named_in_errors,
     shards,
 )
-from handler.model.hub_files import PICKLE_SUFFIXES, engine_files
+from handler.model.hub_files import PICKLE_SUFFIXES, broken_links, engine_files
 from handler.model.reference import ArtifactKind
 from handler.model.safetensors import expected_bytes, loaded_files
 
@@ -40,15 +41,19 @@ def check_files(folder: Path, name: str, kind: ArtifactKind) -> None:
         ModelUnavailable: names the file and what it is.
     """
     with model_named_in_errors(name):
-        read = _files_read(folder, kind)
+        read = _files_read(folder, kind) | set(broken_links(folder, kind))
     modules = [path for path in sorted(folder.glob("[0-9]*_*/*")) if path.is_file()]
     for path in [*(folder / each for each in sorted(read)), *modules]:
         if reason := damage(path):
+            if folder.parent.name == "snapshots" and os.access(folder, os.W_OK):
+                reason += f"; remove {folder.parents[1]} to have it fetched again"
             raise ModelUnavailable(f"{name} in {folder}: {path.relative_to(folder)} {reason}.")
 
 
 def damage(path: Path) -> str | None:
     """Return what is wrong with a file, None where nothing is seen."""
+    if path.is_symlink() and not path.exists():
+        return f"is a link to {path.readlink()}, which is not there"
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(min(size, MAX_POINTER_BYTES))
@@ -81,11 +86,13 @@ def _files_read(folder: Path, kind: ArtifactKind) -> set[str]:
     if kind != "model":
         return set(engine_files(kind, names))
     index = index_of_weights(names)
+    if index and damage(folder / index):  # which is reported with the other files
+        return {index}
     indexed = shards(folder, index) if index else None
     # Where both formats are there, vLLM prefers Mistral's.
     weights = {*loaded_files(names, indexed), *filter(mistral.is_weight, names)}
     missing = [each for each in sorted(indexed or ()) if not (folder / each).is_file()]
-    if weights and missing:
+    if missing and any(name.endswith(".safetensors") for name in names):
         raise ModelUnavailable(f"{folder} has no {missing[0]}, which is in its index")
     if not weights:
         weights = {each for each in names if each.endswith((".gguf", *PICKLE_SUFFIXES))}

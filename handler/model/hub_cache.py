@@ -17,7 +17,13 @@ from handler.model.checkpoint import (
     json_object,
     shards,
 )
-from handler.model.hub_files import LORA_FILES, engine_files, has_tokenizer, required_files
+from handler.model.hub_files import (
+    LORA_FILES,
+    broken_links,
+    engine_files,
+    has_tokenizer,
+    required_files,
+)
 from handler.model.reference import ArtifactKind, HubReference
 from handler.variables import clean_value, is_no_value
 
@@ -58,10 +64,13 @@ def find_snapshot(
         try:
             snapshot = _snapshot(folder, reference.revision)
             if snapshot and has_files(snapshot, kind, reference.mistral_requested):
+                if broken := broken_links(snapshot, kind, reference.mistral_requested):
+                    log.warning("%s: the file of the link %s is gone", snapshot, broken[0])
+                    continue
                 if not _is_downloading(folder, snapshot, kind, reference.mistral_requested):
                     return snapshot
                 log.info("%s is not complete yet", snapshot)
-        except (ModelUnavailable, OSError) as error:
+        except (ModelUnavailable, OSError, ValueError) as error:  # a ref that is not text
             log.warning("%s is ignored: %s", folder, error)
     return None
 

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Collection, Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from handler.model import mistral
-from handler.model.checkpoint import INDEX
+from handler.model.checkpoint import CONFIG, INDEX, file_names, index_of_weights, shards
 from handler.model.reference import ArtifactKind
 
 CONFIG_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
@@ -15,6 +15,13 @@ LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)", re.IGNORECASE)
 SENTENCE_TRANSFORMERS_MODULE = re.compile(r"\d+_[^/]*/.*\.safetensors$", re.DOTALL)
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
+OTHER_FORMATS = {
+    ".gguf": "GGUF",
+    ".onnx": "ONNX",
+    ".npz": "MLX",
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+}
 TRAINING_STATE = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args")
 MISTRAL_TOKENIZER = re.compile(r"tokenizer\.model\.v\w+")
 
@@ -22,7 +29,7 @@ MISTRAL_TOKENIZER = re.compile(r"tokenizer\.model\.v\w+")
 def engine_files(
     kind: ArtifactKind,
     names: Iterable[str],
-    shards: Collection[str] | None = None,
+    indexed: Collection[str] | None = None,
     *,
     mistral_requested: bool = False,
 ) -> list[str]:
@@ -32,7 +39,7 @@ def engine_files(
         kind: a tokenizer comes without weights, of a LoRA adapter come the two files that count,
             of code only Python.
         names: every file of the repository.
-        shards: the weights in the index of that format, None without an index.
+        indexed: the weights in the index of that format, None without an index.
         mistral_requested: whether the settings ask for Mistral's own format.
     """
     names = list(names)
@@ -44,10 +51,10 @@ def engine_files(
     if kind == "model":
         if mistral.is_used(names, mistral_requested):
             weights = set(filter(mistral.is_weight, names))
-            selected |= weights if shards is None else weights & set(shards)
+            selected |= weights if indexed is None else weights & set(indexed)
             selected |= {mistral.INDEX} & set(names)
             return sorted(selected)
-        selected |= _weights(names, shards)
+        selected |= _weights(names, indexed)
         selected |= {name for name in names if SENTENCE_TRANSFORMERS_MODULE.match(name)}
     return sorted(selected)
 
@@ -62,12 +69,50 @@ def pickle_files(names: Iterable[str]) -> list[str]:
     return sorted(n for n in names if n.endswith(PICKLE_SUFFIXES) and not TRAINING_STATE.search(n))
 
 
+def broken_links(folder: Path, kind: ArtifactKind, mistral_requested: bool = False) -> list[str]:
+    """Return the links to files that are gone, of those in a folder that an engine loads.
+
+    Raises:
+        ModelUnavailable: the index cannot be read.
+    """
+    broken = {path.name for path in folder.iterdir() if path.is_symlink() and not path.exists()}
+    if not broken:
+        return []
+    names = file_names(folder) | broken
+    index = index_of_weights(names, mistral_requested) if kind == "model" else None
+    indexed = shards(folder, index) if index and index not in broken else None
+    loaded = engine_files(kind, names, indexed, mistral_requested=mistral_requested)
+    return [name for name in required_files(loaded) if name in broken]
+
+
 def has_tokenizer(names: Iterable[str]) -> bool:
     """Whether a tokenizer is among the files; its formats have one of these names in common."""
     return any(
         "/" not in name and ("token" in name or name.startswith(("vocab", "tekken")))
         for name in names
     )
+
+
+def other_kind_reason(repository: str, names: Collection[str]) -> str | None:
+    """Return what a repository without config.json is instead of a model, None if not known."""
+    if LORA_FILES[0] in names:
+        return (
+            f"{repository} is a LoRA adapter: name it in LORA_MODULES, and give the model that "
+            f"base_model_name_or_path in its {LORA_FILES[0]} names"
+        )
+    if "model_index.json" in names:
+        return f"{repository} is a Diffusers pipeline, not a language model"
+    return _only_format_reason(repository, names)
+
+
+def no_model_reason(repository: str, names: Collection[str]) -> str:
+    """Return why a repository's configuration and weights make no model."""
+    if CONFIG not in names:
+        if reason := other_kind_reason(repository, names):
+            return reason
+        if any(name.endswith(".safetensors") for name in names):
+            return f"{repository} has no {CONFIG}"
+    return no_weights_reason(repository, names)
 
 
 def no_weights_reason(repository: str, names: Collection[str]) -> str:
@@ -77,15 +122,22 @@ def no_weights_reason(repository: str, names: Collection[str]) -> str:
             f"{repository} has its weights only as pickle ({pickles[0]}), and loading pickle can "
             "run any code: choose a repository with safetensors"
         )
-    if any(name.endswith(".gguf") for name in names):
-        return f"{repository} has only GGUF weights: choose one with safetensors"
-    return f"{repository} has no weights"
+    return _only_format_reason(repository, names) or f"{repository} has no weights"
 
 
-def _weights(names: Collection[str], shards: Collection[str] | None) -> set[str]:
+def _only_format_reason(repository: str, names: Collection[str]) -> str | None:
+    if any(name.endswith((".safetensors", *PICKLE_SUFFIXES)) for name in names):
+        return None
+    for suffix, title in OTHER_FORMATS.items():
+        if any(name.endswith(suffix) for name in names):
+            return f"{repository} has only {title} weights: choose one with safetensors"
+    return None
+
+
+def _weights(names: Collection[str], indexed: Collection[str] | None) -> set[str]:
     weights = {name for name in names if name.endswith(".safetensors") and "/" not in name}
-    if shards is not None:
-        return weights & set(shards)
+    if indexed is not None:
+        return weights & set(indexed)
     if "model.safetensors" in weights:
         return {"model.safetensors"}
     return {name for name in weights if not mistral.is_weight(name)} or weights

@@ -1,12 +1,22 @@
 """A repository on the hub, as a setting or an argument names it."""
 
-from dataclasses import dataclass
-from typing import Literal
+import re
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
+from handler.errors import InvalidSetting
+
 # A draft model is a model as well; code is what another repository's configuration names.
 ArtifactKind = Literal["model", "tokenizer", "lora", "code"]
+
+HUB_PAGE = re.compile(
+    r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/)"
+    r"(?P<name>[^/?#]+/[^/?#]+?)(?:\.git)?"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)[^?#]*)?/*(?:[?#].*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,27 @@ class HubReference:
 
     @property
     def revision_setting(self) -> str:
-        """The variable or build argument that holds the revision."""
-        return f"{self.setting.removesuffix('_NAME')}_REVISION"
+        """The variable or build argument that holds the revision, or the key in a JSON setting."""
+        stem = self.setting.removesuffix("_NAME")
+        is_plain = stem != self.setting or stem.endswith("MODEL")
+        return f"{stem}_REVISION" if is_plain else f"revision in {self.setting}"
+
+    def from_page(self) -> Self:
+        """Return the repository that a copied URL of the hub names; a plain name stays as it is.
+
+        Raises:
+            InvalidSetting: the URL names another revision than the settings.
+        """
+        page = HUB_PAGE.fullmatch(self.name)
+        if page is None:
+            return replace(self, name=self.name.rstrip("/") or self.name)
+        in_url = unquote(page["revision"]) if page["revision"] else None
+        if in_url and self.revision not in (None, in_url):
+            raise InvalidSetting(
+                f"{self.setting} names the revision {in_url!r}, and {self.revision_setting} is "
+                f"{self.revision!r}."
+            )
+        return replace(self, name=page["name"], revision=in_url or self.revision)
 
     def plain_token(self) -> str | None:
         """Return the token in plain text, for the hub's client only."""

@@ -142,11 +142,11 @@ def _find_model(settings: Settings, sources: ModelSources, mistral_requested: bo
                 "Qwen/Qwen2.5-7B-Instruct-AWQ or a local folder."
             )
         name = baked.repository
-    elif baked and not same_repository(name, baked.repository):
+    reference = HubReference(name, settings.model_revision, mistral_requested=mistral_requested)
+    reference = reference.from_page()
+    if baked and not same_repository(reference.name, baked.repository):
         log.warning("MODEL_NAME=%s is not the model in the image, %s", name, baked.repository)
-    return sources.find(
-        HubReference(name, settings.model_revision, mistral_requested=mistral_requested)
-    )
+    return sources.find(reference)
 
 
 def _find_tokenizer(

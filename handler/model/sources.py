@@ -18,12 +18,19 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from handler.errors import InvalidSetting, ModelUnavailable
-from handler.model import hub
-from handler.model.checkpoint import has_config, index_of_weights, model_named_in_errors, shards
+from handler.model import hub, mistral
+from handler.model.checkpoint import (
+    CONFIG,
+    file_names,
+    has_config,
+    index_of_weights,
+    model_named_in_errors,
+    shards,
+)
 from handler.model.damage import check_files
 from handler.model.hub_cache import find_snapshot, has_files, same_repository, write_ref
 from handler.model.hub_errors import RETRY_WAITS_SECONDS
-from handler.model.hub_files import LORA_FILES, engine_files, no_weights_reason
+from handler.model.hub_files import LORA_FILES, engine_files, no_model_reason, other_kind_reason
 from handler.model.manifest import read_manifest
 from handler.model.reference import ArtifactKind, HubReference
 
@@ -32,6 +39,7 @@ log = logging.getLogger(__name__)
 BAKED = Path("/opt/models")  # not below /runpod-volume or /workspace, where volumes are mounted
 PLATFORM_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 VOLUME_CACHE = Path("huggingface-cache/hub")  # below BASE_PATH
+CACHED_REPOSITORY = re.compile(r"/models--([^/]+)(/snapshots)?$")
 SNAPSHOT = re.compile(r"/models--([^/]+)/snapshots/[^/]+$")
 MAX_SHOWN_CHARACTERS = 100
 
@@ -81,7 +89,7 @@ class ModelSources:
             ModelUnavailable: no source has them, with the hub's reason in one sentence; or a file
                 is not what its name says.
         """
-        reference = replace(reference, token=self.token)
+        reference = replace(reference.from_page(), token=self.token)
         try:
             found = (
                 self._in_image(reference, kind)
@@ -219,14 +227,27 @@ def _local_folder(reference: HubReference, kind: ArtifactKind) -> FoundFiles | N
         folder = folder.resolve()
         return FoundFiles(folder, _repository_name(folder), "a local folder")
     if folder.is_dir() or reference.name.startswith(("/", "./", "../", "~")):
-        missing = {"model": "config.json", "tokenizer": "tokenizer"}.get(kind) or next(
-            (name for name in LORA_FILES if not (folder / name).is_file()), kind
-        )
         raise ModelUnavailable(
-            f"{reference.setting}={reference.name!r} looks like a local folder, "
-            f"but has no {missing}."
+            f"{reference.setting}={reference.name!r}{_unusable_reason(folder, kind)}."
         )
     return None
+
+
+def _unusable_reason(folder: Path, kind: ArtifactKind) -> str:
+    """Return why a path is no folder of that kind."""
+    if not folder.is_dir():
+        if folder.exists():
+            return " is a file, and must be the folder of the model"
+        return " is a path that does not exist: check the mount of the volume"
+    if cached := CACHED_REPOSITORY.search(str(folder.resolve())):
+        name = cached[1].replace("--", "/", 1)
+        return f" is a repository's folder in a hub cache: give its name, {name}"
+    if kind == "model" and (other := other_kind_reason("the folder", file_names(folder))):
+        return f": {other}"
+    missing = {"model": CONFIG, "tokenizer": "tokenizer"}.get(kind) or next(
+        (name for name in LORA_FILES if not (folder / name).is_file()), kind
+    )
+    return f" looks like a local folder, but has no {missing}"
 
 
 def _is_usable(folder: Path, kind: ArtifactKind) -> bool:
@@ -258,6 +279,7 @@ def _incomplete_reason(
         return f"{repository} has no {missing[0]}: it is not a LoRA adapter" if missing else None
     if missing := sorted((index or set()) - set(names)):
         return f"{repository} has no {missing[0]}, which is in its index"
-    if kind == "model" and not any(name.endswith(".safetensors") for name in selected):
-        return no_weights_reason(repository, names)
+    has_weights = any(name.endswith(".safetensors") for name in selected)
+    if kind == "model" and not (has_weights and {CONFIG, mistral.PARAMS}.intersection(names)):
+        return no_model_reason(repository, names)
     return None

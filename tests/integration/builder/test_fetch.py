@@ -143,6 +143,14 @@ def test_the_manifest_describes_every_fetched_and_verified_file(tmp_path, hub):
     assert sorted(tmp_path.iterdir()) == [tmp_path / ".model.lock", out]
 
 
+def test_a_copied_url_is_fetched_under_the_repositorys_name(tmp_path, hub):
+    out = tmp_path / "model"
+    page = "https://huggingface.co/org/awq/tree/main"
+    assert fetch(hub.url, page, "--out", out)[0] == 0
+    manifest = Manifest.model_validate_json((out / "manifest.json").read_bytes())
+    assert (manifest.repository, manifest.revision) == ("org/awq", "main")
+
+
 def test_a_finished_folder_is_kept_at_the_same_commit_unless_a_file_is_missing(tmp_path, hub):
     out = tmp_path / "model"
     fetch(hub.url, "org/awq", "--out", out)

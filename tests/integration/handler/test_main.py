@@ -25,7 +25,7 @@ from tests.support.processes import run_worker
         ),
         ((), {"PREFIX_WARMUP": "[1]"}, 2, "PREFIX_WARMUP='[1]' must be a JSON list, "),
         ((), {"QUANTIZATION": "fp8"}, 2, "QUANTIZATION='fp8' contradicts the checkpoint: "),
-        ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' looks like a local folder, "),
+        ((), {"MODEL_NAME": "/none"}, 3, "MODEL_NAME='/none' is a path that does not exist"),
     ],
     ids=[
         "setting",

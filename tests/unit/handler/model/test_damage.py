@@ -120,4 +120,38 @@ def test_a_damaged_file_stops_the_start_wherever_the_model_is(tmp_path, place):
         folder = cached_snapshot(cache, "models--org--name", "main", **pointer)
     with pytest.raises(ModelUnavailable) as caught:
         sources.find(HubReference(str(folder) if place == "folder" else name))
-    assert str(caught.value) == f"{name} in {folder}: tokenizer.json {IS_POINTER}."
+    advice = f"; remove {folder.parents[1]} to have it fetched again" if place != "image" else ""
+    assert str(caught.value) == f"{name} in {folder}: tokenizer.json {IS_POINTER}{advice}."
+
+
+def test_a_pointer_in_place_of_the_index_is_named(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text(POINTER)
+    with pytest.raises(ModelUnavailable) as caught:
+        check_files(tmp_path, "m", "model")
+    assert str(caught.value) == f"m in {tmp_path}: model.safetensors.index.json {IS_POINTER}."
+
+
+def test_an_index_of_other_weights_is_an_error(tmp_path):
+    index = {"weight_map": {"a": "model-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    check_files(tmp_path, "m", "model")  # without any weights: LOAD_FORMAT=dummy
+    (tmp_path / "model.safetensors").write_bytes(WHOLE)
+    with pytest.raises(ModelUnavailable) as caught:
+        check_files(tmp_path, "m", "model")
+    assert str(caught.value) == (
+        f"m: {tmp_path} has no model-1.safetensors, which is in its index."
+    )
+
+
+def test_a_link_whose_file_is_gone_is_named(tmp_path):
+    for name in ("README.md", "LICENSE", "pytorch_model.bin", "other.safetensors"):
+        (tmp_path / name).symlink_to("gone")
+    (tmp_path / "model.safetensors").write_bytes(WHOLE)
+    check_files(tmp_path, "m", "model")  # no engine reads these
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to("../../blobs/1")
+    with pytest.raises(ModelUnavailable) as caught:
+        check_files(tmp_path, "m", "model")
+    assert str(caught.value) == (
+        f"m in {tmp_path}: model.safetensors is a link to ../../blobs/1, which is not there."
+    )

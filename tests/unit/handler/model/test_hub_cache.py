@@ -113,3 +113,21 @@ def test_the_users_variables_name_caches_in_the_order_in_which_they_win():
         ("DOWNLOAD_DIR", Path("/v/downloads")),
     ]
     assert caches_in_environ({"DOWNLOAD_DIR": "None", "HF_HOME": ""}) == {}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_snapshot_whose_blobs_are_gone_is_not_taken(tmp_path, caplog, name):
+    snapshot = cached_snapshot(tmp_path, "models--org--name", "main")
+    (snapshot / name).unlink(missing_ok=True)
+    (snapshot / "README.md").symlink_to("gone")  # no engine reads it
+    (snapshot / "other.safetensors").write_bytes(b"")
+    assert find_snapshot(tmp_path, HubReference("org/name")) == snapshot
+    (snapshot / name).symlink_to("gone")
+    assert find_snapshot(tmp_path, HubReference("org/name")) is None
+    assert caplog.messages == [f"{snapshot}: the file of the link {name} is gone"]
+
+
+def test_a_ref_that_is_not_text_is_ignored(tmp_path):
+    snapshot = cached_snapshot(tmp_path, "models--org--name", "main")
+    (snapshot.parents[1] / "refs/main").write_bytes(b"\xff\xfe")
+    assert find_snapshot(tmp_path, HubReference("org/name")) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.model.hub_files import engine_files
+from handler.model.hub_files import engine_files, no_model_reason
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,32 @@ def test_one_of_two_formats_is_selected(names, requested, selected):
 def test_of_code_only_python_is_selected():
     names = ["modeling_x.py", "config.json", "lib/part.py", "model.safetensors"]
     assert engine_files("code", names) == ["lib/part.py", "modeling_x.py"]
+
+
+ADAPTER = (
+    "m is a LoRA adapter: name it in LORA_MODULES, and give the model that "
+    "base_model_name_or_path in its adapter_config.json names"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], ADAPTER),
+        (
+            ["model_index.json", "x.safetensors"],
+            "m is a Diffusers pipeline, not a language model",
+        ),
+        (["x.gguf"], "m has only GGUF weights: choose one with safetensors"),
+        (
+            ["config.json", "onnx/model.onnx"],
+            "m has only ONNX weights: choose one with safetensors",
+        ),
+        (["config.json", "weights.npz"], "m has only MLX weights: choose one with safetensors"),
+        (["model.safetensors"], "m has no config.json"),
+        (["README.md"], "m has no weights"),
+    ],
+    ids=["adapter", "diffusers", "gguf", "onnx", "mlx", "no configuration", "nothing"],
+)
+def test_a_repository_that_is_no_model_says_what_it_is(names, reason):
+    assert no_model_reason("m", names) == reason

@@ -99,7 +99,7 @@ def test_a_draft_in_the_engines_json_is_found_like_a_model(tmp_path, resolve):
     draft = cached_snapshot(tmp_path / "volume" / VOLUME_CACHE, "models--org--draft", "v1")
     config = json.dumps({"model": "org/draft", "revision": "v1"})
     assert resolve(MODEL_NAME=str(folder), SPECULATIVE_CONFIG=config).draft == draft
-    with pytest.raises(ModelUnavailable, match=r"^SPECULATIVE_CONFIG='/none' looks like a local"):
+    with pytest.raises(ModelUnavailable, match=r"^SPECULATIVE_CONFIG='/none' is a path that "):
         resolve(MODEL_NAME=str(folder), SPECULATIVE_CONFIG='{"model": "/none"}')
 
 

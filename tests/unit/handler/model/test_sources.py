@@ -112,8 +112,45 @@ def test_a_path_is_never_looked_up_on_the_hub(sources, name):
     with pytest.raises(ModelUnavailable) as caught:
         sources.find(HubReference(name))
     assert str(caught.value) == (
-        f"MODEL_NAME={name!r} looks like a local folder, but has no config.json."
+        f"MODEL_NAME={name!r} is a path that does not exist: check the mount of the volume."
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("model.gguf", " is a file, and must be the folder of the model"),
+        ("empty", " looks like a local folder, but has no config.json"),
+        ("gguf", ": the folder has only GGUF weights: choose one with safetensors"),
+        (
+            "lora",
+            ": the folder is a LoRA adapter: name it in LORA_MODULES, and give the model that "
+            "base_model_name_or_path in its adapter_config.json names",
+        ),
+        (
+            "models--org--name/snapshots",
+            " is a repository's folder in a hub cache: give its name, org/name",
+        ),
+        ("models--org--name", " is a repository's folder in a hub cache: give its name, org/name"),
+    ],
+    ids=["file", "empty", "gguf", "adapter", "snapshots", "repository in a cache"],
+)
+def test_a_path_that_is_no_model_says_what_it_is(tmp_path, sources, path, reason):
+    (tmp_path / "model.gguf").write_text("GGUF")
+    for file in ("empty/x", "gguf/m.gguf", "lora/adapter_config.json"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text("{}")
+    cached_snapshot(tmp_path, "models--org--name", "main")
+    name = str(tmp_path / path)
+    with pytest.raises(ModelUnavailable) as caught:
+        sources.find(HubReference(name))
+    assert str(caught.value) == f"MODEL_NAME={name!r}{reason}."
+
+
+def test_a_copied_url_finds_the_repository_on_the_volume(sources):
+    snapshot = cached_snapshot(sources.base_path / VOLUME_CACHE, "models--org--name", "v1")
+    found = sources.find(HubReference("https://huggingface.co/org/name/tree/v1"))
+    assert (found.path, found.name) == (snapshot, "org/name")
 
 
 @pytest.mark.parametrize(
