@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from handler.engine.request_fields import request_fields
-from handler.request.sglang_input import OWN_FIELDS, OWN_ROUTES
+from handler.request.sglang_input import CALLER_FIELDS, OWN_ROUTES
 from tests.contract.routes import is_decided, post_form, source_paths
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
@@ -56,7 +56,7 @@ NOT_FOR_CALLERS = {
 
 
 def test_each_field_of_its_own_inputs_is_allowed_or_refused_on_purpose():
-    """A field of a new version goes into OWN_FIELDS, or here."""
+    """A field of a new version goes into CALLER_FIELDS, or here."""
     from sglang.srt.managers import io_struct
 
     names = {
@@ -64,8 +64,8 @@ def test_each_field_of_its_own_inputs_is_allowed_or_refused_on_purpose():
         for record in ("GenerateReqInput", "EmbeddingReqInput")
         for field in fields(getattr(io_struct, record))
     }
-    assert names == OWN_FIELDS | NOT_FOR_CALLERS
-    assert not OWN_FIELDS & NOT_FOR_CALLERS
+    assert names == CALLER_FIELDS | NOT_FOR_CALLERS
+    assert not CALLER_FIELDS & NOT_FOR_CALLERS
 
 
 def test_the_form_of_a_transcription_is_read(monkeypatch):
