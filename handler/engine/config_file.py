@@ -95,7 +95,9 @@ def merge_config_file(
 
 
 def refuse_unknown_keys(environ: Mapping[str, str], known: Collection[str], engine: str) -> None:
-    """Refuse a key in the file that is no flag: other than a variable, it is meant for the engine.
+    """Refuse a key of the file that is not a flag.
+
+    An unknown variable may belong to another program; a key of this file can only be a flag.
 
     Raises:
         InvalidSetting: names the file, the key and a similar flag.

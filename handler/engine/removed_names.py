@@ -197,7 +197,7 @@ def unused_variable_warnings(
 def refuse_old_flags(
     arguments: Sequence[str], names: Collection[str], removed: Mapping[str, str]
 ) -> None:
-    """Say of a flag in ENGINE_ARGS that the engine had once what has taken its place.
+    """Refuse flags in ENGINE_ARGS that the engine no longer has, and name their replacement.
 
     Raises:
         InvalidSetting: names the flag and what to do.

@@ -172,7 +172,8 @@ class RequestParser:
             return self._get(job_id, found, _encodable(query))
         if verb != "POST":
             raise InvalidInput(f"{found.path} is a POST route and needs a body.", "body")
-        _check_background(found.path, unfolded(body or {}))
+        if found.path == POST["responses"]:
+            _check_background(unfolded(body or {}))
         return self._post(job_id, found.path, dict(body or {}), query)
 
     def _native(self, job_id: str, data: Mapping[str, Any]) -> EngineRequest:
@@ -243,9 +244,9 @@ class RequestParser:
         )
 
 
-def _check_background(path: str, body: Mapping[str, Any]) -> None:
+def _check_background(body: Mapping[str, Any]) -> None:
     """Refuse a response that would be kept in this worker, where no job finds it."""
-    if path == POST["responses"] and body.get("background"):
+    if body.get("background"):
         raise InvalidInput(
             "A job gets its whole answer: leave background out. /run does not wait for it, and "
             "/status has the result.",
