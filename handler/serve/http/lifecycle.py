@@ -22,8 +22,8 @@ from handler.serve.http.inference import Inference
 from handler.serve.http.jobs import HttpJobs
 from handler.serve.http.server import HttpServer
 from handler.serve.worker import Worker
-from handler.setting_types import parse_origins
-from handler.settings import Settings
+from handler.settings.fields import Settings
+from handler.settings.types import parse_origins
 
 log = logging.getLogger(__name__)
 
