@@ -69,8 +69,9 @@ RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv 
 FROM tools AS models
 WORKDIR /opt/worker
 ENV PYTHONPATH=/opt/fetch
-COPY handler/__init__.py handler/errors.py handler/redaction.py handler/setting_types.py \
-     handler/variables.py handler/
+COPY handler/__init__.py handler/errors.py handler/
+COPY handler/settings/__init__.py handler/settings/types.py handler/settings/variables.py \
+     handler/settings/
 COPY handler/model handler/model
 COPY builder/__init__.py builder/cli.py builder/errors.py builder/
 COPY builder/fetch builder/fetch

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from builder.presets import PRESETS
-from handler.environ import setting_variables
-from handler.settings import Settings
+from handler.settings.environ import setting_variables
+from handler.settings.fields import Settings
 
 FOLDERS = {"vllm": Path(".runpod"), "sglang": Path(".runpod/sglang")}
 ENGINE_TITLES = {"vllm": "vLLM", "sglang": "SGLang"}

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from handler.engine.flag_aliases import ALIAS_NAMES, FLAG_NAMES, OTHER_ENGINE, TITLES, EngineName
 from handler.engine.removed_names import removed_names
-from handler.environ import setting_variables
-from handler.old_names import OLD_NAMES, SPECULATIVE_FIELDS, translate_old_names
+from handler.settings.environ import setting_variables
+from handler.settings.old_names import OLD_NAMES, SPECULATIVE_FIELDS, translate_old_names
 
 PAGE = Path("docs/moving.md")
 BLOCK = re.compile(

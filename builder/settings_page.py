@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from builder.hub_listing import ENGINE_FLAGS
-from handler.environ import setting_variables
-from handler.settings import Settings
+from handler.settings.environ import setting_variables
+from handler.settings.fields import Settings
 
 PAGE = Path("docs/settings.md")
-BEGIN = "<!-- Written by `make docs`; edit handler/settings.py instead. -->"
+BEGIN = "<!-- Written by `make docs`; edit handler/settings/fields.py instead. -->"
 END = "<!-- End of what `make docs` writes. -->"
 
 # Each setting by the first of its names.

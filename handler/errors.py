@@ -1,4 +1,5 @@
-"""The errors that the worker raises on purpose, and the one function that renders an error.
+"""The errors that the worker raises on purpose, the one function that renders an error, and what
+hides secrets in every text that leaves the worker.
 
     WorkerError
     ├── StartError            the worker cannot start; the process ends with `exit_code`
@@ -29,10 +30,8 @@ The Runpod SDK prints a nested error object as a Python repr, so a job's error i
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from handler.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +205,10 @@ ANTHROPIC_TYPES = {
     503: "overloaded_error",
 }
 NO_REASON = "The engine failed on this request and gave no reason."
+STARS = "***"
+# The user and password of a URL, up to the last @ before its path.
+USER_INFO = re.compile(r"(?<=://)[^/\s'\"]*(?=@)")
+_secrets: set[str] = set()
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
 
 
@@ -250,6 +253,18 @@ def render(error: BaseException, for_anthropic: bool = False) -> str:
     text = json.dumps(body, ensure_ascii=False)
     # The SDK cannot send a lone surrogate, and would leave the job without an end.
     return text.encode("utf-8", "replace").decode()
+
+
+def hide_secrets(values: Iterable[str | None]) -> None:
+    """Have `redact` replace these texts, such as the hub token."""
+    _secrets.update(value for value in values if value)
+
+
+def redact(text: str) -> str:
+    """Return the text with stars in place of secrets and of the passwords in URLs."""
+    for secret in _secrets:
+        text = text.replace(secret, STARS)
+    return USER_INFO.sub(STARS, text) if "@" in text else text
 
 
 def _redacted(message: str, status: int) -> str:

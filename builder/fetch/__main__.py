@@ -28,7 +28,7 @@ from builder.fetch.verified_download import fetch_repository
 from handler.model import mistral
 from handler.model.lora import SETTING, parse_lora_modules
 from handler.model.lora_check import check_adapter
-from handler.variables import clean_value, is_no_value
+from handler.settings.variables import clean_value, is_no_value
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:

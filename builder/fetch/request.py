@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from builder.errors import InvalidArgument
 from handler.model.reference import HubReference
-from handler.setting_types import check_token
-from handler.variables import clean_value, is_no_value
+from handler.settings.types import check_token
+from handler.settings.variables import clean_value, is_no_value
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
 # The setting or build argument that names a repository of each kind, for error messages.

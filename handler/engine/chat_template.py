@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from handler.errors import InvalidSetting, one_line
-from handler.variables import QUOTES
+from handler.settings.variables import QUOTES
 
 log = logging.getLogger(__name__)
 

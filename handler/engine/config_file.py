@@ -15,8 +15,8 @@ from typing import Any
 
 from handler.engine.flag_aliases import ALIASES, NO_SERVER, NOT_PASSED_ON, SERVER_ONLY
 from handler.engine.flag_text import split_arguments
-from handler.environ import setting_variables
 from handler.errors import InvalidSetting, one_line
+from handler.settings.environ import setting_variables
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from handler.environ import ValueRules
 from handler.errors import InvalidSetting
-from handler.setting_types import FALSE_WORDS, parse_bool
+from handler.settings.environ import ValueRules
+from handler.settings.types import FALSE_WORDS, parse_bool
 
 EngineName = Literal["vllm", "sglang"]
 Convert = Callable[[str], str | None]  # None: the engine needs no such flag

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from handler.errors import one_line
-from handler.setting_types import parse_bool
+from handler.settings.types import parse_bool
 
 # The end of a line in a command of several lines, also after a form has joined them.
 CONTINUATION = re.compile(r"\\\r?\n|(?<!\S)\\(?=\s|$)")

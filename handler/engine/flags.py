@@ -34,15 +34,15 @@ from handler.engine.removed_names import (
     removed_names,
     unused_variable_warnings,
 )
-from handler.environ import (
+from handler.errors import InvalidSetting
+from handler.settings.environ import (
     ValueRules,
     clean_environ,
     given_name,
     setting_rules,
     setting_variables,
 )
-from handler.errors import InvalidSetting
-from handler.old_names import OLD_NAMES, translate_old_names
+from handler.settings.old_names import OLD_NAMES, translate_old_names
 
 log = logging.getLogger(__name__)
 

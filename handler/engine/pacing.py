@@ -10,7 +10,7 @@ platform's round trip, for the SDK posts the chunks of a stream one after the ot
 
 import asyncio
 
-from handler.settings import POSTS_PER_SECOND
+from handler.settings.fields import POSTS_PER_SECOND
 
 # Over HTTP a flush is a write to a socket: up to about a hundred streams get every token at once.
 WRITES_PER_SECOND = 4000.0

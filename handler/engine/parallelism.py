@@ -14,7 +14,7 @@ from pathlib import Path
 from handler.errors import InvalidSetting
 from handler.model.attention import attention_heads, heads_split_evenly
 from handler.model.checkpoint import model_config
-from handler.setting_types import TRUE_WORDS
+from handler.settings.types import TRUE_WORDS
 
 log = logging.getLogger(__name__)
 

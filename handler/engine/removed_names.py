@@ -1,7 +1,8 @@
 """Variables and flags that have no effect: those of other workers and older engines, and misspelt.
 
 Each is reported with what replaces it. The names are those of worker-vllm since 1.0 and worker-
-sglang, and docs/moving.md lists them. Old names that still work are in `handler/old_names.py`.
+sglang, and docs/moving.md lists them. Those that still work are in
+`handler/settings/old_names.py`.
 """
 
 import difflib
@@ -9,9 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from handler.engine.flag_aliases import OTHER_ENGINE, SERVER_ONLY, TITLES, EngineName
 from handler.errors import InvalidSetting
-from handler.old_names import OLD_NAMES
-from handler.setting_types import FALSE_WORDS
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.settings.old_names import OLD_NAMES
+from handler.settings.types import FALSE_WORDS
+from handler.settings.variables import clean_value, is_no_value, is_zero
 
 # MAX_MODEL_LENGTH is 0.90 like MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 like TENSOR_PARALLEL_SIZE.
 MIN_SIMILARITY = 0.85

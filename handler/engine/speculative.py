@@ -10,7 +10,7 @@ from typing import Any
 
 from handler.errors import InvalidSetting
 from handler.model.draft import parse_speculative_config
-from handler.setting_types import DEFAULT_DRAFT_TOKENS
+from handler.settings.types import DEFAULT_DRAFT_TOKENS
 
 PROMPT_LOOKUP_TOKENS = (2, 4)  # minimum and maximum length of a match for ngram
 VLLM_METHODS = {"draft": "draft_model"}

@@ -39,7 +39,6 @@ class RequestRecord:
         engine_at: when it was sent to the engine.
         first_output_at: when the first output arrived from the engine.
         ended_at: when it was over.
-        yields: the pieces in which the output left.
     """
 
     def __init__(self, request_id: str, log_content: bool = False) -> None:
@@ -51,7 +50,6 @@ class RequestRecord:
         self.engine_at: float | None = None
         self.first_output_at: float | None = None
         self.ended_at: float | None = None
-        self.yields = 0
         self._usage = UsageCounter()
         self._log_content = log_content
         self._prompt = b""

@@ -22,8 +22,9 @@ from handler.model.hub_errors import (
     hub_errors_explained,
     retry,
 )
+from handler.model.hub_patches import PARTIAL_SUFFIX, turn_xet_off
 from handler.model.reference import HubReference
-from handler.model.transfer import MAX_SILENCE_SECONDS, PARTIAL_SUFFIX, Transfer, turn_xet_off
+from handler.model.transfer import MAX_SILENCE_SECONDS, Transfer
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from handler.model.hub_files import (
     required_files,
 )
 from handler.model.reference import ArtifactKind, HubReference
-from handler.variables import clean_value, is_no_value
+from handler.settings.variables import clean_value, is_no_value
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from handler.variables import clean_value
+from handler.settings.variables import clean_value
 
 PARAMS = "params.json"
 INDEX = "consolidated.safetensors.index.json"

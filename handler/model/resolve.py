@@ -27,7 +27,7 @@ from handler.model.manifest import read_manifest
 from handler.model.quantization import check_quantization
 from handler.model.reference import HubReference
 from handler.model.sources import FoundFiles, ModelSources
-from handler.settings import Settings
+from handler.settings.fields import Settings
 
 log = logging.getLogger(__name__)
 

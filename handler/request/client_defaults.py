@@ -23,7 +23,7 @@ from typing import Any
 from handler.errors import InvalidInput
 from handler.request.json_text import json_type
 from handler.request.routes import POST, is_anthropic
-from handler.setting_types import FALSE_WORDS, TRUE_WORDS
+from handler.settings.types import FALSE_WORDS, TRUE_WORDS
 
 EXTRA_BODY = "extra_body"
 EMPTY_IS_ABSENT = tuple(

@@ -156,7 +156,6 @@ class Worker:
         """
         try:
             async for output in self._outputs(job, record, execution_timeout_seconds, prepared):
-                record.yields += 1
                 yield output
             record.status = 200
         except Exception as error:

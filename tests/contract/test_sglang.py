@@ -41,12 +41,12 @@ from handler.engine.sglang.flags import (
     worker_arguments,
 )
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
-from handler.environ import load_settings
 from handler.errors import InvalidSetting
 from handler.model.harmony import FILE, VARIABLE
 from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
+from handler.settings.environ import load_settings
 from tests.contract import live
 from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES

@@ -41,7 +41,7 @@ from handler.engine.vllm.platform import (
 )
 from handler.model.quantization import method_matches
 from handler.request.parse import RequestParser
-from handler.setting_types import SpeculativeMethod
+from handler.settings.types import SpeculativeMethod
 from tests.contract import live
 from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES

@@ -31,12 +31,12 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running
 from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
-from handler.environ import export, given_name, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
 from handler.model import harmony
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
+from handler.settings.environ import export, given_name, log_level_of
+from handler.settings.fields import Settings
 from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)

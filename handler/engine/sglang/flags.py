@@ -12,7 +12,7 @@ from handler.errors import InvalidSetting
 from handler.model import mistral
 from handler.model.checkpoint import file_names
 from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
+from handler.settings.fields import Settings
 
 # Flags of SGLang's own servers, which do not run here, and those that the worker sets.
 REFUSED = frozenset(

@@ -16,7 +16,7 @@ from handler.engine.preflight import MemoryDemand
 from handler.errors import InvalidSetting
 from handler.model.checkpoint import has_fp8_cache
 from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
+from handler.settings.fields import Settings
 
 # Flags of vLLM's own HTTP server, which does not run here, and those that the worker sets. A
 # container often has PORT, HOST or ROOT_PATH for another program.

@@ -18,7 +18,7 @@ class AdmissionQueue:
     Attributes:
         waiting: requests that wait now.
         running: requests in the engine now.
-        closed: whether no request is admitted any more; may be set from any thread.
+        closed: whether no request is admitted any more.
     """
 
     def __init__(self, slots: int, max_waiting: int) -> None:
@@ -27,6 +27,10 @@ class AdmissionQueue:
         self.waiting = 0
         self.running = 0
         self.closed = False
+
+    def close(self) -> None:
+        """Admit no request any more; may be called from any thread."""
+        self.closed = True
 
     def enter(self) -> "Slot":
         """Return a slot, which must be closed, whatever happens.

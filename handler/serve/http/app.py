@@ -83,7 +83,7 @@ class HttpApp:
         has_playground: whether there is a page to chat at `/`.
 
     Attributes:
-        state: of the worker; may be set from any thread.
+        state: of the worker.
         service: None until the engine is up.
     """
 
@@ -113,6 +113,14 @@ class HttpApp:
             self._open_paths.add("/")
             routes.append(Route("/", self._playground))
         self._router = Router(routes, redirect_slashes=False, default=self._inference)
+
+    def publish(self, service: Service) -> None:
+        """Take what is served once the engine is up."""
+        self.service = service
+
+    def enter(self, state: State) -> None:
+        """Answer as a worker in this state does from now on; may be called from any thread."""
+        self.state = state
 
     @property
     def unfinished(self) -> int:

@@ -101,7 +101,6 @@ async def _send_stream(
 
     try:
         async for events in response.events():
-            record.yields += 1
             await write(b"".join(events))
         record.status = response.status
     except Exception as error:

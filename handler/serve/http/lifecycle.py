@@ -22,8 +22,8 @@ from handler.serve.http.inference import Inference
 from handler.serve.http.jobs import HttpJobs
 from handler.serve.http.server import HttpServer
 from handler.serve.worker import Worker
-from handler.setting_types import parse_origins
-from handler.settings import Settings
+from handler.settings.fields import Settings
+from handler.settings.types import parse_origins
 
 log = logging.getLogger(__name__)
 
@@ -90,24 +90,26 @@ class HttpFrontEnd:
         admission = AdmissionQueue(max_jobs, self._max_waiting)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
-        self._app.service = Service(
-            inference=Inference(worker, admission),
-            jobs=HttpJobs(worker, admission),
-            admission=admission,
-            exposition=monitor.exposition,
+        self._app.publish(
+            Service(
+                inference=Inference(worker, admission),
+                jobs=HttpJobs(worker, admission),
+                admission=admission,
+                exposition=monitor.exposition,
+            )
         )
         runtime.on_death(self._over.set)
         if not runtime.dead:
-            self._app.state = "ready"
+            self._app.enter("ready")
             self._over.wait()
         if runtime.dead and self._signal is None:
-            self._app.state = "dead"
+            self._app.enter("dead")
             self._wait_for_requests(worker.last_output_grace_seconds)
             raise EngineDied("The engine died. The platform has to replace this worker.")
         self._drain(worker, admission)
 
     def _drain(self, worker: Worker, admission: AdmissionQueue) -> None:
-        self._app.state = "draining"
+        self._app.enter("draining")
         unfinished = self._app.unfinished
         waiting = f"waiting for {counted(unfinished, 'request')}"
         log.info("%s: %s", self._signal, waiting if unfinished else "no request is running")
@@ -121,7 +123,7 @@ class HttpFrontEnd:
                 self._drain_timeout_seconds,
             )
         self._hurry.clear()
-        admission.closed = True
+        admission.close()
         worker.runtime.fail_requests("The worker was stopped before the answer was complete.")
         self._wait_for_requests(worker.last_output_grace_seconds)
 

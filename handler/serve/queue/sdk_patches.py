@@ -26,8 +26,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handler.environ import log_level_of
 from handler.request.json_text import loads
+from handler.settings.environ import log_level_of
 
 POLL_INTERVAL_SECONDS = 0.1
 

@@ -15,8 +15,8 @@ from builder.moving_page import (
 )
 from handler.engine.flag_aliases import ALIAS_NAMES
 from handler.engine.removed_names import EVERYWHERE, REMOVED
-from handler.environ import setting_variables
-from handler.old_names import OLD_NAMES
+from handler.settings.environ import setting_variables
+from handler.settings.old_names import OLD_NAMES
 
 NAMES = {name for names in documented_names().values() for name in names}
 

@@ -5,10 +5,10 @@ import json
 import pytest
 from starlette.datastructures import Headers
 
-from handler.environ import load_settings
 from handler.errors import InvalidSetting, Unauthorized
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.lifecycle import HttpFrontEnd
+from handler.settings.environ import load_settings
 from tests.support.http_front_end import PROMPT, RunningFrontEnd, message
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from handler.setting_types import (
+from handler.settings.types import (
     AnyCase,
     Bool,
     Domains,
@@ -296,5 +296,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read no environment here: `environ.load` passes the values."""
+        """Read no environment here: `load_settings` passes the values."""
         return (init_settings,)
