@@ -1,7 +1,7 @@
 """The image's HEALTHCHECK: asks `/ping` if the worker serves HTTP.
 
-It runs every 30 seconds, so it finds the port itself instead of importing `Settings`, which is
-slow. A queue worker and a local job serve no HTTP and always count as healthy.
+It runs every 30 seconds, so it finds the port itself and does not import `Settings`. A queue worker
+and a local job serve no HTTP and always count as healthy.
 """
 
 import http.client
@@ -52,9 +52,7 @@ def _host(environ: Mapping[str, str]) -> str:
 
 def _port(environ: Mapping[str, str], name: str = "PORT") -> str:
     port = environ.get(name, "")
-    return (
-        "" if port.startswith("tcp://") or is_zero(port) else port
-    )  # Docker's link to another container
+    return "" if port.startswith("tcp://") or is_zero(port) else port  # a link to another service
 
 
 if __name__ == "__main__":

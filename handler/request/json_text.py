@@ -1,7 +1,7 @@
 """JSON from callers: its type in error texts, and the limit on its nesting.
 
-Python and the engines process JSON recursively, some of it in C++, where deep nesting crashes. The
-limit also holds for strings that an engine decodes as JSON.
+Python and the engines decode, validate and render JSON recursively, some of it in C++. The limit
+also holds for strings that an engine decodes as JSON.
 """
 
 import json

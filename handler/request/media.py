@@ -27,7 +27,7 @@ MEDIA_FIELDS = frozenset(
 ) | {"file_url"}
 BYTES_FIELDS = frozenset({"image_data", "video_data", "audio_data"})
 SOURCE = "source"  # the field of an image in /v1/messages
-# Fields that hold no media for an engine: tools, schemas, options, questions to a classifier.
+# Fields that hold no media for an engine: tools, schemas, options, texts to be judged.
 NO_MEDIA_FIELDS = frozenset({"tools", "arguments", "response_format", "structured_outputs"})
 NO_MEDIA_FIELDS |= {"schema", "metadata", "chat_template_kwargs", "mm_processor_kwargs"}
 NO_MEDIA_FIELDS |= {"vllm_xargs", "state", "questions"}

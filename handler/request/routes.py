@@ -194,7 +194,7 @@ def default_route(body: object) -> str:
 
 
 def path_of_input(data: object) -> str | None:
-    """Return the engine's path for a job's input, or None if the input is invalid."""
+    """Return the engine's path for a job's input, or None if it has no known route."""
     if not isinstance(data, dict):
         return None
     given = {name for name, value in data.items() if value is not None}

@@ -15,7 +15,7 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
-HEAD_TIMEOUT_SECONDS = 20.0  # from the connection, or the first byte of a later request
+HEAD_TIMEOUT_SECONDS = 20.0  # from the connection, or a request's first byte, to the head's end
 STALL_TIMEOUT_SECONDS = 120.0  # for a client that does not read
 MAX_CONNECTIONS = 4096
 

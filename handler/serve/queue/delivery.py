@@ -54,7 +54,7 @@ class Delivery:
         Args:
             session: the SDK's session, for its headers.
             url: the URL for the job's stream or final output.
-            data: JSON; the platform expects another content type.
+            data: JSON, although the content type is that of a form.
 
         Raises:
             aiohttp.ClientError: the platform rejected the result, or every retry failed.
