@@ -95,7 +95,7 @@ def test_an_unforeseen_error_says_nothing_of_its_inside(caplog):
     """The caller gets one sentence, the log gets the traceback."""
     text = render(KeyError("/srv/secret/place"))
     assert json.loads(text)["error"] == {
-        "message": "The worker failed on this request; its log has the cause.",
+        "message": "The worker failed on this request; see its log for the cause.",
         "type": "InternalServerError",
         "param": None,
         "code": 500,
