@@ -59,7 +59,7 @@ def _requests(
         for adapter in parse_lora_modules(_value(environ.get(SETTING, ""))):
             revision = adapter.revision or "main"
             request = FetchRequest(adapter.source, revision, kind="lora", token=token)
-            yield request.from_page(), parent / adapter.folder_name()
+            yield request.resolve_url(), parent / adapter.folder_name()
         return
     method = clean_value(options.quantization)
     request = FetchRequest(
@@ -70,7 +70,7 @@ def _requests(
         patterns=tuple(_value(options.allow_patterns).replace(",", " ").split()),
         mistral_requested=options.kind == "model" and mistral.is_requested(environ),
         token=token,
-    ).from_page()
+    ).resolve_url()
     yield request, options.out or Path("models", request.repository.rpartition("/")[2].lower())
 
 

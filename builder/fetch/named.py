@@ -10,7 +10,7 @@ from builder.fetch.verification import verified_files
 from handler.errors import ModelUnavailable
 from handler.model import hub
 from handler.model.checkpoint import index_of_weights, shards
-from handler.model.dependencies import FETCHED, dependencies, write_cached_ref
+from handler.model.dependencies import FETCHED_CACHE, dependencies, write_cached_ref
 from handler.model.hub_cache import repository_folder
 from handler.model.hub_files import engine_files
 from handler.model.manifest import ManifestFile
@@ -44,7 +44,7 @@ def fetch_named(part: Path, request: FetchRequest) -> list[ManifestFile]:
                 token_advice=TOKEN_ADVICE,
             )
             try:
-                snapshot, files = _fetch_snapshot(part / FETCHED, reference, needed.kind)
+                snapshot, files = _fetch_snapshot(part / FETCHED_CACHE, reference, needed.kind)
             except ModelUnavailable as error:
                 if needed.kind != "code":
                     raise ModelUnavailable(f"{source} names {error}") from error

@@ -49,10 +49,10 @@ class FetchRequest:
     mistral_requested: bool = False
     token: SecretStr | None = None
 
-    def from_page(self) -> Self:
+    def resolve_url(self) -> Self:
         """Return the request for the repository that a copied URL of the hub names."""
         given = None if self.revision == "main" else self.revision
-        reference = replace(self.reference(), revision=given).from_page()
+        reference = replace(self.reference(), revision=given).resolve_url()
         return replace(self, repository=reference.name, revision=reference.revision or "main")
 
     def reference(self) -> HubReference:

@@ -59,7 +59,7 @@ def _make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     table = load_gpu_table()
     pools = table.pools if options.gpu is None else table.find_pools(options.gpu)
     metadata = read_model_metadata(
-        HubReference(options.model, options.revision, "MODEL", hub_token(environ)).from_page()
+        HubReference(options.model, options.revision, "MODEL", hub_token(environ)).resolve_url()
     )
     with model_named_in_errors(metadata.name):
         model = parse_architecture(metadata.config)

@@ -28,7 +28,7 @@ MAX_SUGGESTED_GPUS = 16
 
 
 def visible_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> list[str]:
-    """Return the GPUs that the engine will see: indices, or the user's own names.
+    """Return the GPUs that the engine will see: indices, or entries of CUDA_VISIBLE_DEVICES.
 
     CUDA ignores the first invalid entry of CUDA_VISIBLE_DEVICES and all after it.
     """
@@ -48,8 +48,8 @@ class Parallelism:
     Attributes:
         tensor: ranks that share each layer.
         ranks: all ranks, of all pipeline stages and replicas.
-        groups: of ranks that share a layer's heads, where that is not all ranks of the layer
-            (SGLang's attention data parallelism and context parallelism).
+        groups: number of groups into which a layer's ranks are divided; the ranks of one group
+            share the heads (SGLang's attention data parallelism and context parallelism).
     """
 
     tensor: int

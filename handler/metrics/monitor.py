@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from handler.engine.interface import EngineRequest
-from handler.engine.response import ask
+from handler.engine.response import send_request
 from handler.engine.runtime import EngineRuntime
 from handler.errors import InvalidSetting, RequestError
 from handler.metrics.bottleneck import (
@@ -85,7 +85,7 @@ class Monitor:
 
     async def _engine_exposition(self) -> str:
         try:
-            async with ask(self._runtime, EngineRequest("GET", "/metrics")) as response:
+            async with send_request(self._runtime, EngineRequest("GET", "/metrics")) as response:
                 return (await response.read_all()).decode()
         except RequestError:
             return ""  # the engine is dead; the worker's own metrics are still valid

@@ -17,13 +17,13 @@ from handler.model.hub_errors import TransferStalled
 from handler.model.hub_patches import PARTIAL_SUFFIX, abort_xet, rate_limits_raised
 from handler.model.reference import HubReference
 
-CANCEL_TIMEOUT_SECONDS = 1.0  # then a connection hangs: threads end with the next chunk they get
+CANCEL_TIMEOUT_SECONDS = 1.0  # after that a connection hangs; its thread ends at the next chunk
 # huggingface-hub reports every 10 MB of a file: eight files at once need 0.9 MB/s together.
 MAX_SILENCE_SECONDS = 90.0
 
 
 class Transfer:
-    """A download in a thread: called directly, `snapshot_download` would first finish its files.
+    """A download in a thread, because `snapshot_download` cannot be cancelled during a file.
 
     Args:
         reference: the repository.
@@ -58,7 +58,7 @@ class Transfer:
         """Download and return the folder.
 
         Raises:
-            TransferStalled: no byte has come for too long.
+            TransferStalled: no data has arrived for too long.
             Exception: huggingface-hub's.
         """
         thread = threading.Thread(target=self._download, name="download", daemon=True)
@@ -93,7 +93,7 @@ class Transfer:
         transfer = self
 
         class Progress(tqdm):
-            """An invisible bar; huggingface-hub's threads call `update` for every chunk."""
+            """A hidden progress bar; huggingface-hub's threads call `update` for every chunk."""
 
             def __init__(self, *args: object, **kwargs: object) -> None:
                 super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
@@ -116,7 +116,7 @@ class Transfer:
                     allow_patterns=[escape(path) for path in self._paths],
                     tqdm_class=Progress,
                 )
-            # When the hub fails, huggingface-hub is content with the files that are there.
+            # When the hub fails, huggingface-hub returns with the files that exist.
             if missing := [each for each in self._paths if not Path(path, each).is_file()]:
                 raise OSError(f"{self._reference.name}: {missing[0]} did not arrive")
             self._result.set_result(path)
@@ -136,7 +136,7 @@ def _library_log_level(level: int) -> Iterator[None]:
 
 
 def _remove_open_partial_files() -> None:
-    """Remove the partial files that this process has open; other workers' stay."""
+    """Remove the partial files that this process has open, and no other worker's."""
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             path = descriptor.readlink()

@@ -190,7 +190,9 @@ class RequestParser:
         if route.model is not None:
             names = (route.model, self._model(route.model, None))
             part = functools.partial(_model_card, names)
-        return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
+        return EngineRequest(
+            "GET", route.path, query=query, request_id=request_id, transform_response=part
+        )
 
     def _post(
         self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False

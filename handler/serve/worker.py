@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from handler.engine.asgi_call import AsgiCall
 from handler.engine.capacity import batch_concurrency
 from handler.engine.deadline import Deadline
-from handler.engine.response import EngineResponse, ask
+from handler.engine.response import EngineResponse, send_request
 from handler.engine.runtime import NOT_RUNNING, EngineRuntime
 from handler.engine.sse import decode_event
 from handler.engine.task_end import call_at_task_end
@@ -193,7 +193,7 @@ class Worker:
         self, prepared: PreparedJob, deadline: Deadline, record: RequestRecord
     ) -> AsyncIterator[Output]:
         job = prepared.job
-        async with ask(
+        async with send_request(
             self.runtime,
             job.request,
             deadline=deadline,

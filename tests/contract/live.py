@@ -87,7 +87,7 @@ def handlers():
 
 
 class Warnings(logging.Handler):
-    """Keeps the worker's warnings, such as that of an engine that did not stop in order."""
+    """Keeps the worker's warnings, such as that of an engine that did not stop cleanly."""
 
     def __init__(self):
         super().__init__(logging.WARNING)

@@ -34,7 +34,7 @@ REFUSED = frozenset(
     """.split()
 )
 
-# Flags whose values are above zero, beside those that vLLM's configuration says itself.
+# Flags that must be above zero, beside those that vLLM's configuration declares.
 POSITIVE = frozenset(
     """
     kv_cache_memory_bytes num_gpu_blocks_override max_cpu_loras master_port renderer_num_workers
@@ -170,7 +170,7 @@ def import_parser_plugins(args: argparse.Namespace) -> None:
         ),
     ):
         if plugin.endswith(".py") and not Path(plugin).is_file():
-            raise InvalidSetting(f"{variable}={plugin!r} is not a file; a module's name works too.")
+            raise InvalidSetting(f"{variable}={plugin!r} is not a file: give a file or a module.")
         if plugin:
             import_parser(os.path.abspath(plugin) if plugin.endswith(".py") else plugin)
 
@@ -193,7 +193,7 @@ def check_names(args: argparse.Namespace) -> None:
 def memory_demand(
     args: argparse.Namespace, split: Parallelism, model: ResolvedModel
 ) -> MemoryDemand | None:
-    """Return what has to fit the GPUs, None where the checkpoint's files do not say it."""
+    """Return the memory that the model needs, None if the checkpoint's files do not tell it."""
     is_smaller = args.quantization is not None and model.quantization is None
     if is_smaller or args.cpu_offload_gb or args.offload_group_size:
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
-from handler.engine.response import ask
+from handler.engine.response import send_request
 from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineUnavailable
 from handler.logs import job_id
@@ -63,7 +63,7 @@ class LineRunner:
     async def _answer(self, request: EngineRequest, record: RequestRecord) -> object:
         async with self.slot():
             record.sent(request.path, request.body)
-            async with ask(
+            async with send_request(
                 self.runtime,
                 request,
                 deadline=Deadline(self.timeout_seconds),

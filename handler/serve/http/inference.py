@@ -8,7 +8,7 @@ from starlette.types import Send
 
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
-from handler.engine.response import EngineResponse, ask
+from handler.engine.response import EngineResponse, send_request
 from handler.errors import render
 from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
@@ -63,7 +63,7 @@ class Inference:
         self, request: Request, engine_request: EngineRequest, record: RequestRecord, send: Send
     ) -> None:
         record.sent(route_label(engine_request.path), engine_request.body)
-        async with ask(
+        async with send_request(
             self._worker.runtime,
             engine_request,
             deadline=Deadline(self._worker.request_timeout_seconds),

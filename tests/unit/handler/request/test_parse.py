@@ -219,7 +219,9 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
         "This engine has LoRA adapters on /v1/completions, not on /v1/responses."
     )
     asked = reader.parse_job({"id": "j1", "input": {"route": "models/adapter"}}).request
-    assert asked.take_part({"data": [{"id": "served"}, {"id": "adapter"}]}) == {"id": "adapter"}
+    assert asked.transform_response({"data": [{"id": "served"}, {"id": "adapter"}]}) == {
+        "id": "adapter"
+    }
     right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
     assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
 
@@ -232,7 +234,7 @@ def test_one_model_of_the_list_by_each_of_its_names(name, card):
     """Its own entry if it has one; an engine may list the first name only."""
     reader = RequestParser(("big",), "org/repository", FIELDS, aliases=("small", "tiny"))
     request = reader.parse_job({"id": "j1", "input": {"openai_route": f"models/{name}"}}).request
-    assert request.take_part({"data": [{"id": "big"}, {"id": "small"}]}) == {"id": card}
+    assert request.transform_response({"data": [{"id": "big"}, {"id": "small"}]}) == {"id": card}
 
 
 def test_another_model_is_refused():
