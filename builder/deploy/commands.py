@@ -36,8 +36,8 @@ EXIT_CODES = """
 Exit codes: 0 done; 1 interrupted; 2 an argument or a setting is invalid, or contradicts the
 existing endpoint; 3 RUNPOD_API_KEY is missing, invalid or lacks a permission (401, 403);
 4 no credit (402); 5 no such endpoint, worker or volume (404); 6 the API refuses the request (400,
-422); 7 the API cannot be reached, fails (5xx) or stays busy (429); 8 no worker became healthy in time;
-9 no answer to the test request; 10 nothing was deleted."""
+422); 7 the API cannot be reached, fails (5xx) or stays busy (429); 8 no worker became healthy in
+time; 9 no answer to the test request; 10 nothing was deleted."""
 
 
 def deploy(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
