@@ -64,7 +64,7 @@ def wait_for_worker(
             before = state
             time.sleep(min(api.timeouts.poll, timeout_seconds - passed))
     finally:
-        if job_id and models is None:  # nobody would read its answer
+        if job_id and models is None:  # its answer would not be read
             with suppress(httpx.HTTPError):
                 api.http.post(f"{url}/cancel/{job_id}")
 
