@@ -287,7 +287,7 @@ def test_make_image_hands_everything_on(docker, build, image):
     given = {"ENGINE": "cpu", "TAG": "made", "MODEL_NAME": REPOSITORY}
     given["HF_ENDPOINT"] = build.hub.url
     if docker.build_arguments:
-        given["CPU_IMAGE"] = docker.build_arguments[1].partition("=")[2]
+        given["DEBIAN_IMAGE"] = docker.build_arguments[1].partition("=")[2]
     flags = "--network=host " + " ".join(build.wheels())
     done = subprocess.run(
         ["make", "image", f"DOCKER_BUILD_FLAGS={flags}", *map("=".join, given.items())],
