@@ -20,7 +20,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-unit test-image bench check docs lock clean
+.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-image bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -69,23 +69,29 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
-# Two halves side by side: each waits for its engines most of the time. What needs no engine is
-# shared out so that both end at about the same time.
-TESTED := .venv/sglang-tests.log
+# Three at once: an engine's start computes on one core and waits for most of its time. What is
+# not waited for on the screen tells at its end what it had to say.
 PYTEST := $(BIN)/python -m pytest
-test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu .venv-clients/all $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## all tests
-	@{ $(PYTEST) tests/engine -k "sglang or test_quantize"; code=$$?; \
-	$(PYTEST) tests/unit tests/integration --ignore=tests/integration/builder || code=1; exit $$code; } >$(TESTED) 2>&1 & other=$$!; \
-	$(PYTEST) tests/engine -k "not sglang and not test_quantize"; code=$$?; \
-	$(PYTEST) tests/integration/builder || code=1; \
-	wait $$other || code=1; \
-	cat $(TESTED); exit $$code
+DEMOS := $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
+REPORT = >.venv/$@.log 2>&1; code=$$?; cat .venv/$@.log; exit $$code
+test:  ## all tests, but those of the image
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-vllm test-sglang test-worker
+
+test-vllm: .venv/dev .venv-clients/all $(DEMOS)
+	@$(PYTEST) tests/engine -k "not sglang and not test_quantize"
+
+test-sglang: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)
+	@$(PYTEST) tests/engine -k "sglang or test_quantize" $(REPORT)
+
+# No engine, but the other programs and the engines' parts that run alone.
+test-worker: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)
+	@$(PYTEST) tests/unit tests/integration $(REPORT)
 
 test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
-	$(BIN)/python -m pytest tests/image -rs
+	@$(PYTEST) tests/image -rs $(REPORT)
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them.
 CASES ?= all

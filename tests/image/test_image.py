@@ -151,7 +151,7 @@ def layers(docker, tag) -> list[tuple[str, int]]:
 def test_a_change_of_the_code_ships_kilobytes(docker, build, image, tmp_path):
     """Every layer but those of the code is the same, the model's above all."""
     context = tmp_path / "changed"
-    ignored = shutil.ignore_patterns(".git", ".venv", "models", ".docker", "__pycache__", "tests")
+    ignored = shutil.ignore_patterns(".git", ".venv*", "models", ".docker", "__pycache__", "tests")
     shutil.copytree(ROOT, context, ignore=ignored)
     with (context / "handler/serve/worker.py").open("a") as file:
         file.write("# changed\n")
