@@ -77,14 +77,14 @@ REPORT = >.venv/$@.log 2>&1; code=$$?; cat .venv/$@.log; exit $$code
 test:  ## all tests, but those of the image
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-vllm test-sglang test-worker
 
-test-vllm: .venv/dev .venv-clients/all $(DEMOS)
+test-vllm: .venv/dev .venv-clients/all $(DEMOS)  ## its part with vLLM
 	@$(PYTEST) tests/engine -k "not sglang and not test_quantize"
 
-test-sglang: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)
+test-sglang: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)  ## its part with SGLang and llm-compressor
 	@$(PYTEST) tests/engine -k "sglang or test_quantize" $(REPORT)
 
 # No engine, but the other programs and the engines' parts that run alone.
-test-worker: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)
+test-worker: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)  ## its part without an engine
 	@$(PYTEST) tests/unit tests/integration $(REPORT)
 
 test-unit: .venv/dev  ## tests/unit: no engine, no other program
