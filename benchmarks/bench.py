@@ -1,4 +1,4 @@
-"""A case of the benchmarks, and what every case is given."""
+"""A benchmark case, and the device, folder and options that each case gets."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +17,13 @@ DEMO_MODEL = ROOT / "models/smollm2-135m-instruct"
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how long a case measures.
+    """Device, folder and options of a case.
 
     Attributes:
         device: where the engine computes.
         folder: for models, caches and logs; it is removed afterwards.
         options: of the command line: `rounds`, `starts`, `concurrency` …
-        save: stores what a case has measured so far.
+        save: stores the results so far.
     """
 
     device: Device
@@ -64,8 +64,8 @@ class Case:
     """One measurement, with its name on the command line.
 
     Attributes:
-        measure: runs it; what it returns is stored as JSON.
-        tables: makes tables of what was stored.
+        measure: runs the case; its return value is stored as JSON.
+        tables: makes tables from the stored JSON.
     """
 
     name: str

@@ -14,7 +14,7 @@ from benchmarks.models import SHAPES, Shape
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = {"vllm": sys.executable, "sglang": str(ROOT / ".venv-sglang/bin/python")}
-# vLLM's command asks for the version of a distribution of its own name; the CPU build has another.
+# vLLM's command reads the version of the package `vllm`; the CPU build's package has another name.
 _VLLM_SCRIPT = """
 import importlib.metadata as metadata
 version = metadata.version

@@ -1,10 +1,10 @@
 """Engine or worker in the measuring process itself: no SDK, no platform, no HTTP.
 
 `engine` drives vLLM's `AsyncLLM`. `worker` adds what this project puts around it: the engine's
-thread, the in-process call of vLLM's app, pacing, and the worker's generator. Nobody takes time to
-read what the generator yields, so the round trip that pacing sees is zero.
+thread, the in-process call of vLLM's app, pacing, and the worker's generator. The output is read at
+once, so pacing sees a round trip of zero.
 
-The file is written anew after each step: a run that is killed leaves what it had.
+The result file is rewritten after each step, so a killed run leaves its results so far.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from benchmarks.vllm_names import vllm_object
 WARM_UP_TOKENS = 8
 MIN_REQUESTS = 8
 SEED_TOKENS = 16
-FIRST_SEED = 1_000_000  # the number of no other prompt
+FIRST_SEED = 1_000_000  # above the number of any other prompt
 COUNTERS = ("drafts", "draft_tokens", "accepted_tokens")
 
 
@@ -43,7 +43,7 @@ class DirectRun:
         prompt_tokens, output_tokens: of each request.
         rounds: requests of each stream.
         concurrency: levels for random prompts; none to measure only the start.
-        repeating: levels for prompts that the model itself has written.
+        repeating: levels for prompts that the model has generated itself.
     """
 
     target: str
@@ -67,7 +67,7 @@ class DirectRun:
 
 
 class ResultFile:
-    """What was found so far, by dotted names."""
+    """Results so far, by dotted names."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -86,7 +86,7 @@ class ResultFile:
 
 
 async def measure_loads(send: Send, run: DirectRun, result: ResultFile) -> None:
-    """The first token after the start, then the load at each level of concurrency."""
+    """Measure the first token after the start, then the load at each level of concurrency."""
     prompts = (
         random_prompts(number, 1, run.prompt_tokens, run.vocabulary)[0]
         for number in itertools.count()
@@ -163,11 +163,10 @@ async def _measure_engine(run: DirectRun, result: ResultFile) -> None:
 
 
 async def _measure_repeating(client: EngineClient, run: DirectRun, result: ResultFile) -> None:
-    """Load with prompts that the model goes on to repeat: the best case of n-gram speculation.
+    """Measure prompts that the model keeps repeating: the best case of n-gram speculation.
 
-    A model with random weights does not copy, but its next token follows almost only from the
-    last one: a prompt that it has written itself, and that ends in its own beginning, is one that
-    it repeats.
+    A model with random weights does not copy, but its next token depends almost only on the last
+    one: it repeats a prompt that it has generated itself and that ends with its own beginning.
     """
     seed = FIRST_SEED
     for concurrency in run.repeating:

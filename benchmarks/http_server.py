@@ -83,7 +83,7 @@ def running_vllm_server(environ: Mapping[str, str]) -> Iterator[HttpServer]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """An unused port."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return int(unused.getsockname()[1])

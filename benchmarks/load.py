@@ -1,7 +1,7 @@
 """Load generator: a number of concurrent streams, and the figures of their responses.
 
-It knows nothing of how a request is sent: a `LoadTarget` is a worker behind the platform or an HTTP
-server, and `direct.py` calls the engine in its own process.
+It does not depend on how requests are sent: a `LoadTarget` is a worker behind the platform or an
+HTTP server, and `direct.py` calls the engine in its own process.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ async def send_all(send: Send, concurrency: int, bodies: Sequence[Body]) -> list
     """Keep `concurrency` requests open until each body has its response.
 
     Raises:
-        RuntimeError: a response has another number of tokens than was asked for.
+        RuntimeError: a response has another number of tokens than requested.
     """
     waiting = iter(bodies)
     responses: list[Response] = []
@@ -139,13 +139,13 @@ def p99(values: Sequence[float]) -> float:
 
 
 class LoadTarget(ABC):
-    """What requests are sent to, with the process whose CPU time counts."""
+    """A worker or server under load, with the process whose CPU time counts."""
 
     pid: int
 
     @abstractmethod
     def drive(self, use: Callable[[Send], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine that is given a way to send requests."""
+        """Run a coroutine function, with a function that sends requests as its argument."""
 
     def send_all(self, concurrency: int, bodies: Sequence[Body]) -> list[Response]:
         """Send the bodies without measuring."""
@@ -154,12 +154,12 @@ class LoadTarget(ABC):
     def measure(
         self, concurrency: int, bodies: Sequence[Body], warm_up: int | None = None
     ) -> Figures:
-        """Send some of the bodies to warm up, one a stream unless given, then measure all."""
+        """Send `warm_up` bodies (default: one per stream) without measuring, then measure all."""
         self.send_all(concurrency, bodies[: concurrency if warm_up is None else warm_up])
         return self.drive(lambda send: measure(send, self.pid, concurrency, bodies))
 
     def measure_chats(self, levels: Sequence[int], rounds: int, tokens: int) -> Loads:
-        """Measure short chats at each level of concurrency, `rounds` of each stream."""
+        """Measure short chats at each level of concurrency, `rounds` per stream."""
         return {
             level: self.measure(level, chat_bodies(max(level, 2) * rounds, tokens))
             for level in levels
@@ -185,7 +185,7 @@ def completion_body(prompt: Sequence[int], tokens: int) -> Body:
 
 
 def random_prompts(start: int, count: int, tokens: int, vocabulary: int) -> list[list[int]]:
-    """Prompts of random token ids, which share no beginning: the prefix cache has none of them.
+    """Prompts of random token ids without a common prefix, so the prefix cache has no hits.
 
     Args:
         start: number of the first prompt; the same number makes the same prompt.

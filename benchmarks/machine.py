@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on, and what a worker's processes use of it."""
+"""The machine that a benchmark runs on, and the CPU time and memory of processes."""
 
 import contextlib
 import importlib
@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
 
 
 def one_line(machine: Mapping[str, Any]) -> str:
-    """The description as it stands above a result."""
+    """The description as one line above a result."""
     parts = [
         machine["cpu"],
         f"{machine['cores']} cores",
@@ -43,7 +43,7 @@ def one_line(machine: Mapping[str, Any]) -> str:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process and its descendants, those that have ended included."""
+    """CPU time of a process and its descendants, including those that have ended."""
     used = 0.0
     for process in _process_tree(pid):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,7 +1,7 @@
 """Llama checkpoints without weights: the engine fills them at random (`load_format=dummy`).
 
-Such a model is its shape and its quantization. What it writes means nothing; how fast it does is
-what a trained model of that shape would take. Every token of its tokenizer is printable text.
+Such a model has only a shape and a quantization. Its output is meaningless; its speed is that of a
+trained model of the same shape. Every token of its tokenizer is printable text.
 """
 
 import itertools
@@ -38,8 +38,8 @@ class Shape:
 
 SHAPES: Mapping[str, Shape] = {
     "8b": Shape(4096, 14336, 32, 32, 8, 128, 128_256, 500_000.0),  # Llama 3.1 8B
-    # As good as no work, so that what is measured is what surrounds the model. 32 is the smallest
-    # head that vLLM's attention on a CPU takes; 771 tokens have one or two characters each.
+    # Almost no work, so that the code around the model is measured. 32 is the smallest head size
+    # that vLLM's attention on a CPU supports; 771 tokens have one or two characters each.
     "tiny": Shape(64, 128, 2, 4, 2, 32, 771, 10_000.0),
 }
 
@@ -89,7 +89,7 @@ def model_config(shape: Shape, quantization: str) -> dict[str, Any]:
 
 
 def _quantization_config(shape: Shape, quantization: str) -> dict[str, Any] | None:
-    """What a checkpoint says of its quantization; the engine chooses the kernel."""
+    """`quantization_config` of the checkpoint; the engine chooses the kernel."""
     if quantization == "awq":
         group_size = min(AWQ_GROUP_SIZE, shape.hidden)
         scheme = {"bits": 4, "group_size": group_size, "version": "gemm", "zero_point": True}

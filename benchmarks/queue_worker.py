@@ -30,12 +30,12 @@ FIRST_JOB_TOKENS = 2
 
 @dataclass(frozen=True)
 class WorkerCommand:
-    """A worker that is compared.
+    """A worker to compare.
 
     Attributes:
         name: in the results.
         stop_timeout_seconds: after which it is killed.
-        is_baseline: its start is read from its log, and that it has to be killed is no error.
+        is_baseline: its start is read from its log, and it may be killed at the end.
     """
 
     name: str
@@ -75,7 +75,7 @@ class QueueWorker(LoadTarget):
     start: Start
 
     def drive(self, use: Callable[[Send], Coroutine[Any, Any, T]]) -> T:
-        """Run load on the platform's event loop, where a job costs no HTTP request of ours."""
+        """Run load on the platform's event loop, where a job needs no HTTP request."""
 
         state = self.platform.state
 
@@ -92,7 +92,7 @@ class QueueWorker(LoadTarget):
 def running_queue_worker(
     worker: WorkerCommand, environ: Mapping[str, str], log: Path
 ) -> Iterator[QueueWorker]:
-    """Run a worker, for which a job waits from the beginning.
+    """Run a worker, with a job in the queue from the beginning.
 
     Raises:
         RuntimeError: it did not start, or the first job failed.
@@ -120,7 +120,7 @@ def running_queue_worker(
                 if worker.is_baseline:
                     stages = baseline_stages(log.read_text(errors="replace"), began_at)
                 else:
-                    stages = worker_stages(ask_metrics(platform))
+                    stages = worker_stages(fetch_metrics(platform))
                 yield QueueWorker(platform, process.pid, _start(platform, job, began_at, stages))
                 used = True
     except TimeoutError:
@@ -128,8 +128,8 @@ def running_queue_worker(
             raise
 
 
-def ask_metrics(platform: Platform) -> str:
-    """The worker's metrics in Prometheus' text format, which a job asks for."""
+def fetch_metrics(platform: Platform) -> str:
+    """The worker's metrics in Prometheus' text format, from a job."""
     job = platform.wait(platform.submit({"route": "metrics"}), METRICS_TIMEOUT_SECONDS)
     if job.error:
         raise RuntimeError(f"the worker gave no metrics: {job.error}")
@@ -137,7 +137,7 @@ def ask_metrics(platform: Platform) -> str:
 
 
 def worker_stages(exposition: str) -> tuple[Stage, ...]:
-    """Stages of the start among the worker's metrics."""
+    """Stages of the start from the worker's metrics."""
     seconds, begins = (
         {sample.labels["stage"]: sample.value for sample in _samples(exposition, name)}
         for name in ("llm_worker_start_seconds", "llm_worker_start_offset_seconds")
@@ -159,7 +159,7 @@ def baseline_stages(log: str, began_at: float) -> tuple[Stage, ...]:
 
 
 def median_start(starts: Sequence[Start]) -> Start:
-    """The start in the middle by its length, with its own stages; of two the shorter."""
+    """The start of median length, with its stages; the shorter one of two."""
     middle = statistics.median_low([start.seconds for start in starts])
     return next(start for start in starts if start.seconds == middle)
 
@@ -175,7 +175,7 @@ def _samples(exposition: str, name: str) -> Iterator[Sample]:
 
 
 def _start(platform: Platform, job: Job, began_at: float, stages: tuple[Stage, ...]) -> Start:
-    """The start as the platform saw it, with the stages that the worker itself knows."""
+    """The start as measured by the platform, with the stages that the worker reports."""
     polled_at = min(worker.ready_at or began_at for worker in platform.workers.values())
     first_token_at, ready = job.chunks[0].arrived_at, polled_at - began_at
     stages = stages or (Stage("until the first poll", 0.0, ready),)

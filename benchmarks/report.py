@@ -1,4 +1,4 @@
-"""Tables of ratios, beside their targets where there are any, and the folder of results."""
+"""Tables of ratios with their targets, and the folder of results."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,7 +96,7 @@ def load_rows(
 
 
 def save(folder: Path, name: str, device: str, machine: Mapping[str, Any], measured: Any) -> None:
-    """Write a case's figures, with the device and the machine that they are of."""
+    """Write a case's figures, with its device and machine."""
     folder.mkdir(parents=True, exist_ok=True)
     result = {"device": device, "machine": machine, "measured": measured}
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -1,1 +1,1 @@
-"""What runs while an image is built, and before a deployment."""
+"""Tools that build images, prepare models and deploy endpoints."""

@@ -1,4 +1,4 @@
-"""The frame of the builder's commands: dispatch, arguments, output, signals and exit codes."""
+"""Shared code of the builder's commands: dispatch, arguments, output, signals and exit codes."""
 
 import argparse
 import contextlib
@@ -24,7 +24,7 @@ HELP = """From a model's name to a running endpoint: the builder's commands.
     python -m builder logs NAME           shows the logs of its workers
     python -m builder delete NAME         deletes an endpoint and its template
 
-Each has --help."""
+Each command has --help."""
 COMMANDS = {
     "plan": ("builder.plan.command", "main"),
     "fetch": ("builder.fetch.__main__", "main"),
@@ -60,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         print(
             f"builder: {name} needs the package {error.name}, which this Python does not have: "
-            f"call it as .venv/bin/python -m builder {name}, after `make run` has made that "
-            "environment.",
+            f"run .venv/bin/python -m builder {name}; `make run` creates that environment.",
             file=sys.stderr,
         )
         return EXIT_PACKAGES
@@ -69,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process; at once after an interruption, where a download's connection may hang."""
+    """Exit; after an interruption at once, because an open download could delay the exit."""
     if code == EXIT_INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -80,7 +79,7 @@ def exit_process(code: int) -> NoReturn:
 class Console:
     """Prints lines to stdout without delay, with stars in place of secrets.
 
-    Where nobody reads stdout any more (`| head`), the command goes on without output.
+    When stdout is closed (`| head`), the command continues without output.
     """
 
     def __init__(self) -> None:
@@ -105,12 +104,12 @@ class Console:
 def run_command(
     name: str, work: Callable[[Console], None], *, exit_os_error: int = EXIT_FILES
 ) -> int:
-    """Do a command's work and return its exit code; a failure is one line on stderr.
+    """Run a command and return its exit code; an error is printed as one line on stderr.
 
     Args:
-        name: of the command, in front of each line on stderr.
-        work: the command; SIGTERM and SIGHUP end it like Ctrl-C.
-        exit_os_error: the exit code for a full disk or a missing right.
+        name: the command's name, in front of each line on stderr.
+        work: the command's function; SIGTERM and SIGHUP interrupt it like Ctrl-C.
+        exit_os_error: the exit code for a full disk or a missing permission.
     """
     console = Console()
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.INFO, stream=sys.stderr)
@@ -127,7 +126,7 @@ def run_command(
     except OSError as error:
         code, text = exit_os_error, f"{error.filename or 'writing'}: {error.strerror or error}"
     except KeyboardInterrupt:
-        # A progress bar that was interrupted while it was made complains when it is collected.
+        # A progress bar interrupted in its constructor raises again in its destructor.
         sys.unraisablehook = lambda _: None
         code, text = EXIT_INTERRUPTED, "interrupted"
     else:
@@ -137,13 +136,13 @@ def run_command(
 
 
 def _discard_stdout() -> None:
-    """Lead stdout nowhere: the interpreter flushes it again when it exits."""
+    """Redirect stdout to /dev/null: the interpreter flushes it again at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def signals_like_ctrl_c() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP raise KeyboardInterrupt; one that is ignored (nohup) stays so."""
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt; an ignored one (nohup) stays ignored."""
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     previous = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
@@ -161,9 +160,9 @@ def command_parser(command: str, text: str, prog: str | None = None) -> argparse
     """Return a command's parser.
 
     Args:
-        command: its name behind `python -m builder`.
-        text: the description; what follows "Exit codes" comes after the arguments.
-        prog: another way to call it.
+        command: its name after `python -m builder`.
+        text: the description; its part from "Exit codes" on is shown after the arguments.
+        prog: the command line in the usage, if it is another one.
     """
     text, _, codes = text.partition("\n\nExit codes")
     return argparse.ArgumentParser(

@@ -1,31 +1,32 @@
-"""Every error that the builder's commands raise on purpose, with the exit code it ends them with.
+"""Errors of the builder's commands, with their exit codes.
 
     BuilderError                1
     ├── WheelError              1  the demo model's package is not available, or not the pinned one
     ├── GgufError               1  a GGUF file is not a Llama model of a supported form
     ├── InvalidArgument         2  an argument, or the file or folder that it names, is invalid
-    ├── CheckpointRefused       2  the checkpoint is not what was asked for, or must not be served
-    ├── DamagedFile             4  a file is not what the hub says it is
+    ├── CheckpointRefused       2  the checkpoint is not the requested one, or not supported
+    ├── DamagedFile             4  a file does not match the hub's checksum
     ├── QuantizationFailed      4  llm-compressor is missing, or fails on this model
     └── DeployError             1
-        ├── ApiKeyRefused       3  RUNPOD_API_KEY is missing, invalid, or lacks a right
+        ├── ApiKeyRefused       3  RUNPOD_API_KEY is missing, invalid, or lacks a permission
         ├── NoCredit            4  the account has no credit
         ├── NotFound            5  no such endpoint, worker or volume
         ├── RequestRefused      6  the API refuses the request
         ├── ApiUnavailable      7  the API cannot be reached, fails, or stays busy
         ├── NoHealthyWorker     8  no worker became healthy in time
         ├── SmokeTestFailed     9  the endpoint is up and does not answer the test request
-        └── NotDeleted         10  the user said no, or jobs are running
+        └── NotDeleted         10  the user did not confirm, or jobs are running
 
 `builder.cli.run_command` prints an error as one line and returns its exit code. A hub's error is a
-`handler.errors.ModelUnavailable` (3); a full disk or a missing right is an OSError.
+`handler.errors.ModelUnavailable` (3); a full disk or a missing
+permission is an OSError.
 
-The image's build copies this module alone: it imports nothing.
+It imports nothing, because the image's build copies this module alone.
 """
 
 
 class BuilderError(Exception):
-    """The base of the others; its text is one line for the user."""
+    """Base class; the text is one line for the user."""
 
     exit_code = 1
 
@@ -55,7 +56,7 @@ class QuantizationFailed(BuilderError):
 
 
 class DeployError(BuilderError):
-    """The base of what `deploy`, `status`, `logs` and `delete` report."""
+    """Base class for `deploy`, `status`, `logs` and `delete`."""
 
 
 class ApiKeyRefused(DeployError):

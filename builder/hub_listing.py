@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from builder.presets import PRESETS
-from handler.environ import setting_variables
-from handler.settings import Settings
+from handler.settings.environ import setting_variables
+from handler.settings.fields import Settings
 
 FOLDERS = {"vllm": Path(".runpod"), "sglang": Path(".runpod/sglang")}
 ENGINE_TITLES = {"vllm": "vLLM", "sglang": "SGLang"}
@@ -27,7 +27,7 @@ TEST_GPU = "NVIDIA GeForce RTX 4090"
 TEST_MODEL = "Qwen/Qwen2.5-0.5B-Instruct-AWQ"
 TEST_TIMEOUT_MS = 600_000  # includes the first start
 
-# Set by the platform or the image, or for HTTP only: a listing makes a queue endpoint.
+# Settings of the platform, of the image, and of HTTP: a listing creates a queue endpoint.
 EXCLUDED_SETTINGS = frozenset(
     "job_url endpoint_id worker_id engine base_path cache_root serve_mode port port_health "
     "http_host api_key allow_unauthenticated max_queue cors_origins playground "
@@ -36,8 +36,8 @@ EXCLUDED_SETTINGS = frozenset(
 BASIC_INPUTS = ("MODEL_NAME", "HF_TOKEN", "MAX_MODEL_LEN")  # the others are under "advanced"
 
 # The engine flags that most people set, with their type in the form. Any other flag can be set as
-# a variable too. A blank number is sent as 0, which counts as not set; a switch that nobody touched
-# is sent as false, so one that is on by default, or left to the engine, is a choice instead.
+# a variable too. The form sends an empty number as 0, which counts as not set, and an untouched
+# switch as false: a flag that is on by default, or decided by the engine, is a list of options.
 ENGINE_FLAGS: dict[str, tuple[str, str]] = {
     "MAX_MODEL_LEN": ("string", "Longest context in tokens, such as 8192 or 32k"),
     "GPU_MEMORY_UTILIZATION": ("number", "Share of the GPU's memory for weights and KV cache"),
@@ -45,8 +45,8 @@ ENGINE_FLAGS: dict[str, tuple[str, str]] = {
     "MAX_NUM_BATCHED_TOKENS": ("number", "Tokens in one step, which limits a prefill chunk"),
     "TENSOR_PARALLEL_SIZE": ("string", "GPUs that share the model; auto uses all visible ones"),
     "KV_CACHE_DTYPE": ("string", "auto, or fp8 for twice the context in the same memory"),
-    "ENABLE_PREFIX_CACHING": ("choice", "Keep the KV cache of prefixes that requests share"),
-    "ENABLE_AUTO_TOOL_CHOICE": ("boolean", "Let the model decide to call tools"),
+    "ENABLE_PREFIX_CACHING": ("choice", "Reuse the KV cache of prefixes that requests share"),
+    "ENABLE_AUTO_TOOL_CHOICE": ("boolean", "Let the model decide whether to call tools"),
     "TOOL_CALL_PARSER": ("string", "How the model writes tool calls, such as hermes"),
     "REASONING_PARSER": ("string", "How the model writes its reasoning, such as qwen3"),
     "TRUST_REMOTE_CODE": ("boolean", "Run Python code that comes with the model"),
@@ -81,7 +81,7 @@ def hub_json(engine: str) -> dict[str, Any]:
             "gpuCount": 1,
             "gpuIds": ",".join(pools),
             "allowedCudaVersions": CUDA_VERSIONS,
-            # A preset cannot select GPUs in the form: its name says which ones it needs.
+            # A preset cannot select GPUs in the form, so its name says which ones it needs.
             "presets": [
                 {"name": f"{preset.name} ({preset.gpu})", "defaults": preset.variables()}
                 for preset in presets

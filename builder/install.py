@@ -1,12 +1,12 @@
-"""Install the worker's locked packages on top of an engine's image without changing the image's.
+"""Install the worker's locked packages in an engine's image; the image's own stay unchanged.
 
-    python -m builder.install requirements/worker.txt --least requirements/least.txt \\
+    python -m builder.install requirements/worker.txt --minimum requirements/minimum.txt \\
         --overrides requirements/overrides.txt
 
 A package that the image has keeps its version; a missing one is installed as locked, with hashes.
 The command fails if a package or file of the image changed, if a locked package is missing
 afterwards, or if a requirement of the worker's packages is not met. Packages in the overrides may
-have any version. It installs with uv into the Python that runs it, also a system's.
+have any version. uv installs into the Python that runs this command, which may be the system's.
 """
 
 import argparse
@@ -40,22 +40,24 @@ class PackageFile:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Install the missing packages; 1 and one line for each problem if something does not fit."""
+    """Install the missing packages; return 1 and print one line for each problem."""
     options = _parser().parse_args(argv)
     try:
-        install(options.lock.read_text(), options.least.read_text(), options.overrides.read_text())
+        install(
+            options.lock.read_text(), options.minimum.read_text(), options.overrides.read_text()
+        )
     except BuilderError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def install(lock: str, least: str, overrides: str) -> None:
+def install(lock: str, minimum: str, overrides: str) -> None:
     """Install the packages of `lock` that this environment lacks.
 
     Args:
         lock: the text of a hashed requirements file.
-        least: the text of a requirements file: the minimum versions for the worker's own code.
+        minimum: the text of a requirements file: the minimum versions for the worker's own code.
         overrides: the text of a requirements file: packages whose version the engine decides.
 
     Raises:
@@ -68,12 +70,12 @@ def install(lock: str, least: str, overrides: str) -> None:
         *changed_packages(before, after),
         *changed_files(files, installed_files(after.keys() - before.keys())),
         *missing_packages(lock, after),
-        *outdated_packages(least, after),
+        *outdated_packages(minimum, after),
         *unmet_requirements(locked_names(lock), after, locked_names(overrides)),
     ]
     if problems:
         raise BuilderError("\n".join(problems))
-    # Without bytecode in the image each cold start compiles again.
+    # Without bytecode in the image, each cold start would compile the packages.
     for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         compileall.compile_dir(folder, quiet=2, workers=0)
     engines = [f"{name} {before[name]}" for name in ENGINES if name in before]
@@ -86,14 +88,14 @@ def installed_versions() -> dict[str, str]:
     """Return the version of each installed package by its normalized name."""
     found: dict[str, str] = {}
     for package in metadata.distributions():
-        # The first on the path is the one that is imported. A folder without metadata is none.
+        # Python imports the first one on the path. A folder without metadata is no package.
         if package.metadata and package.metadata["Name"]:
             found.setdefault(canonicalize_name(package.metadata["Name"]), package.version)
     return found
 
 
 def installed_files(names: Collection[str] | None = None) -> dict[str, PackageFile]:
-    """Return the installed files by path; of all packages, or of the named ones."""
+    """Return the installed files of all packages, or of the named ones, by path."""
     files: dict[str, PackageFile] = {}
     for package in metadata.distributions():
         name = canonicalize_name(package.metadata["Name"]) if package.metadata else ""
@@ -149,9 +151,9 @@ def missing_packages(lock: str, present: Mapping[str, str]) -> list[str]:
     ]
 
 
-def outdated_packages(least: str, present: Mapping[str, str]) -> list[str]:
+def outdated_packages(minimum: str, present: Mapping[str, str]) -> list[str]:
     """Return one line for each package that is older than the worker's own code needs."""
-    requirements = [Requirement(line) for line in least.splitlines() if line[:1].isalnum()]
+    requirements = [Requirement(line) for line in minimum.splitlines() if line[:1].isalnum()]
     versions = {each: present.get(canonicalize_name(each.name)) for each in requirements}
     return [
         f"The worker needs {requirement}, the image has {version}."
@@ -204,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("lock", type=Path, help="hashed requirements file")
-    add("--least", type=Path, required=True, help="minimum versions for the worker's own code")
+    add("--minimum", type=Path, required=True, help="minimum versions for the worker's own code")
     add("--overrides", type=Path, required=True, help="packages that may have any version")
     return parser
 

@@ -1,10 +1,11 @@
-"""Write the tables of docs/moving.md: what becomes of other workers' names and job shapes.
+"""Write the tables of docs/moving.md: what other workers' variables and job shapes do here.
 
     python -m builder.moving_page
 
-`other_workers.json` has each name that a worker's documentation, forms and code ever had, with the
-first and the last version that had it (null: it still has it). What becomes of a name is computed
-from what this worker knows. `job_shapes.json` has examples of jobs; a test parses each.
+`other_workers.json` has each variable of a worker's documentation, forms and code, with the first
+and the last version that had it (null: the newest has it). What a variable does here is computed
+from this worker's settings, flags, aliases and removed names. `job_shapes.json` has examples of
+jobs; a test parses each.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from typing import Any, Literal
 
 from handler.engine.flag_aliases import ALIAS_NAMES, FLAG_NAMES, OTHER_ENGINE, TITLES, EngineName
 from handler.engine.removed_names import removed_names
-from handler.environ import setting_variables
-from handler.old_names import OLD_NAMES, SPECULATIVE_FIELDS, translate_old_names
+from handler.settings.environ import setting_variables
+from handler.settings.old_names import OLD_NAMES, SPECULATIVE_FIELDS, translate_old_names
 
 PAGE = Path("docs/moving.md")
 BLOCK = re.compile(
@@ -41,7 +42,7 @@ LIBRARY_VARIABLES: Mapping[str, tuple[EngineName, ...]] = {
     "VLLM_USE_DEEP_GEMM": ("vllm",),
 }
 
-# A value of each old name that still works.
+# An example value of each old name that still works.
 EXAMPLES = {
     "ATTENTION_REDUCE_IN_FP32": "true",
     "CUDA_GRAPH_SIZES": "64",
@@ -76,8 +77,9 @@ class Outcome:
     """What a variable does with an engine.
 
     Attributes:
-        kind: `stops` means that only the other engine has it, `silent` that nothing is said of it.
-        text: for a reader, empty where the kind says it all.
+        kind: `stops`: only the other engine has it, which stops the start; `silent`: it is ignored
+            without a message.
+        text: the table's cell, empty where the kind is enough.
     """
 
     kind: Kind
@@ -112,7 +114,7 @@ def outcome(engine: EngineName, name: str) -> Outcome:
 
 
 def update(page: str) -> str:
-    """Return the page with each block written anew.
+    """Return the page with new text in each block.
 
     Raises:
         ValueError: the blocks are not those that this module writes.
@@ -155,14 +157,14 @@ def _renamed_table(worker: str, names: list[str]) -> str:
 
 
 def _gone_table(worker: str, names: list[str]) -> str:
-    """Return the names by what replaces them; with the other engine only where it says more."""
+    """Return the names grouped by replacement; the other engine's is added where it differs."""
     engine = WORKERS[worker]
     other = OTHER_ENGINE[engine]
     groups: dict[str, list[str]] = {}
     for name in names:
         here, there = (_cell(outcome(each, name)) for each in (engine, other))
-        is_told = there not in (here, f"it was a setting of {TITLES[engine]}")
-        text = f"{here}; with {TITLES[other]}: {there}" if is_told else here
+        differs = there not in (here, f"it was a setting of {TITLES[engine]}")
+        text = f"{here}; with {TITLES[other]}: {there}" if differs else here
         groups.setdefault(text, []).append(name)
     rows = [(_codes(group), _versions(worker, group), text) for text, group in groups.items()]
     return _table("Names without effect", "| names | in versions | instead |", sorted(rows))
@@ -191,7 +193,7 @@ def _shapes() -> str:
 
 
 def _translated(engine: EngineName, name: str) -> str:
-    """Return today's variables for the example of an old name, empty if it is none with it."""
+    """Return the new variables for an old name's example, empty if the engine has no such name."""
     before = {name: EXAMPLES[name]}
     made, _ = translate_old_names(engine, before)
     return "" if made == before else " ".join(f"`{key}={value}`" for key, value in made.items())

@@ -1,4 +1,4 @@
-"""Models with the GPUs that they fit and the settings for both.
+"""Presets: a model, the GPUs that it fits, and the settings for both.
 
 `hub_listing.py` writes them into the Runpod Hub's form; `deploy` takes one by name. The names of
 GPU pools are Runpod's. An FP8 checkpoint runs on every GPU from Ampere on, but only Ada, Hopper and
@@ -124,7 +124,7 @@ def find_preset(word: str) -> Preset:
     """Return a preset by the first words of its name, or by its model.
 
     Raises:
-        InvalidArgument: there is none of that name.
+        InvalidArgument: no preset has that name.
     """
     for preset in PRESETS:
         if word in (preset_slug(preset), model_slug(preset.model), preset.model):

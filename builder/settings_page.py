@@ -2,7 +2,7 @@
 
     python -m builder.settings_page
 
-replaces what stands between the page's two markers; the text around them is written by hand.
+replaces the text between the page's two markers; the rest of the page is written by hand.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from builder.hub_listing import ENGINE_FLAGS
-from handler.environ import setting_variables
-from handler.settings import Settings
+from handler.settings.environ import setting_variables
+from handler.settings.fields import Settings
 
 PAGE = Path("docs/settings.md")
-BEGIN = "<!-- Written by `make docs`; edit handler/settings.py instead. -->"
+BEGIN = "<!-- Written by `make docs`; edit handler/settings/fields.py instead. -->"
 END = "<!-- End of what `make docs` writes. -->"
 
-# Each setting by the first of its names.
+# Settings by their first variable.
 GROUPS = {
     "Model": (
         "MODEL_NAME",
@@ -80,7 +80,7 @@ GROUPS = {
 
 
 def update(page: str) -> str:
-    """Return the page with the tables of today's settings.
+    """Return the page with tables of the current settings.
 
     Raises:
         ValueError: a marker is missing, or `GROUPS` does not name each setting once.

@@ -1,9 +1,9 @@
-"""`python -m handler`: the worker's process, which a signal ends in order from its first moment.
+"""`python -m handler`: the entry point, which installs the signal handlers before anything else.
 
-Imports nothing of its own before that: a spawned process of the engine imports this module too.
+The module imports the worker late, because a spawned engine process imports this module too.
 
-A terminal sends Ctrl-C to a whole process group. The engine's processes leave the worker's, so that
-they answer the requests that they have; the worker ends them afterwards.
+A terminal sends Ctrl-C to a whole process group. The engine's processes run in groups of their own,
+so that they can finish their requests; the worker stops them afterwards.
 """
 
 import os
@@ -13,7 +13,7 @@ from types import FrameType
 
 
 def _exit_on_signal(number: int, _: FrameType | None) -> None:
-    """End in order: every context that was entered is left."""
+    """Raise SystemExit, so that every open context manager is closed."""
     raise SystemExit(128 + number)
 
 
@@ -21,8 +21,7 @@ if __name__ == "__mp_main__":  # spawned
     os.setpgrp()
 
 if __name__ == "__main__":
-    # A spawned process does not import a module that is named like a package's __main__; with a
-    # path alone it does.
+    # A spawned process skips a __main__ module that has a spec; without one it imports the file.
     __spec__ = None
     os.register_at_fork(after_in_child=os.setpgrp)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -32,6 +31,6 @@ if __name__ == "__main__":
     code = main(sys.argv[1:], os.environ)
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is stopped. The interpreter's own end would take seconds with torch loaded, and
-    # fail in the engine's finalizers.
+    # Everything has stopped. A normal interpreter shutdown takes seconds with torch loaded, and
+    # fails in the engine's finalizers.
     os._exit(code)

@@ -1,58 +1,56 @@
-"""The errors that the worker raises on purpose, and the one function that renders an error.
+"""The exceptions, the one function that renders one as an error object, and redaction of secrets.
 
     WorkerError
-    ├── StartError            the worker cannot start; the process ends with `exit_code`
-    │   ├── InvalidSetting    2  an environment variable or an engine flag has an invalid value
-    │   ├── ModelUnavailable  3  the weights are not where the settings say, or cannot be fetched
-    │   ├── EngineStartFailed 4  the engine did not start with this model and these flags
-    │   └── EngineDied        5  the engine was up and died
-    ├── ClientDisconnected    the client has left, or does not read its answer
-    └── RequestError          one request fails, the worker goes on
+    ├── StartError            the worker cannot start or continue; exits with `exit_code`
+    │   ├── InvalidSetting    2  an environment variable or engine flag has an invalid value
+    │   ├── ModelUnavailable  3  the model is not found, or cannot be downloaded
+    │   ├── EngineStartFailed 4  the engine failed to start with this model and these flags
+    │   └── EngineDied        5  the engine died after its start
+    ├── ClientDisconnected    the client has disconnected, or does not read the response
+    └── RequestError          one request fails; the worker continues
         ├── InvalidInput      400  the job's input is invalid
-        │   ├── UrlNotFound   400  nothing is found at a URL in the input
+        │   ├── UrlNotFound   400  a URL in the input answered 404 or 410
         │   └── InvalidLine   400  a line of a batch is not in the batch format
         ├── Unauthorized      401  API_KEY is set and the request has no valid key
         ├── UnknownRoute      404  not an inference route
-        ├── UnknownModel      404  neither the served model nor one of its LoRA adapters
-        ├── UnknownJob        404  no such job, or its result is no longer kept
+        ├── UnknownModel      404  not the served model or one of its LoRA adapters
+        ├── UnknownJob        404  no such job, or its result has expired
         ├── MethodNotAllowed  405  the route exists, with another method
-        ├── RequestTimedOut   408  REQUEST_TIMEOUT has passed, or the request body did not arrive
-        ├── InputTooLarge     413  more bytes than the worker sends to the engine
-        ├── UnsupportedBody   415  a body in a format, encoding or charset that is not read
+        ├── RequestTimedOut   408  REQUEST_TIMEOUT passed, or the request body did not arrive
+        ├── InputTooLarge     413  the input exceeds a size limit
+        ├── UnsupportedBody   415  the body has an unsupported format, encoding or charset
         ├── QueueFull         429  the admission queue is full
         ├── EngineUnavailable 503  the engine is starting, stopping or dead
-        └── EngineError       the engine's own status and error object
+        └── EngineError       the engine's own status code and error object
 
-The Runpod SDK prints a nested error object as a Python repr, so a job's error is a JSON string.
+The Runpod SDK prints a nested object as a Python repr, so a job's error is a JSON string.
 """
 
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-from handler.redaction import redact
 
 log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1  # the local job failed, or an unexpected error
-MAX_MESSAGE_CHARACTERS = 4_000  # errors quote the input, which may have megabytes
+MAX_MESSAGE_CHARACTERS = 4_000  # error texts quote the input, which may be megabytes
 MAX_PARAM_CHARACTERS = 200
 
 
 class WorkerError(Exception):
-    """Base class; `str()` is one sentence for a person."""
+    """Base class; `str()` is one sentence for the user."""
 
 
 class StartError(WorkerError):
-    """The worker cannot start or go on; the process ends with `exit_code`."""
+    """The worker cannot start or continue; the process exits with `exit_code`."""
 
     exit_code = EXIT_FAILED
 
 
 class InvalidSetting(StartError):
-    """The text names the setting, its value, and what would be right."""
+    """The message has the setting's name, its value, and the valid values."""
 
     exit_code = 2
 
@@ -66,23 +64,23 @@ class EngineStartFailed(StartError):
 
 
 class EngineDied(StartError):
-    """The platform has to replace this worker."""
+    """The engine died after its start; the platform must replace this worker."""
 
     exit_code = 5
 
 
 class ClientDisconnected(WorkerError):
-    """The client has left, or does not read its answer."""
+    """The client has disconnected, or does not read the response."""
 
 
 class RequestError(WorkerError):
     """One request fails.
 
     Attributes:
-        status: an HTTP status.
-        type: of the OpenAI error object.
-        param: the input field at fault.
-        headers: HTTP headers that belong to the status.
+        status: the HTTP status code.
+        type: the `type` of the OpenAI error object.
+        param: the invalid input field.
+        headers: HTTP response headers, such as `retry-after`.
     """
 
     status = 500
@@ -111,7 +109,7 @@ class InvalidLine(InvalidInput):
     """A line of a batch is not in the batch format.
 
     Attributes:
-        code: what is wrong, for programs.
+        code: a machine-readable error code, such as `invalid_json`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -145,7 +143,7 @@ class MethodNotAllowed(RequestError):
     type = "MethodNotAllowedError"
 
     def __init__(self, path: str, method: str, *allowed: str) -> None:
-        message = f"{path} takes {' or '.join(allowed)}, not {method}."
+        message = f"{path} accepts {' or '.join(allowed)}, not {method}."
         super().__init__(message, headers={"allow": ", ".join(allowed)})
 
 
@@ -177,12 +175,12 @@ class EngineUnavailable(RequestError):
 
 
 class EngineError(RequestError):
-    """The engine answered with an error, which the caller gets.
+    """An error response of the engine, passed on to the caller.
 
-    Both shapes that the engines use are read: `{"error": {"message", …}}` and `{"message", …}`.
+    Engines answer with `{"error": {"message", …}}` or with `{"message", …}`.
 
     Args:
-        status: the HTTP status that the engine gave.
+        status: the engine's HTTP status code.
         payload: the decoded body, of any type.
     """
 
@@ -205,32 +203,36 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-NO_REASON = "The engine failed on this request and gave no reason."
+NO_REASON = "The engine failed on this request without an error message."
+STARS = "***"
+# The user and password of a URL, up to the last @ before its path.
+USER_INFO = re.compile(r"(?<=://)[^/\s'\"]*(?=@)")
+_secrets: set[str] = set()
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
 
 
 def one_line(text: str) -> str:
-    """Join a library's message of many lines, without pydantic's link to its own manual."""
+    """Join the lines of a library's message, without pydantic's link to its documentation."""
     return " ".join(text.split("For further information visit")[0].split())
 
 
 def render(error: BaseException, for_anthropic: bool = False) -> str:
-    """Return any error as the JSON text of an OpenAI error object.
+    """Return an exception of any type as the JSON text of an OpenAI error object.
 
-    An unexpected error goes to the log with its traceback, and to the caller without any of it.
+    The traceback of an unexpected exception goes to the log only, never to the caller.
 
     Args:
-        error: of any type.
+        error: the exception.
         for_anthropic: whether to return Anthropic's `{"type": "error", "error": {…}}` instead.
 
     Returns:
-        `{"error": {"message", "type", "param", "code"}}` as JSON; `code` is an HTTP status.
+        `{"error": {"message", "type", "param", "code"}}` as JSON; `code` is the HTTP status code.
     """
     if isinstance(error, RequestError):
         message, kind, param, code = str(error), error.type, error.param, error.status
     else:
         log.error("unexpected error", exc_info=error)
-        message, param = "The worker failed on this request; its log has the cause.", None
+        message, param = "The worker failed on this request; see its log for the cause.", None
         kind, code = RequestError.type, RequestError.status
     message = _redacted(message, code)[:MAX_MESSAGE_CHARACTERS]
     body: dict[str, Any] = {
@@ -248,11 +250,23 @@ def render(error: BaseException, for_anthropic: bool = False) -> str:
             "error": {"type": ANTHROPIC_TYPES.get(code, default), "message": message},
         }
     text = json.dumps(body, ensure_ascii=False)
-    # The SDK cannot send a lone surrogate, and would leave the job without an end.
+    # The SDK cannot send a lone surrogate: the job would never finish.
     return text.encode("utf-8", "replace").decode()
 
 
+def hide_secrets(values: Iterable[str | None]) -> None:
+    """Have `redact` replace these texts, such as the hub token."""
+    _secrets.update(value for value in values if value)
+
+
+def redact(text: str) -> str:
+    """Return the text with stars in place of secrets and of the passwords in URLs."""
+    for secret in _secrets:
+        text = text.replace(secret, STARS)
+    return USER_INFO.sub(STARS, text) if "@" in text else text
+
+
 def _redacted(message: str, status: int) -> str:
-    """Hide secrets always, and this machine's paths where the caller is not at fault."""
+    """Remove secrets from every message, and file paths from server errors (5xx)."""
     message = redact(message)
     return _PATH.sub("[path]", message) if status >= 500 else message

@@ -1,7 +1,7 @@
-"""What the image's HEALTHCHECK runs: where the worker serves HTTP, does it answer a ping?
+"""The image's HEALTHCHECK: asks `/ping` if the worker serves HTTP.
 
-It runs every half a minute, so it does not import `Settings`, and says once more which port they
-mean. The queue and the local job have none, and are as healthy as their process.
+It runs every 30 seconds, so it finds the port itself and does not import `Settings`. A queue worker
+and a local job serve no HTTP and always count as healthy.
 """
 
 import http.client
@@ -9,21 +9,21 @@ import os
 import sys
 from collections.abc import Mapping
 
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.settings.variables import clean_value, is_no_value, is_zero
 
 TIMEOUT_SECONDS = 4.0
-HERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # what stands for every address
+LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # by wildcard address
 HEALTHY = (200, 204)  # serving, starting
 
 
 def is_healthy(environ: Mapping[str, str]) -> bool:
-    """Ask `/ping` on PORT_HEALTH or PORT, if the environment says that HTTP is served."""
+    """Return whether `/ping` on PORT_HEALTH or PORT answers; True if no HTTP is served."""
     cleaned = {name: clean_value(value) for name, value in environ.items()}
     environ = {n: value for n, value in cleaned.items() if not is_no_value(value)}
     if not _serves_http(environ):
         return True
-    usual = "80" if environ.get("RUNPOD_ENDPOINT_ID") else "8000"
-    port = _port(environ, "PORT_HEALTH") or _port(environ) or usual
+    default = "80" if environ.get("RUNPOD_ENDPOINT_ID") else "8000"
+    port = _port(environ, "PORT_HEALTH") or _port(environ) or default
     if not port.isdigit():
         return False
     connection = None
@@ -47,7 +47,7 @@ def _serves_http(environ: Mapping[str, str]) -> bool:
 
 def _host(environ: Mapping[str, str]) -> str:
     host = environ.get("HTTP_HOST", "")
-    return HERE.get(host, host)
+    return LOOPBACK.get(host, host)
 
 
 def _port(environ: Mapping[str, str], name: str = "PORT") -> str:

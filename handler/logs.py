@@ -1,4 +1,4 @@
-"""Logging on stdout: one line per event, as text or JSON, with the job's id during a job."""
+"""Logging on stdout: one line per event, as text or JSON, with the current job's id."""
 
 import contextvars
 import datetime
@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import Literal
 
-from handler.redaction import redact
+from handler.errors import redact
 
 job_id: contextvars.ContextVar[str] = contextvars.ContextVar("job_id", default="")
 
@@ -39,13 +39,13 @@ class _Json(logging.Formatter):
         return redact(json.dumps(event, ensure_ascii=False))
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Return "1 job", "2 jobs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def configure_logging(level: str, log_format: Literal["text", "json"]) -> None:
-    """Send the logs of `handler` to stdout. The engine has its own handlers."""
+    """Send the log of the `handler` package to stdout; the engine configures its own logging."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     logger = logging.getLogger("handler")

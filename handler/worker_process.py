@@ -1,10 +1,10 @@
-"""The worker from its settings to its end, step by step, and its exit codes.
+"""The steps of the worker's process, from settings to shutdown, and its exit codes.
 
-0  the queue or HTTP was served to the end, or the local job succeeded
+0  the queue or HTTP server was shut down, or the local job succeeded
 1  the local job failed, or an unexpected error
 2  invalid setting              3  model unavailable
 4  the engine did not start     5  the engine died
-143, 130  SIGTERM or SIGINT during the start, or a further one at the end
+143, 130  SIGTERM or SIGINT during the start, or again during the shutdown
 """
 
 import argparse
@@ -29,17 +29,9 @@ from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm import flags as vllm_flags
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.environ import (
-    clean_environ,
-    export,
-    export_unquoted,
-    load_settings,
-    setting_rules,
-)
-from handler.errors import EXIT_FAILED, StartError
+from handler.errors import EXIT_FAILED, StartError, hide_secrets, redact
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.resolve import ResolvedModel, model_sources, resolve_model
-from handler.redaction import hide_secrets, redact
 from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
@@ -47,7 +39,14 @@ from handler.serve.http.metrics_server import MetricsServer
 from handler.serve.queue.loop import QueueFrontEnd
 from handler.serve.queue.sdk_patches import LOG_LEVEL, import_sdk, sdk_environment
 from handler.serve.worker import NoFrontEnd, Worker
-from handler.settings import Settings
+from handler.settings.environ import (
+    clean_environ,
+    export,
+    export_unquoted,
+    load_settings,
+    setting_rules,
+)
+from handler.settings.fields import Settings
 from handler.startup.compile_cache import CompileCache
 from handler.startup.prefetch import prefetch_weights
 from handler.startup.timings import StartupTimings, process_start_time
@@ -60,7 +59,7 @@ REFUSED_FLAGS = vllm_flags.REFUSED | sglang_flags.REFUSED
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Start the worker and serve; return the process's exit code."""
+    """Run the worker and return the process's exit code."""
     timings = StartupTimings(process_start_time())
     timings.since(timings.began, "interpreter")
     options = _parse_arguments(arguments)
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         reason = config_file.explain(str(error)) if config_file else str(error)
         print(redact(reason), file=sys.stderr, flush=True)
         return error.exit_code
-    except SystemExit as exit:  # a signal's, or a library's
+    except SystemExit as exit:  # from a signal or a library
         if isinstance(exit.code, int | None):
             return exit.code or 0
         print(exit.code, file=sys.stderr, flush=True)
@@ -93,12 +92,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 class WorkerProcess:
-    """The worker from its start to its end: model, engine, warm-up, front end.
+    """The worker's lifecycle: model, engine, warm-up, front end.
 
     Args:
-        settings: the worker's.
-        environ: may name flags of the engine.
-        timings: takes the stages of the start.
+        settings: the worker's settings.
+        environ: the environment, which may hold engine flags.
+        timings: records the stages of the start.
 
     Raises:
         InvalidSetting: PREFIX_WARMUP or PROMETHEUS_PUSHGATEWAY is invalid.
@@ -114,7 +113,7 @@ class WorkerProcess:
         self._pushgateway = self._parse_pushgateway()
 
     def run_local(self, job: Mapping[str, Any]) -> int:
-        """Answer one job, print the answer and return the exit code."""
+        """Run one job, print its output and return the exit code."""
         with contextlib.ExitStack() as stack:
             runtime, caches, parser = self._start_engine(stack, mode="local")
             engine = runtime.wait_until_up()
@@ -131,7 +130,7 @@ class WorkerProcess:
         return 0 if succeeded else EXIT_FAILED
 
     def serve(self) -> int:
-        """Serve the queue or HTTP to the end and return the exit code."""
+        """Serve the queue or HTTP until the shutdown and return the exit code."""
         settings = self._settings
         with contextlib.ExitStack() as stack:
             http = metrics_server = None
@@ -164,7 +163,7 @@ class WorkerProcess:
     def _start_engine(
         self, stack: contextlib.ExitStack, mode: str
     ) -> tuple[EngineRuntime, CompileCache, RequestParser]:
-        """Start the engine and warm it up; what is entered into `stack` stops it."""
+        """Start and warm up the engine; closing `stack` stops it."""
         settings, timings = self._settings, self._timings
         model = self._resolve_model()
         adapter = ENGINES[settings.engine](settings, model, self._environ)
@@ -200,16 +199,16 @@ class WorkerProcess:
     def _resolve_model(self) -> ResolvedModel:
         with self._timings.stage("model"):
             sources = model_sources(self._settings, self._environ)
-            export(sources.environment())  # before huggingface-hub is imported, which reads it
+            export(sources.environment())  # huggingface-hub reads it at import
             model = resolve_model(self._settings, sources, self._environ)
             if model.environment:
-                export({}, remove=model.environment)  # also where the user has set it
+                export({}, remove=model.environment)  # even if the user has set it
                 export(model.environment)
         method = model.quantization or "unquantized"
         log.info("model %s (%s) from %s", model.name, method, model.source)
         return model
 
-    # ---- what serves ----
+    # ---- parser, monitor, front ends ----
 
     def _parser(self, engine: RunningEngine, model: ResolvedModel) -> RequestParser:
         return RequestParser(
@@ -276,9 +275,9 @@ class WorkerProcess:
 
 @contextlib.contextmanager
 def _signal_handlers_restored() -> Iterator[None]:
-    """Restore the handlers that a front end replaces, so that a signal also ends the engine's stop.
+    """Restore the signal handlers that a front end or asyncio has replaced or removed.
 
-    They are no longer there when asyncio has removed its own.
+    So a signal can also interrupt the shutdown of the engine.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -291,13 +290,13 @@ def _signal_handlers_restored() -> Iterator[None]:
 def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m handler",
-        description="Serves a Runpod queue in the platform's environment, HTTP where PORT is set, "
-        "and else answers the job in test_input.json. SERVE_MODE=queue, http or local chooses one "
-        "of them. All settings are environment variables: see docs/settings.md.",
+        description="Serves a Runpod queue on a queue endpoint, HTTP if PORT is set, and otherwise "
+        "runs the job in test_input.json. SERVE_MODE=queue, http or local overrides this choice. "
+        "All settings are environment variables: see docs/settings.md.",
     )
     parser.add_argument(
         "--test_input",
         metavar="JSON",
-        help="answer this job instead of the one in test_input.json, whatever SERVE_MODE is",
+        help="run this job instead of the one in test_input.json, whatever SERVE_MODE is",
     )
     return parser.parse_args(arguments)

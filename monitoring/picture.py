@@ -1,4 +1,4 @@
-"""Draws the dashboard from what a Prometheus has recorded, without a Grafana."""
+"""Draws the dashboard from the data of a Prometheus server, without Grafana."""
 
 import argparse
 import json
@@ -23,13 +23,18 @@ Lines = list[tuple[str, list[float], list[float]]]  # name, seconds since the st
 
 
 def query(url: str, panel: Any, start: float, end: float) -> Lines:
-    """Ask for a panel's expressions; series without a finite value are left out."""
+    """Query a panel's expressions; series without a finite value are left out."""
     lines: Lines = []
     for target in panel["targets"]:
         expression = re.sub(r"\$(job|endpoint|worker)", ".*", target["expr"])
         expression = expression.replace("$__rate_interval", "1m")
-        asked: Any = {"query": expression, "start": start, "end": end, "step": (end - start) / 150}
-        response = httpx.get(f"{url}/api/v1/query_range", params=asked).raise_for_status()
+        parameters: Any = {
+            "query": expression,
+            "start": start,
+            "end": end,
+            "step": (end - start) / 150,
+        }
+        response = httpx.get(f"{url}/api/v1/query_range", params=parameters).raise_for_status()
         for series in response.json()["data"]["result"]:
             name = target["legendFormat"]
             for label, value in series["metric"].items():
@@ -49,7 +54,7 @@ def with_unit(value: float, unit: str) -> str:
 
 
 def draw_panel(axes: Any, panel: Any, lines: Lines) -> None:
-    """Draw the lines as the panel's type has them."""
+    """Draw the lines in the form of the panel's type."""
     defaults, overrides = (panel["fieldConfig"][name] for name in ("defaults", "overrides"))
     unit, steps = defaults.get("unit", ""), defaults.get("thresholds", {}).get("steps", [])
     if not lines:
@@ -88,7 +93,7 @@ def draw_panel(axes: Any, panel: Any, lines: Lines) -> None:
 
 
 def draw(url: str, start: float, end: float) -> Figure:
-    """Each panel in its place of Grafana's grid of 24 columns."""
+    """Draw each panel at its position in Grafana's grid of 24 columns."""
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in PANELS)
     width, height = 24 * COLUMN_INCHES, rows * ROW_INCHES
     figure = Figure(figsize=(width, height))
@@ -112,9 +117,9 @@ def draw(url: str, start: float, end: float) -> Figure:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", help="of the Prometheus: http://127.0.0.1:9090")
-    parser.add_argument("out", help="the PNG: docs/monitoring.png")
-    parser.add_argument("--minutes", type=float, default=30.0, help="how far back (30)")
+    parser.add_argument("url", help="URL of Prometheus, such as http://127.0.0.1:9090")
+    parser.add_argument("out", help="PNG to write, such as docs/monitoring.png")
+    parser.add_argument("--minutes", type=float, default=30.0, help="length of the time range (30)")
     options, now = parser.parse_args(), time.time()
     with style.context(["dark_background", STYLE]):
         draw(options.url, now - options.minutes * 60, now).savefig(options.out, dpi=90)

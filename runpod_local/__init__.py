@@ -1,4 +1,4 @@
-"""The Runpod platform in small: one endpoint's queue on 127.0.0.1. See README.md."""
+"""A local stand-in for the Runpod platform: one endpoint's queue on 127.0.0.1. See README.md."""
 
 from runpod_local.endpoint_state import Settings
 from runpod_local.faults import Faults

@@ -1,7 +1,7 @@
 """`python -m runpod_local -- COMMAND…`: an endpoint on this machine with one worker.
 
 Starts the platform and COMMAND as its worker, waits for the worker's first poll, and prints three
-lines of Python that talk to it. Ctrl-C or SIGTERM stops both, a second one kills the worker.
+lines of Python that call it. Ctrl-C or SIGTERM stops both, a second one kills the worker.
 
 Exit codes: 0 after Ctrl-C or SIGTERM; 1 when the worker did not poll in time; 127 when COMMAND
 cannot be started; the worker's own code when it exits by itself (128 + N for signal N).
@@ -49,12 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_seconds = functools.partial(add, type=float, metavar="S")
     shown = "(default: %(default)g)"
-    add("--port", type=int, default=0, help="port on 127.0.0.1; 0, the default, takes a free one")
+    add("--port", type=int, default=0, help="port on 127.0.0.1; 0, the default, selects a free one")
     add("--api-key", default=defaults.api_key, help="the user's key (default: %(default)s)")
-    add_seconds("--post-delay", default=0.0, help=f"seconds each POST takes {shown}")
-    add_seconds("--poll", default=defaults.poll_seconds, help=f"seconds a poll takes {shown}")
-    add_seconds("--ready-within", default=900.0, help=f"seconds until the first poll {shown}")
-    add_seconds("--stop-within", default=60.0, help=f"seconds until it is killed {shown}")
+    add_seconds("--post-delay", default=0.0, help=f"seconds until a POST is answered {shown}")
+    add_seconds(
+        "--poll", default=defaults.poll_seconds, help=f"seconds that a poll waits for a job {shown}"
+    )
+    add_seconds("--ready-within", default=900.0, help=f"time limit for the first poll {shown}")
+    add_seconds(
+        "--stop-within", default=60.0, help=f"time limit for the exit after SIGTERM {shown}"
+    )
     add("command", nargs="+", metavar="COMMAND", help="the worker, after --")
     return parser
 
@@ -91,11 +95,11 @@ async def wait_for_end(
     """Wait until the worker exits, a signal comes or the worker is late; returns the exit code."""
     exited = asyncio.create_task(worker.wait())
     stopped = asyncio.create_task(stop.wait())
-    introduced = asyncio.create_task(introduce(state, base_url, ready_within_seconds))
+    announced = asyncio.create_task(announce_endpoint(state, base_url, ready_within_seconds))
     try:
-        await asyncio.wait({exited, stopped, introduced}, return_when=asyncio.FIRST_COMPLETED)
-        if introduced.done():
-            if not introduced.result():
+        await asyncio.wait({exited, stopped, announced}, return_when=asyncio.FIRST_COMPLETED)
+        if announced.done():
+            if not announced.result():
                 return 1
             await asyncio.wait({exited, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
@@ -104,21 +108,23 @@ async def wait_for_end(
         log(f"the worker ended by itself, exit code {code}")
         return code if code >= 0 else 128 - code
     finally:
-        for task in (exited, stopped, introduced):
+        for task in (exited, stopped, announced):
             task.cancel()
 
 
-async def introduce(state: EndpointState, base_url: str, ready_within_seconds: float) -> bool:
-    """Wait for the worker and print how to talk to it; returns whether it came in time."""
+async def announce_endpoint(
+    state: EndpointState, base_url: str, ready_within_seconds: float
+) -> bool:
+    """Wait for the worker and print how to call it; returns whether it was ready in time."""
     if not await state.wait_for_worker(lambda worker: worker.ready, ready_within_seconds):
-        log(f"the worker asked for no job within {ready_within_seconds:g} s")
+        log(f"the worker did not poll for a job within {ready_within_seconds:g} s")
         return False
     log(f"the worker is ready, the endpoint is {base_url}")
     api_key = state.settings.api_key
     try:
         model = await first_model(base_url, api_key)
     except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
-        log(f"the worker named no model at /openai/v1/models ({error!r}), put one for NAME:")
+        log(f"/openai/v1/models has no model's name ({error!r}): replace NAME in the example")
         model = "NAME"
     message = {"role": "user", "content": "What is the capital of France?"}
     print(
@@ -149,7 +155,7 @@ async def first_model(base_url: str, api_key: str) -> str:
 async def stop_worker(
     worker: Process, stop: asyncio.Event, state: EndpointState, timeout_seconds: float
 ) -> None:
-    """Send SIGTERM, wait for the exit or another signal, kill what is left of the process group."""
+    """Send SIGTERM, wait for the exit or another signal, kill the rest of the process group."""
     if worker.returncode is None:
         worker.terminate()
         state.settings.poll_seconds = POLL_SECONDS_WHILE_STOPPING
@@ -164,12 +170,12 @@ async def stop_worker(
             log(f"the worker did not end within {timeout_seconds:g} s and is killed")
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
-        log("what was left of the worker's processes is killed")
+        log("the worker's remaining processes are killed")
     await worker.wait()
 
 
 def log(text: str) -> None:
-    """Print a line that cannot be taken for the worker's."""
+    """Print a line with a prefix that the worker's lines do not have."""
     print(f"platform: {text}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The jobs, the queue and the workers of one endpoint, which all routes share.
+"""State of one endpoint, shared by all routes: its jobs, queue and workers.
 
 All methods run in the server's event loop, so there are no locks. A worker that takes a job and
 vanishes is noticed only by the job's execution timeout.
@@ -84,7 +84,7 @@ class EndpointState:
         return job
 
     def job(self, job_id: str) -> Job:
-        """Raises ApiError for an unknown id."""
+        """Return a job; raises ApiError for an unknown id."""
         if job_id not in self.jobs:
             raise ApiError(404, "job not found")
         return self.jobs[job_id]
@@ -206,7 +206,7 @@ class EndpointState:
     def _worker(self, worker_id: str) -> Worker:
         return self.workers.setdefault(worker_id, Worker(worker_id))
 
-    # A job's way through its states
+    # Changes of a job's state
 
     def _enqueue(self, job: Job) -> None:
         self._queue.append(job)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 Kind = Literal["take", "stop", "stream", "done", "ping"]
 DROP_CONNECTION = 0
-"""In place of a status: the connection is closed without an answer."""
+"""Used as a status: the connection is closed without an answer."""
 
 
 class Faults:

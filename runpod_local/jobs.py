@@ -1,4 +1,4 @@
-"""One job: its input, its state, and what arrived for it, when.
+"""One job: its input, its state, and its results with their arrival times.
 
 All times are `time.monotonic()` seconds, so that a benchmark on the same machine can compare
 them with its own.
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class Notifier:
-    """Wakes everyone in one event loop who waits for a change.
+    """Wakes all tasks of one event loop that wait for a change.
 
     Like `asyncio.Condition` without its lock, so that code without an `await` can notify.
     """

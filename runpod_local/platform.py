@@ -76,7 +76,7 @@ class Platform:
     def wait_until(
         self, job_id: str, predicate: Callable[[Job], object], timeout_seconds: float = 10.0
     ) -> Job:
-        """Wait until the predicate is true of a job; raises TimeoutError."""
+        """Wait until the predicate is true for a job; raises TimeoutError."""
         job = self.job(job_id)
         if not self.run_in_loop(job.changed.wait_for(lambda: predicate(job), timeout_seconds)):
             raise TimeoutError(f"waited {timeout_seconds} s for {job}")
@@ -87,7 +87,7 @@ class Platform:
         timeout_seconds: float,
         predicate: Callable[[Worker], object] = lambda worker: worker.ready,
     ) -> None:
-        """Wait until the predicate is true of a worker on its first poll or a ping.
+        """Wait until the predicate is true for a worker at its first poll or a ping.
 
         Raises TimeoutError.
         """

@@ -35,9 +35,9 @@ def running_worker(
         command: the worker's program and arguments.
         environment: all of the worker's environment, apart from what the platform adds.
         worker_id: the worker's id on the platform.
-        ready_within_seconds: the bound for its first poll.
-        stop_within_seconds: the bound for its exit after SIGTERM.
-        log: where its output goes; None is where ours goes.
+        ready_within_seconds: time limit for its first poll.
+        stop_within_seconds: time limit for its exit after SIGTERM.
+        log: file for its output; None for this process's own stdout and stderr.
 
     Raises:
         TimeoutError: the worker was not ready in time, or had to be killed.
@@ -84,7 +84,7 @@ def terminate(platform: Platform, worker: subprocess.Popen[bytes], timeout_secon
     """Send SIGTERM and wait for the exit, while the worker's polls are answered at once.
 
     The SDK ends between polls. The real platform is not known to answer them earlier, so that
-    there the exit takes up to the length of a poll.
+    there the exit may take as long as a poll.
     """
     worker.terminate()
     poll_seconds = platform.settings.poll_seconds

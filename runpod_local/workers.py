@@ -1,4 +1,4 @@
-"""What the platform knows of one worker, from its polls and pings."""
+"""State of one worker, from its polls and pings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both workers while the platform takes its time to answer a POST."""
+"""Both workers with a platform that answers POSTs slowly."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,9 +1,9 @@
 """FP8, AWQ and bf16 in the engine alone, and the worker around it: no SDK, platform or HTTP.
 
-Each variant is a process of its own, so a GPU machine with another release of vLLM
-will do. "cold" is a start with empty caches of compiled code (vLLM's, inductor's, Triton's,
-CUDA's), "warm" the same start again, "shared" a start that finds what variants before it have
-compiled. FlashInfer's cache and the page cache stay: only the very first start reads the disk.
+Each variant is a process of its own, so another release of vLLM works as well. "cold" is a start
+with empty caches of compiled code (vLLM's, inductor's, Triton's, CUDA's), "warm" the same start
+again, "shared" a start with the code that earlier variants have compiled. FlashInfer's cache and
+the page cache stay: only the very first start reads the disk.
 """
 
 import json
@@ -24,12 +24,12 @@ from benchmarks.devices import PYTHON, ROOT
 from benchmarks.direct import DirectRun
 from benchmarks.report import Row, Table, load_rows
 
-MIN_PROCESS_SECONDS = 20.0  # with less left of the budget no process is started
+MIN_PROCESS_SECONDS = 20.0  # no process is started with less of the budget left
 EXIT_TIMEOUT_SECONDS = 10.0
 LOG_LINES = 15
 ERROR = re.compile(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)\b: .*)")
 NUMBER = r"([\d.,]*\d)"
-# Parts of the start in seconds, which stand nowhere but in the log, as vLLM 0.20 to 0.32 write it.
+# Parts of the start in seconds, which only the log has; patterns of vLLM 0.20 to 0.32.
 LOG_STAGES: Mapping[str, str] = {
     "model": rf"Model loading took .*? and {NUMBER} seconds",
     "dynamo": rf"Dynamo bytecode transform time: {NUMBER} s",
@@ -50,11 +50,11 @@ class Variant:
 
     Attributes:
         quantization: of the checkpoint.
-        compared_with: the variant that its tables are held against.
+        compared_with: the variant on the other side of its tables.
         load: "load" with random prompts, "repeating" with repeating ones, "both".
         target: see `DirectRun`.
-        is_cold: whether it is started with empty caches first.
-        vllm_args: over the device's.
+        is_cold: whether its first start has empty caches.
+        vllm_args: they override the device's.
     """
 
     quantization: str
@@ -68,25 +68,25 @@ class Variant:
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4}
 NGRAM |= {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
 REPEATING_CONCURRENCY = (1, 16)
-# What matters most comes first: the budget may run out.
+# The most important first: the budget may run out.
 VARIANTS: Mapping[str, Variant] = {
     "fp8": Variant("fp8", load="both", is_cold=True),
     "fp8-worker": Variant("fp8", "fp8", target="worker"),
     "bf16": Variant("none", is_cold=True),
     "awq": Variant("awq", is_cold=True),
     "fp8-ngram": Variant("fp8", "fp8", "repeating", vllm_args={"speculative_config": NGRAM}),
-    # Not of the FP8 model: there the dummy weights fill the scales of keys and values as well.
+    # Not with the FP8 model, whose scales of keys and values would be random too.
     "bf16-kv-fp8": Variant("none", vllm_args={"kv_cache_dtype": "fp8"}),
 }
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Start each variant as often as it says, and measure at its last start."""
+    """Start each variant once or, with a cold start, twice; measure at its last start."""
     deadline = time.monotonic() + bench.options.budget
     measured: dict[str, Any] = {}
     for name in bench.options.variants or VARIANTS:
         measured[name] = _measure_variant(bench, name, VARIANTS[name], deadline)
-        bench.save(measured)  # what there is survives an end by force
+        bench.save(measured)  # so that a killed run leaves its results so far
     return measured
 
 
@@ -125,7 +125,7 @@ def _levels(variant: Variant, concurrency: Sequence[int]) -> dict[str, Sequence[
 def run_process(
     bench: Bench, variant: Variant, *, timeout_seconds: float, **run: Any
 ) -> dict[str, Any]:
-    """Run `benchmarks.direct_process` and return what it found, with an `error` if it failed.
+    """Run `benchmarks.direct_process` and return its results, with an `error` if it failed.
 
     Args:
         run: further fields of `DirectRun`.
@@ -215,7 +215,7 @@ def numbers_in(log: str, patterns: Mapping[str, str]) -> dict[str, float | None]
 
 
 def first_error(lines: Sequence[str]) -> str:
-    """The first error that a log names, for the others follow from it; else its last line."""
+    """The first error in a log, which causes the others; else its last line."""
     errors = (match[1] for line in lines if (match := ERROR.search(line)))
     return next(errors, lines[-1] if lines else "it wrote nothing")
 
@@ -224,7 +224,7 @@ def first_error(lines: Sequence[str]) -> str:
 
 
 def tables(measured: Any) -> Sequence[Table]:
-    """Each variant against another, the starts of each, and what was not measured."""
+    """Comparisons of variants, their starts, and errors."""
     errors = [f"{name}: {each['error']}" for name, each in measured.items() if "error" in each]
     missing = [Table("", "", [], "\n\n".join(errors))] if errors else []
     return [*_comparisons(measured), *_starts(measured), *missing]

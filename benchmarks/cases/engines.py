@@ -22,7 +22,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     for engine, worker in (("vllm", WORKER), ("sglang", SGLANG_WORKER)):
         environ = bench.environment(engine)
         with bench.queue_worker(environ, worker):
-            pass  # it has filled the caches
+            pass  # this start fills the caches
         with bench.queue_worker(environ, worker) as running:
             loads = running.measure_chats(CONCURRENCY, bench.options.rounds, TOKENS)
             measured[engine] = {"start": asdict(running.start), "load": loads}

@@ -36,7 +36,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     workers = (BASELINE, WORKER)
     for worker in workers:
         with bench.queue_worker(environ, worker):
-            pass  # it has filled the caches
+            pass  # this start fills the caches
     starts: dict[str, list[Start]] = {worker.name: [] for worker in workers}
     loads: dict[str, list[Loads]] = {worker.name: [] for worker in workers}
     engine: list[Loads] = []

@@ -1,6 +1,6 @@
 """Streams that vLLM's parsers read token by token, compared with streams that no parser reads.
 
-The text is at random: parsers look for the beginning of a call, or of an answer, in all of it.
+The text is random, and parsers search all of it for the beginning of a call or an answer.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from benchmarks.report import Table, Target, load_rows
 
 CONCURRENCY = (64, 192)
 TOKENS = 128
-TURNS = 3  # of the sides of one worker, in a start
+TURNS = 3  # measurements of each side per start of its worker
 TOOLS = [
     {
         "type": "function",
@@ -35,7 +35,7 @@ SIDES = {  # worker, fields of each request
     "tool parser, tools": ("hermes", {"tools": TOOLS}),
     "reasoning parser": ("qwen3", {}),
 }
-COMPARED = (  # the second one's streams go through a parser, or more of it
+COMPARED = (  # base, and a side with more parsing
     (WITHOUT, "tool parser, no tools"),
     ("tool parser, no tools", "tool parser, tools"),
     (WITHOUT, "reasoning parser"),

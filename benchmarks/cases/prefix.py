@@ -18,7 +18,7 @@ FIGURES = ("ttft_p50_seconds", "output_tokens_per_second", "cpu_ms_per_token")
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Ask a model for which a prompt is work; one job fills the cache."""
+    """Use the demo model, whose prefill takes time; one job fills the cache."""
     measured: dict[str, Any] = {}
     for setting in ("false", "true"):
         environ = bench.demo_environment("bf16", ENABLE_PREFIX_CACHING=setting)

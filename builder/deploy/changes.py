@@ -1,7 +1,7 @@
-"""What an endpoint and its template should be, and how that differs from what exists.
+"""The desired endpoint and template, and their differences from the existing ones.
 
-On an existing endpoint, fields that are not given stay as they are. A preset or --model sets the
-environment anew, and of the existing one only secrets stay; --env alone changes what it names.
+On an existing endpoint, fields without an argument stay as they are. A preset or --model replaces
+the environment, except for secrets; --env alone changes only the variables that it names.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from builder.presets import Preset, find_preset, model_slug
 TYPES = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
 TYPE_TITLES = {"QUEUE": "queue", "LOAD_BALANCER": "load balancer"}
 HTTP_PORT = "8000"
-REQUESTS_PER_WORKER = 32  # of a load balancer, unless MAX_NUM_SEQS says how many are one batch
-# All fields but the environment, as `plan for` shows them: of a new endpoint; None has no default.
+REQUESTS_PER_WORKER = 32  # of a load balancer without MAX_NUM_SEQS
+# A new endpoint's fields without its environment, as the plan names them; None has no default.
 DEFAULTS: Mapping[str, Any] = {
     "image": None,
     "disk": DISK_GB,
@@ -46,7 +46,7 @@ UNITS = {"disk": " GB", "timeout": " ms", "workers.idleTimeout": " s"}
 
 @dataclass(frozen=True)
 class Change:
-    """The creation of an endpoint or template, or the change of the one with this id."""
+    """A request that creates an endpoint or template, or changes the one with this id."""
 
     kind: Kind
     id: str | None
@@ -55,12 +55,12 @@ class Change:
 
 @dataclass(frozen=True)
 class Deployment:
-    """An endpoint as it should be.
+    """The desired endpoint.
 
     Attributes:
-        fields: before and after of each field that differs, by names such as `workers.max` and
-            `env.MAX_MODEL_LEN`; None for what is not there.
-        changes: what it takes, the template's first.
+        fields: old and new value of each field that differs, by names such as `workers.max` and
+            `env.MAX_MODEL_LEN`; None for an absent value.
+        changes: the requests that are needed, the template's first.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Deployment:
     changes: Sequence[Change]
 
     def lines(self) -> Iterator[str]:
-        """Give the plan as text, with stars in place of secrets."""
+        """Yield the plan's lines, with stars in place of secrets."""
         yield f"plan for {self.name} ({TYPE_TITLES[self.type]})"
         if not self.changes:
             yield "  nothing to change"
@@ -90,7 +90,7 @@ def desired_deployment(
     endpoint: Json | None,
     template: Json | None,
 ) -> Deployment:
-    """Combine the arguments with what exists.
+    """Combine the arguments with the existing endpoint and template.
 
     Raises:
         InvalidArgument: an argument is invalid or missing, or contradicts the existing endpoint.
@@ -110,7 +110,7 @@ def desired_deployment(
     changed = _diff(_flat(endpoint or {}), fields)
     variables = _diff(env_before, {**dict.fromkeys(env_before), **env.values})
     body = _nested(changed)
-    if variables or endpoint is None:  # a PATCH replaces the environment whole
+    if variables or endpoint is None:  # a PATCH replaces the whole environment
         body["env"] = env.values
     copy = {f: fields[f] for f in TEMPLATE_FIELDS if f in fields} | {"env": env.public_values()}
     changes = []
@@ -144,7 +144,7 @@ def _desired_fields(
     endpoint: Json | None,
     env: WorkerEnvironment,
 ) -> Json:
-    """Return all fields but the environment: as given, else as they are, else the defaults."""
+    """Return all fields but the environment: given, existing, or default values."""
     fields = _flat(endpoint) if endpoint else dict(DEFAULTS)
     is_load_balancer = _endpoint_type(options, endpoint) == "LOAD_BALANCER"
     if is_load_balancer and env.values != env.before:
@@ -190,7 +190,7 @@ def _check_fields(fields: Mapping[str, Any], options: argparse.Namespace, name: 
 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return before and after of the fields of `after` that differ."""
+    """Return old and new value of the fields of `after` that differ."""
     pairs = {name: (before.get(name), value) for name, value in after.items()}
     return {name: pair for name, pair in pairs.items() if _sorted(pair[0]) != _sorted(pair[1])}
 
@@ -202,7 +202,7 @@ def _flat(resource: Json) -> Json:
 
 
 def _nested(changed: Mapping[str, tuple[Any, Any]]) -> Json:
-    """Return changed fields as the API's objects have them."""
+    """Return changed fields as a nested object of the API."""
     body: Json = {}
     for field, (_, value) in changed.items():
         group, _, key = field.rpartition(".")
@@ -235,10 +235,10 @@ def gpu_pools(text: str) -> list[str]:
 
 
 def endpoint_name(options: argparse.Namespace) -> str:
-    """Return the name that was given, or one from the model's.
+    """Return --name, or a name made from the model's.
 
     Raises:
-        InvalidArgument: neither was given, or the name has spaces.
+        InvalidArgument: there is neither, or an argument has spaces.
     """
     for option, text in (("--name", options.name), ("--image", options.image)):
         if text is not None and text.split() != [text]:

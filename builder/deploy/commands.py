@@ -19,29 +19,29 @@ Argv = Sequence[str] | None
 Environ = Mapping[str, str]
 DEFAULT = Timeouts()
 EXIT_OS_ERROR = 1  # 4 is an account without credit
-DEPLOY = """Create a Runpod endpoint with this worker, or change the one of that name.
+DEPLOY = """Create a Runpod endpoint with this worker, or change the one with that name.
 
     export RUNPOD_API_KEY=…
     python -m builder deploy small-awq --image me/worker:1
 
-shows the plan, carries it out, waits for the first worker, sends a test request, and prints the
-address with a client's lines. When it is repeated, it changes what differs. What is not given stays
-as it is on an existing endpoint. But a preset or --model sets the environment anew, and of the
-existing one only secrets stay; --env alone changes what it names.
+prints the plan, applies it, waits for the first worker, sends a test request, and prints the
+endpoint's URL with an example of a client. Repeat it with other arguments to change the endpoint:
+fields without an argument stay as they are. A preset or --model replaces the environment, except
+for secrets; --env alone changes only the variables that it names.
 
 presets:
 """
 EXIT_CODES = """
 
 Exit codes: 0 done; 1 interrupted; 2 an argument or a setting is invalid, or contradicts the
-existing endpoint; 3 RUNPOD_API_KEY is missing or lacks a right (401, 403); 4 no credit (402); 5 no
-such endpoint, worker or volume (404); 6 the API refuses the request (400, 422); 7 the API cannot be
-reached, fails (5xx) or stays busy (429); 8 no worker became healthy in time; 9 no answer to the
-test request; 10 nothing was deleted."""
+existing endpoint; 3 RUNPOD_API_KEY is missing, invalid or lacks a permission (401, 403);
+4 no credit (402); 5 no such endpoint, worker or volume (404); 6 the API refuses the request (400,
+422); 7 the API cannot be reached, fails (5xx) or stays busy (429); 8 no worker became healthy in
+time; 9 no answer to the test request; 10 nothing was deleted."""
 
 
 def deploy(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
-    """Create an endpoint or change the existing one; return the exit code."""
+    """Create or change an endpoint; return the exit code."""
     options = _deploy_parser().parse_args(argv)
 
     def work(console: Console) -> None:
@@ -69,10 +69,10 @@ def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = 
     """Print the logs of an endpoint's workers; return the exit code."""
     parser = _parser("logs", "Print the logs of an endpoint's current workers.")
     add = parser.add_argument
-    add("--worker", metavar="ID", help="only this worker's")
+    add("--worker", metavar="ID", help="only this worker's logs")
     add("--follow", "-f", action="store_true", help="wait for more lines, until Ctrl-C")
-    add("--tail", type=whole_number(0), default=100, metavar="LINES", help="to begin with (100)")
-    add("--source", choices=("container", "system"), help="only this source's (both)")
+    add("--tail", type=whole_number(0), default=100, metavar="LINES", help="existing lines (100)")
+    add("--source", choices=("container", "system"), help="only this source's logs (both)")
     options = parser.parse_args(argv)
 
     def work(api: Api, console: Console) -> None:
@@ -89,8 +89,8 @@ def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = 
 def delete(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
     """Delete an endpoint and its template; return the exit code."""
     parser = _parser("delete", "Delete an endpoint and its template.")
-    parser.add_argument("--yes", "-y", action="store_true", help="do not ask")
-    parser.add_argument("--force", action="store_true", help="also while jobs are in progress")
+    parser.add_argument("--yes", "-y", action="store_true", help="do not ask for confirmation")
+    parser.add_argument("--force", action="store_true", help="delete it even while jobs run")
     options = parser.parse_args(argv)
     return _run("delete", lambda api, console: _delete(api, options, console), environ, timeouts)
 
@@ -112,28 +112,33 @@ def _deploy_parser() -> argparse.ArgumentParser:
     parser = command_parser("deploy", DEPLOY + presets + EXIT_CODES)
     add, count, positive = parser.add_argument, whole_number(0), whole_number(1)
     add("preset", nargs="?", metavar="PRESET", help="a model with settings and GPUs, see above")
-    add("--name", help="of the endpoint and its template (from the model)")
-    add("--type", choices=TYPES, help="queue: jobs; lb: HTTP, straight to a worker (queue)")
-    add("--image", help="the worker's image; needed for a new endpoint")
-    add("--model", metavar="MODEL", help="MODEL_NAME, instead of the preset's")
+    add("--name", help="name of the endpoint and its template (from the model)")
+    add("--type", choices=TYPES, help="queue for jobs, lb for HTTP straight to a worker (queue)")
+    add("--image", help="the worker's image, required for a new endpoint")
+    add("--model", metavar="MODEL", help="MODEL_NAME, in place of the preset's")
     add("--gpu", metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
-    add("--gpu-count", type=positive, metavar="N", help="GPUs of one worker (1)")
+    add("--gpu-count", type=positive, metavar="N", help="GPUs per worker (1)")
     env = (
-        "a setting; NAME takes the value from the environment and never shows it, NAME= removes "
-        "the variable"
+        "a variable of the workers; NAME takes its value from this environment and keeps it "
+        "secret, NAME= removes the variable"
     )
     add("--env", "-e", action="append", default=[], metavar="NAME[=VALUE]", help=env)
     add("--min", type=count, metavar="N", help="workers that always run (0)")
-    add("--max", type=count, metavar="N", help="maximum of workers (3)")
-    add("--idle-timeout", type=positive, metavar="SECONDS", help="until an idle worker ends (5)")
+    add("--max", type=count, metavar="N", help="maximum number of workers (3)")
+    add(
+        "--idle-timeout",
+        type=positive,
+        metavar="SECONDS",
+        help="time until an idle worker stops (5)",
+    )
     flashboot = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
-    keep = "keep a worker's state after its end (FLASHBOOT)"
+    keep = "whether a stopped worker's state is kept (FLASHBOOT)"
     add("--flashboot", type=str.upper, choices=flashboot, help=keep)
-    add("--volume", type=_words, metavar="ID[,ID]", help="network volumes, '' for none")
-    add("--disk", type=positive, metavar="GB", help="of a container (150)")
-    add("--execution-timeout", type=positive, metavar="SECONDS", help="of a job (600)")
-    add("--dry-run", action="store_true", help="show the plan, change nothing")
-    wait = "for the first worker and its answer; 0 does not wait (900)"
+    add("--volume", type=_words, metavar="ID[,ID]", help="network volumes; '' for none")
+    add("--disk", type=positive, metavar="GB", help="size of a container's disk (150)")
+    add("--execution-timeout", type=positive, metavar="SECONDS", help="time limit of a job (600)")
+    add("--dry-run", action="store_true", help="print the plan, change nothing")
+    wait = "time limit for the first worker; 0 skips it and the test request (900)"
     add("--wait", type=count, default=900, metavar="SECONDS", help=wait)
     return parser
 
@@ -144,14 +149,14 @@ def _words(text: str) -> list[str]:
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = command_parser(command, description + EXIT_CODES)
-    parser.add_argument("name", metavar="NAME", help="of the endpoint")
+    parser.add_argument("name", metavar="NAME", help="name of the endpoint")
     return parser
 
 
 def _existing(api: Api, name: str) -> Json:
     endpoint = api.find("endpoint", name)
     if endpoint is None:
-        raise NotFound(f"There is no endpoint named {name}: python -m builder deploy makes one.")
+        raise NotFound(f"There is no endpoint named {name}: python -m builder deploy creates one.")
     return endpoint
 
 
@@ -210,7 +215,9 @@ def _check_idle(api: Api, endpoint: Json, name: str) -> None:
 
 def _confirm(what: str) -> None:
     if not sys.stdin.isatty():
-        raise NotDeleted(f"Nobody can be asked whether to delete {what}: give --yes.")
+        raise NotDeleted(
+            f"Deleting {what} needs a confirmation, and stdin is not a terminal: give --yes."
+        )
     try:
         answer = input(f"Delete {what}? [y/N] ")
     except EOFError:  # Ctrl-D

@@ -1,4 +1,4 @@
-"""The steps of `deploy`: compare, show the plan, carry it out, wait, send a test request."""
+"""The steps of `deploy`: compare, print the plan, apply it, wait, send a test request."""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,16 +30,14 @@ print(answer.choices[0].message.content)"""
 def deploy(
     options: argparse.Namespace, environ: Mapping[str, str], api: Api | None, console: Console
 ) -> None:
-    """Create or change the endpoint, and show that it answers; without an API, show the plan.
+    """Create or change the endpoint and test it; without an API, print the plan only.
 
     Raises:
-        BuilderError, handler.errors.StartError: what is wrong, in one sentence.
+        BuilderError, handler.errors.StartError: the error, in one sentence.
     """
     name = endpoint_name(options)
     if api is None:
-        console.print(
-            "RUNPOD_API_KEY is not set: nothing was compared, and this is a new endpoint's plan"
-        )
+        console.print("RUNPOD_API_KEY is not set: this is the plan for a new endpoint")
     endpoint = api.find("endpoint", name) if api else None
     template = api.find("template", name) if api else None
     desired = desired_deployment(options, environ, endpoint, template)
@@ -63,20 +61,20 @@ def deploy(
         endpoint = _apply(desired, endpoint, api, done, console)
         model = env.model
         if options.wait:
-            model = _try_out(options.wait, endpoint, env, api, console) or model
+            model = _test_endpoint(options.wait, endpoint, env, api, console) or model
     url = openai_url(endpoint)
     console.print(CLIENT_EXAMPLE.format(url=url, model=model, question=QUESTION))
 
 
 @contextmanager
 def _interruption_explained(name: str, done: Sequence[str]) -> Iterator[None]:
-    """Say after Ctrl-C what has been done by then, and how to go on."""
+    """After Ctrl-C, report the changes that were made, and how to continue."""
     try:
         yield
     except KeyboardInterrupt as error:
         raise DeployError(
-            f"interrupted; {' and '.join(done) or 'nothing was changed'}: the same command goes "
-            f"on from here, python -m builder delete {name} removes it."
+            f"interrupted; {' and '.join(done) or 'nothing was changed'}: repeat the "
+            f"command to continue, or run python -m builder delete {name} to remove it."
         ) from error
 
 
@@ -87,7 +85,7 @@ def _apply(
     done: list[str],
     console: Console,
 ) -> Json:
-    """Carry out the changes and add each to `done`; return the endpoint as it is then."""
+    """Apply the changes and add each to `done`; return the resulting endpoint."""
     for change in desired.changes:
         what, verb = f"{change.kind} {desired.name}", "changed" if change.id else "created"
         done.append(f"{what} may have been {verb}")
@@ -104,20 +102,20 @@ def _apply(
     return endpoint
 
 
-def _try_out(
+def _test_endpoint(
     timeout_seconds: int, endpoint: Json, env: WorkerEnvironment, api: Api, console: Console
 ) -> str | None:
     """Wait for a worker and send it a test request; return the name of its model."""
     if endpoint.get("workers", {}).get("max") == 0:
-        console.print("workers.max is 0: no worker will start, and nothing is waited for")
+        console.print("workers.max is 0: no worker will start, so no test request is sent")
         return None
     if not is_queue(endpoint) and "API_KEY" in env.values:
-        console.print("the workers want API_KEY beside Runpod's key: nothing is waited for or sent")
+        console.print("the workers require API_KEY beside Runpod's key: no test request is sent")
         return None
     models = wait_for_worker(api, endpoint, timeout_seconds, console)
     model = models[0] if models else env.model
     if env.values.get("RUNNER") == "pooling":
-        console.print("the model embeds and writes no text: no test request was sent")
+        console.print("the model returns embeddings, not text: no test request is sent")
     else:
         text = send_test_request(api, endpoint, model)
         console.print(text or "(no text within the test request's tokens)")

@@ -1,4 +1,4 @@
-"""The environment of an endpoint's workers: what is given, what stays, and what is secret."""
+"""The environment of an endpoint's workers: given, kept and secret variables."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from builder.cli import STARS
 from builder.errors import InvalidArgument
-from handler.environ import load_settings, setting_variables
+from handler.settings.environ import load_settings, setting_variables
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_NAME = re.compile(r"(TOKEN|KEYS?|SECRETS?|PASSWORD|PASSWD|CREDENTIALS?)$")
@@ -28,8 +28,8 @@ class WorkerEnvironment:
     Attributes:
         values: by name.
         before: the values of the existing endpoint.
-        public: names with the values that may be shown. The template has these alone: others may
-            make endpoints from it, and a later deployment learns from it what is no secret.
+        public: names and values that may be printed. The template has only these: others may
+            create endpoints from it, and a later deployment reads which values are not secret.
     """
 
     values: Mapping[str, str]
@@ -57,7 +57,7 @@ class WorkerEnvironment:
 
     @property
     def model(self) -> str:
-        """The name that callers use, as far as the environment says it."""
+        """The model's name for callers; MODEL if it is not in the environment."""
         given = {name: self.values.get(name, "") for name in MODEL_VARIABLES}
         settings = load_settings(
             {n: value for n, value in given.items() if not is_reference(value)}
@@ -72,17 +72,17 @@ def worker_environment(
     current: Mapping[str, str],
     template: Mapping[str, str] | None,
 ) -> WorkerEnvironment:
-    """Combine what is given with what exists.
+    """Combine the arguments with the existing endpoint's environment.
 
     Args:
         arguments: NAME=VALUE, NAME (with this process's value, a secret) or NAME= (to remove it).
         environ: the environment of this process.
-        base: variables of a preset or --model; with any, only secrets stay of what exists.
+        base: variables of a preset or --model; if any, only secrets are kept of `current`.
         current: the environment of the existing endpoint.
         template: the public values of the existing endpoint, None if it has no template.
 
     Raises:
-        InvalidArgument: an argument has another form, or shows a secret.
+        InvalidArgument: an argument has another form, or exposes a secret.
     """
     given, private = dict(base), set[str]()
     for argument in arguments:
@@ -91,7 +91,7 @@ def worker_environment(
             raise InvalidArgument(f"--env {argument!r} must be NAME=VALUE, NAME or NAME=.")
         if value and is_secret(name, value):
             raise InvalidArgument(
-                f"--env {name}=… shows a secret to whoever lists processes: export {name} and "
+                f"--env {name}=… exposes a secret in the list of processes: export {name} and "
                 f"give --env {name}, or --env '{name}={{{{ RUNPOD_SECRET_name }}}}'."
             )
         if not has_value:
@@ -122,7 +122,7 @@ def known_variables() -> frozenset[str]:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Say whether a name or value looks like a secret's."""
+    """Whether the name or the value looks like a secret."""
     if is_reference(value):
         return False
     if name in SETTINGS["hf_token"] + SETTINGS["api_key"] or URL_WITH_PASSWORD.search(value):

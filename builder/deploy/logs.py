@@ -19,8 +19,8 @@ class LogPrinter:
     """Prints the logs of an endpoint's workers.
 
     Attributes:
-        options: `tail`, the number of existing lines; `source`, `follow`, and `worker`, which has
-            to exist if it is given.
+        options: `tail`, the number of existing lines; `source`, `follow`, and `worker`, which
+            must exist if it is set.
     """
 
     api: Api
@@ -43,7 +43,7 @@ class LogPrinter:
                 await self._print_worker(http, worker)
 
     async def _print_worker(self, http: httpx.AsyncClient, worker: str) -> None:
-        """Print one worker's lines; a followed stream that breaks goes on where it broke."""
+        """Print one worker's lines; with --follow, a broken stream is resumed."""
         follow, retries = self.options.follow, self.api.timeouts.retries
         last_id, lines, failures = "", 0, 0
         while True:
@@ -51,7 +51,7 @@ class LogPrinter:
                 async for id, event in self._events(http, worker, last_id):
                     last_id, lines, failures = id, lines + 1, 0
                     line = f"{worker}  {event.get('ts', '')}  {event.get('line', '')}".rstrip()
-                    # Not the console's `print`: nobody reads on, and so the command is over.
+                    # Not the console's `print`: when stdout is closed, this command ends.
                     print(self.console.without_secrets(line), flush=True)
                     if lines == self.options.tail and not follow:
                         return
@@ -59,7 +59,7 @@ class LogPrinter:
                 if not last_id and self.options.worker:
                     raise
                 if not last_id:
-                    self.console.print(f"{worker} has just ended, and its logs with it")
+                    self.console.print(f"{worker} has just ended, so its logs are gone")
                 return
             except httpx.ReadTimeout:
                 return  # all existing lines have been read
@@ -74,7 +74,7 @@ class LogPrinter:
     async def _events(
         self, http: httpx.AsyncClient, worker: str, last_id: str
     ) -> AsyncIterator[tuple[str, Json]]:
-        """Give each event's id (or its time) and its JSON object; other lines are skipped."""
+        """Yield each event's id (or its time) and its JSON object; other lines are skipped."""
         params = {"tail": self.options.tail, "source": self.options.source}
         params = {name: value for name, value in params.items() if value is not None}
         headers = {"last-event-id": last_id} if last_id else {}

@@ -31,8 +31,8 @@ def wait_for_worker(
 ) -> list[str]:
     """Print each change of the workers' states until one answers; return the models it serves.
 
-    A queue has no worker while it has no job, so a job asks for the models; /ping does that for a
-    load balancer.
+    A queue starts no worker without a job, so a job that asks for the models is sent; a load
+    balancer gets /ping instead.
 
     Raises:
         NoHealthyWorker: no worker became healthy in time, or the first one failed.
@@ -44,7 +44,7 @@ def wait_for_worker(
     try:
         while True:
             counts: Json = {}
-            with suppress(NotFound):  # a new endpoint is not at its addresses yet
+            with suppress(NotFound):  # a new endpoint may answer 404 at first
                 counts = api.workers(endpoint["id"]).get("summary", {})
                 if is_queue(endpoint):
                     if job_id is None:  # repeated after a lost answer, which does no harm
@@ -60,11 +60,11 @@ def wait_for_worker(
             if models is not None:
                 return models
             if passed >= timeout_seconds:
-                raise NoHealthyWorker(_why_none(endpoint, counts, timeout_seconds))
+                raise NoHealthyWorker(_no_worker_reason(endpoint, counts, timeout_seconds))
             before = state
             time.sleep(min(api.timeouts.poll, timeout_seconds - passed))
     finally:
-        if job_id and models is None:  # nobody would read its answer
+        if job_id and models is None:  # its answer would not be read
             with suppress(httpx.HTTPError):
                 api.http.post(f"{url}/cancel/{job_id}")
 
@@ -91,7 +91,7 @@ def _models_of_job(api: Api, status_url: str) -> list[str] | None:
 
 
 def _models_of_load_balancer(api: Api, url: str) -> list[str] | None:
-    """Return the models of a healthy worker, None while there is none; asking wakes a worker."""
+    """Return the models of a healthy worker, None while there is none; the request starts one."""
     try:
         answer = api.http.get(f"{url}/ping", timeout=PING_TIMEOUT_SECONDS)
     except httpx.RequestError:
@@ -109,7 +109,7 @@ def _model_names(listed: Any) -> list[str]:
     return [str(each["id"]) for each in data or () if isinstance(each, dict) and "id" in each]
 
 
-def _why_none(endpoint: Json, counts: Json, seconds: float) -> str:
+def _no_worker_reason(endpoint: Json, counts: Json, seconds: float) -> str:
     logs = f"python -m builder logs {endpoint['name'].removesuffix(FLASHBOOT_SUFFIX)}"
     if counts.get("unhealthy"):
         return f"After {seconds:.0f} s a worker is unhealthy: see {logs}."
@@ -118,7 +118,7 @@ def _why_none(endpoint: Json, counts: Json, seconds: float) -> str:
             f"After {seconds:.0f} s a worker is still starting: see {logs}, and wait longer "
             "(--wait; a start of more than 7 minutes needs -e RUNPOD_INIT_TIMEOUT=SECONDS)."
         )
-    state = "every worker is throttled" if counts.get("throttled") else "no worker was placed"
+    state = "every worker is throttled" if counts.get("throttled") else "no worker got a GPU"
     pools = ", ".join(endpoint.get("gpu", {}).get("pools", ())) or "its GPU pools"
     where = " in the data centre of its network volume" if endpoint.get("networkVolumes") else ""
     return (
@@ -146,7 +146,7 @@ def send_test_request(api: Api, endpoint: Json, model: str) -> str:
         )
     try:
         message = json_of(answer)["choices"][0]["message"]
-        # A reasoning model may not have come to its answer yet.
+        # A reasoning model may not have begun its answer.
         text = message.get("content") or message.get("reasoning") or message["reasoning_content"]
     except (LookupError, TypeError, AttributeError) as error:
         raise SmokeTestFailed(

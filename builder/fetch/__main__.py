@@ -5,15 +5,15 @@
 
 The first makes `models/qwen2.5-7b-instruct-awq` with a manifest.json and prints its path; the
 second fetches every adapter in LORA_MODULES into a folder of its name in `models/lora`. Only the
-files that an engine loads are downloaded. A folder appears complete or not at all. At the same
-commit it is kept; at another commit it is replaced. A gated repository needs HF_TOKEN in the
-environment, or as a build secret. HF_ENDPOINT selects another hub. LOAD_FORMAT=mistral fetches
-Mistral's own format of a repository that has both. Repositories that the configuration names, such
-as one with the model's code, are fetched into the folder too.
+files that an engine loads are downloaded. A folder is complete or absent. At the same commit it is
+kept; at another commit it is replaced. A gated repository needs HF_TOKEN in the environment, or as
+a build secret. HF_ENDPOINT selects another hub. LOAD_FORMAT=mistral fetches Mistral's own format of
+a repository that has both. Repositories that the configuration names, such as one with the model's
+code, are fetched into the folder too.
 
-Exit codes: 0 done; 1 interrupted; 2 a wrong argument, or a checkpoint that is not accepted; 3 the
-hub does not provide it, or the disk is too small; 4 the folder cannot be written, or a file does
-not match the hub's checksum.
+Exit codes: 0 done; 1 interrupted; 2 an invalid argument, or a checkpoint that is not accepted; 3
+the hub does not provide it, or the disk is too small; 4 the folder cannot be written, or a file
+does not match the hub's checksum.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from builder.fetch.verified_download import fetch_repository
 from handler.model import mistral
 from handler.model.lora import SETTING, parse_lora_modules
 from handler.model.lora_check import check_adapter
-from handler.variables import clean_value, is_no_value
+from handler.settings.variables import clean_value, is_no_value
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
@@ -52,14 +52,14 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
 def _requests(
     options: argparse.Namespace, environ: Mapping[str, str]
 ) -> Iterator[tuple[FetchRequest, Path]]:
-    """Yield what to fetch, and the folder for it."""
+    """Yield each repository to fetch, with its folder."""
     token = hub_token(environ)
     if not options.repository:
         parent = options.out or Path("models/lora")
         for adapter in parse_lora_modules(_value(environ.get(SETTING, ""))):
             revision = adapter.revision or "main"
             request = FetchRequest(adapter.source, revision, kind="lora", token=token)
-            yield request.from_page(), parent / adapter.folder_name()
+            yield request.resolve_url(), parent / adapter.folder_name()
         return
     method = clean_value(options.quantization)
     request = FetchRequest(
@@ -70,7 +70,7 @@ def _requests(
         patterns=tuple(_value(options.allow_patterns).replace(",", " ").split()),
         mistral_requested=options.kind == "model" and mistral.is_requested(environ),
         token=token,
-    ).from_page()
+    ).resolve_url()
     yield request, options.out or Path("models", request.repository.rpartition("/")[2].lower())
 
 
@@ -83,7 +83,7 @@ def _value(text: str) -> str:
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = command_parser("fetch", str(__doc__))
     add = parser.add_argument
-    add("repository", nargs="?", help="org/name on the hub; may be left out with --kind lora")
+    add("repository", nargs="?", help="org/name on the hub; optional with --kind lora")
     add("--revision", default="main", help="branch, tag or commit (default: main)")
     add(
         "--kind",
@@ -110,9 +110,9 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "--base",
         type=Path,
         metavar="FOLDER",
-        help="with --kind lora: the model to which the adapters must fit",
+        help="with --kind lora: the model that the adapters must fit",
     )
-    add("--out", type=Path, metavar="FOLDER", help="the folder to make (default: models/NAME)")
+    add("--out", type=Path, metavar="FOLDER", help="output folder (default: models/NAME)")
     return parser
 
 

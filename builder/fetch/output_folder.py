@@ -1,4 +1,4 @@
-"""The folder that a command makes: complete or absent, made by one process at a time."""
+"""A command's output folder: complete or absent, written by one process at a time."""
 
 import fcntl
 import hashlib
@@ -42,7 +42,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def exclusive_lock(path: Path, report: Callable[[str], object]) -> Iterator[None]:
-    """Hold a lock file; waiting for another process that holds it is reported."""
+    """Hold a lock file; report when another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -78,7 +78,7 @@ def folder_in_use(folder: Path, reason: str) -> CheckpointRefused:
 
 
 def is_intact(folder: Path, expected: Manifest) -> bool:
-    """Say whether every file of the manifest is there with its size; log the first that is not."""
+    """Whether every file of the manifest exists with its size; logs the first that does not."""
     try:
         expected.check(folder)
     except StartError as error:
@@ -88,7 +88,7 @@ def is_intact(folder: Path, expected: Manifest) -> bool:
 
 
 def file_checksums(path: Path, with_git: bool = False) -> tuple[int, str, str]:
-    """Return a file's size in bytes, its sha256 and, if asked for, git's checksum of it."""
+    """Return a file's size in bytes, its sha256 and, if `with_git`, its git object id."""
     size = path.stat().st_size
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What to fetch: a repository at a revision, which of its files, and the token."""
+"""A fetch request: a repository, its revision, the files to fetch, and the token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from builder.errors import InvalidArgument
 from handler.model.reference import HubReference
-from handler.setting_types import check_token
-from handler.variables import clean_value, is_no_value
+from handler.settings.types import check_token
+from handler.settings.variables import clean_value, is_no_value
 
 Kind = Literal["model", "draft", "tokenizer", "lora"]
 # The setting or build argument that names a repository of each kind, for error messages.
@@ -37,7 +37,7 @@ class FetchRequest:
         kind: a draft may be unquantized, a tokenizer has no weights, a LoRA adapter no config.json.
         quantization: `auto` for AWQ or FP8, `none` for an unquantized checkpoint, or a method.
         patterns: glob patterns of the files to fetch; empty for the files that an engine loads.
-        mistral_requested: whether Mistral's own format is fetched where the usual one is there too.
+        mistral_requested: whether Mistral's own format is fetched if there are both formats.
         token: for gated and private repositories.
     """
 
@@ -49,10 +49,10 @@ class FetchRequest:
     mistral_requested: bool = False
     token: SecretStr | None = None
 
-    def from_page(self) -> Self:
+    def resolve_url(self) -> Self:
         """Return the request for the repository that a copied URL of the hub names."""
         given = None if self.revision == "main" else self.revision
-        reference = replace(self.reference(), revision=given).from_page()
+        reference = replace(self.reference(), revision=given).resolve_url()
         return replace(self, repository=reference.name, revision=reference.revision or "main")
 
     def reference(self) -> HubReference:
@@ -71,7 +71,7 @@ def hub_token(environ: Mapping[str, str]) -> SecretStr | None:
     """Return HF_TOKEN from the environment, else from the Docker build secret.
 
     Raises:
-        InvalidArgument: it cannot be sent as a token.
+        InvalidArgument: it is not a valid token.
     """
     token, name = clean_value(environ.get("HF_TOKEN", "")), "HF_TOKEN"
     if (not token or is_no_value(token)) and BUILD_SECRET.is_file():

@@ -1,4 +1,4 @@
-"""Which files of a repository to fetch, and whether its quantization is the requested one."""
+"""Selection of a repository's files, and the check of its quantization."""
 
 import fnmatch
 from collections.abc import Collection
@@ -19,7 +19,7 @@ def select_files(
     """Return the paths of the files to fetch, sorted.
 
     Args:
-        request: what is fetched.
+        request: the repository to fetch.
         names: every file of the repository.
         indexed: the weight files in the repository's index, None if it has no index.
 
@@ -99,7 +99,7 @@ def require_quantization(request: FetchRequest, found: str | None) -> None:
     """Compare the checkpoint's quantization with the requested one.
 
     Args:
-        request: what is fetched.
+        request: the repository to fetch.
         found: the method that the checkpoint names, None for an unquantized one.
 
     Raises:

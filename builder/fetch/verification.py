@@ -1,4 +1,4 @@
-"""Downloaded files against the hub's sizes and checksums."""
+"""Verification of downloaded files by the hub's sizes and checksums."""
 
 import logging
 from collections.abc import Sequence

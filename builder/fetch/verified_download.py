@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.errors import CheckpointRefused
-from builder.fetch.named import fetch_named
+from builder.fetch.dependencies import fetch_dependencies
 from builder.fetch.output_folder import (
     atomic_folder,
     exclusive_lock,
@@ -98,7 +98,7 @@ def _fill(part: Path, request: FetchRequest, listing: hub.RepoListing) -> None:
     files = verified_files(part, reference, listing.commit, selected)
     shutil.rmtree(part / ".cache", ignore_errors=True)  # huggingface-hub's bookkeeping
     if request.kind != "lora":
-        files += fetch_named(part, request)
+        files += fetch_dependencies(part, request)
     made = write_manifest(
         part,
         files,

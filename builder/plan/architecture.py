@@ -1,4 +1,4 @@
-"""The parts of a model's config.json that its memory and speed depend on."""
+"""The sizes in a model's config.json that determine its memory and speed."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def parse_architecture(config: Config) -> Architecture:
     """Parse a config.json.
 
     Raises:
-        ModelUnavailable: a field is missing or invalid, or the layers are of an unknown kind.
+        ModelUnavailable: a field is missing or invalid, or the kind of a layer is unknown.
     """
     try:
         return _parse(config)
@@ -133,7 +133,7 @@ def _parse(config: Config) -> Architecture:
 
 
 def _context_tokens(config: Config) -> int:
-    """Return the longest context; linear and dynamic RoPE scaling are not yet in the number."""
+    """Return the longest context, with the factor of linear or dynamic RoPE scaling."""
     own = int_field(config, *CONTEXT_TOKENS, default=0)
     rope = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(rope, dict) or str(config.get("model_type")).startswith("gemma3"):

@@ -3,19 +3,19 @@
     python -m builder plan Qwen/Qwen3-8B-FP8 --context 16384 --concurrency 32
 
 reads config.json and the headers of the weights, on the hub or in a folder, and downloads no
-weights. It prints a table of Runpod's GPUs, and the environment to paste for the one that costs
-least per second. A gated repository needs HF_TOKEN in the environment.
+weights. It prints a table of Runpod's GPUs, and the environment for the one with the lowest price
+per second. A gated repository needs HF_TOKEN in the environment.
 
   weights     on each GPU
   reserve     on each GPU, for CUDA, graphs and the activations of one step; an estimate
   KV cache    what is left of 92 % of each GPU's memory
   context     tokens of the longest request that fits alone
-  requests    usual ones (--tokens-per-request) that fit at once: a first MAX_NUM_SEQS
-  tok/s       tokens per second, decoded at the memory's bandwidth: of one request alone (each)
-              and of that many requests together (all)
+  requests    usual requests (--tokens-per-request) that fit at once: a first MAX_NUM_SEQS
+  tok/s       decoded tokens per second at most, from the memory's bandwidth: of one request
+              alone (each), and of all requests that fit (all)
   $/M tokens  price of a million generated tokens, on a flex worker that is always full
 
-Exit codes: 0 a plan, even where no GPU fits; 2 an invalid argument, or a checkpoint that cannot be
+Exit codes: 0 a plan, even if no GPU fits; 2 an invalid argument, or a checkpoint that cannot be
 planned; 3 the hub refuses the model, or its layers are of an unknown kind.
 """
 
@@ -59,7 +59,7 @@ def _make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
     table = load_gpu_table()
     pools = table.pools if options.gpu is None else table.find_pools(options.gpu)
     metadata = read_model_metadata(
-        HubReference(options.model, options.revision, "MODEL", hub_token(environ)).from_page()
+        HubReference(options.model, options.revision, "MODEL", hub_token(environ)).resolve_url()
     )
     with model_named_in_errors(metadata.name):
         model = parse_architecture(metadata.config)
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         type=count,
         default=1,
         metavar="N",
-        help="usual requests at once (default: 1)",
+        help="usual requests that must fit at once (default: 1)",
     )
     add(
         "--tokens-per-request",
@@ -119,13 +119,13 @@ def _parser() -> argparse.ArgumentParser:
         "--quantization",
         choices=("auto", "awq", "fp8", "bf16"),
         default="auto",
-        help="how to quantize an unquantized checkpoint (default: auto, as it is)",
+        help="planned method of an unquantized checkpoint (default: auto, no quantization)",
     )
     add(
         "--kv-dtype",
         choices=("auto", "fp8"),
         default="auto",
-        help="type of the KV cache (default: auto, 16 bits unless the checkpoint says FP8)",
+        help="type of the KV cache (default: auto, 16 bits unless the checkpoint has FP8)",
     )
     add("--gpu", metavar="NAME", help="only this GPU or pool: H100, 4090, ADA_48_PRO …")
     add("--json", action="store_true", help="print everything as JSON")

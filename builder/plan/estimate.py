@@ -1,4 +1,4 @@
-"""What fits on some GPUs, how fast it can be and what it costs.
+"""Estimates of a model's memory, speed and cost on a number of GPUs.
 
 Weights and KV cache are exact; the reserve is an estimate, which the engine measures at its start;
 tokens per second are an upper bound from the memory's bandwidth.
@@ -24,14 +24,14 @@ RECURRENT_STATES = 2  # kept by vLLM with prefix caching
 
 @dataclass(frozen=True)
 class Workload:
-    """The requests that the endpoint is for.
+    """The expected requests.
 
     Attributes:
         context_tokens: of the longest request.
         request_tokens: of a usual request, prompt and answer together.
         concurrency: usual requests that have to fit at once.
         kv_element_bytes: size of one element of the KV cache.
-        sets_fp8_cache: whether KV_CACHE_DTYPE has to ask for FP8; the checkpoint may do so itself.
+        sets_fp8_cache: whether KV_CACHE_DTYPE must select FP8; a checkpoint may do so itself.
     """
 
     context_tokens: int
@@ -128,9 +128,9 @@ class Estimator:
         if self.workload.kv_element_bytes != 1 or pool.has_fp8:
             return None
         if "fp8" in self.weights.method:
-            return "no FP8: not for weights and KV cache both"
+            return "no FP8: weights and KV cache cannot both be FP8"
         if self.model.needs_fp8_for_fp8_cache:
-            return "no FP8: not for the KV cache of this attention"
+            return "no FP8: no FP8 KV cache with this attention"
         return None
 
     def _memory_obstacle(self, available: int, gpus: int, fitting: int) -> str | None:

@@ -58,7 +58,7 @@ def layer_groups(config: Config, context_tokens: int) -> tuple[LayerGroup, ...]:
     """Return the layers that keep something, by kind; `context_tokens` is the model's own or 0.
 
     Raises:
-        ModelUnavailable: the layers are of a kind that is not known here.
+        ModelUnavailable: the kind of a layer is unknown.
     """
     counts = Counter(layer_kinds(config))
     if hybrid := counts.pop("hybrid", 0):
@@ -70,7 +70,7 @@ def layer_groups(config: Config, context_tokens: int) -> tuple[LayerGroup, ...]:
 
 
 def uses_mla(config: Config) -> bool:
-    """Whether engines run its attention as MLA; MiniCPM's they run as ordinary attention."""
+    """Whether engines run the attention as MLA; they run MiniCPM's as ordinary attention."""
     is_minicpm = str(config.get("model_type")).startswith("minicpm")
     return bool(config.get("kv_lora_rank")) and not is_minicpm
 

@@ -1,8 +1,7 @@
 """The kind of each layer of a model, read from its config.json.
 
 Model families describe their layers in different fields, and leave out what transformers fills in.
-A description that is not known here is an error: counting it as full attention would give wrong
-figures.
+An unknown description is an error: counting it as full attention would give wrong figures.
 """
 
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ LAYER_TYPES: dict[str, LayerKind] = {
     **dict.fromkeys(("mlp", "moe"), "none"),
 }
 PATTERN_LETTERS: dict[str, LayerKind] = {"M": "recurrent", "*": "full", "-": "none", "E": "none"}
-# Every n-th layer has full attention, as transformers has it by default.
+# Every n-th layer has full attention: transformers' defaults.
 DEFAULT_PATTERNS = {"gemma2": 2, "gemma3_text": 6, "gemma3": 6, "cohere2": 4}
 # Fields that published configurations leave out.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -59,7 +58,7 @@ def int_field(config: Config, *names: str, default: int | None = None) -> int:
     """Return the first of some fields that is a number.
 
     Raises:
-        ModelUnavailable: none is, and there is no default.
+        ModelUnavailable: none is a number, and there is no default.
     """
     for name in names:
         value = config.get(name)
@@ -74,7 +73,7 @@ def layer_kinds(config: Config) -> list[LayerKind]:
     """Return the kind of each layer of a language model.
 
     Raises:
-        ModelUnavailable: the description is missing or not known here.
+        ModelUnavailable: the description is missing or unknown.
     """
     if field := next((name for name in UNSUPPORTED_FIELDS if config.get(name)), None):
         raise ModelUnavailable(f"layers described by {field} in config.json are not supported")

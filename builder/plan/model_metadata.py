@@ -33,7 +33,7 @@ CONFIG_FILES = (CONFIG, mistral.PARAMS, "hf_quant_config.json", INDEX, mistral.I
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What is known of a model without its weights.
+    """A model's configuration and tensors, without the values of its weights.
 
     Attributes:
         name: the repository or folder.

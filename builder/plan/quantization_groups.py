@@ -46,7 +46,7 @@ class QuantizationGroups:
 
 
 def parse_quantization_groups(config: Config) -> QuantizationGroups | None:
-    """Parse a quantized model's config.json, None where a scale is of a whole row or layer."""
+    """Parse a quantized model's config.json, None if a scale covers a whole row or layer."""
     quantization = (
         config.get("quantization_config")
         or text_config(config).get("quantization_config")
@@ -69,7 +69,7 @@ def parse_quantization_groups(config: Config) -> QuantizationGroups | None:
 def split_error(
     groups: QuantizationGroups | None, model: Architecture, *, gpus: int, has_fp8: bool
 ) -> str | None:
-    """Say which quantized layer cannot be split over the GPUs, None if all can.
+    """Return which quantized layer cannot be split over the GPUs, None if all can.
 
     vLLM's kernel for refined blocks needs GPUs that calculate in FP8.
     """

@@ -1,4 +1,4 @@
-"""Size of a model's weights, as published or after a quantization that is still to be done.
+"""Size of a model's weights, as published or after a planned quantization.
 
 Quantizing leaves embeddings, norms, routers and everything outside the language model as they are,
 like the llm-compressor recipes in `builder/quantize`.

@@ -1,1 +1,1 @@
-"""An unquantized model → one in FP8 or four-bit AWQ, with llm-compressor."""
+"""Quantization of a model to FP8 or four-bit AWQ, with llm-compressor."""

@@ -4,17 +4,17 @@
     python -m builder quantize ./models/name --to awq --dataset chats.jsonl
 
 makes `models/name-fp8` (or -awq) in the format compressed-tensors, which both engines serve, with a
-manifest as of `builder fetch`, and prints its path. MODEL is a folder, or a repository, which is
-fetched into a folder beside the new one and kept. The new folder appears complete or not at all. A
-finished one by the same recipe is kept, any other is refused. Perplexity before and after is
-measured on text that was not used for calibration, and reported in the folder's README.md. Code in
-the model's repository is not run.
+manifest like that of `builder fetch`, and prints its path. MODEL is a folder or a repository; a
+repository is fetched into a folder beside the new one, and stays there. The new folder is complete
+or absent. A finished one with the same recipe is kept; any other is an error. Perplexity before and
+after is measured on text that was not used for calibration, and written to the folder's README.md.
+Code in the model's repository is not run.
 
 It needs an environment of its own, `make .venv-quantize/cpu`; on a machine with a GPU install its
 torch first, and then `pip install --no-deps -r requirements/quantize.txt`. The unquantized model
 has to fit into main memory; AWQ works on one layer after the other.
 
-Exit codes: 0 done; 1 interrupted; 2 a wrong argument, or a model, text or folder that is refused;
+Exit codes: 0 done; 1 interrupted; 2 an invalid argument, model, text or folder;
 3 the hub does not provide it; 4 the folder cannot be written, or llm-compressor is missing or fails
 on the model.
 """
@@ -124,14 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL", help="a folder, or org/name on the hub; not quantized")
     add("--to", choices=get_args(Method), required=True, help="FP8 dynamic, or four-bit AWQ")
     add("--revision", help="branch, tag or commit of a repository (default: main)")
-    add("--out", type=Path, metavar="FOLDER", help="the folder to make (models/NAME-METHOD)")
+    add("--out", type=Path, metavar="FOLDER", help="output folder (default: models/NAME-METHOD)")
     add(
         "--dataset",
         metavar="FILE|NAME",
         help="text to calibrate on: a .jsonl file with text or messages in each line, a .txt or "
         ".parquet file, or org/name of a data set on the hub",
     )
-    add("--dataset-revision", default="main", help="its branch, tag or commit (default: main)")
+    add(
+        "--dataset-revision",
+        default="main",
+        help="the data set's branch, tag or commit (default: main)",
+    )
     add(
         "--dataset-file",
         metavar="PATH",
@@ -154,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sequence-length",
         type=whole_number(MIN_SEQUENCE_TOKENS),
         metavar="TOKENS",
-        help=f"length of a window of text (default: {DEFAULT_SEQUENCE_TOKENS}, or the model's)",
+        help=f"length of a window (default: {DEFAULT_SEQUENCE_TOKENS}, or the model's limit)",
     )
     add(
         "--grid",

@@ -1,4 +1,4 @@
-"""llm-compressor: a model on disk → the same model quantized, in the format compressed-tensors.
+"""Calls of llm-compressor, which quantizes a model into the format compressed-tensors.
 
 Importing it imports torch, transformers and llm-compressor, which takes seconds.
 """
@@ -35,7 +35,7 @@ class LoggedAwq(AWQModifier):  # type: ignore[misc]
     _done: int = PrivateAttr(default=0)
 
     def on_sequential_epoch_end(self, state: Any, event: Any, **kwargs: Any) -> None:
-        """Search the scales of one layer; the last call is for what follows the layers."""
+        """Search the scales of one layer; the last call is for the modules after the layers."""
         super().on_sequential_epoch_end(state, event, **kwargs)
         self._done += 1
         if self._done <= self.layers:
@@ -89,7 +89,7 @@ def _load(folder: Path) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype="auto", local_files_only=True, trust_remote_code=False
     )
-    # Make each expert a layer of its own. llm-compressor could load them so, with torchvision.
+    # Make each expert a layer of its own. llm-compressor does so itself only with torchvision.
     linearize_moe(model)
     return model
 
@@ -111,7 +111,7 @@ def _batches(samples: Sequence[Sequence[int]]) -> Any:
 def _without_pinned_memory() -> AbstractContextManager[Any]:
     """Keep AWQ from pinning memory without a GPU, which torch refuses.
 
-    llm-compressor 0.14.0.1 pins it whatever its options are.
+    llm-compressor 0.14.0.1 pins it with any options.
     """
     if torch.accelerator.is_available():
         return nullcontext()

@@ -24,7 +24,7 @@ SEPARATOR = "\n\n"
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of text, to calibrate with or to measure perplexity on; `name` is for people."""
+    """A file of text, to calibrate with or to measure perplexity on; `name` is its display name."""
 
     path: Path
     name: str
@@ -89,7 +89,7 @@ def split_held_out(
 def without_held_out(
     documents: Sequence[Document], held_out: Sequence[Document], name: str
 ) -> list[Document]:
-    """Return the documents that are not held out too: a data set may repeat itself."""
+    """Return the documents that are not held out; a data set may have duplicates."""
     known = {json.dumps(document, sort_keys=True) for document in held_out}
     left = [each for each in documents if json.dumps(each, sort_keys=True) not in known]
     if not left:
@@ -112,8 +112,8 @@ def token_windows(
     Args:
         documents: in the order in which they are used.
         tokenizer: the model's, of transformers.
-        tokens: of a window; the last one may be shorter.
-        max_windows: to make.
+        tokens: length of a window; the last one may be shorter.
+        max_windows: their maximum number.
 
     Raises:
         InvalidArgument: too little text, or a chat that the model's template cannot render.
@@ -191,14 +191,14 @@ def _parquet_rows(path: Path) -> Iterable[Document]:
         raise InvalidArgument(f"{path} is not a Parquet file.") from error
 
 
-def _document(row: Any, place: str) -> Document:
+def _document(row: Any, source: str) -> Document:
     if isinstance(row, dict):
         text, messages = row.get("text"), row.get("messages")
         if isinstance(text, str) and text.strip():
             return text
         if isinstance(messages, list) and messages and all(map(_is_message, messages)):
             return messages
-    raise InvalidArgument(f"{place} has no text: it must be {ROW_FORMAT}.")
+    raise InvalidArgument(f"{source} has no text: it must be {ROW_FORMAT}.")
 
 
 def _is_message(message: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What quantizing starts from: the unquantized checkpoint, and text files from disk or the hub."""
+"""Inputs of a quantization: the unquantized checkpoint, and text files from disk or the hub."""
 
 import hashlib
 import logging
@@ -37,7 +37,7 @@ class BaseCheckpoint:
     Attributes:
         repository: its name on the hub, or the folder's name.
         revision: the branch, tag or commit that was requested.
-        commit: the commit on the hub; a checksum of all files if they are from no hub.
+        commit: the commit on the hub; a checksum of all files if it is not from a hub.
         licence: the identifier on its model card, None without one.
     """
 

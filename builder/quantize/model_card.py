@@ -23,7 +23,7 @@ _METHODS = {
 }
 _CAUTION = """
 So few tokens show whether the model still works, not a change of a few percent.
-`--held-out` takes more.
+Use `--held-out` with more text for that.
 """
 
 

@@ -64,7 +64,7 @@ class QuantizationTask:
 
 
 def quantize_to_folder(task: QuantizationTask, folder: Path) -> None:
-    """Make the quantized model's folder, unless it is there by the same recipe.
+    """Make the quantized model's folder, unless it exists with the same recipe.
 
     Raises:
         CheckpointRefused, InvalidArgument: the folder is in use, or an input is invalid.
@@ -134,7 +134,7 @@ def _quantize_and_measure(
             log.warning("the data set has text for %d of %d samples", len(samples), recipe.samples)
     compared = sum(map(len, windows)) - len(windows)  # a window's first token is not predicted
     if compared < MIN_COMPARED_TOKENS:
-        log.warning("%d tokens are few to compare on: --held-out FILE takes more", compared)
+        log.warning("only %d tokens are compared: use --held-out FILE with more text", compared)
     before = perplexity(base, windows)
     log.info("perplexity %.3f before, on %d tokens of %s", before, compared, task.held_out.name)
     if recipe.method == "awq":
@@ -217,7 +217,7 @@ def _finish(part: Path, task: QuantizationTask, title: str) -> None:
     made = write_manifest(
         part,
         files,
-        # The model name for callers: a model from no hub has the folder's.
+        # The model's name for callers; without a hub it is the folder's.
         repository=base.repository if base.is_from_hub else title,
         revision=base.revision,
         commit=base.commit,

@@ -1,4 +1,4 @@
-"""How a model is quantized, as data: `quantize.json` in a finished folder holds the recipe."""
+"""The recipe of a quantization, stored as `quantize.json` in the finished folder."""
 
 import json
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ from handler.errors import EngineUnavailable
 
 HIGH_WATER_BYTES = 16_384
 ABORT_GRACE_SECONDS = 0.5
-MAX_IGNORED_MESSAGES = 100  # of an aborted app, before its `send` lets the loop run
+MAX_IGNORED_MESSAGES = 100  # from an aborted app, before its `send` yields to the loop
 
 
 class AsgiCall:
@@ -29,9 +29,9 @@ class AsgiCall:
     Use as `async with call:`; leaving it aborts what still runs. `begin` may send the request
     before that.
 
-    An abort is `http.disconnect`, as a server would send it: vLLM frees the request's KV blocks on
-    that, streamed or not. An app that has not ended `grace_seconds` later is cancelled. SGLang
-    needs that: it looks for a disconnect every few seconds only.
+    An abort sends `http.disconnect`, as a server does: vLLM then frees the request's KV blocks. An
+    app that still runs after `grace_seconds` is cancelled. SGLang needs that, because it checks for
+    a disconnect only every few seconds.
 
     Args:
         on_close: called when the call is closed.
@@ -67,7 +67,7 @@ class AsgiCall:
         self._closing = False
         self._ignored_messages = 0
         self._body_taken = False
-        self._complete = False  # the whole body is here; the app may still clean up for seconds
+        self._complete = False  # the whole body has arrived; the app may clean up for seconds
         self._waking = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
@@ -211,8 +211,8 @@ class AsgiCall:
                 self._wake_reader()
             return
         if self._closing:
-            # Nobody reads. Without a wait here, the cancellation reaches the app where it waits for
-            # the engine, and its generator ends in order.
+            # No reader is left. `send` does not wait here: the cancellation then arrives while the
+            # app waits for the engine, and its generator is closed properly.
             self._ignored_messages += 1
             if self._ignored_messages % MAX_IGNORED_MESSAGES == 0:
                 await asyncio.sleep(0)
@@ -224,7 +224,7 @@ class AsgiCall:
                 self._chunks.append(body)
                 self._buffered_bytes += len(body)
             if not self._waking:
-                # Later in this turn of the loop: what the app sends together is read together.
+                # Later in this iteration of the loop: chunks sent together are read together.
                 self._waking = True
                 self._loop.call_soon(self._wake)
             full = self._buffered_bytes >= HIGH_WATER_BYTES

@@ -1,4 +1,4 @@
-"""How much the engine can hold at once, and how many jobs and batch lines are sent to it."""
+"""The engine's capacity, and how many jobs and batch lines are sent to it at once."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ TYPICAL_REQUEST_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the engine can hold at once over all data-parallel replicas, known once it is up.
+    """The engine's capacity over all data-parallel replicas, known after its start.
 
     Attributes:
-        max_sequences: sequences in their batches.
+        max_sequences: sequences in the batches of all replicas.
         kv_cache_tokens: tokens that the KV cache holds over all sequences.
         max_model_tokens: the longest context of one sequence.
     """
@@ -33,8 +33,7 @@ def job_concurrency(max_concurrency: str | int, capacity: Capacity) -> int:
 def batch_concurrency(requested: int | None, max_jobs: int, capacity: Capacity) -> int:
     """Return how many lines of a batch to send at once.
 
-    Half of what the engine can batch unless the batch says otherwise, so that other jobs get their
-    turn.
+    The default is half of the engine's capacity, so that other jobs get their turn.
 
     Args:
         requested: the batch's own `concurrency`.

@@ -1,6 +1,6 @@
-"""CUSTOM_CHAT_TEMPLATE: read, compiled and rendered once before anything loads.
+"""Check of CUSTOM_CHAT_TEMPLATE before the model loads: read, compile, render once.
 
-An engine compiles a template with the first chat: an error in it would fail each one.
+An engine compiles a template at the first chat request: an error would fail every request.
 """
 
 import json
@@ -13,17 +13,17 @@ from typing import Any
 import jinja2
 
 from handler.errors import InvalidSetting, one_line
-from handler.variables import QUOTES
+from handler.settings.variables import QUOTES
 
 log = logging.getLogger(__name__)
 
-TEXT_MARKS = ("{", "\n")  # a file's name has neither
+TEXT_MARKS = ("{", "\n")  # no file name has one of these
 JSON_KEY = re.compile(r'\{?\s*"chat_template"\s*:')  # in tokenizer_config.json
 QUESTION = "Which city is it?"
 SPECIAL_TOKENS: dict[str, Any] = {
     f"{name}_token": "" for name in "bos eos unk sep pad cls mask".split()
 }
-# A template may want a system message first, or the content in parts; a reranker has other roles.
+# Some templates require a system message, or content parts; a reranker has other roles.
 CONVERSATIONS: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": QUESTION}],
     [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}],
@@ -36,17 +36,17 @@ def read_chat_template(variable: str, value: str) -> str | None:
     """Return the text of a template that is given as a path or as the text itself.
 
     Args:
-        variable: that has it, for errors.
+        variable: the variable that is set to it, for errors.
 
     Returns:
-        None if it is neither: the engine knows some by name.
+        None if it is neither; it may be the name of one of the engine's own templates.
 
     Raises:
-        InvalidSetting: the line and the reason of an error, or that it leaves the question out.
+        InvalidSetting: the template has an error, or leaves out the user's message.
     """
     where = variable
     if not any(mark in value for mark in TEXT_MARKS):
-        if not os.path.isfile(value):  # also of what is too long for a path
+        if not os.path.isfile(value):  # False for text that is too long for a path
             return None
         where = f"{variable}={value!r}"
         try:
@@ -59,7 +59,7 @@ def read_chat_template(variable: str, value: str) -> str | None:
 
 
 def _out_of_json(where: str, text: str) -> str:
-    """Return a template that was copied with its quotes, or as a part of tokenizer_config.json."""
+    """Return a template without its quotes, or from a copied part of tokenizer_config.json."""
     stripped = text.strip()
     if found := JSON_KEY.match(stripped):
         stripped = stripped if stripped.startswith("{") else stripped[found.end() :].strip(" \n,")
@@ -76,10 +76,10 @@ def _out_of_json(where: str, text: str) -> str:
 
 
 def _unescaped(where: str, text: str) -> str:
-    r"""Return a template on one line, whose \n are two characters, with line breaks."""
+    r"""Replace each literal \n by a line break in a template on one line."""
     if "\n" in text or not _is_escaped(text):
         return text
-    log.warning("%s: its \\n are read as line breaks", where)
+    log.warning("%s: each \\n is read as a line break", where)
     try:
         return str(json.loads(f'"{text}"'))
     except ValueError:
@@ -87,9 +87,9 @@ def _unescaped(where: str, text: str) -> str:
 
 
 def _is_escaped(text: str) -> bool:
-    r"""Whether a template is written as in JSON: with \n in its text, or \\n in its strings.
+    r"""Whether a template is escaped as in JSON: with \n in its text, or \\n in its strings.
 
-    Inside an expression \n is right: there it is part of a string.
+    A single \n inside an expression does not count: there it is part of a string.
     """
     try:
         tokens = list(jinja2.Environment().lex(text))
@@ -120,7 +120,7 @@ def _check(where: str, text: str) -> None:
 
 
 def _render(text: str, conversation: list[dict[str, Any]]) -> str:
-    """Render as both engines do."""
+    """Render a chat with transformers, as both engines do."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     rendered: Any = render_jinja_template(
@@ -129,12 +129,12 @@ def _render(text: str, conversation: list[dict[str, Any]]) -> str:
         add_generation_prompt=True,
         **SPECIAL_TOKENS,
     )
-    [prompt], _ = rendered  # with the positions of generated tokens
+    [prompt], _ = rendered  # the second item: positions of generated tokens
     return str(prompt)
 
 
 def _line_of(error: Exception) -> str:
-    """Return the template's line at which an error was raised, as words."""
+    """Return ` at line N` if a line of the template raised the error, else an empty text."""
     line, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":

@@ -1,7 +1,7 @@
 """A YAML file of engine flags, as in `vllm serve --config` and `sglang serve --config`.
 
-Each key is read as the variable of the flag, so its value goes through all checks of a setting.
-Variables win over the file, and ENGINE_ARGS over both, as the command line does with the engines.
+Each key is read as the flag's variable, so its value is checked like any setting. Variables
+override the file, and ENGINE_ARGS overrides both, like a command line of the engines.
 """
 
 import difflib
@@ -15,14 +15,14 @@ from typing import Any
 
 from handler.engine.flag_aliases import ALIASES, NO_SERVER, NOT_PASSED_ON, SERVER_ONLY
 from handler.engine.flag_text import split_arguments
-from handler.environ import setting_variables
 from handler.errors import InvalidSetting, one_line
+from handler.settings.environ import setting_variables
 
 log = logging.getLogger(__name__)
 
 VARIABLES = ("ENGINE_CONFIG_FILE", "VLLM_CONFIG_FILE")
 FLAG = "--config"
-SUFFIXES = (".yaml", ".yml", ".json")  # what the engines take, and the part of YAML that is JSON
+SUFFIXES = (".yaml", ".yml", ".json")  # the engines' own, and JSON, a subset of YAML
 # Settings of the worker that are flags of the engine under another name.
 SETTING_OF_KEY = {"MODEL": "MODEL_NAME", "REVISION": "MODEL_REVISION"}
 SETTINGS = ("SERVED_MODEL_NAME", *SETTING_OF_KEY.values())
@@ -43,7 +43,7 @@ class ConfigFile:
     keys: Mapping[str, str]
 
     def explain(self, message: str) -> str:
-        """Return an error with the file's name in front of the lines about its values."""
+        """Put the file's name before each line of an error that is about one of its values."""
         return "\n".join(
             f"{self.path}: {line}" if self._is_about_a_key(line) else line
             for line in message.splitlines()
@@ -56,16 +56,16 @@ class ConfigFile:
 def merge_config_file(
     environ: Mapping[str, str], refused: Collection[str]
 ) -> tuple[dict[str, str], ConfigFile | None]:
-    """Return the variables with the file's flags below them, and the file if there is one.
+    """Return the variables, completed with the file's flags, and the file if there is one.
 
     The file is named by ENGINE_CONFIG_FILE, or with `--config` in ENGINE_ARGS.
 
     Args:
-        environ: the variables, without those that say that they are not set.
+        environ: the variables, without those whose value means not set.
         refused: flags that the engines' adapters do not pass on.
 
     Raises:
-        InvalidSetting: two files are named, or the one cannot be read or has a refused flag.
+        InvalidSetting: two files are named, or the file cannot be read or has a refused flag.
     """
     environ = dict(environ)
     named = {name: environ[name] for name in VARIABLES if environ.get(name)}
@@ -130,7 +130,7 @@ def _take_flag(text: str) -> tuple[str, str | None]:
 
 
 def _read(path: str, source: str) -> ConfigFile:
-    import yaml  # of the engine, which is imported later
+    import yaml  # part of the engine's packages, which are imported later
 
     file = Path(path).expanduser()
     if file.suffix.lower() not in SUFFIXES or not file.is_file():
@@ -159,7 +159,7 @@ def _read(path: str, source: str) -> ConfigFile:
 
 
 def _text(value: Any) -> str:
-    """Return a value as a variable has it."""
+    """Return a value as the text of a variable."""
     if value is None:
         return ""
     if isinstance(value, bool | dict | list):

@@ -39,6 +39,6 @@ class Deadline:
         except TimeoutError as error:
             raise RequestTimedOut(
                 f"The request took longer than {self._setting}={self._timeout_seconds:g} seconds.",
-                # A client that retries by itself would have the same work done three times.
+                # The automatic retries of a client would repeat the same work.
                 headers={"x-should-retry": "false"},
             ) from error

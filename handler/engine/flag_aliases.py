@@ -1,4 +1,4 @@
-"""Settings that both engines have, under the name that each engine gives them.
+"""Settings that both engines have, with each engine's name for them.
 
 Either name works with either engine, so an environment made for one of them serves the other.
 Other names reach the engine's own parser unchanged, see `flags.py`. A name that only the other
@@ -13,31 +13,36 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from handler.environ import ValueRules
 from handler.errors import InvalidSetting
-from handler.setting_types import FALSE_WORDS, parse_bool
+from handler.settings.environ import ValueRules
+from handler.settings.types import FALSE_WORDS, parse_bool
 
 EngineName = Literal["vllm", "sglang"]
 Convert = Callable[[str], str | None]  # None: the engine needs no such flag
 TITLES: dict[EngineName, str] = {"vllm": "vLLM", "sglang": "SGLang"}
 OTHER_ENGINE: dict[EngineName, EngineName] = {"vllm": "sglang", "sglang": "vllm"}
-# Flags of an engine whose names a container may also have for another purpose.
+# Engine flags with names that a container may use for another purpose.
 SHARED_WITH_OTHER_PROGRAMS = frozenset({"MASTER_ADDR", "MASTER_PORT", "EP", "WATERMARK"})
 # Names of all flags of both engines, written by `flag_names.py`: a worker has one engine installed
 # and must know the other one's names.
 FLAG_NAMES = Path(__file__).with_name("flag_names.json")
-# A flag in an engine's message, and the flags that are set by another variable.
+# A flag in an engine's message.
 FLAG_IN_TEXT = re.compile(r"(?<![\w-])(`?)--([a-z][a-z0-9-]*)\1(?!\.?\w|-)")
 NOT_PASSED_ON = (
     "cannot be set: the engine's own HTTP server does not run here, and the worker's settings name "
     "the model"
 )
-# Flags of the engine's server that command lines and files of other workers have: they are ignored.
+# Server flags in command lines and files of other workers: they are ignored with a warning.
 SERVER_ONLY = frozenset({"HOST", "PORT", "UVICORN_LOG_LEVEL", "LOG_LEVEL_HTTP"})
 NO_SERVER = "has no effect: the engine's own HTTP server does not run here"
+# Flags that users set with another variable.
 VARIABLE_OF_FLAG = {"IS_EMBEDDING": "RUNNER=pooling"}
 
-DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}  # as most people call them
+DTYPES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+}  # short name → the engines' name
 TOOL_CALL_PARSERS = {  # vLLM's name → SGLang's, where they differ
     "apertus": "apertus2509",
     "deepseek_v3": "deepseekv3",
@@ -77,7 +82,7 @@ def _negated(value: str) -> str | None:
 
 
 def _off_if_true(value: str) -> str | None:
-    """A switch that is off says nothing: a form sends it for what nobody touched."""
+    """Return no flag for a switch that is off, which is often a form's default."""
     return "false" if parse_bool(value) else None
 
 
@@ -90,7 +95,7 @@ def _renamed(names: Mapping[str, str]) -> Convert:
 
 
 def _context_length(value: str) -> str | None:
-    """Without the flag SGLang takes the model's length; vLLM's auto takes what fits the memory."""
+    """Return no flag for vLLM's `auto`: SGLang then takes the model's own context length."""
     return None if value.lower() in ("auto", "-1") else value
 
 
@@ -184,8 +189,8 @@ def refuse_settings_of_other_engine(
 ) -> None:
     """Stop the start at settings that only the other engine has.
 
-    A boolean flag that is set to its default, off, changes nothing and passes, and so do the names
-    that this engine or the worker knows.
+    A boolean flag that is set to its default, off, is allowed, and so are the names that this
+    engine or the worker knows.
     """
     other = OTHER_ENGINE[engine]
     flags = _flag_names()[other]
@@ -204,7 +209,7 @@ def refuse_settings_of_other_engine(
 
 
 def flags_to_variables(text: str) -> str:
-    """Return an engine's message with the names of variables in place of the engines' flags."""
+    """Replace flags in an engine's message by the names of their variables."""
 
     def variable(found: re.Match[str]) -> str:
         name = found[2].replace("-", "_").upper()
@@ -215,7 +220,7 @@ def flags_to_variables(text: str) -> str:
 
 @cache
 def flag_rules() -> ValueRules:
-    """Return how the variables for the flags of both engines are read."""
+    """Return the rules for reading the variables of both engines' flags."""
     engines = _flag_names().values()
     return ValueRules(
         names=_all_flag_names(),

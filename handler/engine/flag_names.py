@@ -2,8 +2,8 @@
 
     python -m handler.engine.flag_names vllm|sglang
 
-The worker reads the other engine's flags there, which is not installed: a setting that only the
-other engine has stops the start.
+A worker has one engine installed and reads the other engine's flags from this file: a setting that
+only the other engine has stops the start.
 """
 
 import argparse

@@ -8,17 +8,17 @@ from collections.abc import Collection
 from typing import Any
 
 from handler.errors import one_line
-from handler.setting_types import parse_bool
+from handler.settings.types import parse_bool
 
-# The end of a line in a command of several lines, also after a form has joined them.
+# A line continuation, also in a command whose lines a form has joined.
 CONTINUATION = re.compile(r"\\\r?\n|(?<!\S)\\(?=\s|$)")
-LONG_DASHES = ("—", "–", "\u2212")  # which text programs make of two hyphens
-JSON_OBJECT = re.compile(r"\{(?![{%#])")  # and no Jinja template
+LONG_DASHES = ("—", "–", "\u2212")  # a word processor's replacement of two hyphens
+JSON_OBJECT = re.compile(r"\{(?![{%#])")  # not a Jinja template
 NOT_JSON = re.compile(r"cannot be converted to <function loads at \w+>")
 
 
 def split_arguments(text: str) -> list[str]:
-    """Return arguments as a shell does.
+    """Split arguments as a shell does.
 
     Raises:
         ValueError: a quote is not closed, or a flag does not begin with hyphens.
@@ -30,11 +30,11 @@ def split_arguments(text: str) -> list[str]:
     return arguments
 
 
-def spell(action: argparse.Action, value: str) -> list[str]:
+def flag_arguments(action: argparse.Action, value: str) -> list[str]:
     """Return the arguments that give a flag the value of a variable.
 
     Raises:
-        ValueError: what the value must be.
+        ValueError: the value is invalid; the message says what it must be.
     """
     option = max(action.option_strings, key=len)
     if isinstance(action, argparse.BooleanOptionalAction):
@@ -52,7 +52,7 @@ def spell(action: argparse.Action, value: str) -> list[str]:
 
 
 def parser_reason(error: Exception) -> str:
-    """Return what an engine's parser says, on one line."""
+    """Return the message of an engine's parser on one line."""
     return NOT_JSON.sub("is not JSON", one_line(str(error)))
 
 
@@ -61,7 +61,7 @@ def choices(action: argparse.Action) -> Collection[Any]:
 
 
 def _as_choice(value: str, known: Collection[Any]) -> str:
-    """Return the choice that differs in upper and lower case only, else the value."""
+    """Return the choice that equals the value apart from case, else the value."""
     if value in known:
         return value
     return next((str(each) for each in known if str(each).lower() == value.lower()), value)

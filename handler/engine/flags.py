@@ -1,7 +1,7 @@
-"""Environment variables and ENGINE_ARGS → the engine's flags, judged by the engine's own parser.
+"""Environment variables and ENGINE_ARGS → the engine's flags, checked by its own parser.
 
 A variable named as the UPPER_SNAKE form of a flag sets that flag, so the worker keeps no list of
-flags. Each value goes through the parser alone first: an error can then name its variable.
+flags. Each value is parsed alone first, so that an error can name its variable.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from handler.engine.flag_aliases import (
 )
 from handler.engine.flag_text import (
     choices,
+    flag_arguments,
     parser_reason,
-    spell,
     split_arguments,
 )
 from handler.engine.parallelism import resolve_auto_tensor_parallel
@@ -34,15 +34,15 @@ from handler.engine.removed_names import (
     removed_names,
     unused_variable_warnings,
 )
-from handler.environ import (
+from handler.errors import InvalidSetting
+from handler.settings.environ import (
     ValueRules,
     clean_environ,
     given_name,
     setting_rules,
     setting_variables,
 )
-from handler.errors import InvalidSetting
-from handler.old_names import OLD_NAMES, translate_old_names
+from handler.settings.old_names import OLD_NAMES, translate_old_names
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,8 @@ class EngineFlags:
 
     Args:
         parser: the engine's; its `error` must raise `FlagError`.
-        refused: destinations of flags that are not passed on, such as those of an HTTP server.
-        positive: destinations of flags whose values are above zero, which its parser does not say.
+        refused: destinations of flags that users cannot set, such as those of an HTTP server.
+        positive: destinations of flags that must be above zero and whose parser does not check it.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class EngineFlags:
 
     @property
     def value_rules(self) -> ValueRules:
-        """How the variables for these flags are read."""
+        """The rules for reading the variables of these flags."""
         return ValueRules(
             names=self.names,
             positive=frozenset(n for n, each in self._actions.items() if self._is_positive(each)),
@@ -176,7 +176,7 @@ class EngineFlags:
                 f"{variable}={value!r}: the installed engine has no flag {flag}, remove it."
             )
         try:
-            arguments = spell(self._actions[name], value)
+            arguments = flag_arguments(self._actions[name], value)
         except ValueError as error:
             raise InvalidSetting(f"{variable}={value!r} {error}.") from error
         try:
@@ -189,7 +189,7 @@ class EngineFlags:
         return arguments
 
     def from_text(self, text: str, variable: str = "ENGINE_ARGS") -> list[str]:
-        """Return ENGINE_ARGS, under the name that it has, as arguments.
+        """Split ENGINE_ARGS into arguments; errors name it `variable`.
 
         Raises:
             InvalidSetting: a quote is not closed, or a flag is one that the worker refuses.
@@ -209,7 +209,7 @@ class EngineFlags:
         return arguments
 
     def parse(self, arguments: list[str], variable: str = "ENGINE_ARGS") -> argparse.Namespace:
-        """Parse all arguments together; only ENGINE_ARGS, `variable`, can still be wrong here."""
+        """Parse all arguments together; an error can only be in ENGINE_ARGS, named `variable`."""
         try:
             return self._parser.parse_args(arguments)
         except PARSER_ERRORS as error:
@@ -226,12 +226,12 @@ def parse_engine_flags(
 ) -> argparse.Namespace:
     """Return the engine's parsed flags, and warn of variables that have no effect.
 
-    Later ones win: the worker's own arguments, aliases, variables named like a flag, ENGINE_ARGS.
-    What a file of flags sets is among the variables, see `config_file.py`.
+    In rising priority: the worker's own arguments, aliases, variables named like a flag,
+    ENGINE_ARGS. The variables include the flags of a file, see `config_file.py`.
 
     Args:
         engine: the engine that runs.
-        flags: those that its parser takes.
+        flags: the flags of its parser.
         worker_arguments: made from the worker's settings.
         environ: variables that may name flags.
         engine_args: the setting ENGINE_ARGS.
@@ -245,7 +245,7 @@ def parse_engine_flags(
     removed = removed_names(engine)
     own_names = frozenset(name for names in setting_variables().values() for name in names)
     known = own_names | flags.names | ALIAS_NAMES
-    # A worker's setting may have a flag's name; its own words came through the first cleaning.
+    # A worker's setting may have a flag's name; `setting_rules` keeps the words that it accepts.
     environ, unset = clean_environ(environ, setting_rules(), flags.value_rules, flag_rules())
     if unset:
         log.info("read as not set: %s", ", ".join(unset))

@@ -1,4 +1,4 @@
-"""What the worker asks of an engine. Nothing outside this folder knows which engine it is."""
+"""The interface of an engine. No code outside this folder knows which engine runs."""
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
@@ -29,9 +29,9 @@ class EngineRequest:
         request_id: the job's id; the engines put it into their own request ids and logs.
         hide_usage: whether the usage event of a stream is for the worker's metrics only.
         prepare_body: returns the body to send in place of `body`; awaited on the engine's loop
-            before the app is called. It brings media that the engine must not fetch itself.
-        take_part: returns the part of a JSON answer that was asked for; the engine has no route
-            for it.
+            before the app is called. It adds media that the engine must not fetch itself.
+        transform_response: returns the JSON response for the caller from the engine's, for a
+            route that the engine does not have.
     """
 
     method: str
@@ -42,7 +42,7 @@ class EngineRequest:
     request_id: str = ""
     hide_usage: bool = False
     prepare_body: Callable[[bytes], Awaitable[bytes]] | None = None
-    take_part: Callable[[Any], Any] | None = None
+    transform_response: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RunningEngine:
         request_fields: for each POST path the field names that its body may carry.
         aborts_on_disconnect: whether `http.disconnect` aborts a request at once; else it is
             cancelled.
-        stages: what the engine's own processes have measured of their start.
+        stages: stages of the start that the engine's own processes have measured.
     """
 
     app: AsgiApp
@@ -82,8 +82,8 @@ class EngineAdapter(Protocol):
     def forks(self) -> bool:
         """After `check_flags`: whether the engine's processes are forks of this one.
 
-        Until they are started, no other thread may work: a fork keeps the locks that another
-        thread holds.
+        Until they are started, no other thread may work: a lock that it holds stays locked in the
+        fork.
         """
 
     def prepare(self) -> None:

@@ -1,16 +1,16 @@
-"""Pacing: how often each stream is flushed, from what a flush costs and how many streams there are.
+"""Pacing: the flush interval of each stream, from the cost of a flush and the number of streams.
 
-A flush is one POST to the platform, or one write to a connection. The first token leaves at once,
-the last ones do not wait. In between, the engine merges the tokens of an interval into one delta,
-so that work is done per flush and not per token.
+A flush is one POST to the platform, or one write to a connection. The first token and the last
+ones are flushed at once. In between, the engine merges the tokens of an interval into one delta, so
+that work is done per flush and not per token.
 
 With `streams` open the interval is streams / flushes_per_second. It is never shorter than the
-platform's round trip, for the SDK posts the chunks of a stream one after the other.
+platform's round trip, because the SDK posts the chunks of a stream one after the other.
 """
 
 import asyncio
 
-from handler.settings import POSTS_PER_SECOND
+from handler.settings.fields import POSTS_PER_SECOND
 
 # Over HTTP a flush is a write to a socket: up to about a hundred streams get every token at once.
 WRITES_PER_SECOND = 4000.0
@@ -39,7 +39,7 @@ class Pacer:
         self.streams -= 1
 
     def flushed(self, seconds: float) -> None:
-        """Take the round trip of one flush into the mean."""
+        """Add the round trip of one flush to the running mean."""
         self.round_trip_seconds += ROUND_TRIP_WEIGHT * (seconds - self.round_trip_seconds)
 
     def interval_seconds(self) -> float:

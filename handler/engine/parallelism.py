@@ -14,7 +14,7 @@ from pathlib import Path
 from handler.errors import InvalidSetting
 from handler.model.attention import attention_heads, heads_split_evenly
 from handler.model.checkpoint import model_config
-from handler.setting_types import TRUE_WORDS
+from handler.settings.types import TRUE_WORDS
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MAX_SUGGESTED_GPUS = 16
 
 
 def visible_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> list[str]:
-    """Return the GPUs that the engine will see: indices, or the user's own names.
+    """Return the GPUs that the engine will see: indices, or entries of CUDA_VISIBLE_DEVICES.
 
     CUDA ignores the first invalid entry of CUDA_VISIBLE_DEVICES and all after it.
     """
@@ -48,8 +48,8 @@ class Parallelism:
     Attributes:
         tensor: ranks that share each layer.
         ranks: all ranks, of all pipeline stages and replicas.
-        groups: of ranks that share a layer's heads, where that is not all ranks of the layer
-            (SGLang's attention data parallelism and context parallelism).
+        groups: number of groups into which a layer's ranks are divided; the ranks of one group
+            share the heads (SGLang's attention data parallelism and context parallelism).
     """
 
     tensor: int

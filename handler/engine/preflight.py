@@ -1,7 +1,7 @@
-"""Checks before the engine loads weights: what it would refuse only after minutes, or in a trace.
+"""Checks before the engine loads weights, for errors that it reports late or only in a traceback.
 
-Only what certainly fails is refused. The KV cache is checked for plain decoders, whose layers all
-have the same attention; `python -m builder plan` calculates that of every kind of model.
+Only settings that certainly fail are refused. The KV cache is checked for plain decoders, whose
+layers all have the same attention; `python -m builder plan` calculates that of every kind of model.
 """
 
 import logging
@@ -37,7 +37,7 @@ LOADER_PACKAGES = {  # LOAD_FORMAT → the package that it needs
     "instanttensor": "instanttensor",
     "tensorizer": "tensorizer",
 }
-MIN_LOADED_SHARE = 0.95  # of the weights: an engine may leave out drafting layers
+MIN_LOADED_SHARE = 0.95  # of the weights: an engine may skip draft layers
 OTHER_MODALITIES = re.compile(r"visual|vision|audio")  # not loaded to serve text alone
 SUGGESTED_GPU_COUNTS = (1, 2, 4, 8, 16)
 SUGGESTED_MAX_SHARE = 0.8  # of the memory for weights, where a number of GPUs is suggested
@@ -47,19 +47,19 @@ ROUND_TOKENS = 256
 
 @dataclass(frozen=True)
 class MemoryDemand:
-    """What the engine's parsed flags say about memory.
+    """The memory that the engine needs, from its parsed flags.
 
     Attributes:
         model_name: for errors.
         folder: of the checkpoint.
-        gpus: over which one copy of the weights is spread.
-        tensor_parallel_size: those of them that share the heads of a layer.
-        kv_cache_parts: pipeline stages and context-parallel ranks, over which the KV cache is
-            spread besides.
+        gpus: number of GPUs that share one copy of the weights.
+        tensor_parallel_size: number of GPUs that share the heads of a layer.
+        kv_cache_parts: pipeline stages times context-parallel ranks, which also divide the KV
+            cache.
         memory_fraction: of each GPU's memory, for the engine.
         memory_setting: the variable that sets it, empty where none does.
-        context_tokens: of the longest request, for which the engine requires room; 0 for the
-            model's own context, None where no room is required.
+        context_tokens: of the longest request, if the engine requires room for it in the KV cache;
+            0 for the model's own context, None if it requires no room.
         kv_element_bytes: size of one element of the KV cache.
     """
 
@@ -74,12 +74,12 @@ class MemoryDemand:
     kv_element_bytes: int = 2
 
 
-def fit_adapters(args: Any, rank: int) -> None:
-    """Serve the LoRA adapters although a flag, often a form's default, would not.
+def enable_lora(args: Any, rank: int) -> None:
+    """Override flags, often a form's defaults, with which the LoRA adapters cannot be served.
 
     Args:
         args: the engine's parsed flags, which are changed.
-        rank: that the adapters need, 0 without any.
+        rank: the rank that the adapters need, 0 without adapters.
     """
     if not rank:
         return
@@ -107,7 +107,7 @@ def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
     """Refuse weights, or one request of the longest context, that cannot fit the GPUs.
 
     Raises:
-        InvalidSetting: the fraction is none, such as a percentage.
+        InvalidSetting: the memory fraction is not between 0 and 1, such as a percentage.
         EngineStartFailed: with the sizes, and what to change.
     """
     if not 0 < demand.memory_fraction <= 1:
@@ -152,12 +152,12 @@ def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
 
 
 def gpu_memory_bytes(gpus: Sequence[str]) -> int | None:
-    """Return the memory of the smallest of some GPUs, None where it is not known.
+    """Return the smallest memory of the given GPUs, None if unknown.
 
-    nvidia-smi is asked, not CUDA: a process that has initialized CUDA cannot fork its engine.
+    It is read with nvidia-smi: a process that has initialized CUDA cannot fork its engine.
 
     Args:
-        gpus: indices, or what CUDA_VISIBLE_DEVICES calls them.
+        gpus: indices, or entries of CUDA_VISIBLE_DEVICES.
     """
     if not gpus:
         return None
@@ -172,7 +172,7 @@ def gpu_memory_bytes(gpus: Sequence[str]) -> int | None:
 
 
 def _sufficient_gpus(config: Config, model_bytes: int, allowed: float) -> int | None:
-    """Return the smallest number of GPUs with room for the weights that the heads split over."""
+    """Return the smallest number of GPUs that holds the weights and divides the heads."""
     heads, kv_heads = attention_heads(config)
     for count in SUGGESTED_GPU_COUNTS:
         splits = heads is None or heads_split_evenly(count, heads, kv_heads or heads)

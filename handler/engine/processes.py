@@ -1,7 +1,7 @@
 """Whether the engine's processes on this machine are running.
 
-The engines report a death late or not at all: vLLM says that a rank has died only after it has
-waited for the others, SGLang leaves pending requests without an answer.
+The engines report a dead process late or never: vLLM reports a dead rank only after it has waited
+for the others, SGLang never answers the pending requests.
 """
 
 from collections.abc import Callable, Iterable

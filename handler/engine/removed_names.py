@@ -1,7 +1,8 @@
-"""Variables and flags that have no effect: those of other workers and older engines, and misspelt.
+"""Variables and flags that have no effect: from other workers, from older engines, or misspelt.
 
 Each is reported with what replaces it. The names are those of worker-vllm since 1.0 and worker-
-sglang, and docs/moving.md lists them. Old names that still work are in `handler/old_names.py`.
+sglang, and docs/moving.md lists them. Those that still work are in
+`handler/settings/old_names.py`.
 """
 
 import difflib
@@ -9,24 +10,24 @@ from collections.abc import Collection, Mapping, Sequence
 
 from handler.engine.flag_aliases import OTHER_ENGINE, SERVER_ONLY, TITLES, EngineName
 from handler.errors import InvalidSetting
-from handler.old_names import OLD_NAMES
-from handler.setting_types import FALSE_WORDS
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.settings.old_names import OLD_NAMES
+from handler.settings.types import FALSE_WORDS
+from handler.settings.variables import clean_value, is_no_value, is_zero
 
 # MAX_MODEL_LENGTH is 0.90 like MAX_MODEL_LEN, TENSOR_PARALLEL 0.86 like TENSOR_PARALLEL_SIZE.
 MIN_SIMILARITY = 0.85
 PREFIXES_OF_OTHERS = tuple("RUNPOD_ NVIDIA_ CUDA_ NCCL_ PYTHON HF_ VLLM_ SGLANG_ PIP_".split())
 
-_PACED = "the worker paces streams; MAX_POSTS_PER_SECOND bounds them."
+_PACED = "the worker paces streams; use MAX_POSTS_PER_SECOND."
 _NO_SERVER = "the engine's own HTTP server does not run here."
-_TLS = "TLS ends at the platform's gateway, or at a proxy of yours."
+_TLS = "the platform's gateway or your own proxy terminates TLS."
 _CORS = "CORS_ORIGINS is the only setting of cross-origin requests."
 _NO_FILES = "files are not stored."
 _NO_PROMPT_ADAPTER = "engines have no prompt adapters any more."
 _TENSORIZER = "use LOAD_FORMAT=tensorizer with MODEL_LOADER_EXTRA_CONFIG."
 _IMAGE = "the engine's image has one version of transformers; build with another image."
 
-EVERYWHERE = {
+BOTH_ENGINES = {
     "ADDITIONAL_PORTS": "the worker has no inner server.",
     "ALLOWED_HEADERS": _CORS,
     "ALLOWED_METHODS": _CORS,
@@ -81,20 +82,20 @@ _GRAPHS = "CUDA graphs cover every context length; ENFORCE_EAGER=true turns them
 _NO_POOL = "the tokenizer needs no pool any more."
 _RECOMPUTED = "the engine always recomputes preempted requests."
 _REJECTION = "drafts are verified by rejection; SPECULATIVE_CONFIG has rejection_sample_method."
-_NO_METHOD = "it needs a SPECULATIVE_METHOD, and SPECULATIVE_CONFIG wins over it."
+_NO_METHOD = "it needs a SPECULATIVE_METHOD, and SPECULATIVE_CONFIG overrides it."
 _PREFILLS = "the scheduler has no such limit any more; use LONG_PREFILL_TOKEN_THRESHOLD."
 
 VLLM = {
     "CALCULATE_KV_SCALES": "scales are read from the checkpoint.",
     "DEVICE": "the engine finds the device itself.",
     "DISABLE_LOGGING_REQUEST": _NO_LOG,
-    "DISABLE_LOGPROBS_DURING_SPEC_DECODING": "requests that want logprobs get them.",
+    "DISABLE_LOGPROBS_DURING_SPEC_DECODING": "requests with logprobs always get them.",
     "DISABLE_LOG_REQUESTS": _NO_LOG,
     "ENABLE_LORA_BIAS": "the engine serves no adapters with a bias any more.",
     "GUIDED_DECODING_DISABLE_FALLBACK": "the engine does not fall back from a backend that is "
     "named in STRUCTURED_OUTPUTS_CONFIG.",
     "LOGITS_PROCESSOR_PATTERN": "requests cannot name one any more; use LOGITS_PROCESSORS.",
-    "LONG_LORA_SCALING_FACTORS": "long LoRA is gone.",
+    "LONG_LORA_SCALING_FACTORS": "the engine has no long LoRA any more.",
     "LORA_EXTRA_VOCAB_SIZE": "adapters cannot add tokens any more.",
     "MAX_CONTEXT_LEN_TO_CAPTURE": _GRAPHS,
     "MAX_LONG_PARTIAL_PREFILLS": _PREFILLS,
@@ -150,15 +151,15 @@ SGLANG = {
     "ROPE_THETA": "use JSON_MODEL_OVERRIDE_ARGS with rope_parameters.",
     "SWAP_SPACE": "the engine recomputes preempted requests; use ENABLE_HIERARCHICAL_CACHE to "
     "offload.",
-    "VLLM_ATTENTION_BACKEND": "use ATTENTION_BACKEND with a name of SGLang's.",
-    "VLLM_USE_DEEP_GEMM": "it is a variable of vLLM's own.",
+    "VLLM_ATTENTION_BACKEND": "use ATTENTION_BACKEND with one of SGLang's names.",
+    "VLLM_USE_DEEP_GEMM": "only vLLM reads it.",
     "WORKER_USE_RAY": "SGLang does not use Ray here.",
 }
 
 REMOVED: dict[EngineName, dict[str, str]] = {"vllm": VLLM, "sglang": SGLANG}
 
-# Switches that say something when they are off. Others were left alone in a form.
-TOLD_WHEN_OFF = frozenset({"RAW_OPENAI_OUTPUT"})
+# Switches that are reported also when they are off. For others, off is a form's default.
+REPORTED_WHEN_OFF = frozenset({"RAW_OPENAI_OUTPUT"})
 
 
 def removed_names(engine: EngineName) -> dict[str, str]:
@@ -169,18 +170,18 @@ def removed_names(engine: EngineName) -> dict[str, str]:
     prefix = f"{engine.upper()}_"  # a variable that the engine itself reads
     of_other = {n for n in {*REMOVED[other], *translated} - own if not n.startswith(prefix)}
     advice = f"it was a setting of {TITLES[other]}."
-    return {**dict.fromkeys(of_other, advice), **EVERYWHERE, **REMOVED[engine]}
+    return {**dict.fromkeys(of_other, advice), **BOTH_ENGINES, **REMOVED[engine]}
 
 
 def unused_variable_warnings(
     environ: Mapping[str, str], known: Collection[str], removed: Mapping[str, str]
 ) -> list[str]:
-    """Return one line for each variable that has a value, looks like a setting, has no effect."""
+    """Return a line for each variable with a value that looks like a setting but has no effect."""
     warnings = []
     for name in sorted(environ.keys() - set(known)):
         value = clean_value(environ[name])
         is_off = is_zero(value) or value.lower() in FALSE_WORDS
-        if not value or is_no_value(value) or (is_off and name not in TOLD_WHEN_OFF):
+        if not value or is_no_value(value) or (is_off and name not in REPORTED_WHEN_OFF):
             continue
         if name in removed:
             warnings.append(f"{name} has no effect: {removed[name]}")

@@ -1,7 +1,7 @@
 """The fields that each route's body may have, from the request models of the engine's FastAPI app.
 
-Both engines ignore other fields in a body without a word; what the worker does about them is in
-`handler/request/unknown_fields.py`.
+Both engines silently ignore other fields in a body; `handler/request/unknown_fields.py` handles
+them.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,7 +23,7 @@ def request_fields(
     Args:
         app: the engine's.
         without: by path, fields of the model that the engine does not read.
-        also: by path, fields that it reads, and that are not in the model.
+        also: by path, fields that the engine reads although the model does not have them.
     """
     without, also = without or {}, also or {}
     return {

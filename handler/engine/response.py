@@ -1,8 +1,8 @@
-"""The one place where the engine is asked: queue, HTTP, batches, warm-up and metrics use it.
+"""Requests to the engine and its responses, for queue, HTTP, batches, warm-up and metrics.
 
-`ask` sends a request and returns when the head of the response is there. The body is then read
-whole, or as events. The engine's errors become exceptions: its own error objects are passed on,
-what a dying engine says is not.
+`send_request` returns when the head of the response has arrived. The body is then read whole, or as
+events. The engine's errors become exceptions: its error objects are passed on, except those of a
+dying engine.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ BYTES = "application/octet-stream"
 
 
 @contextlib.asynccontextmanager
-async def ask(
+async def send_request(
     runtime: EngineRuntime,
     request: EngineRequest,
     *,
@@ -37,14 +37,14 @@ async def ask(
     call: AsgiCall | None = None,
     on_data: Callable[[bytes], object] = lambda _: None,
 ) -> AsyncIterator["EngineResponse"]:
-    """Ask the engine; leaving the context, or the task's end, aborts what still runs.
+    """Send a request; leaving the context, or the task's end, aborts it if it still runs.
 
     Args:
         runtime: the running engine.
-        request: what to ask.
+        request: the request to send.
         deadline: bounds every wait for the engine.
-        call: `request`, sent already.
-        on_data: sees all body bytes as they arrive.
+        call: the call of `request`, if it was sent already.
+        on_data: called with all body bytes as they arrive.
 
     Raises:
         RequestError: the engine is not running, or the deadline has passed.
@@ -91,7 +91,7 @@ class EngineResponse:
         return self.status < 400 and self.content_type.startswith("text/event-stream")
 
     async def read_all(self) -> bytes:
-        """Return the whole body, whatever it says.
+        """Return the whole body, also that of an error.
 
         Raises:
             RequestError: the engine died, or the deadline has passed.
@@ -101,8 +101,8 @@ class EngineResponse:
             parts.append(data)
         body = b"".join(parts)
         self._on_data(body)
-        if self._request.take_part is not None and self.status < 400:
-            body = orjson.dumps(self._request.take_part(orjson.loads(body)))
+        if self._request.transform_response is not None and self.status < 400:
+            body = orjson.dumps(self._request.transform_response(orjson.loads(body)))
         return body
 
     async def value(self) -> Any:
@@ -117,7 +117,7 @@ class EngineResponse:
         """Return a whole body as a JSON value, or as text where it is not JSON.
 
         Raises:
-            EngineError: it is an error, whatever the status.
+            EngineError: the body is an error, with any status.
             InvalidInput: it is binary.
         """
         text = body.decode("utf-8", "replace")
@@ -173,7 +173,7 @@ class EngineResponse:
         if status >= 500 and (running is None or not running.alive()):
             return EngineUnavailable(ENGINE_DIED)
         error = EngineError(status, _name_variables(payload))
-        if str(error) == ENGINE_DIED:  # before its process is gone
+        if str(error) == ENGINE_DIED:  # reported before its process has ended
             return EngineUnavailable(ENGINE_DIED)
         if status >= 500:
             # Not its message, which may quote the caller's input.
@@ -182,7 +182,7 @@ class EngineResponse:
 
 
 def _name_variables(payload: Any) -> Any:
-    """Name environment variables where an engine's error asks for its command-line flags."""
+    """Replace command-line flags in an engine's error by their environment variables."""
     if isinstance(payload, dict):
         return {
             name: _name_variables(value) if name in ERROR_TEXTS else value

@@ -46,14 +46,14 @@ class EngineRuntime:
     Args:
         adapter: the engine.
         pacer: how long the tokens of a stream are merged.
-        timings: takes the stages of the engine's start.
+        timings: records the stages of the engine's start.
 
     Use as `with EngineRuntime(adapter) as runtime:`; leaving it asks the engine to stop, waits at
     most `STOP_GRACE_SECONDS`, then kills what is left of its processes.
 
     Attributes:
         running: the engine, None until it is up.
-        dead: whether it has died by itself.
+        dead: whether it ended without being stopped.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class EngineRuntime:
         return self.running
 
     def prepare_call(self, request: EngineRequest) -> AsgiCall:
-        """Return a call for one request, to be entered on any loop, or closed.
+        """Return the call of one request; the caller enters it on any loop, or closes it.
 
         Raises:
             EngineUnavailable: the engine is dead, or being stopped.
@@ -133,12 +133,12 @@ class EngineRuntime:
 
     @property
     def is_serving(self) -> bool:
-        """Whether the engine lives and is not being stopped."""
+        """Whether the engine runs and is not being stopped."""
         running = self.running
         return not (self.dead or self._ending) and running is not None and running.alive()
 
     def on_death(self, notify: Callable[[], None]) -> None:
-        """Call `notify` once, on the engine's thread, when the engine dies by itself."""
+        """Call `notify` once, on the engine's thread, when the engine dies."""
         self._on_death.append(notify)
 
     def fail_requests(self, reason: str) -> None:
@@ -148,7 +148,7 @@ class EngineRuntime:
             call.fail(EngineUnavailable(reason))
 
     def stop(self) -> None:
-        """Stop the engine and leave no process of it. May be called twice."""
+        """Stop the engine and end all of its processes. May be called twice."""
         if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
@@ -161,7 +161,7 @@ class EngineRuntime:
             while self._launching and self._thread.is_alive() and time.monotonic() < until:
                 self._kill_children()
                 self._thread.join(POLL_INTERVAL_SECONDS)
-        finally:  # also where a signal's handler raises
+        finally:  # also if a signal handler raises
             self._kill_children()
 
     # ---- the engine's thread ----
@@ -170,7 +170,7 @@ class EngineRuntime:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._serve())
-        except (Exception, SystemExit) as error:  # an engine may end its process by itself
+        except (Exception, SystemExit) as error:  # an engine may call sys.exit
             self._failure = error if isinstance(error, StartError) else _failed(error)
         finally:
             self._launched.set()
@@ -207,24 +207,24 @@ class EngineRuntime:
             ) from error
         except Exception as error:
             if self.running is not None:
-                log.warning("the engine did not stop in order: %r", error)
+                log.warning("the engine did not stop cleanly: %r", error)
                 return
             log.debug("the engine did not start", exc_info=error)
             raise _failed(error) from error
 
     def _report_unexpected_end(self) -> None:
-        """Report the engine's death where its loop has ended by itself."""
+        """Report the engine's death if its loop ended unexpectedly."""
         asked = self._stop is None or self._stop.is_set()
         if self.running is None or asked or self.dead:
             return
         self.dead = True
-        log.error("the engine's loop ended by itself: %r", self._failure)
+        log.error("the engine's loop ended unexpectedly: %r", self._failure)
         self.fail_requests(ENGINE_DIED)
         for notify in self._on_death:
             notify()
 
     async def _watch(self, running: RunningEngine, stop: asyncio.Event) -> None:
-        """Wait for the stop, or for the engine's death, and report that."""
+        """Wait for the stop, or for the engine's death, and report the death."""
         while not stop.is_set():
             if not running.alive():
                 self.dead = True
@@ -256,7 +256,7 @@ class EngineRuntime:
 def _garbage_collection_off() -> Iterator[None]:
     """Turn off garbage collection during imports, where it takes a fifth of the time.
 
-    The objects made inside are excluded from later collections, also in a fork.
+    Objects created inside are excluded from later collections, also in a fork.
     """
     gc.disable()
     try:
@@ -274,7 +274,7 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _failed(error: BaseException) -> EngineStartFailed:
-    """Return the start's error with the text of the innermost cause, which says most."""
+    """Return the start's error with the text of the innermost cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return EngineStartFailed(f"The engine did not start: {one_line(str(error)) or repr(error)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from handler.errors import InvalidSetting
 from handler.model.draft import parse_speculative_config
-from handler.setting_types import DEFAULT_DRAFT_TOKENS
+from handler.settings.types import DEFAULT_DRAFT_TOKENS
 
 PROMPT_LOOKUP_TOKENS = (2, 4)  # minimum and maximum length of a match for ngram
 VLLM_METHODS = {"draft": "draft_model"}
@@ -30,7 +30,7 @@ def vllm_config(
     if config:
         given = parse_speculative_config(config)
         if draft is not None:
-            given["model"] = str(draft)  # a folder, so that the engine does not ask the hub
+            given["model"] = str(draft)  # a folder, so that the engine does not query the hub
             given.pop("revision", None)
         return json.dumps(given)
     if method == "none":
@@ -80,8 +80,9 @@ def _sglang_flag(key: str) -> str:
     name = key.upper()
     if name in ("METHOD", "MODEL", "NUM_SPECULATIVE_TOKENS", "PROMPT_LOOKUP_MAX"):
         raise InvalidSetting(
-            f"SPECULATIVE_CONFIG: {key!r} is vLLM's. SGLang's are algorithm, draft_model_path, "
-            "num_steps, eagle_topk, num_draft_tokens …; or set SPECULATIVE_METHOD."
+            f"SPECULATIVE_CONFIG: {key!r} is a field of vLLM. SGLang has algorithm, "
+            "draft_model_path, num_steps, eagle_topk, num_draft_tokens …; or set "
+            "SPECULATIVE_METHOD."
         )
     return name if name.startswith("SPECULATIVE_") else f"SPECULATIVE_{name}"
 

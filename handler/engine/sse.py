@@ -1,7 +1,7 @@
-"""Server-sent events: split where they end, and decoded.
+"""Server-sent events: a byte stream is split into events, and events are decoded.
 
-An event ends with a blank line. The split is made on bytes, so that a multi-byte character is never
-torn. https://html.spec.whatwg.org/multipage/server-sent-events.html
+An event ends with a blank line. The split is made on bytes, so that a multi-byte character stays
+whole. https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import json
@@ -15,7 +15,7 @@ CompletionChunk = dict[str, Any]
 
 
 class EventSplitter:
-    """Whole events from bytes that arrive in pieces of any size."""
+    """Splits bytes that arrive in pieces of any size into whole events."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -45,12 +45,12 @@ def decode_event(event: bytes) -> CompletionChunk | None:
 def error_in(event: bytes) -> Any | None:
     """Return the decoded error that an event carries, or None.
 
-    Read are OpenAI's `data: {"error": …}`, and events named `error` of Anthropic's streams and of
-    the responses API's.
+    Errors are OpenAI's `data: {"error": …}`, and events named `error` in streams of Anthropic's API
+    and of the responses API.
     """
     if b'"error"' not in event and b"event: error" not in event:
         return None
-    lines = event.decode("utf-8", "replace").split("\n")  # not splitlines: texts hold U+2028
+    lines = event.decode("utf-8", "replace").split("\n")  # not splitlines: a text may have U+2028
     data = "".join(line.removeprefix("data:") for line in lines if line.startswith("data:"))
     try:
         payload = json.loads(data)

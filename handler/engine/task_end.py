@@ -1,4 +1,4 @@
-"""Clean-up at the end of an asyncio task that nobody may be awaiting."""
+"""Clean-up at the end of an asyncio task, also of one that is never awaited."""
 
 import asyncio
 import contextlib
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 def call_at_task_end(end: Callable[[], None]) -> Iterator[None]:
     """Call `end` once: when the context is left, or when the current task ends before that.
 
-    A cancelled task leaves an async generator suspended at its yield until it is collected. The
-    task's own callback does not wait for that.
+    A cancelled task leaves an async generator suspended at its yield until it is garbage-collected.
+    The task's done callback runs before that.
     """
     ended = False
 

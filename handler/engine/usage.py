@@ -1,7 +1,7 @@
 """Token usage of a request, as the engine counts it.
 
 The OpenAI routes send the usage of a stream only on request. The worker always requests it, and
-keeps the usage event from callers who did not.
+hides the usage event from callers who did not request it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import orjson
 
 from handler.engine.sse import decode_event
 
-OWN_USAGE = b'"meta_info":'  # where SGLang's own routes have it, for each prompt
+SGLANG_USAGE = b'"meta_info":'  # the usage of one prompt in SGLang's own routes
 USAGE_ON_REQUEST = frozenset({"/v1/chat/completions", "/v1/completions"})
 STREAM_OPTIONS = "stream_options"
 
@@ -38,7 +38,7 @@ def include_usage(path: str, body: dict[str, Any]) -> bool:
     if path not in USAGE_ON_REQUEST or body.get("stream") is not True:
         return False
     if options is not None and not isinstance(options, dict):
-        return False  # the engine says what is wrong with it
+        return False  # the engine reports the error
     if options and options.get("include_usage"):
         return False
     body[STREAM_OPTIONS] = {**(options or {}), "include_usage": True}
@@ -59,7 +59,7 @@ class UsageCounter:
 
     def add(self, data: bytes) -> None:
         """Read whole events of a stream, or a whole response body."""
-        if OWN_USAGE in data:
+        if SGLANG_USAGE in data:
             self._add_own(data)
         if b'"usage":' not in data:
             return

@@ -1,7 +1,7 @@
 """Warm-up before the first job: the engine's first tokens, and the prefixes that requests share.
 
-A prefix is the beginning of chats, such as a long system message with tools. It is prefilled here,
-so that the first request that begins with it finds it in the KV cache.
+A prefix is the common beginning of chats, such as a long system message with tools. It is prefilled
+here, so that the first request that begins with it finds it in the KV cache.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.engine.interface import EngineRequest, RunningEngine
-from handler.engine.response import ask
+from handler.engine.response import send_request
 from handler.engine.runtime import EngineRuntime
 from handler.errors import (
     EngineError,
@@ -64,7 +64,7 @@ def warm_up(runtime: EngineRuntime, prefixes: tuple[Prefix, ...]) -> None:
 
     Raises:
         EngineStartFailed: the engine is up but cannot generate.
-        InvalidSetting: it refuses a prefix.
+        InvalidSetting: the engine refuses a prefix.
     """
     engine = runtime.running
     if engine is None or not engine.generates:
@@ -98,7 +98,7 @@ async def _warm_up(
 
 async def _value(runtime: EngineRuntime, path: str, body: Mapping[str, Any]) -> Any:
     request = EngineRequest("POST", path, json.dumps(body).encode(), request_id="warm-up")
-    async with ask(runtime, request) as response:
+    async with send_request(runtime, request) as response:
         return await response.value()
 
 

@@ -1,1 +1,1 @@
-"""What happens to requests and in the engine, in figures: gauges, a log line, the bottleneck."""
+"""Metrics of requests and of the engine, the request log, and the bottleneck."""

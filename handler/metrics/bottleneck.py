@@ -1,12 +1,12 @@
-"""What limits the engine, and what an operator can do about it.
+"""The bottleneck of the engine, and advice for the operator.
 
-The rules look at the newest stats and at the window that ends with them, in this order:
+The rules use the newest stats and the window before them, in this order:
 
-1. Idle: nothing runs and nothing waits.
+1. Idle: no request runs or waits.
 2. KV cache: requests were preempted, or the cache is nearly full while requests wait.
-3. Queue: the batch is full while the cache has room. The requests that wait for it are in the
-   engine, or on the platform: a queue worker takes no more jobs than it runs.
-4. Compute: the rest. Requests that wait beside a batch with room wait for a prefill.
+3. Queue: the batch is full while the cache has room. More requests wait in the engine, or on the
+   platform, because a queue worker takes only as many jobs as it runs.
+4. Compute: otherwise. Requests that wait while the batch has room wait for their prefill.
 """
 
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from typing import Literal, get_args
 
 from handler.metrics.engine_stats import EngineStats, StatsWindow
 
-FULL_KV_CACHE_USAGE = 0.9  # above it, requests that wait are taken to wait for the KV cache
-MIN_ACCEPTED_PER_STEP = 0.5  # tokens; with fewer, drafting costs about what it saves
+FULL_KV_CACHE_USAGE = 0.9  # from here, waiting requests count as waiting for the KV cache
+MIN_ACCEPTED_PER_STEP = 0.5  # tokens; below it, drafting costs about as much as it saves
 LOG_INTERVAL_SECONDS = 60.0
 
 BottleneckKind = Literal["kv_cache", "compute", "queue", "idle"]
 KINDS: tuple[BottleneckKind, ...] = get_args(BottleneckKind)
 
 PREEMPTED = (
-    "The KV cache is too small for the batch, and preempted requests are computed again: lower "
+    "The KV cache is too small for the batch; preempted requests are computed again: lower "
     "MAX_NUM_SEQS or MAX_MODEL_LEN, set KV_CACHE_DTYPE=fp8, or use a larger GPU."
 )
 KV_CACHE_FULL = (
@@ -34,32 +34,32 @@ BATCH_FULL = (
     "MAX_NUM_SEQS, or add workers."
 )
 COMPUTE_BOUND = (
-    "The GPU sets the pace: use a faster GPU, a quantized model or, for few streams, "
+    "The GPU is the limit: use a faster GPU, a quantized model or, for few streams, "
     "SPECULATIVE_METHOD."
 )
-NOTHING_RUNS = "Nothing runs and nothing waits."
+NOTHING_RUNS = "No request runs or waits."
 SPECULATION_COSTS = (
-    f"Speculation does not pay, with fewer than {MIN_ACCEPTED_PER_STEP} accepted tokens a step: "
-    "turn it off (SPECULATIVE_METHOD=none) or change the draft."
+    f"Drafting costs more than it saves, with under {MIN_ACCEPTED_PER_STEP} accepted tokens a "
+    "step: turn it off (SPECULATIVE_METHOD=none) or use another draft model."
 )
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """What limits the engine, and one sentence of advice."""
+    """A kind of bottleneck, and one sentence of advice."""
 
     kind: BottleneckKind
     advice: str
 
 
 def find_bottleneck(stats: EngineStats, window: StatsWindow, max_running: int) -> Bottleneck:
-    """Return what limits the engine.
+    """Return the bottleneck of the engine.
 
     Args:
-        stats: the newest.
-        window: what happened up to them.
-        max_running: requests that the engine can run at once: the sequences of its batch over all
-            replicas, or MAX_CONCURRENCY if that is less.
+        stats: the newest sample.
+        window: the time before it.
+        max_running: requests that the engine can run at once: the batch size over all replicas, or
+            MAX_CONCURRENCY if that is less.
     """
     running, waiting = stats.running or 0, stats.waiting or 0
     if not running and not waiting:
@@ -74,16 +74,16 @@ def find_bottleneck(stats: EngineStats, window: StatsWindow, max_running: int) -
 
 
 def speculation_pays(window: StatsWindow) -> bool | None:
-    """Return whether drafting is worth its cost; None if nothing was drafted."""
+    """Return whether drafting saves more time than it costs; None if nothing was drafted."""
     accepted = window.accepted_tokens_per_step
     return None if accepted is None else accepted >= MIN_ACCEPTED_PER_STEP
 
 
 class BottleneckLog:
-    """Which lines go to the log: changes, at most once a minute.
+    """Chooses the log lines: changes of the bottleneck, at most once a minute.
 
-    Idleness is not logged, nor is the bottleneck of before when the engine is back from idleness. A
-    change within the minute is logged after it, if it still holds.
+    Idle is never logged, and neither is the same bottleneck after an idle time. A change within the
+    minute is logged at its end, if it still holds.
     """
 
     def __init__(self) -> None:
@@ -97,9 +97,9 @@ class BottleneckLog:
         """Return the lines to log now.
 
         Args:
-            bottleneck: the newest.
-            window: in which it was found.
-            now_seconds: on a monotonic clock.
+            bottleneck: the newest one.
+            window: the time before it.
+            now_seconds: the monotonic clock.
         """
         pays = speculation_pays(window)
         if pays:

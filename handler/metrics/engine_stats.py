@@ -1,8 +1,7 @@
-"""The engine's state from its Prometheus exposition, in the same fields for both engines.
+"""Stats from the engine's Prometheus exposition, with the same fields for both engines.
 
-`EngineStats` is one sample, `StatsWindow` is what happened between two. SGLang's gauges are those
-of its last report, which it makes every 40 decode steps and when it becomes idle; its counters
-appear with their first event.
+`EngineStats` is one sample, `StatsWindow` the difference between two. SGLang updates its gauges
+every 40 decode steps and when it becomes idle; its counters are missing until their first event.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,18 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """One sample of an engine; None where it has no such metric.
+    """One sample of an engine; None for a metric that it does not have.
 
     Attributes:
         running: requests in the batch.
-        waiting: requests that wait in the engine.
-        kv_cache_usage: the share of the KV cache that requests hold, 0 to 1; the highest of
-            several replicas.
+        waiting: requests in the engine's queue.
+        kv_cache_usage: the used share of the KV cache, 0 to 1; the highest of several replicas.
         preemptions_total: requests that lost their KV cache to others.
         prefix_queries_total: prompt tokens looked up in the prefix cache.
-        prefix_hits_total: those that were found.
-        generation_tokens_total: SGLang leaves out the first token of each request.
-        spec_drafts_total: verified drafts, one per step and request; vLLM's, like the next two.
+        prefix_hits_total: prompt tokens found in the prefix cache.
+        generation_tokens_total: generated tokens; SGLang's first token of a request is missing.
+        spec_drafts_total: verified drafts, one per step and request; vLLM only, like the next two.
         spec_draft_tokens_total: drafted tokens.
         spec_accepted_tokens_total: drafted tokens that were accepted.
         spec_accepted_per_step: SGLang's gauge of accepted tokens per step, without the bonus token.
@@ -49,12 +47,12 @@ class EngineStats:
 
 @dataclass(frozen=True)
 class MetricSource:
-    """Where a field stands in an exposition.
+    """The metric of a field.
 
     Attributes:
-        name: of the metric.
-        modes: values of its label `mode`, empty for all.
-        largest: whether the largest sample is taken, and not the sum.
+        name: the name of the metric.
+        modes: the values of its label `mode`, empty for all.
+        largest: whether the largest sample counts instead of the sum.
     """
 
     name: str
@@ -80,20 +78,20 @@ SGLANG = {
     "waiting": MetricSource("sglang:num_queue_reqs"),
     "kv_cache_usage": MetricSource("sglang:token_usage", largest=True),
     "preemptions_total": MetricSource("sglang:num_retracted_requests_total"),
-    # Counted with each prefill; sglang:cached_tokens_total only when a request has ended.
+    # Counted at each prefill; sglang:cached_tokens_total counts at the end of a request.
     "prefix_queries_total": MetricSource("sglang:prefill_effective_tokens_total", ("input", *HITS)),
     "prefix_hits_total": MetricSource("sglang:prefill_effective_tokens_total", HITS),
-    # Counted with each step; sglang:generation_tokens_total only when a request has ended.
+    # Counted at each step; sglang:generation_tokens_total counts at the end of a request.
     "generation_tokens_total": MetricSource("sglang:realtime_tokens_total", ("decode",)),
     "spec_accepted_per_step": MetricSource("sglang:spec_accept_length", largest=True),
     "spec_acceptance": MetricSource("sglang:spec_accept_rate", largest=True),
 }
-# Ranks of one engine see the same requests, each in a series of its own.
+# Labels of ranks: each rank of an engine reports the same requests.
 RANKS = frozenset({"tp_rank", "pp_rank", "moe_ep_rank", "pid"})
 
 
 def parse_stats(exposition: str) -> EngineStats:
-    """Return the engine's stats; all None if the exposition has none of an engine."""
+    """Return the engine's stats; all None if the exposition has no engine metrics."""
     if any(line.startswith("sglang:") for line in exposition.splitlines()):
         return EngineStats(**_in_vllm_terms(_values(exposition, SGLANG)))
     return EngineStats(**_values(exposition, VLLM))
@@ -103,7 +101,7 @@ def _values(exposition: str, table: Mapping[str, MetricSource]) -> dict[str, flo
     # Imported late: see prometheus.py.
     from prometheus_client.parser import text_string_to_metric_families
 
-    # The parser is slow, and about ten of some five hundred lines are needed.
+    # The parser is slow, and only about ten of 500 lines are needed.
     names = tuple(source.name for source in table.values())
     lines = "\n".join(line for line in exposition.splitlines() if line.startswith(names))
     families = text_string_to_metric_families(lines)
@@ -115,7 +113,7 @@ def _value(samples: Iterable["Sample"], source: MetricSource) -> float | None:
     engines: dict[frozenset[tuple[str, str]], float] = {}
     for sample in samples:
         labels = sample.labels
-        # With priorities, SGLang's sample without one is the sum of the others.
+        # SGLang's sample without a priority is the sum over all priorities.
         if sample.name != source.name or labels.get("priority"):
             continue
         if source.modes and labels.get("mode") not in source.modes:
@@ -130,8 +128,8 @@ def _value(samples: Iterable["Sample"], source: MetricSource) -> float | None:
 def _in_vllm_terms(values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Return SGLang's values with vLLM's meaning.
 
-    A counter that has not appeared yet is 0. The accept length is 0 without speculation, else it
-    includes the bonus token ("accepted drafts + bonus token per forward" in its HELP).
+    A missing counter is 0. The accept length is 0 without speculation, else it includes the bonus
+    token ("accepted drafts + bonus token per forward" in its HELP).
     """
     counted = {
         name: 0.0 if name.endswith("_total") and value is None else value
@@ -145,12 +143,12 @@ def _in_vllm_terms(values: Mapping[str, float | None]) -> dict[str, float | None
 
 @dataclass(frozen=True)
 class StatsWindow:
-    """What an engine did between two samples; None where that is not known.
+    """The difference between two samples; None for an unknown value.
 
     Attributes:
-        prefix_hit_ratio: prompt tokens found in the prefix cache to those looked up.
+        prefix_hit_ratio: the share of prompt tokens found in the prefix cache.
         accepted_tokens_per_step: accepted draft tokens per step, without the bonus token.
-        acceptance_ratio: accepted draft tokens to all drafted ones.
+        acceptance_ratio: the share of drafted tokens that were accepted.
     """
 
     prefix_hit_ratio: float | None = None
@@ -160,13 +158,13 @@ class StatsWindow:
 
 
 def window_between(before: EngineStats, after: EngineStats) -> StatsWindow:
-    """Return what happened from one sample to the other."""
+    """Return the window between two samples."""
     grown = _growth(before, after)
     accepted = grown.spec_accepted_tokens_total
     per_step = _ratio(accepted, grown.spec_drafts_total)
     acceptance = _ratio(accepted, grown.spec_draft_tokens_total)
     if grown.spec_drafts_total is None and grown.generation_tokens_total:
-        # A gauge keeps its last value when nothing is generated any more.
+        # A gauge keeps its last value while nothing is generated.
         per_step, acceptance = after.spec_accepted_per_step, after.spec_acceptance
     return StatsWindow(
         prefix_hit_ratio=_ratio(grown.prefix_hits_total, grown.prefix_queries_total),
@@ -177,7 +175,7 @@ def window_between(before: EngineStats, after: EngineStats) -> StatsWindow:
 
 
 def _growth(before: EngineStats, after: EngineStats) -> EngineStats:
-    """Return by how much each counter has grown; since 0 if the engine was restarted."""
+    """Return the growth of each counter; its value if the engine was restarted."""
     now = {
         field.name: value
         for field in fields(EngineStats)

@@ -1,6 +1,6 @@
-"""The engine's state, sampled from its metrics: gauges, bottlenecks in the log, a Pushgateway.
+"""The monitor: samples the engine's metrics for the gauges, the log and a Pushgateway.
 
-bottleneck.py has the rules.
+The rules for the bottleneck are in bottleneck.py.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from handler.engine.interface import EngineRequest
-from handler.engine.response import ask
+from handler.engine.response import send_request
 from handler.engine.runtime import EngineRuntime
 from handler.errors import InvalidSetting, RequestError
 from handler.metrics.bottleneck import (
@@ -30,7 +30,7 @@ from handler.startup.timings import StartupTimings
 log = logging.getLogger(__name__)
 
 SAMPLE_INTERVAL_SECONDS = 10.0
-WINDOW_SECONDS = 60.0  # what "of late" means
+WINDOW_SECONDS = 60.0  # "in the last minute" in the metrics' help
 PUSH_TIMEOUT_SECONDS = 5.0
 
 
@@ -39,12 +39,12 @@ class Monitor:
 
     Args:
         runtime: the running engine.
-        timings: of the start.
+        timings: the stages of the start.
         max_running: requests that the engine can run at once.
-        pushgateway: gets the metrics; leaving the context deletes them there.
+        pushgateway: receives the metrics; leaving the context deletes them there.
 
     Attributes:
-        metrics: what the worker counts.
+        metrics: the worker's own metrics.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Monitor:
         self._samples: deque[tuple[float, EngineStats]] = deque()  # monotonic seconds, stats
         self._lock = threading.Lock()
         self._bottleneck_log = BottleneckLog()
-        self._over = threading.Event()
+        self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=self._main, name="monitor", daemon=True)
 
     def __enter__(self) -> "Monitor":
@@ -69,26 +69,26 @@ class Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop_requested.set()
         self._thread.join(PUSH_TIMEOUT_SECONDS)
         if self._pushgateway is not None:
             self._pushgateway.delete()
 
     async def exposition(self) -> str:
-        """Return the engine's metrics and the worker's own; on any loop."""
+        """Return the engine's metrics and the worker's own; may be called on any event loop."""
         return self.with_worker_metrics(await self._engine_exposition())
 
     def with_worker_metrics(self, engine_exposition: str) -> str:
-        """Return the engine's metrics, which are at hand, and the worker's own."""
+        """Return the given engine metrics with the worker's own added."""
         self._add_sample(engine_exposition)
         return self.metrics.exposition(engine_exposition)
 
     async def _engine_exposition(self) -> str:
         try:
-            async with ask(self._runtime, EngineRequest("GET", "/metrics")) as response:
+            async with send_request(self._runtime, EngineRequest("GET", "/metrics")) as response:
                 return (await response.read_all()).decode()
         except RequestError:
-            return ""  # the engine is gone; what the worker has counted is not
+            return ""  # the engine is dead; the worker's own metrics are still valid
 
     def _add_sample(self, engine_exposition: str) -> None:
         if not engine_exposition:
@@ -111,8 +111,8 @@ class Monitor:
 
     def _gauges(self) -> Gauges:
         running = self._runtime.running
-        lives = running is not None and not self._runtime.dead and running.alive()
-        gauges: dict[str, float | dict[str, float]] = {"engine_up": float(lives)}
+        is_alive = running is not None and not self._runtime.dead and running.alive()
+        gauges: dict[str, float | dict[str, float]] = {"engine_up": float(is_alive)}
         if (latest := self._latest()) is None:
             return gauges
         stats, window = latest
@@ -135,11 +135,11 @@ class Monitor:
 
     def _main(self) -> None:
         with asyncio.Runner() as runner:
-            while not self._over.wait(SAMPLE_INTERVAL_SECONDS):
+            while not self._stop_requested.wait(SAMPLE_INTERVAL_SECONDS):
                 try:
                     runner.run(self._sample())
-                except Exception:  # the worker serves without a monitor as well
-                    log.exception("the monitor failed once")
+                except Exception:  # the worker can serve without a monitor
+                    log.exception("the monitor failed to take a sample")
 
     async def _sample(self) -> None:
         async with asyncio.timeout(SAMPLE_INTERVAL_SECONDS):
@@ -154,7 +154,7 @@ class Monitor:
 
 
 class Pushgateway:
-    """A Prometheus Pushgateway and the metrics group of this worker in it.
+    """This worker's group of metrics in a Prometheus Pushgateway.
 
     Args:
         url: PROMETHEUS_PUSHGATEWAY.
@@ -179,7 +179,7 @@ class Pushgateway:
         self._logged_problem = ""
 
     async def push(self, exposition: str) -> None:
-        """Replace the worker's metrics in the gateway; log each new problem once."""
+        """Replace the worker's metrics in the gateway; log a repeated problem once."""
         problem = ""
         try:
             async with httpx.AsyncClient(timeout=PUSH_TIMEOUT_SECONDS) as client:
@@ -189,10 +189,10 @@ class Pushgateway:
         except httpx.HTTPError as error:
             problem = str(error) or repr(error)
         if problem and problem != self._logged_problem:
-            log.warning("PROMETHEUS_PUSHGATEWAY does not take the metrics: %s", problem)
+            log.warning("PROMETHEUS_PUSHGATEWAY does not accept the metrics: %s", problem)
         self._logged_problem = problem
 
     def delete(self) -> None:
-        """Delete the worker's metrics in the gateway: the worker ends."""
+        """Delete the worker's metrics in the gateway."""
         with contextlib.suppress(httpx.HTTPError):
             httpx.delete(self._url, timeout=PUSH_TIMEOUT_SECONDS)

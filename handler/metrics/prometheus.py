@@ -1,7 +1,7 @@
 """The worker's own Prometheus metrics, added to the engine's; docs/metrics.md lists them.
 
-prometheus_client decides at its import whether several processes share it. SGLang's do, and set
-that at its start: nothing of this module may be called before the engine is up.
+prometheus_client chooses at its import between one process and several. SGLang sets the variable
+for that at its own start, so call nothing in this module before the engine is up.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,35 +17,41 @@ LONG_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 PostOutcome = Literal["taken", "again", "lost"]
-"""Of a POST to the platform: accepted, sent again, given up."""
+"""The outcome of a POST to the platform: accepted, retried, given up."""
 Gauges = Mapping[str, "float | Mapping[str, float]"]
-"""A name → its value, or its values by the value of its one label."""
+"""The value of each gauge, or its values by label."""
 
 GAUGES = {
-    "requests_active": ("Requests that are open", ()),
-    "streams_active": ("Streams that are open", ()),
-    "start_seconds": ("Seconds that a stage of the start took", ("stage",)),
-    "start_offset_seconds": ("Seconds from the process's start to a stage's begin", ("stage",)),
-    "engine_up": ("Whether the engine lives", ()),
-    "kv_cache_usage_ratio": ("Share of the KV cache that is in use", ()),
+    "requests_active": ("Open requests", ()),
+    "streams_active": ("Open streams", ()),
+    "start_seconds": ("Duration of a stage of the start, in seconds", ("stage",)),
+    "start_offset_seconds": (
+        "Seconds from the start of the process to the begin of a stage",
+        ("stage",),
+    ),
+    "engine_up": ("1 if the engine is alive", ()),
+    "kv_cache_usage_ratio": ("Used share of the KV cache", ()),
     "engine_running_requests": ("Requests in the engine's batch", ()),
-    "engine_waiting_requests": ("Requests that wait in the engine", ()),
-    "prefix_cache_hit_ratio": ("Share of prompt tokens found in the KV cache, of late", ()),
-    "accepted_tokens_per_step": ("Drafted tokens that a step accepts, of late", ()),
-    "acceptance_ratio": ("Share of drafted tokens that are accepted, of late", ()),
+    "engine_waiting_requests": ("Requests in the engine's queue", ()),
+    "prefix_cache_hit_ratio": (
+        "Share of prompt tokens found in the prefix cache, in the last minute",
+        (),
+    ),
+    "accepted_tokens_per_step": ("Accepted draft tokens per step, in the last minute", ()),
+    "acceptance_ratio": ("Share of draft tokens that were accepted, in the last minute", ()),
     "preemptions_total": ("Requests that lost their KV cache to others", ()),
-    "bottleneck": ("1 for what bounds the worker now", ("kind",)),
-    "speculation_pays": ("Whether drafting gains more than it costs, of late", ()),
+    "bottleneck": ("1 for the current bottleneck", ("kind",)),
+    "speculation_pays": ("1 if drafting saves more time than it costs, in the last minute", ()),
 }
 
 
 class WorkerMetrics(RequestObserver):
-    """What the worker counts.
+    """The worker's own metrics.
 
     Args:
-        timings: of the start.
-        pacer: knows how many streams are open.
-        engine_gauges: returns the values of those `GAUGES` that describe the engine.
+        timings: the stages of the start.
+        pacer: has the number of open streams.
+        engine_gauges: returns the values of the engine's `GAUGES`.
     """
 
     def __init__(
@@ -64,25 +70,31 @@ class WorkerMetrics(RequestObserver):
         def histogram(name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Any:
             return Histogram(PREFIX + name, help_text, labels, registry=registry, buckets=buckets)
 
-        self._requests = counter("requests", "Requests that are over", "route", "outcome")
+        self._requests = counter("requests", "Finished requests", "route", "outcome")
         self._request_seconds = histogram(
-            "request_seconds", "From a request's arrival to its end", LONG_BUCKETS, "route"
+            "request_seconds", "From the arrival of a request to its end", LONG_BUCKETS, "route"
         )
         self._queue_seconds = histogram(
-            "queue_seconds", "From a request's arrival to the engine", SHORT_BUCKETS
+            "queue_seconds",
+            "From the arrival of a request until it is sent to the engine",
+            SHORT_BUCKETS,
         )
         self._time_to_first_token = histogram(
             "time_to_first_token_seconds",
-            "From a stream's arrival to the first of its output",
+            "From the arrival of a streamed request to its first output",
             SHORT_BUCKETS,
         )
         self._inter_token_latency = histogram(
-            "inter_token_seconds", "Between two tokens of a stream, on its average", TOKEN_BUCKETS
+            "inter_token_seconds", "Average time between two tokens of a stream", TOKEN_BUCKETS
         )
-        self._tokens = counter("tokens", "Tokens read, written and found in the KV cache", "kind")
+        self._tokens = counter(
+            "tokens",
+            "Prompt tokens, generated tokens, and prompt tokens found in the prefix cache",
+            "kind",
+        )
         self._posts = counter("posts", "POSTs of results to the platform", "outcome")
-        self._post_seconds = histogram("post_seconds", "From a POST to its answer", SHORT_BUCKETS)
-        self._post_bytes = counter("post_bytes", "Bytes of the POSTs' bodies")
+        self._post_seconds = histogram("post_seconds", "From a POST to its response", SHORT_BUCKETS)
+        self._post_bytes = counter("post_bytes", "Body bytes of the POSTs")
 
     def began(self, record: RequestRecord) -> None:
         self._active_requests += 1
@@ -110,7 +122,7 @@ class WorkerMetrics(RequestObserver):
         self._post_bytes.inc(size_bytes)
 
     def exposition(self, engine_exposition: str) -> str:
-        """Return the engine's exposition with the worker's own metrics behind it."""
+        """Return the engine's exposition with the worker's own metrics at its end."""
         from prometheus_client import generate_latest
 
         own = generate_latest(self._registry).decode()
@@ -129,7 +141,7 @@ class WorkerMetrics(RequestObserver):
 
 
 class _GaugeCollector:
-    """Gauges whose values are read when they are scraped."""
+    """A collector that reads the gauges at each scrape."""
 
     def __init__(self, values: Callable[[], Gauges]) -> None:
         self._values = values
@@ -150,7 +162,7 @@ class _GaugeCollector:
 
 
 def _without_own(lines: Iterable[str]) -> Iterator[str]:
-    """Drop this process's metrics, which SGLang's shared folder of metrics holds as well."""
+    """Drop the worker's own metrics, which SGLang's multi-process exposition also has."""
     for line in lines:
         name = line.split(" ", 3)[2] if line.startswith(("# HELP ", "# TYPE ")) else line
         if line and not name.startswith(PREFIX):

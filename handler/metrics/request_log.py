@@ -1,6 +1,6 @@
-"""One request from its arrival to its end: a line in the log, and what the metrics count.
+"""The record of one request, for its log line and the metrics.
 
-Prompts and completions are left out unless LOG_CONTENT is set.
+The log has no prompts or completions unless LOG_CONTENT is set.
 """
 
 import logging
@@ -14,12 +14,12 @@ from handler.errors import ClientDisconnected, RequestError
 log = logging.getLogger(__name__)
 
 Outcome = Literal["ok", "refused", "failed", "timeout", "cancelled", "rejected"]
-"""refused: the caller's error. failed: ours or the engine's. rejected: the queue is full."""
+"""refused: invalid request. failed: an error of the worker or engine. rejected: queue full."""
 EVENT_NAME = re.compile(rb"^event: ?(\S+)", re.MULTILINE)
-# The events with which /v1/responses begins before anything is computed.
+# The first events of /v1/responses, which come before any output.
 HEAD_EVENTS = frozenset({b"response.created", b"response.queued", b"response.in_progress"})
 DONE = b"data: [DONE]"
-CANCELLED = 499  # the client has left; nginx's status, which only the log has
+CANCELLED = 499  # nginx's status for a client that disconnected; in the log only
 UNKNOWN_ROUTE = "?"
 MAX_CONTENT_CHARACTERS = 20_000
 
@@ -28,18 +28,17 @@ class RequestRecord:
     """One request; times are seconds on the monotonic clock.
 
     Args:
-        request_id: the job's id, or the request's.
+        request_id: the id of the job or of the HTTP request.
         log_content: whether prompt and completion go to the log.
 
     Attributes:
         route: the engine's path, or "?" if there is none.
-        status: the HTTP status it has come to; CANCELLED until then.
+        status: the HTTP status; CANCELLED while the request runs.
         streams: whether the response is a stream.
-        began_at: when the request arrived.
-        engine_at: when it was sent to the engine.
-        first_output_at: when the first output arrived from the engine.
-        ended_at: when it was over.
-        yields: the pieces in which the output left.
+        began_at: arrival of the request.
+        engine_at: when the request was sent to the engine.
+        first_output_at: first output of the engine.
+        ended_at: end of the request.
     """
 
     def __init__(self, request_id: str, log_content: bool = False) -> None:
@@ -51,26 +50,25 @@ class RequestRecord:
         self.engine_at: float | None = None
         self.first_output_at: float | None = None
         self.ended_at: float | None = None
-        self.yields = 0
         self._usage = UsageCounter()
         self._log_content = log_content
         self._prompt = b""
         self._completion: list[bytes] = []
 
     def sent(self, route: str, body: bytes) -> None:
-        """The request is sent to the engine."""
+        """Record that the request is sent to the engine."""
         self.route, self.engine_at = route, time.monotonic()
         if self._log_content:
             self._prompt = body
 
     def add_output(self, data: bytes) -> None:
-        """The engine has sent `data`: whole events, or a whole body."""
+        """Record output of the engine: whole events, or a whole body."""
         if not data:
             return
         if self.first_output_at is None and not _is_head(data):
             self.first_output_at = time.monotonic()
         if self.streams and DONE in data:
-            self.status = 200  # a client that has this may leave before the response's end
+            self.status = 200  # a client may disconnect after this, before the response ends
         self._usage.add(data)
         if self._log_content:
             self._completion.append(data)
@@ -82,7 +80,7 @@ class RequestRecord:
             self.status = error.status if isinstance(error, RequestError) else RequestError.status
 
     def finish(self) -> None:
-        """The request is over: write its line to the log."""
+        """Record the end of the request and write its log line."""
         self.ended_at = time.monotonic()
         usage, first = self.usage, self.time_to_first_token_seconds
         fields = {
@@ -123,24 +121,24 @@ class RequestRecord:
 
     @property
     def seconds(self) -> float:
-        """From the arrival to the end, or to now."""
+        """From the arrival to the end, or until now."""
         return (self.ended_at or time.monotonic()) - self.began_at
 
     @property
     def queue_seconds(self) -> float | None:
-        """From the arrival until it was sent to the engine."""
+        """From the arrival until the request was sent to the engine."""
         return None if self.engine_at is None else self.engine_at - self.began_at
 
     @property
     def time_to_first_token_seconds(self) -> float | None:
-        """From the arrival to the first output of a stream."""
+        """From the arrival to the first output of a stream; None for other responses."""
         if self.first_output_at is None or not self.streams:
             return None
         return self.first_output_at - self.began_at
 
     @property
     def inter_token_latency_seconds(self) -> float | None:
-        """Between two tokens of a stream, on average."""
+        """Average time between two tokens of a stream."""
         tokens = self.usage.completion
         if self.first_output_at is None or self.ended_at is None or tokens < 2 or not self.streams:
             return None
@@ -148,17 +146,17 @@ class RequestRecord:
 
 
 class RequestObserver:
-    """Notified of each request; this one does nothing."""
+    """The observer of requests; this base class does nothing."""
 
     def began(self, record: RequestRecord) -> None:
-        """A request has arrived."""
+        """Called when a request arrives."""
 
     def ended(self, record: RequestRecord) -> None:
-        """A request is over."""
+        """Called when a request has ended."""
 
 
 def _is_head(data: bytes) -> bool:
-    """Whether all events are HEAD_EVENTS; an engine sends each of them whole."""
+    """Whether `data` has only HEAD_EVENTS; an engine never splits them."""
     names = EVENT_NAME.findall(data)
     return bool(names) and all(name in HEAD_EVENTS for name in names)
 

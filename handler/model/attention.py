@@ -49,7 +49,7 @@ def heads_split_evenly(gpus: int, heads: int, kv_heads: int) -> bool:
 
 
 def kv_bytes_per_token(config: Config, element_bytes: int, gpus: int) -> int | None:
-    """Return the KV cache of a token on each GPU of a plain decoder, None for other models."""
+    """Return a token's KV cache on each GPU for a plain decoder, None for other models."""
     text = text_config(config)
     heads, kv_heads = attention_heads(text)
     layers, hidden_size = text.get("num_hidden_layers"), text.get("hidden_size")
@@ -69,7 +69,7 @@ def kv_bytes_per_token(config: Config, element_bytes: int, gpus: int) -> int | N
 
 
 def default_context_tokens(config: Config) -> int | None:
-    """Return the context that engines choose by themselves, None where it is not obvious."""
+    """Return the engines' default context length, None if it is not clear."""
     text = text_config(config)
     lengths = {
         value

@@ -52,23 +52,23 @@ def has_fp8_cache(folder: Path) -> bool:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the folder has weights in any format; an engine can also make up random ones."""
+    """Whether the folder has weights in any format; LOAD_FORMAT=dummy needs none."""
     return any(path.is_file() for pattern in WEIGHTS for path in folder.glob(pattern))
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """Return config.json, or without it Mistral's params.json with the usual names.
+    """Return config.json, or without it Mistral's params.json with the names of config.json.
 
     Raises:
         ModelUnavailable: neither can be read.
     """
     if not (folder / CONFIG).is_file() and (folder / mistral.PARAMS).is_file():
-        return mistral.usual_config(json_object(folder / mistral.PARAMS))
+        return mistral.hf_config(json_object(folder / mistral.PARAMS))
     return json_object(folder / CONFIG)
 
 
 def has_config(folder: Path) -> bool:
-    """Whether the folder has a model's configuration, the usual one or Mistral's."""
+    """Whether the folder has a model's configuration, config.json or Mistral's params.json."""
     return any((folder / name).is_file() for name in (CONFIG, mistral.PARAMS))
 
 
@@ -134,7 +134,7 @@ def model_named_in_errors(name: str) -> Iterator[None]:
 
 
 def _quantization_config(folder: Path, config: dict[str, Any]) -> Any:
-    """Return the configuration from wherever the quantization tools write it."""
+    """Return the quantization config from any field or file that the tools write it to."""
     text = config.get("text_config")
     nested = text.get("quantization_config") if isinstance(text, dict) else None
     quantization = config.get("quantization_config") or nested or config.get("compression_config")

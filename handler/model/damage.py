@@ -1,4 +1,4 @@
-"""Files that are not what their names say: Git LFS pointers, copies that were cut short.
+"""Damaged files: Git LFS pointers, and copies that were cut short.
 
 Only headers and ends are read, which takes milliseconds, before an engine is imported.
 """
@@ -23,7 +23,7 @@ from handler.model.safetensors import expected_bytes, loaded_files
 POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/|# xet version ")
 MAX_POINTER_BYTES = 1024
 END_BYTES = 64
-# Read by an engine; other JSON files of a repository do not matter.
+# JSON files that an engine reads; others in a repository are not checked.
 JSON_FILE = re.compile(
     r"(.*config|tokenizer|tekken|vocab|params|special_tokens_map|added_tokens|chat_template"
     r"|.*\.index)\.json"
@@ -35,10 +35,10 @@ MAX_SENTENCEPIECE_BYTES = 16 << 20
 
 
 def check_files(folder: Path, name: str, kind: ArtifactKind) -> None:
-    """Check the files that an engine reads, as far as their headers and ends tell.
+    """Check the headers and ends of the files that an engine reads.
 
     Raises:
-        ModelUnavailable: names the file and what it is.
+        ModelUnavailable: names the damaged file and the reason.
     """
     with model_named_in_errors(name):
         read = _files_read(folder, kind) | set(broken_links(folder, kind))
@@ -51,9 +51,9 @@ def check_files(folder: Path, name: str, kind: ArtifactKind) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a file, None where nothing is seen."""
+    """Return what is wrong with a file, None if no damage is found."""
     if path.is_symlink() and not path.exists():
-        return f"is a link to {path.readlink()}, which is not there"
+        return f"is a link to {path.readlink()}, which does not exist"
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(min(size, MAX_POINTER_BYTES))
@@ -80,7 +80,7 @@ def damage(path: Path) -> str | None:
 def _files_read(folder: Path, kind: ArtifactKind) -> set[str]:
     """Return the files in a folder that an engine reads, and check that no shard is missing.
 
-    A model may be without any weights: LOAD_FORMAT=dummy makes up random ones.
+    A model may be without any weights: LOAD_FORMAT=dummy needs none.
     """
     names = file_names(folder)
     if kind != "model":
@@ -89,7 +89,7 @@ def _files_read(folder: Path, kind: ArtifactKind) -> set[str]:
     if index and damage(folder / index):  # which is reported with the other files
         return {index}
     indexed = shards(folder, index) if index else None
-    # Where both formats are there, vLLM prefers Mistral's.
+    # If both formats exist, vLLM prefers Mistral's.
     weights = {*loaded_files(names, indexed), *filter(mistral.is_weight, names)}
     missing = [each for each in sorted(indexed or ()) if not (folder / each).is_file()]
     if missing and any(name.endswith(".safetensors") for name in names):
@@ -106,7 +106,7 @@ def _safetensors_damage(path: Path, size: int) -> str | None:
         return _cut_short(size, "a safetensors file")
     if size < expected:
         return f"was cut short: it has {size} of {expected} bytes"
-    return f"has {size} bytes, and its header is of {expected}" if size > expected else None
+    return f"has {size} bytes, but its header describes {expected}" if size > expected else None
 
 
 def _vocabulary_damage(path: Path, size: int, start: bytes, end: bytes) -> str | None:

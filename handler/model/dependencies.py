@@ -22,7 +22,7 @@ from handler.model.sources import FoundFiles, ModelSources
 
 log = logging.getLogger(__name__)
 
-FETCHED = Path("hub")  # in a fetched folder: a hub cache with what its configuration names
+FETCHED_CACHE = Path("hub")  # in a fetched folder: the hub cache with its dependencies
 ULTRAVOX_FIELDS = ("text_model_id", "audio_model_id")
 MAX_CONFIG_BYTES = 1 << 20  # a larger one is a vocabulary
 NO_COMMIT = "0" * 40
@@ -48,11 +48,11 @@ def dependencies(folder: Path, *, is_draft: bool = False) -> list[Dependency]:
 
     Args:
         folder: of a model, draft model or tokenizer.
-        is_draft: whether it only drafts for a model that the settings name.
+        is_draft: whether it is a draft model, whose verifier is not a dependency.
     """
     found: dict[tuple[str, ArtifactKind], Dependency] = {}
     for path in sorted(folder.glob("*.json")):
-        for name, kind in _named_in(_content(path), is_draft):
+        for name, kind in _dependencies_in(_content(path), is_draft):
             if name.count("/") == 1 and not name.startswith((".", "/", "~")):
                 found.setdefault((name, kind), Dependency(name, kind, path.name))
     return list(found.values())
@@ -65,22 +65,22 @@ def find_dependencies(
     is_draft: bool = False,
     known: Collection[Dependency] = (),
 ) -> Iterator[FoundFiles]:
-    """Find or fetch what a model's or tokenizer's configuration names, and what that names.
+    """Find or fetch the dependencies of a model or tokenizer, and their own dependencies.
 
     Args:
         found: the model or tokenizer.
         sources: where to look.
-        is_draft: whether it only drafts for a model that the settings name.
-        known: the names on the way to it: repositories may name each other.
+        is_draft: whether it is a draft model, whose verifier is not a dependency.
+        known: the dependencies that led to it; repositories may name each other.
 
     Raises:
-        ModelUnavailable, InvalidSetting: a model with weights that is named is not available.
+        ModelUnavailable, InvalidSetting: a dependency with weights is not available.
     """
     for needed in dependencies(found.path, is_draft=is_draft):
         if (needed.name, needed.kind) in {(each.name, each.kind) for each in known}:
             continue
         reference = HubReference(needed.name, setting=f"{needed.file} of {found.name}")
-        if snapshot := find_snapshot(found.path / FETCHED, reference, needed.kind):
+        if snapshot := find_snapshot(found.path / FETCHED_CACHE, reference, needed.kind):
             files = FoundFiles(snapshot, needed.name, found.source)
         else:
             try:
@@ -88,8 +88,8 @@ def find_dependencies(
             except ModelUnavailable as error:
                 if needed.kind != "code":
                     raise ModelUnavailable(f"{reference.setting} names {error}") from error
-                # Without TRUST_REMOTE_CODE, or with an implementation of its own, an engine does
-                # not need it.
+                # An engine does not need it without TRUST_REMOTE_CODE, or if it implements the
+                # model itself.
                 log.warning("%s names code that is not available: %s", reference.setting, error)
                 continue
         yield files
@@ -127,10 +127,10 @@ def _content(path: Path) -> Any:
     return None
 
 
-def _named_in(value: Any, is_draft: bool) -> Iterator[tuple[str, ArtifactKind]]:
+def _dependencies_in(value: Any, is_draft: bool) -> Iterator[tuple[str, ArtifactKind]]:
     if isinstance(value, list):
         for item in value:
-            yield from _named_in(item, is_draft)
+            yield from _dependencies_in(item, is_draft)
     if not isinstance(value, dict):
         return
     models = [value.get("audio_tokenizer_name_or_path")]
@@ -142,7 +142,7 @@ def _named_in(value: Any, is_draft: bool) -> Iterator[tuple[str, ArtifactKind]]:
     yield from ((name, "code") for name in _code_repositories(value.get("auto_map")))
     for key, item in value.items():
         if key != "auto_map":
-            yield from _named_in(item, is_draft)
+            yield from _dependencies_in(item, is_draft)
 
 
 def _code_repositories(value: Any) -> Iterator[str]:

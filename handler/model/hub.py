@@ -1,7 +1,7 @@
 """The model hub: a repository's files at a commit, and their download.
 
 The worker and the builder both use it. `hub_files.py` selects the files, `hub_errors.py` retries
-and explains what fails.
+requests and explains errors.
 """
 
 import logging
@@ -22,8 +22,9 @@ from handler.model.hub_errors import (
     hub_errors_explained,
     retry,
 )
+from handler.model.hub_patches import PARTIAL_SUFFIX, turn_xet_off
 from handler.model.reference import HubReference
-from handler.model.transfer import MAX_SILENCE_SECONDS, PARTIAL_SUFFIX, Transfer, turn_xet_off
+from handler.model.transfer import MAX_SILENCE_SECONDS, Transfer
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def list_repository(
             for sibling in info.siblings or ()
         )
     licence = info.card_data.get("license") if info.card_data else None
-    # A repository that was renamed answers under its old name too, by which it is cached here.
+    # The hub also knows a renamed repository by its old name; the cache then uses the old name.
     name = info.id if same_repository(info.id, reference.name) else reference.name
     return RepoListing(name, str(info.sha), files, str(licence) if licence else None)
 
@@ -130,8 +131,8 @@ def download_files(
     that gets no byte for `max_silence_seconds` is tried once more, by plain HTTP. Several
     processes may download into one cache at once: each writes files of its own and renames them
     when they are complete. An exception, also one raised by a signal handler, ends the download
-    and removes the partial files; end the process with `os._exit` then, for a connection that
-    hangs would hold up the interpreter's own exit.
+    and removes the partial files; end the process with `os._exit` then, because a connection
+    that hangs would block the interpreter's own exit.
 
     Raises:
         ModelUnavailable, InvalidSetting: the hub's reason, or a full disk, in one sentence.
@@ -178,7 +179,7 @@ def disk_usage_bytes(folder: Path) -> int:
 
 
 def _remove_abandoned_files(target: Path) -> None:
-    """Remove what a worker that was killed left on the volume."""
+    """Remove partial files of workers that were killed."""
     for path in target.glob(f"blobs/*{PARTIAL_SUFFIX}"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > MAX_PARTIAL_FILE_AGE_SECONDS:

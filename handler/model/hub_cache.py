@@ -1,4 +1,4 @@
-"""Snapshots in a cache of huggingface-hub's layout: the platform's, the user's, the volume's.
+"""Snapshots in hub caches, in huggingface-hub's layout: the platform's, user's and volume's.
 
 huggingface-hub can look into its cache as well, but takes half a second to import and does not
 know that the platform lower-cases the names of folders.
@@ -25,13 +25,13 @@ from handler.model.hub_files import (
     required_files,
 )
 from handler.model.reference import ArtifactKind, HubReference
-from handler.variables import clean_value, is_no_value
+from handler.settings.variables import clean_value, is_no_value
 
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# The variables that say where a cache is, in the order in which they win, and the cache's folder
-# below. HF_HUB_CACHE and HF_HOME are huggingface-hub's, the others older or the engines'.
+# Variable → the cache's folder below its value; the first variable has priority. HF_HUB_CACHE and
+# HF_HOME are huggingface-hub's, the others older or the engines'.
 CACHE_VARIABLES = {
     "HF_HUB_CACHE": "",
     "HUGGINGFACE_HUB_CACHE": "",
@@ -42,7 +42,7 @@ CACHE_VARIABLES = {
 
 
 def caches_in_environ(environ: Mapping[str, str]) -> dict[str, Path]:
-    """Return the caches that the user's variables name, the one that wins first."""
+    """Return the caches that the user's variables name, in order of priority."""
     values = {name: clean_value(environ.get(name, "")) for name in CACHE_VARIABLES}
     return {
         name: Path(os.path.expandvars(os.path.expanduser(values[name])), below)
@@ -65,7 +65,7 @@ def find_snapshot(
             snapshot = _snapshot(folder, reference.revision)
             if snapshot and has_files(snapshot, kind, reference.mistral_requested):
                 if broken := broken_links(snapshot, kind, reference.mistral_requested):
-                    log.warning("%s: the file of the link %s is gone", snapshot, broken[0])
+                    log.warning("%s: the target of the link %s is missing", snapshot, broken[0])
                     continue
                 if not _is_downloading(folder, snapshot, kind, reference.mistral_requested):
                     return snapshot
@@ -134,7 +134,7 @@ def _snapshot(folder: Path, revision: str | None) -> Path | None:
 def _is_downloading(
     folder: Path, snapshot: Path, kind: ArtifactKind, mistral_requested: bool
 ) -> bool:
-    """Whether files are missing that huggingface-hub has on its list: another worker's download.
+    """Whether files of huggingface-hub's list are missing, because another worker downloads.
 
     The platform's own cache has no such list; it is complete when it is mounted.
     """

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RETRY_WAITS_SECONDS = (1.0, 2.0, 4.0)  # between failures in a row, none of which made progress
-# What the hub may ask for in all; its rate limits are counted over 300 s.
+# Sum of the waits that the hub may request; its rate limits are counted over 300 s.
 MAX_RATE_LIMIT_WAIT_SECONDS = 330.0
 MAX_REASON_CHARACTERS = 200
 MAX_DIGITS = 9  # of a time in seconds
@@ -28,7 +28,7 @@ SECRETS = re.compile(r"\?[^\s']*|(?<=Bearer ).*", re.DOTALL)
 
 
 class TransferStalled(OSError):
-    """No byte of a transfer has come for too long."""
+    """A transfer has received no data for too long."""
 
 
 def retry(
@@ -41,9 +41,9 @@ def retry(
 
     Args:
         call: a request to the hub.
-        progress: a count, such as of bytes; while it grows the retries start anew.
-        waits_seconds: the waits between failures without progress; then the error is raised. A
-            wait that the hub asks for counts by itself.
+        progress: a count, such as of bytes; when it has grown, the retries start over.
+        waits_seconds: the waits between failures without progress; then the error is raised.
+            Waits that the hub requests are counted separately.
         sleep: waits that many seconds.
     """
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
@@ -172,7 +172,7 @@ def _requested_wait_seconds(error: BaseException | None) -> float | None:
             seconds = parsedate_to_datetime(after).timestamp() - time.time()
     except (ValueError, OverflowError):
         return None
-    return seconds if seconds > 1.0 else None  # "0" and a time in the past ask for nothing
+    return seconds if seconds > 1.0 else None  # "0" and a time in the past are no wait
 
 
 def _status_reason(error: BaseException, token_advice: str) -> str:
@@ -201,12 +201,12 @@ def _failure_reason(error: Exception) -> str:
     if isinstance(error, ValueError) or isinstance(error.__cause__, FileMetadataError):
         return f": {_endpoint()} is not a model hub: check HF_ENDPOINT"
     if READ_TIMEOUT in (type(error).__name__, type(error.__cause__).__name__):
-        return f": the hub at {_endpoint()} was connected and sent no data"
+        return f": the hub at {_endpoint()} accepted the connection and sent no data"
     return f": the hub at {_endpoint()} cannot be reached, and there is no such local folder"
 
 
 def _endpoint() -> str:
-    """The hub's URL, without the password that it may have."""
+    """Return the hub's URL without the password that it may have."""
     from huggingface_hub import constants
 
     parts = urlsplit(constants.ENDPOINT)
@@ -214,7 +214,7 @@ def _endpoint() -> str:
 
 
 def _is_transient(error: Exception) -> bool:
-    """Whether a retry may succeed: there was no answer, or it was the hub's fault."""
+    """Whether a retry may succeed: no response, or an error of the hub's server."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         FileMetadataError,
         HfHubHTTPError,

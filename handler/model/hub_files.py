@@ -36,8 +36,8 @@ def engine_files(
     """Return the files to download, without the same weights in a second format.
 
     Args:
-        kind: a tokenizer comes without weights, of a LoRA adapter come the two files that count,
-            of code only Python.
+        kind: a tokenizer has no weights, a LoRA adapter only its two files, code only Python
+            files.
         names: every file of the repository.
         indexed: the weights in the index of that format, None without an index.
         mistral_requested: whether the settings ask for Mistral's own format.
@@ -65,7 +65,7 @@ def required_files(names: Iterable[str]) -> list[str]:
 
 
 def pickle_files(names: Iterable[str]) -> list[str]:
-    """Return the pickled weights, without the state of a training."""
+    """Return the pickled weights, without training state."""
     return sorted(n for n in names if n.endswith(PICKLE_SUFFIXES) and not TRAINING_STATE.search(n))
 
 
@@ -94,7 +94,7 @@ def has_tokenizer(names: Iterable[str]) -> bool:
 
 
 def other_kind_reason(repository: str, names: Collection[str]) -> str | None:
-    """Return what a repository without config.json is instead of a model, None if not known."""
+    """Return what a repository without config.json is, None if unknown."""
     if LORA_FILES[0] in names:
         return (
             f"{repository} is a LoRA adapter: name it in LORA_MODULES, and give the model that "
@@ -106,7 +106,7 @@ def other_kind_reason(repository: str, names: Collection[str]) -> str | None:
 
 
 def no_model_reason(repository: str, names: Collection[str]) -> str:
-    """Return why a repository's configuration and weights make no model."""
+    """Return why a repository's configuration and weights cannot be loaded as a model."""
     if CONFIG not in names:
         if reason := other_kind_reason(repository, names):
             return reason

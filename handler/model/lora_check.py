@@ -1,7 +1,7 @@
-"""Whether the engines can serve a LoRA adapter with a model, judged from files alone.
+"""Check that the engines can serve a LoRA adapter with a model, from their files alone.
 
-vLLM refuses such an adapter after the weights are loaded; SGLang leaves out what it does not know,
-and answers with another model than the one that was trained.
+vLLM refuses an unsupported adapter only after the weights are loaded; SGLang ignores its unknown
+parts, so its output differs from that of the trained adapter.
 """
 
 import re
@@ -17,7 +17,7 @@ from handler.model.hub_files import LORA_FILES
 from handler.model.safetensors import Tensor, tensors_in_file, tensors_in_folder
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-# Whole modules that both engines take, of a classifier.
+# Whole modules that both engines accept: the head of a classifier.
 SAVED_MODULES = frozenset({"classifier", "score"})
 # Fields of adapter_config.json that change what is computed, and that no engine implements.
 UNSUPPORTED_FIELDS = {
@@ -28,13 +28,15 @@ UNSUPPORTED_FIELDS = {
     "use_bdlora": "block-diagonal LoRA",
     "use_qalora": "QALoRA",
 }
-# Initialisations that also change the base model; the others are over when training begins.
+# Initialisations that also change the base model; the others only set the adapter's weights.
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
-# Tensors that vLLM takes beside those of LoRA.
-PASSED_OVER = re.compile(r".*\.(base_layer\.weight|(score|classifier)\.(weight|bias))")
+# Tensors that vLLM accepts beside those of LoRA.
+ACCEPTED_TENSORS = re.compile(r".*\.(base_layer\.weight|(score|classifier)\.(weight|bias))")
 LORA_TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?[AB](?:\.weight)?")
 LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\..*")
-OTHER_TOWER = re.compile(r"vis|audio|speech|encoder|cross")  # with a hidden size of its own
+OTHER_TOWER = re.compile(
+    r"vis|audio|speech|encoder|cross"
+)  # other towers have a hidden size of their own
 INPUT_IS_HIDDEN = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 
 
@@ -47,7 +49,7 @@ def check_adapter(name: str, adapter: Path, model: Path | None) -> None:
         model: the folder of the model, None if that is not known yet.
 
     Raises:
-        InvalidSetting: what is wrong with it.
+        InvalidSetting: the engines cannot serve it, with the reason.
         ModelUnavailable: a file cannot be read.
     """
     config = json_object(adapter / LORA_FILES[0])
@@ -66,7 +68,7 @@ def check_adapter(name: str, adapter: Path, model: Path | None) -> None:
 def _unsupported(config: Mapping[str, Any]) -> str | None:
     kind = str(config.get("peft_type") or "LORA").upper()
     if kind != "LORA":
-        return f"it is {kind}, and the engines take LORA"
+        return f"it is {kind}, and the engines support only LORA"
     for field, title in UNSUPPORTED_FIELDS.items():
         if config.get(field):
             return f"the engines do not implement {title} ({field})"
@@ -96,8 +98,8 @@ def _unusable(tensors: Sequence[Tensor], adapted: Sequence[Tensor]) -> str | Non
         )
     names = {each.name for each in adapted}
     others = [each.name for each in tensors if each.name not in names]
-    if unknown := [name for name in others if not PASSED_OVER.fullmatch(name)]:
-        return f"the engines take LoRA alone, and {WEIGHTS_FILE} has {unknown[0]} besides"
+    if unknown := [name for name in others if not ACCEPTED_TENSORS.fullmatch(name)]:
+        return f"the engines support only LoRA tensors, and {WEIGHTS_FILE} also has {unknown[0]}"
     return None
 
 
@@ -115,7 +117,7 @@ def _mismatch(tensors: list[Tensor], model: Path) -> str | None:
         return f"it has a layer {deepest}, and the model has {layers} layers"
     # The engines rename the modules of Mistral's own format while they load it.
     if len(missing) == len(adapted) and not mistral.is_used(file_names(model)):
-        return f"no module of the model is called as in the adapter, such as {missing[0]}"
+        return f"the model has none of the adapter's modules, such as {missing[0]}"
     sizes = {
         tensor.shape[-1]
         for tensor in tensors
@@ -124,11 +126,11 @@ def _mismatch(tensors: list[Tensor], model: Path) -> str | None:
         and LORA_TENSOR.sub(r"\1", tensor.name).rpartition(".")[2] in INPUT_IS_HIDDEN
     }
     if isinstance(hidden, int) and sizes - {hidden}:
-        return f"its hidden size is {min(sizes - {hidden})}, and the model's {hidden}"
+        return f"its hidden size is {min(sizes - {hidden})}, and the model's is {hidden}"
     return None
 
 
 def _module(name: str) -> str:
-    """Return a module's name from its layer on; what stands before differs between libraries."""
+    """Return a module's name from its layer on; the prefix differs between libraries."""
     found = re.search(rf"(?:^|\.)({LAYER.pattern})", name)
     return found[1] if found else name.rpartition(".")[2]

@@ -29,7 +29,7 @@ class Manifest(BaseModel):
     Attributes:
         repository: the name on the hub, by which requests choose the model.
         revision: the requested branch, tag or commit.
-        commit: the commit that it was at that time.
+        commit: the commit of the revision at the time of the fetch.
         kind: model, draft, tokenizer or lora.
         patterns: ALLOW_PATTERNS of the fetch; empty for the default selection of files.
         mistral_requested: whether LOAD_FORMAT asked for Mistral's own format.

@@ -1,19 +1,19 @@
 """Mistral's own format: params.json, consolidated*.safetensors, tekken.json or tokenizer.model.v3.
 
-Mistral publishes it alone, or beside the usual files. Both engines load it; where both formats are
-there, the settings decide which one is fetched, and by default it is the usual one.
+Mistral publishes it alone, or beside config.json and its weights. Both engines load it. If a
+repository has both formats, the settings decide which one is fetched; the default is config.json's.
 """
 
 import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from handler.variables import clean_value
+from handler.settings.variables import clean_value
 
 PARAMS = "params.json"
 INDEX = "consolidated.safetensors.index.json"
 FORMAT_SETTINGS = ("LOAD_FORMAT", "CONFIG_FORMAT", "MODEL_CONFIG_PARSER")  # the engines' flags
-CONFIG_NAMES = {  # Mistral's name → the usual one
+CONFIG_NAMES = {  # Mistral's name → the name in config.json
     "dim": "hidden_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -34,7 +34,7 @@ EXPERT_NAMES = {
 def is_requested(environ: Mapping[str, str], engine_args: str = "") -> bool:
     """Whether the engine's flags ask for Mistral's weights; LOAD_FORMAT decides before the others.
 
-    TOKENIZER_MODE=mistral alone does not: Mistral's tokenizer works with the usual weights.
+    TOKENIZER_MODE=mistral alone does not: Mistral's tokenizer works with other weights too.
     """
     values = [_flag_value(name, environ, engine_args) for name in FORMAT_SETTINGS]
     load_format, *config_formats = values
@@ -49,14 +49,14 @@ def is_weight(name: str) -> bool:
 
 
 def is_only_format(names: Collection[str]) -> bool:
-    """Whether a repository has Mistral's format and no usual one that can be loaded."""
+    """Whether Mistral's format is the only one in a repository that can be loaded."""
     weights = [name for name in names if name.endswith(".safetensors") and "/" not in name]
     usual = "config.json" in names and any(not is_weight(name) for name in weights)
     return PARAMS in names and any(map(is_weight, weights)) and not usual
 
 
 def is_used(names: Collection[str], requested: bool = False) -> bool:
-    """Whether Mistral's weights are fetched and loaded, not the usual ones.
+    """Whether Mistral's weights are fetched and loaded, not those of config.json.
 
     Args:
         names: every file of a repository or folder.
@@ -67,8 +67,8 @@ def is_used(names: Collection[str], requested: bool = False) -> bool:
     return requested and PARAMS in names and any(map(is_weight, names))
 
 
-def usual_config(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return params.json with the usual names, as far as the worker's own checks need them."""
+def hf_config(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return params.json with the names of config.json, as far as the worker's checks need them."""
     config = {
         usual: value
         for name, value in params.items()

@@ -1,4 +1,4 @@
-"""QUANTIZATION against the method of a checkpoint: one family under all names of both engines.
+"""Check of QUANTIZATION against the checkpoint's method, under all names of both engines.
 
 The rows follow `_verify_quantization` and `override_quantization_method` of vLLM and SGLang; the
 contract tests compare them.
@@ -49,7 +49,7 @@ ONLY_IN_CHECKPOINTS = frozenset(
 
 
 def method_matches(setting: str, method: str) -> bool:
-    """Whether a checkpoint with this quantization method is one of QUANTIZATION=setting."""
+    """Whether QUANTIZATION=setting fits a checkpoint with this quantization method."""
     setting, method = setting.replace("_", "-"), method.replace("_", "-")
     return (
         setting == method

@@ -12,7 +12,7 @@ from handler.errors import InvalidSetting
 # A draft model is a model as well; code is what another repository's configuration names.
 ArtifactKind = Literal["model", "tokenizer", "lora", "code"]
 
-HUB_PAGE = re.compile(
+HUB_URL = re.compile(
     r"(?:hf://|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/)"
     r"(?P<name>[^/?#]+/[^/?#]+?)(?:\.git)?"
     r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)[^?#]*)?/*(?:[?#].*)?"
@@ -28,7 +28,7 @@ class HubReference:
         revision: branch, tag or commit; None is `main`.
         setting: the variable or build argument that holds the name.
         token: for gated and private repositories.
-        token_advice: what to add to HF_TOKEN in error messages.
+        token_advice: text that error messages add after HF_TOKEN.
         mistral_requested: whether the settings ask for Mistral's own format.
     """
 
@@ -46,13 +46,13 @@ class HubReference:
         is_plain = stem != self.setting or stem.endswith("MODEL")
         return f"{stem}_REVISION" if is_plain else f"revision in {self.setting}"
 
-    def from_page(self) -> Self:
+    def resolve_url(self) -> Self:
         """Return the repository that a copied URL of the hub names; a plain name stays as it is.
 
         Raises:
             InvalidSetting: the URL names another revision than the settings.
         """
-        page = HUB_PAGE.fullmatch(self.name)
+        page = HUB_URL.fullmatch(self.name)
         if page is None:
             return replace(self, name=self.name.rstrip("/") or self.name)
         in_url = unquote(page["revision"]) if page["revision"] else None

@@ -27,11 +27,11 @@ from handler.model.manifest import read_manifest
 from handler.model.quantization import check_quantization
 from handler.model.reference import HubReference
 from handler.model.sources import FoundFiles, ModelSources
-from handler.settings import Settings
+from handler.settings.fields import Settings
 
 log = logging.getLogger(__name__)
 
-NAMED_CACHE = Path("hub")  # below CACHE_ROOT
+LINKED_CACHE = Path("hub")  # below CACHE_ROOT
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class ResolvedModel:
         quantization: the method in the checkpoint's configuration, None if unquantized.
         source: where it was found, for the log.
         is_local: whether all of it was found without the hub.
-        tokenizer: the folder of another tokenizer than its own, or None.
+        tokenizer: the folder of a separate tokenizer, or None.
         draft: the folder of the draft model for speculative decoding, or None.
-        adapters: LoRA adapters that are served beside it.
-        environment: variables with which the engine finds what the configuration names.
+        adapters: LoRA adapters that are served with it.
+        environment: variables with which the engine finds the model's dependencies.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class ResolvedModel:
 
 
 def model_sources(settings: Settings, environ: Mapping[str, str]) -> ModelSources:
-    """Return where to look for models: the image, the caches that are named, the hub."""
+    """Return the sources of models: the image, the user's caches, the hub."""
     return ModelSources(
         settings.base_path, settings.hf_token, user_caches=caches_in_environ(environ)
     )
@@ -81,8 +81,8 @@ def resolve_model(
 
     Args:
         settings: the worker's settings.
-        sources: where to look; by default in all places.
-        environ: may have flags of the engine that ask for Mistral's own format.
+        sources: where to look; by default all sources.
+        environ: may have flags of the engine that select Mistral's own format.
 
     Raises:
         InvalidSetting: MODEL_NAME is missing, or a setting contradicts the checkpoint.
@@ -118,16 +118,16 @@ def resolve_model(
         tokenizer=tokenizer.path if tokenizer else None,
         draft=draft.path if draft else None,
         adapters=adapters,
-        environment=_link_named(named, settings.cache_root) if named else {},
+        environment=_link_dependencies(named, settings.cache_root) if named else {},
     )
 
 
-def _link_named(named: list[FoundFiles], cache_root: Path) -> dict[str, str]:
-    """Link what configurations name into one hub cache; return the variables that name it."""
-    cache = cache_root.expanduser() / NAMED_CACHE
+def _link_dependencies(named: list[FoundFiles], cache_root: Path) -> dict[str, str]:
+    """Link the dependencies into one hub cache; return the variable that names it."""
+    cache = cache_root.expanduser() / LINKED_CACHE
     try:
         link_into_cache(named, cache)
-    except OSError:  # a file system that is only read
+    except OSError:  # a read-only file system
         cache = Path(tempfile.mkdtemp(prefix="llm-worker-hub-"))
         link_into_cache(named, cache)
     return {"HF_HUB_CACHE": str(cache)}
@@ -143,7 +143,7 @@ def _find_model(settings: Settings, sources: ModelSources, mistral_requested: bo
             )
         name = baked.repository
     reference = HubReference(name, settings.model_revision, mistral_requested=mistral_requested)
-    reference = reference.from_page()
+    reference = reference.resolve_url()
     if baked and not same_repository(reference.name, baked.repository):
         log.warning("MODEL_NAME=%s is not the model in the image, %s", name, baked.repository)
     return sources.find(reference)

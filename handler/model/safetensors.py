@@ -77,7 +77,7 @@ def tensors_in_file(path: Path) -> tuple[Tensor, ...]:
 
 
 def expected_bytes(path: Path) -> int:
-    """Return the size that a file has by its header.
+    """Return the size that a file must have, from its header.
 
     Raises:
         ModelUnavailable: it is not a safetensors file, or ends in its header.

@@ -1,11 +1,11 @@
-"""Where a model's files can be. The first source that has them is used:
+"""The sources of a model's files. The first source that has them is used:
 
 1. the image, outside of every path that a volume can be mounted over;
 2. the platform's cache of models;
 3. a local folder;
 4. the hub caches that the user's variables name (HF_HUB_CACHE, HF_HOME, DOWNLOAD_DIR …);
 5. the hub cache on the network volume;
-6. the hub, which is downloaded into the first of the caches of 4 and 5 that can be written to.
+6. the hub; files are downloaded into the first writable cache of 4 and 5.
 """
 
 import logging
@@ -71,7 +71,7 @@ class ModelSources:
         baked: the folder in the image with what its build fetched.
         platform_cache: the hub cache that the platform mounts.
         retry_waits_seconds: the waits between failures of the hub.
-        user_caches: the hub caches that the user's variables name, the one that wins first.
+        user_caches: the hub caches that the user's variables name, in order of priority.
     """
 
     base_path: Path
@@ -87,9 +87,9 @@ class ModelSources:
         Raises:
             InvalidSetting: the name can be neither a repository's nor a folder's.
             ModelUnavailable: no source has them, with the hub's reason in one sentence; or a file
-                is not what its name says.
+                is damaged.
         """
-        reference = replace(reference.from_page(), token=self.token)
+        reference = replace(reference.resolve_url(), token=self.token)
         try:
             found = (
                 self._in_image(reference, kind)
@@ -152,7 +152,7 @@ class ModelSources:
             log.info("downloads are kept in this container only, in %s", cache)
         listing = hub.list_repository(reference, self.retry_waits_seconds)
         by_path = {file.path: file for file in listing.files}
-        # The cache gets the hub's own spelling, as any other program would give it.
+        # The cache uses the hub's spelling of the name, as other programs do.
         remote = replace(reference, name=listing.repository)
         if remote.name != reference.name:
             log.info("%s is called %s on the hub", reference.name, remote.name)
@@ -205,11 +205,11 @@ def baked_lora_folders(baked: Path) -> list[Path]:
 
 
 def _is_writable(cache: Path) -> bool:
-    """Whether a cache is there or can be made, and can be written to."""
+    """Whether a cache exists or can be created, and can be written to."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError:
-        log.debug("%s cannot be made", cache, exc_info=True)
+        log.debug("%s cannot be created", cache, exc_info=True)
         return False
     return os.access(cache, os.W_OK)
 
@@ -234,10 +234,10 @@ def _local_folder(reference: HubReference, kind: ArtifactKind) -> FoundFiles | N
 
 
 def _unusable_reason(folder: Path, kind: ArtifactKind) -> str:
-    """Return why a path is no folder of that kind."""
+    """Return why a path cannot be used as that kind of folder."""
     if not folder.is_dir():
         if folder.exists():
-            return " is a file, and must be the folder of the model"
+            return " is a file, but must be the folder of the model"
         return " is a path that does not exist: check the mount of the volume"
     if cached := CACHED_REPOSITORY.search(str(folder.resolve())):
         name = cached[1].replace("--", "/", 1)
@@ -251,7 +251,7 @@ def _unusable_reason(folder: Path, kind: ArtifactKind) -> str:
 
 
 def _is_usable(folder: Path, kind: ArtifactKind) -> bool:
-    """A model may be without weights: LOAD_FORMAT=dummy makes up random ones."""
+    """Whether a folder has the files of that kind; LOAD_FORMAT=dummy needs no weights."""
     return has_config(folder) if kind == "model" else has_files(folder, kind)
 
 
@@ -273,7 +273,7 @@ def _incomplete_reason(
     selected: Sequence[str],
     index: set[str] | None,
 ) -> str | None:
-    """Return why a repository's files make no model or adapter, None if they do."""
+    """Return why a repository cannot be used as a model or adapter, None if it can."""
     if kind == "lora":
         missing = [name for name in LORA_FILES if name not in names]
         return f"{repository} has no {missing[0]}: it is not a LoRA adapter" if missing else None

@@ -12,19 +12,18 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 from handler.model.hub_errors import TransferStalled
+from handler.model.hub_patches import PARTIAL_SUFFIX, abort_xet, rate_limits_raised
 from handler.model.reference import HubReference
 
-CANCEL_TIMEOUT_SECONDS = 1.0  # then a connection hangs: threads end with the next chunk they get
-PARTIAL_SUFFIX = ".incomplete"  # huggingface-hub's, until a file is complete
+CANCEL_TIMEOUT_SECONDS = 1.0  # after that a connection hangs; its thread ends at the next chunk
 # huggingface-hub reports every 10 MB of a file: eight files at once need 0.9 MB/s together.
 MAX_SILENCE_SECONDS = 90.0
 
 
 class Transfer:
-    """A download in a thread: called directly, `snapshot_download` would first finish its files.
+    """A download in a thread, because `snapshot_download` cannot be cancelled during a file.
 
     Args:
         reference: the repository.
@@ -59,7 +58,7 @@ class Transfer:
         """Download and return the folder.
 
         Raises:
-            TransferStalled: no byte has come for too long.
+            TransferStalled: no data has arrived for too long.
             Exception: huggingface-hub's.
         """
         thread = threading.Thread(target=self._download, name="download", daemon=True)
@@ -70,7 +69,7 @@ class Transfer:
             self._cancelled.set()
             try:
                 if thread.is_alive():
-                    _abort_xet()
+                    abort_xet()
                     thread.join(CANCEL_TIMEOUT_SECONDS)
             finally:
                 if thread.is_alive():
@@ -94,7 +93,7 @@ class Transfer:
         transfer = self
 
         class Progress(tqdm):
-            """An invisible bar; huggingface-hub's threads call `update` for every chunk."""
+            """A hidden progress bar; huggingface-hub's threads call `update` for every chunk."""
 
             def __init__(self, *args: object, **kwargs: object) -> None:
                 super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
@@ -107,7 +106,7 @@ class Transfer:
 
         try:
             # The library's warnings show signed URLs.
-            with _library_log_level(logging.ERROR), _rate_limits_raised():
+            with _library_log_level(logging.ERROR), rate_limits_raised():
                 path = snapshot_download(
                     self._reference.name,
                     revision=self._commit,
@@ -117,48 +116,12 @@ class Transfer:
                     allow_patterns=[escape(path) for path in self._paths],
                     tqdm_class=Progress,
                 )
-            # When the hub fails, huggingface-hub is content with the files that are there.
+            # When the hub fails, huggingface-hub returns with the files that exist.
             if missing := [each for each in self._paths if not Path(path, each).is_file()]:
                 raise OSError(f"{self._reference.name}: {missing[0]} did not arrive")
             self._result.set_result(path)
         except BaseException as error:
             self._result.set_exception(error)
-
-
-def turn_xet_off() -> bool:
-    """Make huggingface-hub download by plain HTTP from now on; return whether it used Xet."""
-    from huggingface_hub import constants
-
-    was_on = not constants.HF_HUB_DISABLE_XET
-    constants.HF_HUB_DISABLE_XET = True
-    return was_on
-
-
-def _abort_xet() -> None:
-    """End transfers by Xet, which hold the locks of their files and heed no `tqdm_class`."""
-    from huggingface_hub.utils import _xet
-
-    _xet.abort_xet_session()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _rate_limits_raised() -> Iterator[None]:
-    """Raise an answer 429, for which huggingface-hub would wait as long as it says, in silence."""
-    from huggingface_hub import get_session
-    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
-    def raise_rate_limit(response: Any) -> None:
-        if response.status_code == 429:
-            response.read()
-            hf_raise_for_status(response)
-
-    client = get_session()
-    before = client.event_hooks
-    client.event_hooks = {**before, "response": [*before["response"], raise_rate_limit]}
-    try:
-        yield
-    finally:
-        client.event_hooks = before
 
 
 @contextmanager
@@ -173,7 +136,7 @@ def _library_log_level(level: int) -> Iterator[None]:
 
 
 def _remove_open_partial_files() -> None:
-    """Remove the partial files that this process has open; other workers' stay."""
+    """Remove the partial files that this process has open, and no other worker's."""
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
             path = descriptor.readlink()

@@ -1,1 +1,1 @@
-"""A job or an HTTP call, turned into one engine request."""
+"""Parsing: from a job or an HTTP call to one engine request."""

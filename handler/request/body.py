@@ -1,4 +1,4 @@
-"""The body of a request: read from an HTTP call, and encoded for the engine."""
+"""Request bodies: decoding of an HTTP body, and encoding for the engine."""
 
 import functools
 import json
@@ -11,7 +11,7 @@ import orjson
 from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
 from handler.request.form import FORM_TYPE, FormFile, decode_form, parse_form
 from handler.request.json_text import json_type
-from handler.request.media import find_media, mark_bytes, media_at
+from handler.request.media import base64_to_data_uris, find_media, media_from_urls
 from handler.request.routes import FORMS
 
 MAX_BODY_BYTES = 30_000_000  # the platform's limit on its load-balancing endpoints
@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 30_000_000  # the platform's limit on its load-balancing endpoi
 
 @dataclass(frozen=True)
 class EncodedBody:
-    """A body for the engine; see `EngineRequest` for `prepare`."""
+    """A body for the engine; `prepare` becomes `EngineRequest.prepare_body`."""
 
     content: bytes
     content_type: str
@@ -27,15 +27,15 @@ class EncodedBody:
 
 
 def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
-    """Return the fields in the body of an HTTP call: a JSON object, or a form where it may be one.
+    """Return the fields of an HTTP body: a JSON object, or a form on a route that accepts one.
 
     Raises:
-        InvalidInput: it is neither.
-        UnsupportedBody: it is a form, and `path` takes none.
+        InvalidInput: the body is neither.
+        UnsupportedBody: the body is a form, and `path` accepts none.
     """
     if content_type.partition(";")[0].strip().lower() == FORM_TYPE:
         if path not in FORMS:
-            raise UnsupportedBody(f"{path} takes a JSON object, not a form.")
+            raise UnsupportedBody(f"{path} needs a JSON object, not a form.")
         return decode_form(body, content_type)
     try:
         value = orjson.loads(body)
@@ -47,13 +47,13 @@ def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def encode_body(path: str, fields: Mapping[str, Any], domains: Collection[str]) -> EncodedBody:
-    """Return the body that the engine gets on `path`; media are fetched when it is prepared.
+    """Return the engine's body for `path`; `prepare` fetches its media later.
 
     Raises:
-        RequestError: it is too large, or its media or its file are invalid.
+        RequestError: the body is too large, or its media or its file are invalid.
     """
     if path not in FORMS:
-        mark_bytes(fields)
+        base64_to_data_uris(fields)
         content = _json(fields)
         _check_size(content)
         media = find_media(fields, domains)
@@ -63,7 +63,7 @@ def encode_body(path: str, fields: Mapping[str, Any], domains: Collection[str]) 
         content = form.encode(file)
         _check_size(content)
         return EncodedBody(content, form.content_type, None)
-    fetch = functools.partial(form.encode_fetched, media_at((file,), domains))
+    fetch = functools.partial(form.encode_fetched, media_from_urls((file,), domains))
     return EncodedBody(form.encode(FormFile(b"")), form.content_type, fetch)
 
 

@@ -1,20 +1,20 @@
-"""Values that clients send by default, and that OpenAI takes while an engine refuses them.
+"""Default values of clients that OpenAI accepts and an engine rejects, and their replacements.
 
 | field           | value               | becomes                                                 |
 | --------------- | ------------------- | ------------------------------------------------------- |
 | any             | null                | absent                                                  |
 | extra_body      | an object           | its fields, as OpenAI's Python client sends them        |
 | tools           | []                  | absent, with tool_choice "auto" and parallel_tool_calls |
-| tools           | Anthropic's own     | left out without a schema: `_drop_server_tools`         |
+| tools           | Anthropic's own     | absent if it has no schema: `_drop_server_tools`        |
 | stop            | "", [""]            | absent                                                  |
 | stream_options  | without `stream`    | absent                                                  |
 | top_p           | 0                   | the most probable token: top_k 1                        |
 | top_k           | 0                   | off: -1                                                 |
-| logprobs        | false               | absent, on completions, where it is a number            |
+| logprobs        | false               | absent on completions, where it must be a number        |
 | response_format | json_object, schema | json_schema: engines ignore that schema                 |
 | stream          | "true", "false"     | true, false                                             |
-| tool_choice     | "any"               | "required", Mistral's name for it                       |
-| EMPTY_IS_ABSENT | "", {}              | absent, as forms send what nobody filled in             |
+| tool_choice     | "any"               | "required": "any" is Mistral's name                     |
+| EMPTY_IS_ABSENT | "", {}              | absent: an empty field of a web form                    |
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from typing import Any
 from handler.errors import InvalidInput
 from handler.request.json_text import json_type
 from handler.request.routes import POST, is_anthropic
-from handler.setting_types import FALSE_WORDS, TRUE_WORDS
+from handler.settings.types import FALSE_WORDS, TRUE_WORDS
 
 EXTRA_BODY = "extra_body"
 EMPTY_IS_ABSENT = tuple(
@@ -35,12 +35,12 @@ LogOnce = Callable[..., None]
 
 
 def without_nulls(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body's fields without those that are null."""
+    """Return a body without its null fields."""
     return {name: value for name, value in body.items() if value is not None}
 
 
-def unfolded(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body without nulls, with the fields of `extra_body` in it.
+def merge_extra_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body without nulls, with the fields of its `extra_body` at the top level.
 
     Raises:
         InvalidInput: `extra_body` is not an object.
@@ -52,19 +52,19 @@ def unfolded(body: Mapping[str, Any]) -> dict[str, Any]:
             f"{EXTRA_BODY} must be a JSON object, got {json_type(extra)}.", EXTRA_BODY
         )
     fields |= without_nulls(extra)
-    read_stream(fields)
+    convert_stream_word(fields)
     return fields
 
 
-def read_stream(body: dict[str, Any]) -> None:
-    """Read `stream` where it is a word."""
+def convert_stream_word(body: dict[str, Any]) -> None:
+    """Convert `stream` from a string, such as "true", to a boolean, in place."""
     word = body.get("stream")
     if isinstance(word, str) and word.lower() in TRUE_WORDS | FALSE_WORDS:
         body["stream"] = word.lower() in TRUE_WORDS
 
 
-def repair(path: str, body: dict[str, Any], log_once: LogOnce) -> None:
-    """Replace such values in a body, which has no nulls."""
+def replace_defaults(path: str, body: dict[str, Any], log_once: LogOnce) -> None:
+    """Replace the values of the table above in `body`, which has no nulls."""
     if is_anthropic(path):
         _drop_server_tools(body, log_once)
     for name in EMPTY_IS_ABSENT:
@@ -88,9 +88,9 @@ def repair(path: str, body: dict[str, Any], log_once: LogOnce) -> None:
 
 
 def _drop_server_tools(body: dict[str, Any], log_once: LogOnce) -> None:
-    """Leave out tools that Anthropic's servers or clients define, such as web_search_20250305.
+    """Drop tools that Anthropic's servers or clients define, such as web_search_20250305.
 
-    They have a type and no schema: nothing says how they are called.
+    They have a type but no schema, so the model cannot know their arguments.
     """
     tools = body.get("tools")
     if not isinstance(tools, list):
@@ -98,7 +98,7 @@ def _drop_server_tools(body: dict[str, Any], log_once: LogOnce) -> None:
     left_out = [tool for tool in tools if _has_no_schema(tool)]
     for tool in left_out:
         kind = tool["type"]
-        log_once(kind, "the tool %r has no schema and is left out", kind[:60])
+        log_once(kind, "the tool %r is ignored: it has no schema", kind[:60])
     body["tools"] = [tool for tool in tools if not _has_no_schema(tool)]
     choice = body.get("tool_choice")
     if isinstance(choice, dict) and left_out:
@@ -131,7 +131,7 @@ def _drop_empty_texts(body: dict[str, Any], name: str) -> None:
 
 
 def _name_schema(body: dict[str, Any]) -> None:
-    """Spell llama.cpp's format with a schema as OpenAI does."""
+    """Convert llama.cpp's `response_format` with a schema to OpenAI's `json_schema`."""
     given = body.get("response_format")
     if not isinstance(given, dict) or given.get("type") != "json_object":
         return

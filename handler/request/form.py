@@ -1,6 +1,6 @@
-"""Forms: routes with a file take a multipart form, a job's body is JSON.
+"""Multipart forms, the body of the engine's routes that take a file.
 
-Over HTTP a form is read into the fields that a job would have, so that both get the same checks.
+A job has JSON instead. A form over HTTP is decoded to the same fields, so both get the same checks.
 https://www.rfc-editor.org/rfc/rfc7578
 """
 
@@ -20,7 +20,7 @@ from handler.request.media import MEDIA_FIELDS, RequestMedia
 FILE = "file"
 FORM_TYPE = "multipart/form-data"
 MAX_FIELDS = 100
-MAX_SCHEME_CHARACTERS = 20  # of a URL, with its `://`
+MAX_SCHEME_CHARACTERS = 20  # of a URL, including `://`
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class FormFile:
     """A file in a form.
 
     Attributes:
-        name: some engines tell the format by its ending.
+        name: its extension tells some engines the audio format.
     """
 
     content: bytes
@@ -38,11 +38,11 @@ class FormFile:
 
 @dataclass(frozen=True)
 class Form:
-    """A form that can be encoded as soon as its file is there.
+    """A form without its file.
 
     Attributes:
-        fields: by their names, each with its values as text.
-        boundary: between the parts.
+        fields: the values of each field, as text.
+        boundary: the delimiter between the parts.
     """
 
     fields: Mapping[str, list[str]]
@@ -53,7 +53,7 @@ class Form:
         return f"{FORM_TYPE}; boundary={self.boundary}"
 
     def encode(self, file: FormFile) -> bytes:
-        """Return the form as the body of a request."""
+        """Return the request body with this file."""
         return httpx.Request(
             "POST",
             "http://worker",
@@ -63,10 +63,10 @@ class Form:
         ).read()
 
     async def encode_fetched(self, media: RequestMedia, _: bytes = b"") -> bytes:
-        """Return the form with the one file that `media` names.
+        """Fetch the one file of `media` and return the request body with it.
 
         Raises:
-            InvalidInput: it cannot be fetched.
+            InvalidInput: the file cannot be fetched.
         """
         [(url, file)] = (await media.fetched()).items()
         name = url.partition("?")[0].rpartition("/")[2] or FormFile.name
@@ -74,30 +74,30 @@ class Form:
 
 
 def parse_form(path: str, body: Mapping[str, Any]) -> tuple[Form, FormFile | str]:
-    """Return the form of a JSON body, and its file or the URL that the file is at.
+    """Return the form for a JSON body, and its file or the file's URL.
 
     Raises:
-        InvalidInput: `file` is missing or no file, or another field names media.
+        InvalidInput: `file` is missing or invalid, or another field has media.
     """
     for name in body:
         if name in MEDIA_FIELDS:
-            raise InvalidInput(f"{path} has no field {name!r}: the audio goes into file.", name)
+            raise InvalidInput(f"{path} has no field {name!r}: put the audio into file.", name)
     fields = {}
     for name, value in body.items():
         if name == FILE or value is None:
             continue
         values = value if isinstance(value, list) else [value]
-        # As OpenAI's clients spell a list, and the engines read it.
+        # OpenAI's clients add [] to the name of a list, and the engines expect that.
         spelled = f"{name}[]" if isinstance(value, list) and not name.endswith("[]") else name
         fields[spelled] = [_text(each) for each in values if each is not None]
     return Form(fields, secrets.token_hex(16)), _file(body.get(FILE))
 
 
 def decode_form(body: bytes, content_type: str) -> dict[str, Any]:
-    """Return the fields of a form as a JSON body would have them; files are `FormFile`.
+    """Return the fields of a form like those of a JSON body; files are `FormFile`.
 
     Raises:
-        InvalidInput: it is not a form.
+        InvalidInput: the body is not a valid form.
     """
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser
@@ -113,12 +113,12 @@ def decode_form(body: bytes, content_type: str) -> dict[str, Any]:
     except (FormParserError, UnicodeError) as error:
         raise InvalidInput(f"The body is not a form: {error}.", "body") from error
     if not reader.is_complete:
-        raise InvalidInput("The body is not a form: its end is missing.", "body")
+        raise InvalidInput("The body is not a form: its closing boundary is missing.", "body")
     return reader.fields
 
 
 class _FormReader:
-    """Takes the callbacks of the multipart parser."""
+    """Collects fields from the callbacks of the multipart parser."""
 
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {}
@@ -166,7 +166,7 @@ class _FormReader:
         disposition = self._headers.get("content-disposition", "")
         name, file_name = _parameter(disposition, "name"), _parameter(disposition, "filename")
         if not name:
-            raise InvalidInput("A part of the form has no name.", "body")
+            raise InvalidInput("A part of the form has no field name.", "body")
         value: Any
         if file_name is not None:
             kind = self._headers.get("content-type", FormFile.content_type)
@@ -176,7 +176,7 @@ class _FormReader:
         if name.endswith("[]"):
             self.fields.setdefault(name, []).append(value)
         elif name in self.fields:
-            raise InvalidInput(f"The form has {name} more than once.", name)
+            raise InvalidInput(f"The form has the field {name} more than once.", name)
         else:
             self.fields[name] = value
 
@@ -185,7 +185,7 @@ def _file(value: object) -> FormFile | str:
     if isinstance(value, FormFile):
         return value
     if not isinstance(value, str) or not value:
-        raise InvalidInput("file must be the audio file in base64, or its URL.", FILE)
+        raise InvalidInput("file must be base64 audio or the URL of an audio file.", FILE)
     if "://" in value[:MAX_SCHEME_CHARACTERS]:
         return value
     try:
@@ -196,12 +196,12 @@ def _file(value: object) -> FormFile | str:
 
 def _text(value: object) -> str:
     if isinstance(value, FormFile):
-        raise InvalidInput("A form may have one file, in its field file.", FILE)
+        raise InvalidInput("A form may have one file only, in the field file.", FILE)
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parameter(header: str, name: str) -> str | None:
-    """Return a parameter of a header's value, such as the boundary of a content type."""
+    """Return a parameter of a header value, such as the boundary of a content type."""
     message = Message()
     message["x"] = header
     value = message.get_param(name, header="x")

@@ -1,7 +1,7 @@
-"""What a caller's JSON is, and how deep it is nested.
+"""JSON from callers: its type in error texts, and the limit on its nesting.
 
-Python and the engines decode, validate and render JSON recursively, some of it in C++. So what is
-nested too deeply is refused here, texts included that an engine decodes itself.
+Python and the engines decode, validate and render JSON recursively, some of it in C++. The limit
+also holds for strings that an engine decodes as JSON.
 """
 
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 from handler.errors import InvalidInput
 
-MAX_NESTING = 128  # a tool's schema is its deepest use: vLLM's own limit is 64 for each
-# Fields whose text an engine decodes: past tool calls, and schemas.
+MAX_NESTING = 128  # enough for the schema of a tool, which vLLM limits to 64
+# Fields with strings that an engine decodes as JSON: earlier tool calls, and schemas.
 JSON_TEXT_FIELDS = frozenset({"arguments", "guided_json", "json", "json_schema", "structural_tag"})
 CONTAINERS = frozenset({dict, list})
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
@@ -20,9 +20,10 @@ _STRING_OR_BRACKET = re.compile(_STRING.pattern + r"|[\[\]{}]", re.DOTALL)
 
 
 def loads(text: str) -> Any:
-    """Return the value of JSON of any depth; of what Python cannot decode, the deepest is cut off.
+    """Decode JSON of any depth.
 
-    What is left is still deeper than `check_nesting` allows.
+    If it is too deep for Python, the deepest levels become null. The result is still too deep for
+    `check_nesting`, which then rejects it.
     """
     try:
         return json.loads(text)
@@ -31,7 +32,7 @@ def loads(text: str) -> Any:
 
 
 def json_type(value: object) -> str:
-    """Return what a decoded JSON value is, with its article."""
+    """Return the JSON type of a decoded value for an error text, such as "a string"."""
     if isinstance(value, dict):
         return "an object"
     names = {type(None): "null", str: "a string", list: "a list", bool: "a boolean"}
@@ -39,15 +40,15 @@ def json_type(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value of any depth for an error message."""
+    """Return a short text for a value in an error text, whatever its depth."""
     return json_type(value) if isinstance(value, dict | list) else repr(value)
 
 
 def check_nesting(body: Mapping[str, Any]) -> None:
-    """Refuse a body that is nested too deeply.
+    """Reject a body that is nested too deeply.
 
     Raises:
-        InvalidInput: it names the field.
+        InvalidInput: with the field's name.
     """
     for name, value in body.items():
         level, depth = [(name, value)], 1
@@ -63,9 +64,9 @@ def check_nesting(body: Mapping[str, Any]) -> None:
 
 
 def _inner_values(value: Any) -> list[tuple[str, Any]]:
-    """Return what has to be looked at below a value, by name."""
+    """Return the containers and JSON strings directly below a value, with their names."""
     if isinstance(value, list):
-        if CONTAINERS.isdisjoint(map(type, value)):  # a million token ids, quickly
+        if CONTAINERS.isdisjoint(map(type, value)):  # fast for a million token ids
             return []
         return [("", inner) for inner in value if type(inner) in CONTAINERS]
     if isinstance(value, dict):
@@ -78,7 +79,7 @@ def _inner_values(value: Any) -> list[tuple[str, Any]]:
 
 
 def _cut(text: str, max_depth: int) -> str:
-    """Return JSON with null in place of what is nested deeper."""
+    """Return JSON with null for every value below `max_depth`."""
     kept, begin, depth = [], 0, 0
     for token in _STRING_OR_BRACKET.finditer(text):
         if token[0] in "{[":

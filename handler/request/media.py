@@ -1,8 +1,8 @@
-"""Images, audio and video that a request names by URL: the worker fetches them, not the engine.
+"""Image, audio and video URLs in a request: the worker fetches them, not the engine.
 
-The engine would fetch from inside this machine's network, on behalf of any caller. So each URL must
-be on one of ALLOWED_MEDIA_DOMAINS, if these are set, and lead to a public address (`safe_fetch`).
-The file then stands in the request as a data URI.
+The engine would also fetch private addresses for any caller. The worker accepts only
+ALLOWED_MEDIA_DOMAINS, if set, and public addresses (`safe_fetch`), and replaces each URL in the
+request by a data URI.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from handler.request.safe_fetch import FetchedFile, SafeFetch, allowed_url
 
 BARE_BASE64 = re.compile(r"[A-Za-z0-9+/]{64,}={0,2}$")
 MAX_URLS = 64
-MAX_MEDIA_BYTES = 100_000_000  # of one request
+MAX_MEDIA_BYTES = 100_000_000  # per request
 FETCH_TIMEOUT_SECONDS = 30.0
 MEDIA_FIELDS = frozenset(
     f"{kind}{suffix}"
@@ -26,8 +26,8 @@ MEDIA_FIELDS = frozenset(
     for suffix in ("", "s", "_url", "_data")
 ) | {"file_url"}
 BYTES_FIELDS = frozenset({"image_data", "video_data", "audio_data"})
-SOURCE = "source"  # of an image in /v1/messages
-# Fields in which an engine looks for no media: tools, schemas, options, what is to be judged.
+SOURCE = "source"  # the field of an image in /v1/messages
+# Fields that hold no media for an engine: tools, schemas, options, texts to be judged.
 NO_MEDIA_FIELDS = frozenset({"tools", "arguments", "response_format", "structured_outputs"})
 NO_MEDIA_FIELDS |= {"schema", "metadata", "chat_template_kwargs", "mm_processor_kwargs"}
 NO_MEDIA_FIELDS |= {"vllm_xargs", "state", "questions"}
@@ -39,18 +39,18 @@ class RequestMedia:
     """The media of one request.
 
     Attributes:
-        urls: each once.
-        domains: that are allowed; empty for all.
+        urls: without duplicates.
+        domains: the allowed domains; empty for all.
     """
 
     urls: tuple[str, ...]
     domains: frozenset[str]
 
     async def inline_into(self, body: bytes) -> bytes:
-        """Return the request's body with data URIs in place of the URLs.
+        """Fetch all media and return the body with data URIs in place of their URLs.
 
         Raises:
-            InvalidInput: one cannot be fetched.
+            InvalidInput: a file cannot be fetched.
         """
         by_url = await self.fetched()
         value = json.loads(body)
@@ -61,10 +61,10 @@ class RequestMedia:
         return json.dumps(value, ensure_ascii=False).encode()
 
     async def fetched(self) -> dict[str, FetchedFile]:
-        """Return the files by their URLs.
+        """Fetch all media and return them by URL.
 
         Raises:
-            InvalidInput: one cannot be fetched.
+            InvalidInput: a file cannot be fetched.
         """
         async with SafeFetch(
             self.domains,
@@ -82,38 +82,38 @@ class RequestMedia:
 
 
 def find_media(body: Any, domains: Collection[str]) -> RequestMedia | None:
-    """Return the media that a request's body names by URL, None if there are none.
+    """Return the media URLs in a request body, or None if it has none.
 
     Args:
-        body: of the request, decoded.
-        domains: that are allowed; empty for all.
+        body: the decoded body.
+        domains: the allowed domains; empty for all.
 
     Raises:
-        InvalidInput: it is not an http or https URL, or not on an allowed domain.
+        InvalidInput: a URL is not http or https, or not on an allowed domain.
     """
     urls = dict.fromkeys(field.url for field in _url_fields(body))
-    return media_at(urls, domains) if urls else None
+    return media_from_urls(urls, domains) if urls else None
 
 
-def media_at(urls: Collection[str], domains: Collection[str]) -> RequestMedia:
-    """Return the media at some URLs.
+def media_from_urls(urls: Collection[str], domains: Collection[str]) -> RequestMedia:
+    """Check media URLs, without fetching them.
 
     Raises:
-        InvalidInput: one is not an http or https URL, or not on an allowed domain.
+        InvalidInput: a URL is not http or https, or not on an allowed domain.
     """
     for url in urls:
         if BARE_BASE64.match(url):
-            raise InvalidInput("Media bytes must be a data URI: data:image/png;base64,….")
+            raise InvalidInput("Base64 media must be a data URI: data:image/png;base64,….")
         allowed_url(url, domains, what=WHAT)
     if len(urls) > MAX_URLS:
-        raise InvalidInput(f"A request may name at most {MAX_URLS} media URLs, got {len(urls)}.")
+        raise InvalidInput(f"A request may have at most {MAX_URLS} media URLs, got {len(urls)}.")
     return RequestMedia(tuple(urls), frozenset(domains))
 
 
-def mark_bytes(body: Any) -> None:
-    """Make data URIs of the plain base64 in the fields of SGLang's own input, which may have it.
+def base64_to_data_uris(body: Any) -> None:
+    """Convert plain base64 in SGLang's own media fields to data URIs, in place.
 
-    For SGLang, such a text may also be a path.
+    SGLang could otherwise read such a string as a file path.
     """
     for field in _url_fields(body):
         if field.name in BYTES_FIELDS and BARE_BASE64.match(field.url):
@@ -122,7 +122,7 @@ def mark_bytes(body: Any) -> None:
 
 @dataclass(frozen=True)
 class _UrlField:
-    """Where a URL stands in a body."""
+    """A URL in a body, with its field's name and a function that replaces it."""
 
     name: str
     url: str
@@ -130,7 +130,7 @@ class _UrlField:
 
 
 def _url_fields(body: Any) -> Iterator[_UrlField]:
-    """Walk through a body, without recursion: it may be as deep as JSON can be."""
+    """Yield the media URLs in a body, without recursion: JSON can be nested deeply."""
     pending = [body]
     while pending:
         value = pending.pop()
@@ -154,7 +154,7 @@ def _has_no_media(block: dict[str, Any], name: str) -> bool:
 
 
 def _urls_in(holder: Any, key: str | int) -> Iterator[_UrlField]:
-    """Yield what an engine would fetch, or open, under a key: one text, or nested lists of them."""
+    """Yield the URLs or paths under a key: one string, or nested lists of strings."""
     name = str(key)
     pending = [(holder, key)]
     while pending:

@@ -1,14 +1,14 @@
-"""A job's input, or an HTTP call, turned into one request to the engine's app.
+"""The parser of job inputs and HTTP calls; the result is one request to the engine's app.
 
-Input shapes that are a single request (another, `batch`, is many: `handler/serve/batch`):
+Input shapes of a single request (`batch` is in `handler/serve/batch`):
 
-    {"openai_route": "/v1/…", "openai_input": {…}}         what the platform's OpenAI route sends
-    {"openai_input": {…}}                                  a chat, or with a prompt a completion
+    {"openai_route": "/v1/…", "openai_input": {…}}         the platform's OpenAI route
+    {"openai_input": {…}}                                  a chat, or a completion with `prompt`
     {"route": "/v1/…", "body": {…}, "method": "GET|POST"}  any allowed route
     {"prompt" | "messages" | …: …, …}                      native input, see `native`
 
-A key that is null is absent. Routes are allowed, not forwarded: the engine's app also has
-administrative ones. What becomes of a body's fields: `repairs` and `fields`.
+A null field counts as absent. Only the routes in `routes` are allowed: the engine's app also has
+administrative ones. `client_defaults` and `unknown_fields` change the fields of a body.
 """
 
 import functools
@@ -20,11 +20,11 @@ from handler.engine.interface import EngineRequest
 from handler.engine.usage import include_usage
 from handler.errors import InvalidInput, MethodNotAllowed, UnknownModel
 from handler.request.body import encode_body, http_fields
-from handler.request.client_defaults import repair, unfolded, without_nulls
+from handler.request.client_defaults import merge_extra_body, replace_defaults, without_nulls
 from handler.request.json_text import check_nesting, json_type, shown
 from handler.request.native import MAX_TOKENS, is_native, native_request
 from handler.request.routes import FORMS, POST, Route, default_route, find_route
-from handler.request.sglang_input import has_own_input, own_input
+from handler.request.sglang_input import sglang_body, takes_sglang_input
 from handler.request.unknown_fields import FieldTranslator
 
 ROUTE_FIELDS = ("route", "body", "method")
@@ -33,11 +33,11 @@ ROUTE_NAMES = ("openai_route", "route")
 
 @dataclass(frozen=True)
 class ParsedJob:
-    """One job that is a single request.
+    """A job with a single request.
 
     Attributes:
-        id: the platform's.
-        request: to the engine's app.
+        id: the platform's job id.
+        request: the request to the engine's app.
         native: whether a stream is yielded as merged chunk objects instead of SSE text.
     """
 
@@ -50,13 +50,13 @@ class RequestParser:
     """Parses requests for one served model and its LoRA adapters.
 
     Args:
-        models: the names that requests may use, the model's first.
-        repository: another name of the model; requests may use either, or none.
-        request_fields: for each POST path the field names that its body may carry.
-        adapter_routes: the paths on which a LoRA adapter may be chosen, None for all.
-        media_domains: where media may be fetched from; empty for anywhere public.
-        context_tokens: of the model, None if not known.
-        aliases: further names of the model.
+        models: the name of the served model, then those of its LoRA adapters.
+        repository: the model's repository or path, also valid as its name.
+        request_fields: the engine's body fields by POST path.
+        adapter_routes: the paths that support LoRA adapters, None for all.
+        media_domains: the domains of media URLs; empty for every public one.
+        context_tokens: the model's context length, None if unknown.
+        aliases: more names of the served model.
     """
 
     def __init__(
@@ -80,15 +80,17 @@ class RequestParser:
         self._aliases = aliases
 
     def parse_job(self, job: Mapping[str, Any]) -> ParsedJob:
-        """Parse a job that is a single request.
+        """Parse a job with a single request.
 
         Raises:
-            RequestError: what is wrong and what would be right.
+            RequestError: the input is invalid.
         """
         try:
             return self._job(str(job.get("id", "")), job.get("input"))
         except UnicodeEncodeError as error:
-            raise InvalidInput("The input holds half a surrogate pair.") from error
+            raise InvalidInput(
+                "The input has a lone surrogate, which is not valid Unicode."
+            ) from error
 
     def parse_http(
         self,
@@ -100,10 +102,10 @@ class RequestParser:
         content_type: str,
         request_id: str,
     ) -> EngineRequest:
-        """Parse a call over HTTP.
+        """Parse an HTTP call.
 
         Raises:
-            RequestError: what is wrong and what would be right.
+            RequestError: the call is invalid.
         """
         route = find_route(path, self._request_fields, in_job=False)
         if method != route.method:
@@ -120,7 +122,7 @@ class RequestParser:
             raise InvalidInput(f"input must be a JSON object, got {json_type(data)}.", "input")
         given = without_nulls(data)
         for name in ROUTE_NAMES:
-            if given.get(name) == "":  # a form's empty field
+            if given.get(name) == "":  # an empty field of a web form
                 del given[name]
         if "openai_route" in given or given.get("openai_input"):
             return ParsedJob(job_id, self._openai(job_id, given))
@@ -129,14 +131,17 @@ class RequestParser:
             for name in given:
                 if name not in ROUTE_FIELDS:
                     raise InvalidInput(
-                        f"{name!r} is not allowed beside route; give route, body, method.", name
+                        f"{name!r} is not allowed beside route, body and method.",
+                        name,
                     )
             request = self._routed(job_id, *(given.get(name) for name in ROUTE_FIELDS))
             return ParsedJob(job_id, request)
         if is_native(given):
             return ParsedJob(job_id, self._native(job_id, given), native=True)
         if isinstance(given.get("input"), dict):
-            raise InvalidInput("input is there twice: give its fields themselves.", "input")
+            raise InvalidInput(
+                "input must not contain another input: send the inner fields only.", "input"
+            )
         raise InvalidInput(
             "input needs openai_route with openai_input, route with body, prompt, messages, or "
             "batch.",
@@ -144,7 +149,7 @@ class RequestParser:
         )
 
     def _openai(self, job_id: str, data: dict[str, Any]) -> EngineRequest:
-        """Parse what the platform sends; without a route, as other workers do."""
+        """Parse an OpenAI input; without a route, its fields decide between chat and completion."""
         body = data.pop("openai_input", None)
         route = data.pop("openai_route", None)
         if route is None:
@@ -152,7 +157,7 @@ class RequestParser:
         request = self._routed(job_id, route, body, None)
         for name in data:
             if name in self._fields.known(request.path):
-                raise InvalidInput(f"{name!r} belongs into openai_input, not beside it.", name)
+                raise InvalidInput(f"{name!r} must be inside openai_input, not beside it.", name)
             self._fields.log_once(name, "%r beside openai_input is ignored", name[:60])
         return request
 
@@ -173,7 +178,7 @@ class RequestParser:
         if verb != "POST":
             raise InvalidInput(f"{found.path} is a POST route and needs a body.", "body")
         if found.path == POST["responses"]:
-            _check_background(unfolded(body or {}))
+            _check_background(merge_extra_body(body or {}))
         return self._post(job_id, found.path, dict(body or {}), query)
 
     def _native(self, job_id: str, data: Mapping[str, Any]) -> EngineRequest:
@@ -185,24 +190,26 @@ class RequestParser:
         if route.model is not None:
             names = (route.model, self._model(route.model, None))
             part = functools.partial(_model_card, names)
-        return EngineRequest("GET", route.path, query=query, request_id=request_id, take_part=part)
+        return EngineRequest(
+            "GET", route.path, query=query, request_id=request_id, transform_response=part
+        )
 
     def _post(
         self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False
     ) -> EngineRequest:
         check_nesting(body)
-        is_own = has_own_input(path, self._request_fields)
+        is_own = takes_sglang_input(path, self._request_fields)
         if path not in FORMS and not is_own:
-            body = unfolded(body)
+            body = merge_extra_body(body)
             self._fields.translate(path, body, native=native)
-            repair(path, body, self._fields.log_once)
+            replace_defaults(path, body, self._fields.log_once)
             _check_plugin(path, body)
         if native and path == POST["completions"]:
             self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)
         hide_usage = include_usage(path, body)
         if is_own:
-            body = own_input(path, body, self._models)
+            body = sglang_body(path, body, self._models)
         encoded = encode_body(path, body, self._media_domains)
         return EngineRequest(
             method="POST",
@@ -216,7 +223,7 @@ class RequestParser:
         )
 
     def _model(self, name: object, path: str | None) -> object:
-        """Return the served name, for a path or for none; the engine judges what is no string."""
+        """Return the engine's name for a model; the engine rejects a name that is not a string."""
         if name in (None, "", self._repository, *self._aliases):
             name = self._default_model
         if not isinstance(name, str):
@@ -227,49 +234,50 @@ class RequestParser:
         routes = self._adapter_routes
         if name != self._default_model and routes is not None and path not in (None, *routes):
             raise InvalidInput(
-                f"{path} takes no LoRA adapter with this engine; {', '.join(sorted(routes))} do.",
+                f"This engine has LoRA adapters on {', '.join(sorted(routes))}, not on {path}.",
                 "model",
             )
         return name
 
     def _fill_context(self, body: dict[str, Any]) -> None:
-        """Let a completion go on to the end of the context; the engine's default is 16 tokens."""
+        """Set max_tokens to the whole context; the engine's default is 16 tokens."""
         if MAX_TOKENS in body or not self._context_tokens:
             return
         body[MAX_TOKENS] = self._context_tokens
         self._fields.log_once(
             MAX_TOKENS,
-            "a prompt without max_tokens may go on to the end of the context of %d tokens",
+            "a prompt without max_tokens may fill the context of %d tokens",
             self._context_tokens,
         )
 
 
 def _check_background(body: Mapping[str, Any]) -> None:
-    """Refuse a response that would be kept in this worker, where no job finds it."""
+    """Reject background responses: the engine keeps them in one worker."""
     if body.get("background"):
         raise InvalidInput(
-            "A job gets its whole answer: leave background out. /run does not wait for it, and "
-            "/status has the result.",
+            "background is not supported in a job: remove it. /run returns at once, and the "
+            "result is in /status.",
             "background",
         )
 
 
 def _check_plugin(path: str, body: Mapping[str, Any]) -> None:
-    """Refuse what a plugin of the engine would fetch itself."""
+    """Reject `data`, whose URLs an engine plugin would fetch without a check."""
     if path == POST["pooling"] and "data" in body:
         raise InvalidInput(
-            "data goes to a plugin that would fetch what it names: give input or messages.", "data"
+            "data is not supported, because a plugin would fetch its URLs: send input or messages.",
+            "data",
         )
 
 
 def _model_card(names: Sequence[object], listing: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry of the first of `names` that is in the list, as `models/ID` answers."""
+    """Return the response of `models/ID`: the list's entry for the first known name."""
     cards = {card["id"]: card for card in listing["data"]}
     found = (cards[name] for name in names if name in cards)
     return next(found, {"id": names[0], "object": "model"})
 
 
 def _encodable(text: str) -> str:
-    """Return the text, or raise UnicodeEncodeError if it cannot be sent."""
+    """Return the text; raises UnicodeEncodeError if it has a lone surrogate."""
     text.encode()
     return text

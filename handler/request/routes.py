@@ -1,7 +1,7 @@
-"""Which of the engines' routes callers may use: allowed one by one, not forwarded.
+"""The engine routes that callers may use, and the reasons against the others.
 
-Every route of both engines is in one of the tables here; tests/contract says so, and fails when a
-new version of an engine brings another one.
+Every route of both engines is in one of the tables here. tests/contract checks this, and fails when
+a new engine version adds a route.
 """
 
 import re
@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from handler.errors import UnknownRoute
 
-# By their names without a prefix.
+# Engine paths by route name, which has no prefix.
 POST = {
     "chat/completions": "/v1/chat/completions",
     "chat/completions/batch": "/v1/chat/completions/batch",
@@ -43,7 +43,7 @@ GET = {
     "version": "/version",
     "metrics": "/metrics",
 }
-# Paths whose meaning differs from that of the same name above, in an engine that has both.
+# Paths that have another meaning than the same route name above, in an engine with both.
 OTHER_MEANINGS = {"v1/classify": "/v1/classify"}
 FORMS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 NAMES = ", ".join([*POST, *GET, "models/ID"])
@@ -55,20 +55,22 @@ HTTP_NAMES = (
 MODEL = re.compile(r"models/(.+)")
 RESPONSE = re.compile(r"responses/\w[\w.-]*(/cancel)?", re.ASCII)
 
-ADMINISTRATION = "it changes the engine for every caller"
-INSPECTION = "it shows how this machine and its engine are set up; see models, version, metrics"
-STATE = "it keeps state in one worker, and the next request may reach another"
+ADMINISTRATION = "it changes the engine for all callers"
+INSPECTION = "it shows the setup of the machine and the engine; use models, version or metrics"
+STATE = "it keeps state in one worker, and the next request may reach another worker"
 SPLIT_ENGINE = "it is for an engine whose parts run on several machines"
-OTHER_PLATFORM = "it is the envelope of another platform; call the route itself, such as {chat}"
-OLLAMA = "it speaks Ollama's protocol, whose streams are no server-sent events; use {chat}"
-TEXT_TOOL = "{chat} does this with the model's answer"
+OTHER_PLATFORM = (
+    "it is the request format of another platform; use the route itself, such as {chat}"
+)
+OLLAMA = "it uses Ollama's protocol, whose streams are not server-sent events; use {chat}"
+TEXT_TOOL = "{chat} already does this with the model's output"
 DOCUMENTATION = "it documents routes that callers cannot reach"
 RESPONSES_OF_A_WORKER = (
-    "a response is kept by the worker that made it, and a job may reach any worker; call it over "
-    "HTTP, on the worker that answered"
+    "a response is stored in the worker that created it, and a job may reach any worker; call that "
+    "worker over HTTP"
 )
 
-# By their paths, why they are not for callers.
+# Reasons by path.
 REFUSED = {
     path: reason.format(chat="/v1/chat/completions")
     for reason, paths in {
@@ -113,7 +115,7 @@ REFUSED = {
         OLLAMA: "/api/chat /api/generate /api/show /api/tags",
         TEXT_TOOL: "/parse_function_call /separate_reasoning",
         DOCUMENTATION: "/docs /openapi.json /redoc /static",
-        "it needs a WebSocket, which no front end of this worker has": "/v1/realtime",
+        "it needs a WebSocket, which this worker does not support": "/v1/realtime",
     }.items()
     for path in paths.split()
 }
@@ -124,9 +126,9 @@ class Route:
     """A route of the engine's app.
 
     Attributes:
-        path: the engine's.
-        model: the one entry of the list of models that is asked for, None for all.
-        has_body: whether a POST has one.
+        path: the engine's path.
+        model: the model id of `models/ID`, None for the whole list.
+        has_body: whether a POST has a body.
     """
 
     method: Literal["GET", "POST"]
@@ -136,15 +138,15 @@ class Route:
 
 
 def find_route(path: str, engine_paths: Container[str] = (), *, in_job: bool) -> Route:
-    """Return the route for a path, with whatever prefix it is spelled.
+    """Return the route for a path with any known prefix.
 
     Args:
-        path: without a query.
-        engine_paths: that the engine has.
-        in_job: whether a job or a batch line names it, not a call over HTTP.
+        path: without a query string.
+        engine_paths: the POST paths of the engine.
+        in_job: whether the path is from a job or a batch line, not from an HTTP call.
 
     Raises:
-        UnknownRoute: there is none, or callers may not use it; the text says why.
+        UnknownRoute: there is no such route, or callers may not use it; the text has the reason.
     """
     name = route_name(path)
     other = OTHER_MEANINGS.get(_without_slashes(path))
@@ -156,7 +158,7 @@ def find_route(path: str, engine_paths: Container[str] = (), *, in_job: bool) ->
         return Route("GET", GET[name])
     if found := MODEL.fullmatch(name):
         return Route("GET", GET["models"], unquote(found[1]) if in_job else found[1])
-    reason = _refusal(path)
+    reason = _refused_reason(path)
     if reason is None and (found := RESPONSE.fullmatch(name)):
         if not in_job:
             return Route("POST" if found[1] else "GET", f"/v1/{name}", has_body=False)
@@ -168,14 +170,14 @@ def find_route(path: str, engine_paths: Container[str] = (), *, in_job: bool) ->
 
 
 def route_label(path: str) -> str:
-    """Return an engine's path for the metrics: the same for every id in it."""
+    """Return the metrics label of an engine path, with ID in place of a response id."""
     if found := RESPONSE.fullmatch(route_name(path)):
         return f"/v1/responses/ID{found[1] or ''}"
     return path
 
 
 def route_name(path: str) -> str:
-    """Return the name of a path in the tables above, with whatever prefix it is spelled."""
+    """Return the route name of a path with any known prefix, as in the tables above."""
     return _without_slashes(path).removeprefix("v1/")
 
 
@@ -185,14 +187,14 @@ def is_anthropic(path: str) -> bool:
 
 
 def default_route(body: object) -> str:
-    """Return the path for an OpenAI body that comes without a route."""
+    """Return the path for an OpenAI body without a route."""
     given = {name for name, value in body.items() if value} if isinstance(body, dict) else set()
     is_completion = "prompt" in given and "messages" not in given
     return POST["completions" if is_completion else "chat/completions"]
 
 
 def path_of_input(data: object) -> str | None:
-    """Return the engine's path for a job's input, None if it names none."""
+    """Return the engine's path for a job's input, or None if it has no known route."""
     if not isinstance(data, dict):
         return None
     given = {name for name, value in data.items() if value is not None}
@@ -212,7 +214,7 @@ def path_of_input(data: object) -> str | None:
 
 
 def _without_slashes(path: str) -> str:
-    """Return a path without the slashes and prefixes that base URLs add, also one of them twice."""
+    """Return a path without the slashes and prefixes of base URLs, such as `/openai/v1/v1`."""
     plain = "/".join(part for part in path.split("/") if part).removeprefix("openai/")
     if plain.startswith("api/v1/"):
         plain = plain.removeprefix("api/")
@@ -221,8 +223,8 @@ def _without_slashes(path: str) -> str:
     return plain
 
 
-def _refusal(path: str) -> str | None:
-    """Return why callers may not use a path of an engine, or one below it; None for others."""
+def _refused_reason(path: str) -> str | None:
+    """Return why callers may not use a path or its parent, or None if it is not in REFUSED."""
     plain = _without_slashes(path)
     while plain:
         if reason := REFUSED.get(f"/{plain}") or REFUSED.get(f"/v1/{plain}"):

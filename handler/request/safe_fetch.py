@@ -1,12 +1,10 @@
-"""HTTP to the public internet only, never to what only this machine or its network reaches.
+"""An HTTP client for public addresses only, against server-side request forgery (SSRF).
 
-An IP address must be written in full. The C library also reads `127.1` and `0x7f000001` as one, and
-whether a client asks the resolver about those depends on its version.
+IP addresses must be written in full, because the C library also accepts `127.1` and `0x7f000001`.
 
-A name is resolved once, and the connection goes to the address that was checked: a name server that
-answers differently a moment later changes nothing. Redirects are followed one by one, each checked
-like the first URL. No proxy is used and no cookie kept. Errors show neither query nor user of a
-URL: they may be as good as a key.
+A host name is resolved once, and the connection goes to the checked address, against DNS rebinding.
+Each redirect is checked like the first URL. No proxies, no cookies. Error texts omit the query and
+the user of a URL, which may be secrets.
 """
 
 import asyncio
@@ -30,12 +28,12 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 NOT_FOUND_STATUSES = frozenset({404, 410})
 WRITTEN_STATUSES = frozenset({200, 201, 204})
 MAX_SHOWN_CHARACTERS = 100
-USER_INFO = re.compile(r"(?<=:)//[^/\\]*@")  # a name and a password
-# A host whose last label is a number is an address for browsers and for the C library.
+USER_INFO = re.compile(r"(?<=:)//[^/\\]*@")  # user and password
+# Browsers and the C library read a host as an IP address if its last label is a number.
 NUMERIC_HOST = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?")
-AZURE_HOST = ".blob.core.windows.net"  # wants to be told what kind of object to make
+AZURE_HOST = ".blob.core.windows.net"  # a PUT there needs the header x-ms-blob-type
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# IPv6 ranges that embed another address or are deprecated, and count as global in the library.
+# IPv6 ranges that embed an IPv4 address or are deprecated; `ipaddress` counts them as global.
 SPECIAL_NETWORKS = [
     ipaddress.ip_network(text) for text in ("2002::/16", "::/96", "64:ff9b:1::/48", "fec0::/10")
 ]
@@ -43,10 +41,10 @@ SPECIAL_NETWORKS = [
 
 @dataclass(frozen=True)
 class FetchedFile:
-    """The content of a URL.
+    """A fetched file.
 
     Attributes:
-        content_type: such as `image/png`, without parameters.
+        content_type: without parameters, such as `image/png`.
     """
 
     content: bytes
@@ -54,14 +52,14 @@ class FetchedFile:
 
 
 class SafeFetch:
-    """A client for the public internet; use as `async with SafeFetch(…) as web`.
+    """The client; use as `async with SafeFetch(…) as web`.
 
     Args:
-        domains: that are allowed; empty for all.
-        max_bytes: of all that is fetched together.
+        domains: the allowed domains; empty for all.
+        max_bytes: the limit for all fetched files together.
         timeout_seconds: for each URL.
-        what: what is fetched, in errors, such as "Media".
-        param: the input field at fault, in errors.
+        what: the subject of error texts, such as "Media".
+        param: the input field of the URL, for errors.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class SafeFetch:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),
-            headers={"user-agent": PRODUCT},  # some hosts refuse a library's
+            headers={"user-agent": PRODUCT},  # some hosts block the default of aiohttp
         )
         return self
 
@@ -100,14 +98,14 @@ class SafeFetch:
         """Return the content of a URL.
 
         Raises:
-            InvalidInput: it is not allowed, does not answer, or is too large.
+            InvalidInput: the URL is not allowed, does not answer, or is too large.
         """
         content = bytearray()
         content_type = await self.fetch(url, content.extend)
         return FetchedFile(bytes(content), content_type)
 
     async def fetch(self, url: str, on_chunk: Callable[[bytes], object]) -> str:
-        """Pass the content of a URL to `on_chunk` in pieces; return its content type.
+        """Pass the content of a URL to `on_chunk` in chunks; return its content type.
 
         Raises:
             UrlNotFound: the server answers 404 or 410.
@@ -128,12 +126,12 @@ class SafeFetch:
         )
 
     async def put(self, url: str, content: AsyncIterator[bytes], size_bytes: int) -> None:
-        """PUT content of a known size; redirects are not followed.
+        """Upload content of a known size by PUT, without redirects.
 
-        No content type is sent: one that was not signed makes a presigned URL invalid.
+        No content type is sent, because an unsigned one makes a presigned URL invalid.
 
         Raises:
-            InvalidInput: the URL is not allowed, does not answer, or does not accept it.
+            InvalidInput: the URL is not allowed, does not answer, or rejects the upload.
         """
         target = self._allowed(url)
         async with self._errors_explained(url, "written"):
@@ -156,7 +154,7 @@ class SafeFetch:
 
     @contextlib.asynccontextmanager
     async def _errors_explained(self, url: str, done: str) -> AsyncIterator[None]:
-        """Bound the time of what runs inside, and turn its errors into one sentence."""
+        """Limit the time of the block, and turn its errors into InvalidInput."""
         import aiohttp
 
         what = f"{self._what} at {_shown(url)}"
@@ -186,10 +184,10 @@ class SafeFetch:
 
 
 def allowed_url(url: str, domains: Collection[str], *, what: str, param: str = "url") -> URL:
-    """Return an http or https URL on an allowed domain; `domains` is empty if all are allowed.
+    """Parse a URL and check its scheme, host and domain; empty `domains` allow all.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: the URL is invalid or not allowed.
     """
     try:
         parsed = URL(url)
@@ -210,8 +208,8 @@ def allowed_url(url: str, domains: Collection[str], *, what: str, param: str = "
 
 
 def _is_plain_host(host: str) -> bool:
-    """Whether everything that reads a host takes it for the same name, or the same address."""
-    if "%" in host:  # an escape, or the zone of an address on this machine's links
+    """Whether a host is unambiguous: a name, or an IP address written in full."""
+    if "%" in host:  # an escape, or an IPv6 zone
         return False
     if ":" not in host and not NUMERIC_HOST.fullmatch(host):
         return True
@@ -242,15 +240,15 @@ class _UnexpectedResponse(OSError):
 
 
 class _PrivateAddress(Exception):
-    """An address that is not public."""
+    """The host has a private address."""
 
 
 def _refuse_private_address(url: URL) -> None:
-    """Check a host that is an IP address: the resolver does not see it."""
+    """Check a host that is an IP address, for which aiohttp skips the resolver."""
     try:
         public = is_public(url.host or "")
     except ValueError:
-        return  # a name
+        return  # a host name, which the resolver checks
     if not public:
         raise _PrivateAddress(f"{url.host} is not a public address")
 
@@ -260,7 +258,7 @@ def _public_resolver() -> Any:
     from aiohttp.resolver import ThreadedResolver
 
     class PublicResolver(AbstractResolver):
-        """Resolves names whose addresses are all public."""
+        """Resolves host names; rejects those with a private address."""
 
         def __init__(self) -> None:
             self._resolver = ThreadedResolver()
@@ -290,7 +288,7 @@ def _reason(error: Exception) -> str:
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the name {error.host!r} cannot be resolved"
+        return f"the host name {error.host!r} cannot be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"{error.host}:{error.port} cannot be reached"
     return str(error) if isinstance(error, _UnexpectedResponse) else type(error).__name__

@@ -1,7 +1,7 @@
-"""SGLang's own input on its own routes, whose fields are allowed one by one.
+"""The input of SGLang's own routes, and the list of fields that callers may use.
 
-They take the record that its processes pass among themselves, with addresses of other processes and
-servers in it.
+These routes accept SGLang's internal request object, which also has fields for the addresses of
+other processes and servers.
 """
 
 import difflib
@@ -26,28 +26,28 @@ CALLER_FIELDS = frozenset(
 )
 
 
-def has_own_input(path: str, request_fields: Mapping[str, Collection[str]]) -> bool:
-    """Whether a path takes SGLang's own input; vLLM's `/classify` has the form of OpenAI's."""
+def takes_sglang_input(path: str, request_fields: Mapping[str, Collection[str]]) -> bool:
+    """Whether a path takes SGLang's own input; vLLM's `/classify` has OpenAI's fields."""
     return path in OWN_ROUTES and "input" not in request_fields.get(path, ("input",))
 
 
-def own_input(path: str, body: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+def sglang_body(path: str, body: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
     """Return the body of one of SGLang's own routes.
 
     Args:
-        path: the engine's.
-        body: of the request; `model` is one of `models`.
-        models: the model's name, and then those of its LoRA adapters.
+        path: the engine's path.
+        body: the request body; its `model` is one of `models`.
+        models: the name of the served model, then those of its LoRA adapters.
 
     Raises:
-        InvalidInput: a field is not for callers.
+        InvalidInput: the body has an unknown field or LoRA adapter.
     """
     own = {name: value for name, value in body.items() if name != "model"}
     for name in own:
         if name not in CALLER_FIELDS:
             near = difflib.get_close_matches(name, CALLER_FIELDS, n=1)
             advice = f": did you mean {near[0]!r}?" if near else "."
-            raise InvalidInput(f"{path} takes no field {name!r} from callers{advice}", name)
+            raise InvalidInput(f"{path} does not accept the field {name!r}{advice}", name)
     adapters = own.get("lora_path")
     for adapter in adapters if isinstance(adapters, list) else [adapters]:
         if adapter is not None and adapter not in models[1:]:

@@ -1,4 +1,4 @@
-"""Constraints of the output, by the names that they have in either engine, of today or before.
+"""Fields that constrain the output, translated between the engines' current and former names.
 
 | caller's field          | vLLM                              | SGLang                  |
 | ----------------------- | --------------------------------- | ----------------------- |
@@ -8,10 +8,10 @@
 | guided_choice           | structured_outputs.choice         | regex                   |
 | guided_grammar, ebnf    | structured_outputs.grammar        | ebnf                    |
 | structural_tag          | structured_outputs.structural_tag | response_format         |
-| structured_outputs      | its own                           | each of its fields, so  |
+| structured_outputs      | unchanged                         | each field as above     |
 
-vLLM removed `guided_*`, and answers such a request with free text. A `response_format` is for the
-engine alone.
+vLLM removed `guided_*` and now ignores these fields. A `response_format` goes to the engine
+unchanged.
 """
 
 import json
@@ -40,10 +40,10 @@ ENGINE_FIELDS = (STRUCTURED_OUTPUTS, RESPONSE_FORMAT, "regex", "ebnf", "json_sch
 
 
 def translate_constraints(path: str, body: dict[str, Any], known: frozenset[str]) -> None:
-    """Replace constraints that the engine does not have by its own, in `body`.
+    """Replace constraints in `body` that the engine does not know by its own fields.
 
     Raises:
-        InvalidInput: there are several, or the engine has none on this path.
+        InvalidInput: there are several constraints, or the path supports none.
     """
     given = {
         name: body.pop(name)
@@ -58,24 +58,26 @@ def translate_constraints(path: str, body: dict[str, Any], known: frozenset[str]
     own = [name for name in ENGINE_FIELDS if name in known and _constrains(body.get(name))]
     if len(kinds) + len(own) > 1:
         names = ", ".join([*given, *own])
-        raise InvalidInput(f"Give one constraint of the output, not {names}.", next(iter(given)))
+        raise InvalidInput(
+            f"Send only one of {names}: each constrains the output.", next(iter(given))
+        )
     [(kind, (name, value))] = kinds.items()
     if STRUCTURED_OUTPUTS in known:
         body[STRUCTURED_OUTPUTS] = {kind: value}
     elif RESPONSE_FORMAT in known and "regex" in known:
-        body.pop(RESPONSE_FORMAT, None)  # of plain text
+        body.pop(RESPONSE_FORMAT, None)  # plain text
         body |= _for_sglang(name, kind, value)
     else:
-        raise InvalidInput(f"The engine cannot constrain the output by {name} on {path}.", name)
+        raise InvalidInput(f"The engine does not support {name} on {path}.", name)
 
 
 def _is_schema(name: str, value: Any) -> bool:
-    """Whether a schema stands where SGLang takes the text of one."""
+    """Whether json_schema is an object; SGLang accepts a string only."""
     return name == "json_schema" and isinstance(value, dict)
 
 
 def _by_kind(name: str, value: Any) -> dict[str, tuple[str, Any]]:
-    """Return the constraints in a field, each with its name for errors; an empty value is none."""
+    """Return a field's constraints by kind, as (name for errors, value), without empty ones."""
     if name != STRUCTURED_OUTPUTS:
         values = {KINDS[name]: (name, value)}
     elif isinstance(value, dict):
@@ -86,7 +88,7 @@ def _by_kind(name: str, value: Any) -> dict[str, tuple[str, Any]]:
     given = {kind: each for kind, each in values.items() if each[1] not in empty}
     for kind, (field, inner) in given.items():
         if kind not in KINDS.values():
-            raise InvalidInput(f"The engine cannot do {field}: leave it out.", name)
+            raise InvalidInput(f"The engine does not support {field}: remove it.", name)
         if kind == "choice" and not _is_list_of_texts(inner):
             raise InvalidInput(f"{field} must be a list of strings.", name)
     return given

@@ -1,18 +1,17 @@
-"""Fields of a body that the engine does not have on its route: what becomes of each.
+"""Body fields that the engine does not have on a route: renamed, removed, ignored or rejected.
 
-Both engines ignore such a field without a word. Here it is, in this order:
+Both engines ignore unknown fields silently. The worker handles each, in this order:
 
-1. given the engine's own name, if another engine or API calls it otherwise (SYNONYMS,
-   TEMPLATE_VARIABLES);
-2. translated, if it constrains the output (`structured_outputs`);
-3. left out if it changes nothing, else refused (CHANGES_OUTPUT);
-4. passed over, if it cannot change the output (TOLERATED); with a line in the log, if a user may
-   expect something of it (IGNORED);
-5. refused, if it is a misspelt field of the engine;
-6. passed over, with a line in the log: clients send a lot that is for other servers. In the
-   worker's native input, which only people write, it is refused.
+1. Another name of an engine field (SYNONYMS, TEMPLATE_VARIABLES): renamed.
+2. A constraint of the output: translated (`structured_outputs`).
+3. A field that changes the output (CHANGES_OUTPUT): removed if it has its default, else rejected.
+4. A field that cannot change the output: ignored (TOLERATED), or ignored with a warning if a user
+   may expect an effect (IGNORED).
+5. A misspelt engine field: rejected.
+6. Any other field: ignored with a warning, because clients send fields for other servers. In the
+   native input, which only people write, it is rejected.
 
-A line in the log comes once for each field.
+Each field has one warning per worker.
 """
 
 import difflib
@@ -27,7 +26,7 @@ from handler.request.structured_outputs import translate_constraints
 
 log = logging.getLogger(__name__)
 
-# The names of one meaning: OpenAI's, Anthropic's, vLLM's, SGLang's, text-generation-webui's.
+# Names of the same field in OpenAI, Anthropic, vLLM, SGLang and text-generation-webui.
 SYNONYMS = (
     ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens"),
     ("min_tokens", "min_new_tokens"),
@@ -36,7 +35,7 @@ SYNONYMS = (
     ("include_stop_str_in_output", "no_stop_trim"),
 )
 
-# Changes the answer, unless it has one of these values.
+# Fields that change the output, and their values that do not.
 CHANGES_OUTPUT: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
@@ -84,16 +83,16 @@ CHANGES_OUTPUT: Mapping[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "web_search_options": (),
 }
-INSTEAD = {
-    "best_of": "give n",
-    "function_call": "give tools and tool_choice",
-    "functions": "give tools and tool_choice",
-    "grammar": "give guided_grammar",
-    "lora_path": "choose the adapter by model",
-    "sampling_params": "it belongs to the native input; give its fields themselves",
+ALTERNATIVES = {
+    "best_of": "use n",
+    "function_call": "use tools and tool_choice",
+    "functions": "use tools and tool_choice",
+    "grammar": "use guided_grammar",
+    "lora_path": "put the adapter's name into model",
+    "sampling_params": "it is for the native input only; send its fields at the top level",
 }
 
-# OpenAI's and Anthropic's own: billing, storage, caches and tracing of their services.
+# Fields for the services of OpenAI and Anthropic: billing, storage, caches, tracing.
 TOLERATED = frozenset(
     "background betas cache_control client_metadata container context_management include"
     " inference_geo max_tool_calls metadata moderation parallel_tool_calls prediction"
@@ -103,20 +102,20 @@ TOLERATED = frozenset(
 IGNORED = {
     "batch_size": "the worker paces streams itself",
     "batch_size_growth_factor": "the worker paces streams itself",
-    "guided_decoding_backend": "the engine chooses the backend, by its own setting",
+    "guided_decoding_backend": "an engine setting chooses the backend",
     "guided_whitespace_pattern": "the engine decides on whitespace",
     "max_batch_size": "the worker paces streams itself",
     "min_batch_size": "the worker paces streams itself",
     "verbosity": "the model has no such setting",
 }
-# Variables of chat templates that other APIs have as fields.
+# Variables of chat templates that are body fields in other APIs.
 TEMPLATE_VARIABLES = ("enable_thinking",)
-MODEL = "model"  # which the parser judges, also where the engine has no such field
+MODEL = "model"  # the parser checks it
 CHAT_TEMPLATE_KWARGS = "chat_template_kwargs"
 
 MAX_LOGGED_FIELDS = 200
 MAX_LOGGED_NAME_CHARACTERS = 60
-MISSPELT_RATIO = 0.9  # `repetition_penalty_range`, a field of its own, has 0.86
+MISSPELT_RATIO = 0.9  # above 0.86, the ratio of `repetition_penalty_range`, a real field
 MIN_MISSPELT_CHARACTERS = 5
 MAX_MISSPELT_CHARACTERS = 50
 
@@ -125,7 +124,7 @@ class FieldTranslator:
     """Translates bodies for one engine.
 
     Args:
-        request_fields: for each POST path the field names that the engine acts upon.
+        request_fields: the engine's body fields by POST path.
     """
 
     def __init__(self, request_fields: Mapping[str, frozenset[str]]) -> None:
@@ -133,38 +132,38 @@ class FieldTranslator:
         self._logged: set[str] = set()
 
     def known(self, path: str) -> frozenset[str]:
-        """Return the engine's fields on a path, none if they are not known."""
+        """Return the engine's fields on a path, or an empty set if they are unknown."""
         return self._request_fields.get(path, frozenset())
 
     def translate(self, path: str, body: dict[str, Any], *, native: bool) -> None:
-        """Change `body` so that each field of it is one that the engine has, or changes nothing.
+        """Change `body` in place, so that the engine ignores no field with an effect.
 
         Raises:
-            InvalidInput: a field cannot be honoured.
+            InvalidInput: a field is not supported.
         """
         known = self.known(path)
         if not known:
             return
         _rename_synonyms(body, known)
         _move_template_variables(body, known)
-        _take_reasoning_effort(body, known)
+        _rename_reasoning_effort(body, known)
         translate_constraints(path, body, known)
         for name in [name for name in body if name not in known and name != MODEL]:
             if name in CHANGES_OUTPUT:
-                _leave_out_or_refuse(path, body, name)
+                _remove_or_reject(path, body, name)
             elif name in IGNORED:
                 self.log_once(name, "%s is ignored: %s", _shown(name), IGNORED[name])
                 del body[name]
             elif name not in TOLERATED:
-                self._pass_over(path, body, known, name, native=native)
+                self._ignore_or_reject(path, body, known, name, native=native)
 
     def log_once(self, name: str, message: str, *arguments: object) -> None:
-        """Log a warning the first time that it is about this name."""
+        """Log a warning once per name."""
         if name not in self._logged and len(self._logged) < MAX_LOGGED_FIELDS:
             self._logged.add(name)
             log.warning(message, *arguments)
 
-    def _pass_over(
+    def _ignore_or_reject(
         self, path: str, body: Mapping[str, Any], known: frozenset[str], name: str, *, native: bool
     ) -> None:
         near = _misspelt(name, known) if len(name) <= MAX_MISSPELT_CHARACTERS else None
@@ -173,7 +172,7 @@ class FieldTranslator:
         if native or (near is not None and near not in body):
             advice = f": did you mean {near!r}?" if near else "."
             raise InvalidInput(f"The engine has no field {name!r} on {path}{advice}", name)
-        self.log_once(name, "the engine has no field %s on %s: it is ignored", _shown(name), path)
+        self.log_once(name, "%s is ignored: the engine has no such field on %s", _shown(name), path)
 
 
 def _rename_synonyms(body: dict[str, Any], known: frozenset[str]) -> None:
@@ -184,7 +183,9 @@ def _rename_synonyms(body: dict[str, Any], known: frozenset[str]) -> None:
                 continue
             value = body.pop(name)
             if own in body and body[own] != value:
-                raise InvalidInput(f"{name} and {own} contradict each other: give {own}.", name)
+                raise InvalidInput(
+                    f"{name} and {own} have different values: send {own} only.", name
+                )
             body[own] = value
 
 
@@ -195,8 +196,8 @@ def _move_template_variables(body: dict[str, Any], known: frozenset[str]) -> Non
             body[CHAT_TEMPLATE_KWARGS] = {name: body.pop(name), **variables}
 
 
-def _take_reasoning_effort(body: dict[str, Any], known: frozenset[str]) -> None:
-    """Spell OpenRouter's `reasoning: {"effort": …}` as OpenAI's chat does."""
+def _rename_reasoning_effort(body: dict[str, Any], known: frozenset[str]) -> None:
+    """Convert OpenRouter's `reasoning: {"effort": …}` to OpenAI's `reasoning_effort`."""
     reasoning = body.get("reasoning")
     if "reasoning" in known or "reasoning_effort" not in known or not isinstance(reasoning, dict):
         return
@@ -204,18 +205,18 @@ def _take_reasoning_effort(body: dict[str, Any], known: frozenset[str]) -> None:
         body.setdefault("reasoning_effort", body.pop("reasoning")["effort"])
 
 
-def _leave_out_or_refuse(path: str, body: dict[str, Any], name: str) -> None:
+def _remove_or_reject(path: str, body: dict[str, Any], name: str) -> None:
     value = body[name]
     neutral = CHANGES_OUTPUT[name]
     if not (value in neutral or (name == "best_of" and value == body.get("n"))):
-        advice = INSTEAD.get(name, "leave it out")
-        raise InvalidInput(f"The engine cannot do {name} on {path}: {advice}.", name)
+        advice = ALTERNATIVES.get(name, "remove it")
+        raise InvalidInput(f"The engine does not support {name} on {path}: {advice}.", name)
     del body[name]
 
 
 @functools.lru_cache(maxsize=512)  # a client sends the same fields each time
 def _misspelt(name: str, known: frozenset[str]) -> str | None:
-    """Return the field that a name is a slip of, by case, separators or a letter or two."""
+    """Return the field that a name misspells: its case, its separators, or one or two letters."""
     by_letters = {_letters(field): field for field in known}
     if _letters(name) in by_letters:
         return by_letters[_letters(name)]

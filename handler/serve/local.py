@@ -1,7 +1,6 @@
-"""The local front end: runs one job through the worker's generator and prints the output.
+"""The local front end: runs one job and prints its output.
 
-The SDK has a local mode too, but with a generator handler it prints the generator object, says
-"completed successfully" and never runs it.
+The SDK's own local mode does not run a generator handler: it prints the generator object.
 """
 
 import asyncio
@@ -20,14 +19,14 @@ TEST_INPUT = Path("test_input.json")
 
 
 def load_job(text: str | None, path: Path = TEST_INPUT) -> dict[str, Any]:
-    """Return the job to run: `text` if given, else the content of the file.
+    """Return the job in `text`, or in the file if `text` is None.
 
     Raises:
-        InvalidSetting: no such file, not JSON, or without `input`.
+        InvalidSetting: there is no such file, it is not JSON, or it has no `input`.
     """
     source = "--test_input" if text is not None else str(path)
     try:
-        # Windows' editors save with a byte-order mark, some of them as UTF-16.
+        # Windows editors add a byte-order mark, and some save as UTF-16.
         job = json.loads(path.read_bytes() if text is None else text.removeprefix("\ufeff"))
     except OSError as error:
         raise InvalidSetting(f"{source} cannot be read: {error.strerror}.") from error
@@ -64,15 +63,15 @@ async def _collect_result(worker: Worker, job: Mapping[str, Any]) -> "LocalResul
 
 @dataclass
 class LocalResult:
-    """The outputs of one job, put together.
+    """The joined outputs of one job.
 
     Attributes:
-        text: the generated text; the whole output as JSON where there is none.
+        text: the generated text, or the output as JSON if it has none.
         usage: the engine's token counts.
-        first_output_seconds: until the first output; of a stream, the time to first token.
-        total_seconds: until the last output.
-        streamed: whether the output came in chunks (an error after a chunk counts as one).
-        batch_counts: lines of a batch by status; None for any other job.
+        first_output_seconds: time to the first output; of a stream, the time to first token.
+        total_seconds: time to the last output.
+        streamed: whether the output had several chunks; an error counts as one.
+        batch_counts: lines of a batch by status; None for other jobs.
         error: the job's error as JSON text.
     """
 
@@ -108,7 +107,7 @@ class LocalResult:
             self.text += output
 
     def summary(self) -> list[str]:
-        """Return the lines to print below the text: counts and times."""
+        """Return the lines below the text: token counts and times."""
         lines = []
         usage = self.usage or {}
         prompt_tokens = usage.get("prompt_tokens", usage.get("input_tokens"))
@@ -136,8 +135,8 @@ class LocalResult:
         self.streamed = False
 
     def _add_object(self, data: dict[str, Any]) -> None:
-        """Add a response, a chunk, or an event of a stream."""
-        if "meta_info" in data and "text" in data:  # of SGLang's own route: all so far
+        """Add the object of a response, chunk or event."""
+        if "meta_info" in data and "text" in data:  # SGLang's own route repeats the whole text
             self.text, self.usage = str(data["text"]), data["meta_info"]
             return
         inner = data.get("response") or data.get("message") or {}
@@ -154,7 +153,7 @@ def _starts_with_event(output: Output) -> bool:
 
 
 def _generated_text(data: dict[str, Any]) -> str | None:
-    """Return the text in a response, chunk or event of any route, or None if there is none."""
+    """Return the text of a response, chunk or event of any route, or None if it has none."""
     kind = data.get("type")
     if kind == "response.output_text.delta":
         return str(data["delta"])

@@ -1,6 +1,6 @@
-"""How a stream is split into chunks: as few as the platform's limit allows, for each costs a POST.
+"""The chunks of a stream: as large as the platform allows, because each one costs a POST.
 
-The OpenAI route's chunks are texts of whole events; the native input's are merged chunk objects.
+A chunk of the OpenAI route is a text of whole events; one of the native input is a merged object.
 """
 
 import json
@@ -9,10 +9,10 @@ from typing import Any
 
 from handler.engine.sse import CompletionChunk
 
-# The platform refuses a chunk of more than 1 MB; the rest is for the envelope around it.
+# The platform rejects a chunk over 1 MB; the difference is for the envelope around it.
 MAX_CHUNK_BYTES = 990_000
-MAX_JSON_GROWTH = 6  # bytes of JSON per character at the most: \u0001
-# Fields of a chunk whose texts are joined; others are replaced by the later value.
+MAX_JSON_GROWTH = 6  # maximum bytes of JSON per character, as in \u0001
+# Fields whose strings are joined; for other fields the later value counts.
 TEXT_FIELDS = frozenset(
     {"content", "text", "reasoning", "reasoning_content", "refusal", "arguments"}
 )
@@ -24,14 +24,13 @@ def json_bytes(value: object) -> int:
 
 
 def join_events(events: list[bytes]) -> Iterator[str]:
-    """Join events into as few texts as MAX_CHUNK_BYTES allows.
+    """Join events into texts of up to MAX_CHUNK_BYTES.
 
-    A text holds whole events. Only an event that is over the limit alone is split, between two
-    characters: the reader joins the texts.
+    Only an event over the limit is split, between two characters; clients join the texts.
     """
     texts = [event.decode("utf-8", "replace") for event in events]
     joined = "".join(texts)
-    if len(joined) * MAX_JSON_GROWTH <= MAX_CHUNK_BYTES:  # nearly always: no exact count needed
+    if len(joined) * MAX_JSON_GROWTH <= MAX_CHUNK_BYTES:  # the usual case, without an exact count
         if joined:
             yield joined
         return
@@ -62,10 +61,10 @@ def _halves(text: str) -> Iterator[str]:
 
 
 def merge_chunks(chunks: list[CompletionChunk]) -> Iterator[CompletionChunk]:
-    """Merge chunk objects of one stream into as few as MAX_CHUNK_BYTES allows, in order.
+    """Merge consecutive chunk objects of one stream, each result up to MAX_CHUNK_BYTES.
 
-    Texts are joined, lists are extended, numbers and names are taken from the later chunk. Choices
-    are matched by `index`, tool calls within a choice too.
+    Texts are joined, lists extended, and other values taken from the later chunk. Choices and tool
+    calls are matched by `index`.
     """
     merged: CompletionChunk = {}
     size = 0

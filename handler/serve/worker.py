@@ -1,8 +1,8 @@
-"""The generator behind every front end: one job in, its output as it comes.
+"""The generator behind every front end: it takes one job and yields its outputs.
 
-The output of a job is one dict (a whole response), one text (metrics), or a stream of texts or
-dicts; a batch has its own. A failure is a last yield `{"error": "<JSON text>"}`, from which the SDK
-makes a FAILED job; what was yielded before stays delivered.
+A job has one dict (a whole response), one text (metrics), or a stream of texts or dicts; a batch
+has outputs of its own. An error is the last yield, `{"error": "<JSON text>"}`: the SDK marks the
+job FAILED and keeps the earlier outputs.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from handler.engine.asgi_call import AsgiCall
 from handler.engine.capacity import batch_concurrency
 from handler.engine.deadline import Deadline
-from handler.engine.response import EngineResponse, ask
+from handler.engine.response import EngineResponse, send_request
 from handler.engine.runtime import NOT_RUNNING, EngineRuntime
 from handler.engine.sse import decode_event
 from handler.engine.task_end import call_at_task_end
@@ -32,23 +32,23 @@ from handler.serve.batch.request import BatchRequest, parse_batch_request
 from handler.serve.batch.run import Batch, BatchCounts
 from handler.serve.stream_chunks import join_events, merge_chunks
 
-LAST_OUTPUT_GRACE_SECONDS = 5.0  # for errors to be delivered after the drain or the engine's death
+LAST_OUTPUT_GRACE_SECONDS = 5.0  # for the delivery of errors after a drain or the engine's death
 
 Output = str | dict[str, Any] | list[Any]
 
 
 class FrontEnd(Protocol):
-    """What a batch needs of the front end that its job came through."""
+    """The functions of a front end that a batch calls."""
 
     async def report_progress(self, job: Mapping[str, Any], counts: BatchCounts) -> None:
-        """Show how many lines of a batch are done."""
+        """Publish the line counts of a batch."""
 
     def batch_line_slot(self) -> AbstractAsyncContextManager[None]:
-        """Return what a batch line holds while the engine works on it."""
+        """Return a context manager that holds an engine slot for one batch line."""
 
 
 class NoFrontEnd:
-    """Nobody sees the progress, and nothing else uses the engine: a local job."""
+    """The front end of a local job: no progress, and no limit on batch lines."""
 
     async def report_progress(self, job: Mapping[str, Any], counts: BatchCounts) -> None:
         pass
@@ -59,21 +59,21 @@ class NoFrontEnd:
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """A parsed job and its call of the engine, which may have begun."""
+    """A parsed job and its call to the engine, which may have started."""
 
     job: ParsedJob
     call: AsgiCall
 
 
 class Worker:
-    """Answers jobs with one engine.
+    """Runs jobs on one engine.
 
     Args:
         runtime: the running engine.
-        parser: of the jobs' inputs.
-        max_jobs: jobs that are taken at once.
-        front_end: of batches.
-        request_timeout_seconds: how long one request may take, None for no limit.
+        parser: the parser of job inputs.
+        max_jobs: the maximum number of concurrent jobs.
+        front_end: the caller, for batches.
+        request_timeout_seconds: the limit for one request, None for no limit.
         monitor: counts requests, and adds the worker's metrics to the engine's.
         log_content: whether prompts and completions go to the log.
     """
@@ -101,11 +101,11 @@ class Worker:
 
     @property
     def last_output_grace_seconds(self) -> float:
-        """How long failed jobs may take to end: a batch saves the results that it has."""
+        """The time for failed jobs to end; a batch needs more, to save its results."""
         return RESCUE_TIMEOUT_SECONDS if self._batches else LAST_OUTPUT_GRACE_SECONDS
 
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
-        """Answer one job, with its line in the log."""
+        """Run one job and write its log line."""
         name = str(job.get("id", ""))
         job_id.set(name)
         with self.recorded(name) as record:
@@ -114,7 +114,7 @@ class Worker:
 
     @contextlib.contextmanager
     def recorded(self, name: str) -> Iterator[RequestRecord]:
-        """Record what happens to one request inside, for the log and the metrics."""
+        """Record one request for the log and the metrics, from begin to end of the block."""
         record = RequestRecord(name, self._log_content)
         self._observer.began(record)
 
@@ -130,7 +130,7 @@ class Worker:
                 raise
 
     def prepare(self, job: Mapping[str, Any]) -> PreparedJob:
-        """Parse a job and prepare its call of the engine.
+        """Parse a job and prepare its call to the engine.
 
         Raises:
             RequestError: the input is invalid, or the engine is not running.
@@ -146,22 +146,21 @@ class Worker:
         execution_timeout_seconds: float | None = None,
         prepared: PreparedJob | None = None,
     ) -> AsyncIterator[Output]:
-        """Answer one job, in the task that ends with it.
+        """Run one job and yield its outputs; the current task must end with the job.
 
         Args:
-            job: with its `id` and `input`.
-            record: of the job.
+            job: with `id` and `input`.
+            record: the job's record.
             execution_timeout_seconds: the job's own `policy.executionTimeout`.
-            prepared: the job, prepared already.
+            prepared: the result of `prepare`, if it was called before.
         """
         try:
             async for output in self._outputs(job, record, execution_timeout_seconds, prepared):
-                record.yields += 1
                 yield output
             record.status = 200
         except Exception as error:
             record.failed(error)
-            # The engine's request is over by now: the SDK does not close this generator at once.
+            # The engine's request has ended by now: the SDK closes this generator late.
             yield {"error": render(error)}
 
     def _outputs(
@@ -173,7 +172,7 @@ class Worker:
     ) -> AsyncIterator[Output]:
         if prepared is None and (request := parse_batch_request(job.get("input"))) is not None:
             record.route = "batch"
-            # REQUEST_TIMEOUT is for each line.
+            # REQUEST_TIMEOUT applies to each line.
             deadline = Deadline(execution_timeout_seconds, "policy.executionTimeout")
             return self._batch_outputs(self._batch(request, job), deadline, record.id)
         record.route = path_of_input(job.get("input")) or record.route
@@ -182,7 +181,7 @@ class Worker:
         return self._answer(prepared, self._deadline(execution_timeout_seconds), record)
 
     def _deadline(self, execution_timeout_seconds: float | None) -> Deadline:
-        """Return the earlier one of REQUEST_TIMEOUT and the job's own timeout."""
+        """Return the shorter of REQUEST_TIMEOUT and the job's own timeout."""
         own, general = execution_timeout_seconds, self.request_timeout_seconds
         if own is None or (general is not None and general < own):
             return Deadline(general)
@@ -194,7 +193,7 @@ class Worker:
         self, prepared: PreparedJob, deadline: Deadline, record: RequestRecord
     ) -> AsyncIterator[Output]:
         job = prepared.job
-        async with ask(
+        async with send_request(
             self.runtime,
             job.request,
             deadline=deadline,
@@ -202,7 +201,7 @@ class Worker:
             on_data=record.add_output,
         ) as response:
             if not response.is_stream:
-                yield await self._whole(job, response)
+                yield await self._plain_output(job, response)
                 return
             record.streams = True
             async for events in response.events(with_error=not job.native):
@@ -211,7 +210,7 @@ class Worker:
                     yield output
                     self.runtime.pacer.flushed(time.monotonic() - started)
 
-    async def _whole(self, job: ParsedJob, response: EngineResponse) -> Output:
+    async def _plain_output(self, job: ParsedJob, response: EngineResponse) -> Output:
         value: Output = await response.value()
         if job.request.path == GET["metrics"] and self._monitor and isinstance(value, str):
             return self._monitor.with_worker_metrics(value)

@@ -1,1 +1,1 @@
-"""A short start: compile caches, prefetched weights, and the timings of its stages."""
+"""Startup: compile caches, prefetched weights, and the timings of its stages."""

@@ -5,8 +5,8 @@
 torch.compile, Triton, FlashInfer and the engines have a cache each, and a variable for its folder;
 all of them are put below one root. A worker with a network volume restores the root's compiled
 code while it imports the engine, and copies new code back once it serves. The Runpod SDK copies,
-in a child process: it would import half of the engine's packages in the middle of the engine's own
-import. Each cache's own keys decide which entries are stale.
+in a child process: importing the SDK here would import half of the engine's packages during the
+engine's own import. Each cache's own keys decide which entries are stale.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ CACHE_FOLDERS = {
     "TILELANG_CACHE_DIR": "tilelang",
     "CUDA_CACHE_PATH": "cuda",  # code that the driver compiles
 }
-# Valid on other machines as well. The rest of the engines' roots is not: which GPUs of this
-# machine reach each other, and tables of gigabytes.
+# Folders that are valid on other machines. The rest is not copied: this machine's GPU topology, and
+# tables of several gigabytes.
 COPIED_FOLDERS = (
     "vllm/torch_compile_cache",
     "vllm/modelinfos",
@@ -61,7 +61,7 @@ MAX_PARTIAL_FILE_AGE_SECONDS = 3600.0  # an older one belongs to a copy that was
 
 
 class CompileCache:
-    """The compile caches of one start, as a context that ends a copy which still runs.
+    """The compile caches of one start; leaving the context ends a copy that still runs.
 
     Args:
         root: the folder for all caches.

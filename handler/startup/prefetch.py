@@ -1,4 +1,4 @@
-"""Weights → the kernel's page cache, while Python imports the engine.
+"""Prefetch of weights into the kernel's page cache, while Python imports the engine.
 
 An engine maps its weights and then waits for the disk page by page. Sequential reads of several
 files at once are faster, and the engine finds the pages in memory. The kernel drops them first

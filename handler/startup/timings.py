@@ -1,6 +1,6 @@
 """The stages of a start: when each began and how long it took. Stages may overlap.
 
-Times are those of the wall clock, because stages of other processes and machines are among them.
+Times are wall-clock times, because other processes and machines measure some of the stages.
 """
 
 import os

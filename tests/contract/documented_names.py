@@ -12,9 +12,9 @@ from builder.moving_page import EXAMPLES, LIBRARY_VARIABLES, Outcome, documented
 from handler.engine.flag_aliases import ALIASES, EngineName
 from handler.engine.flags import EngineFlags, parse_engine_flags
 from handler.engine.removed_names import removed_names
-from handler.environ import load_settings
 from handler.errors import InvalidSetting
-from handler.old_names import SPECULATIVE_FIELDS
+from handler.settings.environ import load_settings
+from handler.settings.old_names import SPECULATIVE_FIELDS
 
 NAMES = sorted({name for names in documented_names().values() for name in names})
 # Tried one after the other until one changes something.

@@ -23,8 +23,8 @@ from handler.engine.interface import EngineRequest
 from handler.engine.runtime import EngineRuntime
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.environ import load_settings
 from handler.model.resolve import resolve_model
+from handler.settings.environ import load_settings
 from tests.support.engine_fields import ENGINE_FIELDS
 from tests.support.environment import NAME, ROOT, START_SECONDS, VARIANT, worker_environment
 
@@ -87,7 +87,7 @@ def handlers():
 
 
 class Warnings(logging.Handler):
-    """Keeps the worker's warnings, such as that of an engine that did not stop in order."""
+    """Keeps the worker's warnings, such as that of an engine that did not stop cleanly."""
 
     def __init__(self):
         super().__init__(logging.WARNING)

@@ -30,7 +30,7 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.removed_names import EVERYWHERE, REMOVED
+from handler.engine.removed_names import BOTH_ENGINES, REMOVED
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.flags import (
     KERNELS,
@@ -41,12 +41,12 @@ from handler.engine.sglang.flags import (
     worker_arguments,
 )
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
-from handler.environ import load_settings
 from handler.errors import InvalidSetting
 from handler.model.harmony import FILE, VARIABLE
 from handler.model.quantization import method_matches
 from handler.model.resolve import ResolvedModel, resolve_model
 from handler.request.parse import RequestParser
+from handler.settings.environ import load_settings
 from tests.contract import live
 from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
@@ -264,7 +264,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert (REFUSED | POSITIVE) - {action.dest for action in flags._parser._actions} == set()
-    assert {*EVERYWHERE, *REMOVED["sglang"]} & flags.names == set()
+    assert {*BOTH_ENGINES, *REMOVED["sglang"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):

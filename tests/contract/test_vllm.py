@@ -29,7 +29,7 @@ from handler.engine.flag_aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flag_names import flag_names
-from handler.engine.removed_names import EVERYWHERE, REMOVED
+from handler.engine.removed_names import BOTH_ENGINES, REMOVED
 from handler.engine.vllm.adapter import RANK_PROCESS
 from handler.engine.vllm.flags import REFUSED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
@@ -41,7 +41,7 @@ from handler.engine.vllm.platform import (
 )
 from handler.model.quantization import method_matches
 from handler.request.parse import RequestParser
-from handler.setting_types import SpeculativeMethod
+from handler.settings.types import SpeculativeMethod
 from tests.contract import live
 from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
@@ -403,7 +403,7 @@ def test_the_list_of_flags_is_the_parsers():
 
 def test_refused_flags_exist_and_removed_ones_do_not(flags):
     assert REFUSED - {action.dest for action in flags._parser._actions} == set()
-    assert {*EVERYWHERE, *REMOVED["vllm"]} & flags.names == set()
+    assert {*BOTH_ENGINES, *REMOVED["vllm"]} & flags.names == set()
 
 
 def test_the_workers_own_flags_are_accepted(flags):

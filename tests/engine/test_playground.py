@@ -108,7 +108,7 @@ def test_the_key_is_asked_for_until_it_is_right(page):
     page.run("sessionStorage.clear(); location.reload()")
     page.wait(says("state", "This worker asks for a key."))
     page.type("#key", "wrong" + ENTER)
-    page.wait(says("hint", "The API key is not valid."))
+    page.wait(says("hint", "The API key is invalid."))
     page.run("get('key').value = ''")
     page.type("#key", KEY + ENTER)
     page.wait(says("state", "Ask the model something."))

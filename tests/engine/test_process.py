@@ -195,7 +195,7 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
         assert (job.state, error["code"], error["message"]) == (
             JobState.FAILED,
             503,
-            "The worker was stopped before the answer was complete.",
+            "The worker was stopped before the response was complete.",
         )
         assert len(job.chunks) > 1
 

@@ -131,7 +131,7 @@ def test_a_native_prompt_without_a_limit_goes_on(endpoint):
     endpoint.platform.wait_until(job_id, is_long, 30)
     endpoint.platform.cancel(job_id)
     wait_until(lambda: endpoint.engine_load() == IDLE, STOP_TIMEOUT_SECONDS)
-    line = "a prompt without max_tokens may go on to the end of the context of 8192 tokens"
+    line = "a prompt without max_tokens may fill the context of 8192 tokens"
     assert endpoint.log.read_text().count(line) == 1
 
 

@@ -58,7 +58,7 @@ def test_sglangs_own_route_takes_an_adapter_by_its_name(endpoint):
 def test_errors_of_sglangs_own_route(endpoint):
     """The worker's, and the engine's."""
     error = refusal(endpoint, "/generate", {"text": "Hi", "http_worker_ipc": "ipc:///tmp/x"})
-    assert error["message"] == "/generate takes no field 'http_worker_ipc' from callers."
+    assert error["message"] == "/generate does not accept the field 'http_worker_ipc'."
     error = refusal(endpoint, "/generate", {"text": "Hi", "image_data": "/etc/passwd"})
     assert error["message"] == "'/etc/passwd' must be an http or https URL."
     for body in ({"text": 7}, {"sampling_params": {}}, {"text": "Hi", "top_logprobs_num": "x"}):

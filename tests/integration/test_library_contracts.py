@@ -11,7 +11,7 @@ import pytest
 from tests.support.environment import ROOT, clean_environment
 
 
-@pytest.mark.parametrize("library", ["runpod", "uvicorn"])
+@pytest.mark.parametrize("library", ["runpod", "uvicorn", "huggingface_hub"])
 def test_the_library_has_the_names_that_the_worker_uses(library):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", f"tests/contract/test_{library}.py"],

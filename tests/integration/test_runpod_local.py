@@ -567,7 +567,7 @@ def test_a_second_signal_kills_a_worker_that_ignores_sigterm(tmp_path: Path) -> 
         assert program.stdout.readline() == "ignored\n"
         program.send_signal(signal.SIGINT)
         rest = program.communicate(timeout=20)[0]
-    killed = "platform: what was left of the worker's processes is killed\n"
+    killed = "platform: the worker's remaining processes are killed\n"
     assert (rest, program.returncode) == (killed, 0)
 
 

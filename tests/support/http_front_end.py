@@ -7,10 +7,10 @@ import time
 import httpx
 
 from handler.engine.runtime import EngineRuntime
-from handler.environ import load_settings
 from handler.errors import EngineDied
 from handler.metrics.monitor import Monitor
 from handler.serve.http.lifecycle import HttpFrontEnd
+from handler.settings.environ import load_settings
 from handler.startup.timings import StartupTimings
 from tests.support.conditions import wait_until
 from tests.support.http_worker import free_port

@@ -11,7 +11,7 @@ def run_resolve(tmp_path, hub_url, **environ):
     code = (
         "import os\n"
         "from pathlib import Path\n"
-        "from handler.environ import load_settings\n"
+        "from handler.settings.environ import load_settings\n"
         "from handler.errors import WorkerError\n"
         "from handler.model.hub_cache import caches_in_environ\n"
         "from handler.model.resolve import resolve_model\n"

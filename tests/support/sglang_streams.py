@@ -40,7 +40,7 @@ def sglang_without_engine(**settings):
     publish(ServerArgs(model_path=model_path, device="cpu", **settings), role="tokenizer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer_manager, "ReqState", patches._paced_state(Pacer()))
-        patch.setattr(detokenizer_manager, "DecodeStatus", detokenizer.forward_status())
+        patch.setattr(detokenizer_manager, "DecodeStatus", detokenizer.append_only_status())
         yield
 
 

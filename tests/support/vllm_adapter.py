@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.environ import load_settings
 from handler.model.resolve import resolve_model
+from handler.settings.environ import load_settings
 
 
 def checked_vllm_adapter(folder: Path, **environ: str) -> VllmAdapter:

@@ -15,8 +15,8 @@ from builder import moving_page
 from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
 from handler.engine.flag_aliases import ALIASES
-from handler.environ import setting_variables
 from handler.request.routes import ADMINISTRATION, GET, INSPECTION, POST, REFUSED
+from handler.settings.environ import setting_variables
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ".runpod benchmarks builder docs handler monitoring runpod_local tests".split()

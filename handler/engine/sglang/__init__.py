@@ -1,1 +1,1 @@
-"""SGLang: adapter, flags, and what is replaced in it."""
+"""SGLang: adapter, flags, platform and patches."""

@@ -1,9 +1,9 @@
-"""SGLang in the worker: its flags are checked, its engine and its OpenAI-compatible app started.
+"""The adapter of SGLang: checks its flags, starts its engine and its OpenAI-compatible app.
 
-Its engine is made for a process of its own: on the main thread it installs handlers that kill the
-process when a child fails, and its own shutdown kills every child there is. On the engine's thread
-it installs none, and `patches.stop` replaces its shutdown. The names are those of 0.5.23;
-`patches.py` lists the internal ones.
+SGLang expects a process of its own: on the main thread it installs handlers that kill the process
+when a child fails, and its shutdown kills all child processes. On the engine's thread it installs
+no handler, and `patches.stop` replaces its shutdown. The names are those of 0.5.23; `patches.py`
+lists the internal ones.
 """
 
 import logging
@@ -31,12 +31,12 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running
 from handler.engine.request_fields import request_fields
 from handler.engine.sglang import flags, patches, platform
-from handler.environ import export, given_name, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
 from handler.model import harmony
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
+from handler.settings.environ import export, given_name, log_level_of
+from handler.settings.fields import Settings
 from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 ADAPTER_ROUTES = frozenset(
     ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/generate")
 )
-# Read by its request model without being one of the model's fields.
+# Fields that the request model reads without declaring them.
 MORE_FIELDS = {"/v1/chat/completions": ("reasoning",)}
 
 
@@ -128,7 +128,7 @@ class SglangAdapter:
         check_parallelism(parallelism, self._environ, self._model.path)
         if args.chat_template:
             self._check_chat_template()
-        preflight.fit_adapters(args, max((each.rank for each in self._model.adapters), default=0))
+        preflight.enable_lora(args, max((each.rank for each in self._model.adapters), default=0))
         preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
@@ -141,7 +141,7 @@ class SglangAdapter:
             raise InvalidSetting(f"The engine refuses its settings: {reason}") from error
 
     def _check_chat_template(self) -> None:
-        """SGLang takes the path of a template, not its text: the file is there during the start."""
+        """Check the template; SGLang takes a path, so a text is written to a file for the start."""
         from sglang.srt.parser.conversation import chat_template_exists
         from sglang.srt.parser.python_chat_template import get_python_chat_template
 
@@ -149,7 +149,7 @@ class SglangAdapter:
         setting = "custom_chat_template" if self._settings.custom_chat_template else "engine_args"
         variable = given_name(setting, self._environ)
         if value.endswith(".json") and Path(value).is_file():
-            return  # a conversation in a format of its own
+            return  # SGLang's own format of conversations
         self._chat_template = read_chat_template(variable, value)
         if self._chat_template is not None:
             self._args.chat_template = str(self._chat_template_path)
@@ -165,7 +165,9 @@ class SglangAdapter:
             raise EngineStartFailed("check_flags() was not called before the start")
         log.info("starting the engine")
         patches.apply(pacer, self.served_model_name, self._settings.model_names[1:])
-        warnings.filterwarnings("ignore", message="ORJSONResponse is deprecated")  # each request
+        warnings.filterwarnings(
+            "ignore", message="ORJSONResponse is deprecated"
+        )  # logged for each request
         with patches.temporary_files():
             # At INFO it logs a line with all its 600 settings.
             logging.getLogger(Engine.__module__).setLevel(logging.WARNING)
@@ -206,14 +208,14 @@ class SglangAdapter:
             self._chat_template_path.unlink()
 
     def _alive(self, engine: Any) -> Callable[[], bool]:
-        """Return a check for processes that ended, or hang: SGLang's watchdog sends SIGQUIT."""
+        """Return a check that all processes run; SGLang's watchdog sends SIGQUIT if one hangs."""
         pids = engine.get_all_child_pids()
         running = all_running([psutil.Process(pid) for pid in pids])
         return lambda: not self._failed and running()
 
 
 def _unread_fields(engine: Any) -> dict[str, tuple[str, ...]]:
-    """Return, by path, the fields that SGLang accepts and does nothing with."""
+    """Return, by path, the fields that SGLang accepts and ignores."""
     takes_suffix = engine.template_manager.completion_template_name is not None
     return {"/v1/completions": ("best_of",) if takes_suffix else ("best_of", "suffix")}
 
@@ -250,7 +252,7 @@ async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:
 
 
 def _parallelism(args: Any) -> Parallelism:
-    """Return the split of flags that SGLang has not resolved yet.
+    """Return the parallelism from flags that SGLang has not resolved yet.
 
     With the old ENABLE_DP_ATTENTION alone, DP_SIZE counts attention groups, not replicas; SGLang
     drops that flag at the end of 2026.

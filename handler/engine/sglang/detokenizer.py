@@ -1,26 +1,27 @@
-"""SGLang's detokenizer process, which here sends no character twice.
+"""SGLang's detokenizer process, changed so that it sends no character twice.
 
-It sends what stands before an unfinished character, and takes that back where the next tokens
-end in another one: 東京 with the first byte of は, then the rest of は with the first byte of 夜.
-All of it is sent again. One token at a time hardly ever does that; several do.
+SGLang sends the text before an incomplete character. If the next tokens end in another incomplete
+character, it resets the offset and sends that text again: 東京 with the first byte of は, then the
+rest of は with the first byte of 夜. That happens when a step has several tokens, hardly ever with
+one.
 """
 
 from typing import Any
 
 
 def run(*arguments: Any, **named: Any) -> None:
-    """Be the detokenizer process."""
+    """Run the detokenizer; SGLang calls this in its detokenizer process."""
     from sglang.srt.managers import detokenizer_manager
 
-    detokenizer_manager.DecodeStatus = forward_status()
+    detokenizer_manager.DecodeStatus = append_only_status()
     detokenizer_manager.run_detokenizer_process(*arguments, **named)
 
 
-def forward_status() -> type[Any]:
-    """Return SGLang's state of a text that goes out, of which what is out stays out."""
+def append_only_status() -> type[Any]:
+    """Return a `DecodeStatus` whose offset of sent text never decreases."""
     from sglang.srt.managers.detokenizer_manager import DecodeStatus
 
-    class ForwardStatus(DecodeStatus):
+    class AppendOnlyStatus(DecodeStatus):
         _sent = 0
 
         @property
@@ -31,4 +32,4 @@ def forward_status() -> type[Any]:
         def sent_offset(self, offset: int) -> None:
             self._sent = max(self._sent, offset)
 
-    return ForwardStatus
+    return AppendOnlyStatus

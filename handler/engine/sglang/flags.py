@@ -12,7 +12,7 @@ from handler.errors import InvalidSetting
 from handler.model import mistral
 from handler.model.checkpoint import file_names
 from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
+from handler.settings.fields import Settings
 
 # Flags of SGLang's own servers, which do not run here, and those that the worker sets.
 REFUSED = frozenset(
@@ -27,8 +27,8 @@ REFUSED = frozenset(
     """.split()
 )
 
-# Flags whose values are above zero: sizes, shares, intervals. SGLang's parser does not say it, and
-# where one of them can be turned off, that is -1 or a switch of its own.
+# Flags that must be above zero: sizes, shares, intervals. SGLang's parser does not check it. A flag
+# that can be turned off takes -1 for that, or has a separate switch.
 POSITIVE = frozenset(
     """
     context_length mem_fraction_static max_running_requests max_total_tokens chunked_prefill_size
@@ -67,10 +67,10 @@ def engine_flags() -> EngineFlags:
 
 
 def memory_demand(args: Any, model: ResolvedModel) -> MemoryDemand | None:
-    """Return what has to fit the GPUs, None where the checkpoint's files do not say it.
+    """Return the memory that the model needs, None if the checkpoint's files do not tell it.
 
-    No room is required for a context: SGLang starts with a smaller KV cache, and refuses the
-    requests that do not fit it.
+    The context requires no room: SGLang starts with a smaller KV cache, and refuses the requests
+    that do not fit into it.
     """
     is_smaller = args.quantization is not None and model.quantization is None
     if is_smaller or args.cpu_offload_gb or (args.offload_group_size or 0) > 0:
@@ -87,7 +87,7 @@ def memory_demand(args: Any, model: ResolvedModel) -> MemoryDemand | None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would exit."""
+    """A parser that raises where argparse would exit."""
 
     def error(self, message: str) -> NoReturn:
         raise FlagError(message)
@@ -121,7 +121,7 @@ def worker_arguments(
             for adapter in model.adapters
         ]
     if mistral.is_used(file_names(model.path)):
-        # Its own choice goes by the folder's name. Flags that the user sets come later and win.
+        # SGLang chooses by the folder's name. The user's flags come later and override this.
         arguments.append("--model-config-parser=mistral")
     if model.tokenizer:
         arguments.append(f"--tokenizer-path={model.tokenizer}")
@@ -129,7 +129,7 @@ def worker_arguments(
 
 
 def _main_name(settings: Settings, model: ResolvedModel) -> str:
-    """Return the one name that SGLang knows; the worker translates the others to it."""
+    """Return the only name that SGLang knows; the worker translates the others to it."""
     if not settings.model_names:
         return model.name
     name = settings.model_names[0]

@@ -1,10 +1,10 @@
-"""SGLang's parsers of tool calls and of reasoning get each token by itself, a client gets flushes.
+"""Token-by-token parsing of tool calls and reasoning in SGLang's streams.
 
 The parsers are fed deltas of text, and some lose a call, or its arguments, when a delta has more
-than one token: they look for one marker in each, or send a call's name and its arguments one after
-the other. Several tokens come at once with a flush interval, with speculative decoding, with
-`--stream-interval`, and after a stop string that began and did not follow. Here the text of an
-output is cut where its tokens end, and what the parsers make of them is merged again.
+than one token: they look for one marker in each delta, or send a call's name and its arguments in
+two deltas. Several tokens come at once with a flush interval, with speculative decoding, with
+`--stream-interval`, and after an incomplete stop string. So the text of an output is split at its
+tokens, each is parsed alone, and the events of one flush are merged again.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def chat_by_token(generate: Any) -> Any:
             content = functools.partial(_content_with_logprobs, content, incremental)
         else:
             return generate(self, adapted_request, request, raw)
-        serving = copy.copy(self)  # of this stream
+        serving = copy.copy(self)  # for this stream only
         serving._generate_stream_content = content
         return generate(serving, adapted_request, request, raw)
 
@@ -76,9 +76,9 @@ async def _content_by_token(
 async def _content_with_logprobs(
     generate: Any, incremental: bool, **output: Any
 ) -> AsyncIterator[str]:
-    """Generate the events of an output, or one of its logprobs where it has no text of its own.
+    """Generate the events of an output; without new text, one event with its logprobs.
 
-    Such are the end of a turn and the beginning of a character. With a parser SGLang does the same.
+    The end of a turn and an incomplete character have no text. With a parser SGLang does the same.
     """
     from sglang.srt.entrypoints.openai.sse_utils import build_sse_content
 
@@ -118,7 +118,7 @@ def response_by_token(generate: Any) -> Any:
 async def _contexts_by_token(contexts: Any, choice: TokenTexts) -> AsyncIterator[Any]:
     async with contextlib.aclosing(contexts):
         async for context in contexts:
-            # A harmony model's keeps no output: it reads tokens, any number of them.
+            # A harmony model's context keeps no output: its parser takes any number of tokens.
             output = getattr(context, "last_output", None)
             for part in choice.split(output) if isinstance(output, dict) else (output,):
                 context.last_output = part
@@ -131,7 +131,7 @@ def _reads_text(serving: Any) -> bool:
 
 
 def _choices(serving: Any, request: Any) -> Callable[[int], TokenTexts]:
-    """Return the function that finds a choice of one stream by its index."""
+    """Return a function from the index of a choice to its `TokenTexts`, for one stream."""
     manager = serving.tokenizer_manager
     decode = decoder(manager.tokenizer, request.sampling_params)
     incremental = manager.incremental_streaming_output
@@ -139,7 +139,7 @@ def _choices(serving: Any, request: Any) -> Callable[[int], TokenTexts]:
 
 
 def merged(events: list[str]) -> Iterator[str]:
-    """Merge events that follow each other and say the same kind of thing, in their order."""
+    """Merge consecutive events that extend the same text or tool call."""
     if len(events) < 2:
         yield from events
         return
@@ -154,7 +154,7 @@ def merged(events: list[str]) -> Iterator[str]:
 
 
 def _append(chunk: Chunk, following: Chunk) -> bool:
-    """Append a chunk to the one before it, if both add to the same text; return whether."""
+    """Append a chunk to the previous one if both extend the same text; return whether it was."""
     (choice,), (more,) = chunk["choices"], following["choices"]
     delta, new = ({k: v for k, v in each["delta"].items() if v} for each in (choice, more))
     if choice.get("logprobs") or delta.keys() != new.keys() or len(new) != 1:

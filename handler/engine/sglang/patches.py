@@ -12,37 +12,37 @@ managers.tokenizer_manager.ReqState
     more CPU, a third with 8, and can be set as well.
 entrypoints.openai.serving_chat.OpenAIServingChat._generate_chat_stream,
 entrypoints.openai.serving_responses.OpenAIServingResponses._generate_with_builtin_tools
-    Where the parser of tool calls or of reasoning reads a stream, it gets each token by itself
-    (parsed_streams.py): with several at once it loses calls, arguments and the border between
-    reasoning and text. Where none does, tokens without a text of their own keep their logprobs.
+    A parser of tool calls or of reasoning gets each token of a stream alone (parsed_streams.py):
+    with several at once it loses calls, arguments and the border between reasoning and text.
+    Without a parser, tokens without text keep their logprobs.
     Until SGLang's parsers take any delta, and until it sends all logprobs.
 entrypoints.engine.Engine.run_detokenizer_process_func
-    The detokenizer sends a text again whose next character comes in parts, if a step brings several
-    tokens (detokenizer.py). Until it sends each character once.
+    The detokenizer sends some text twice, if a step has several tokens and ends within a character
+    (detokenizer.py). Until it sends each character once.
 managers.tokenizer_manager.kill_process_tree
     An exception in its loop would kill the worker before its jobs get an error.
     Until SGLang raises in an embedded engine.
 entrypoints.http_server.ModelCard
     /v1/models shows an adapter's path on this machine as `root`. Until it shows names.
 entrypoints.http_server.ModelList
-    /v1/models lists the model's further names behind the first. Until SGLang takes several.
+    /v1/models lists all names of the model. Until SGLang takes several.
 entrypoints.openai.serving_embedding.EmbeddingResponse
-    It has the model's path on this machine as `model`. Until it has the served model name.
+    `model` is the model's path on this machine. Until it is the served model name.
 entrypoints.openai.serving_base.OpenAIServingBase._parse_model_parameter
-    A LoRA adapter is chosen by the name that /v1/models lists; SGLang wants `model:adapter`, and
-    takes names with a colon apart. Until it accepts the names that it lists.
+    A LoRA adapter is chosen by the name that /v1/models lists; SGLang expects `model:adapter`,
+    and splits each name at a colon. Until it accepts the names that it lists.
 entrypoints.openai.serving_completions.OpenAIServingCompletion._build_sampling_params
-    A completion of as many tokens as the context has goes on to the end of the context, as a chat
-    without a limit does. SGLang refuses it: the prompt needs some. Until its completions can be
-    without a limit.
+    A completion with max_tokens equal to the context length may fill the context, like a chat
+    without max_tokens. SGLang refuses it, because the prompt needs tokens too. Until it accepts
+    completions without a limit.
 http_server.app's handler of RequestValidationError
-    SGLang's answer has the file and line of its code. Until it has the reason alone.
+    SGLang's response shows the file and line of its code. Until it has the reason only.
 
 Set on its app by `prepared_app`, as `http_server.launch_server` does:
 
 http_server.set_global_state, http_server._GlobalState, app.is_single_tokenizer_mode,
 app.server_args, app.warmup_thread_kwargs, TokenizerManager.server_status
-    The app comes ready only with its launcher, which runs a server. The warm-up function returns
+    Only SGLang's launcher prepares the app, and it runs a server. The warm-up function returns
     False, because what follows it posts to that server. Until SGLang makes an app for an engine.
 
 Read or called, not replaced:
@@ -57,7 +57,7 @@ TokenizerManager.get_internal_state, .context_len, .is_generation, .served_model
 .enable_lora, .lora_registry
     Capacity, kind of model, names.
 tempfile.tempdir, handlers of the root logger
-    SGLang writes to the one and replaces the other.
+    SGLang writes to the folder and replaces the handlers.
 """
 
 import asyncio
@@ -121,7 +121,7 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
         None if model == model_name else model,
     )
     completion = serving_completions.OpenAIServingCompletion
-    completion._build_sampling_params = _up_to_the_context(completion._build_sampling_params)
+    completion._build_sampling_params = _without_context_limit(completion._build_sampling_params)
     http_server.app.add_exception_handler(RequestValidationError, _validation_error)
     http_server.app.add_api_route("/version", lambda: {"version": version()})
 
@@ -152,7 +152,7 @@ def prepared_app(engine: Any, args: Any) -> Any:
 
 
 def _finish_warmup(manager: Any, _: Any) -> bool:
-    """Report the server as up, and skip what follows: it posts to a server that does not run."""
+    """Report the server as up, and skip the warm-up request to a server that does not run."""
     from sglang.srt.managers.tokenizer_manager import ServerStatus
 
     manager.server_status = ServerStatus.Up
@@ -171,7 +171,9 @@ def model_names(manager: Any) -> tuple[str, ...]:
     return (str(manager.served_model_name), *names)
 
 
-def _up_to_the_context(build_sampling_params: Any) -> Any:
+def _without_context_limit(build_sampling_params: Any) -> Any:
+    """Remove a limit that equals the context length, which SGLang would refuse."""
+
     def replacement(self: Any, request: Any) -> Any:
         params = build_sampling_params(self, request)
         if params["max_new_tokens"] == self.tokenizer_manager.context_len:
@@ -245,7 +247,7 @@ def temporary_files() -> Iterator[None]:
 
 
 def _paced_state(pacer: Pacer) -> type[Any]:
-    """Return a `ReqState` whose consumer is woken when a flush is due, and takes all tokens."""
+    """Return a `ReqState` whose consumer is woken when a flush is due, and then gets all tokens."""
     from sglang.srt.managers.tokenizer_manager import ReqState
 
     class PacedGate(FlushGate):

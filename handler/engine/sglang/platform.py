@@ -77,7 +77,7 @@ def environment(log_level: str, *, offline: bool) -> dict[str, str]:
 
 
 def thread_binding(ranks: int, cores: Sequence[int], omp_num_threads: str) -> dict[str, str]:
-    """Return the variable that gives a rank OMP_NUM_THREADS threads, or several ranks all cores.
+    """Return the variable that binds one rank to OMP_NUM_THREADS cores, or several to all cores.
 
     SGLang's default is a thread on each core, whatever OMP_NUM_THREADS is, and it refuses to start
     where there are fewer NUMA nodes than ranks.

@@ -1,7 +1,7 @@
-"""Where the text of each token ends.
+"""The text of each token in SGLang's outputs.
 
-SGLang's detokenizer runs in a process of its own and sends the text of all new tokens as one. It is
-cut here as it would send it for one token at a time.
+SGLang's detokenizer runs in a process of its own and sends the text of all new tokens together. It
+is split here as if the detokenizer had received one token at a time.
 """
 
 import functools
@@ -15,7 +15,7 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # the last bytes are the beginning of 
 
 
 def decoder(tokenizer: Any, sampling_params: dict[str, Any]) -> Decode:
-    """Return how SGLang's detokenizer makes the text of some tokens."""
+    """Return the function with which SGLang's detokenizer decodes tokens."""
     from sglang.srt.utils.patch_tokenizer import decode_without_hf_kwargs
 
     skip = sampling_params.get("skip_special_tokens", True)
@@ -29,9 +29,9 @@ def decoder(tokenizer: Any, sampling_params: dict[str, Any]) -> Decode:
 
 
 class TokenTexts:
-    """The outputs of one choice, each split into those of its tokens.
+    """Splits the outputs of one choice into one output per token.
 
-    An output holds all text and tokens so far; with `incremental`, those that are new.
+    An output holds all text and tokens so far; with `incremental`, only the new ones.
     """
 
     def __init__(self, decode: Decode, *, incremental: bool) -> None:
@@ -39,14 +39,14 @@ class TokenTexts:
         self._lengths = TokenLengths(decode)
         self._tokens = 0
         self._sent = 0  # characters
-        self._end = 0  # of the last token, as TokenLengths has it
-        # Ends of tokens behind which SGLang holds the text back: a step ended within a character.
+        self._end = 0  # of the last token, by TokenLengths
+        # Ends of tokens whose text SGLang holds back, because a step ended within a character.
         self._held: list[int] = []
 
     def split(self, output: Output) -> list[Output]:
-        """Return an output for each new token; the last is the one that may be the end."""
+        """Return an output for each new token; only the last may have a finish reason."""
         text, ids, meta_info = output["text"], output["output_ids"], output["meta_info"]
-        # SGLang goes on to extend a list that holds all tokens.
+        # SGLang keeps appending to a list that holds all tokens.
         count = len(ids) if self._incremental else meta_info.get("completion_tokens", len(ids))
         before, first = (self._sent, 0) if self._incremental else (0, self._tokens)
         start, self._sent = self._sent, before + len(text)
@@ -55,7 +55,7 @@ class TokenTexts:
             self._end += self._lengths.following(token)
             ends.append(self._end)
         if first == start == 0 and meta_info.get("finish_reason") is None:
-            # The first token may lose its space where the prompt is not before it.
+            # Decoded without the prompt, the first token may lose its leading space.
             lost = max(self._sent - self._end, 0)
             self._end += lost
             ends = [end + lost for end in ends]
@@ -72,17 +72,17 @@ class TokenTexts:
 
 
 class TokenLengths:
-    """How many characters each token of a text adds, as SGLang's detokenizer has it.
+    """The number of characters that each token adds, as in SGLang's detokenizer.
 
-    It decodes a token with those before it, of which it keeps as few as it can: those of the last
-    two steps that gave text. A character may take several tokens, and has its text with the last.
+    A token is decoded together with the tokens of the last two steps that gave text. A character
+    may take several tokens; its text belongs to the last of them.
     """
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._ids: list[int] = []
-        self._known = 0  # of the ids, those whose text is out
-        self._printed = 0  # characters of the others that are out
+        self._known = 0  # number of ids whose text was sent
+        self._printed = 0  # characters of the other ids that were sent
 
     def following(self, token: int) -> int:
         """Return the number of characters that the next token adds."""

@@ -1,1 +1,1 @@
-"""vLLM: adapter, flags, platform, and what is replaced in it."""
+"""vLLM: adapter, flags, platform and patches."""

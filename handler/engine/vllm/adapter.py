@@ -1,4 +1,4 @@
-"""vLLM in the worker: its flags are checked, its engine and its OpenAI-compatible app started.
+"""The adapter of vLLM: checks its flags, starts its engine and its OpenAI-compatible app.
 
 The names are those of vLLM 0.30 to 0.33; `patches.py` lists the internal ones.
 """
@@ -23,17 +23,17 @@ from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named
 from handler.engine.request_fields import request_fields
 from handler.engine.vllm import flags, platform
-from handler.environ import export, given_name, log_level_of
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
+from handler.settings.environ import export, given_name, log_level_of
+from handler.settings.fields import Settings
 from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
 
 LOG_LEVEL = "VLLM_LOGGING_LEVEL"
-RANK_PROCESS = "VLLM::Worker"  # title; a single rank runs in the core's process
+RANK_PROCESS = "VLLM::Worker"  # process title; a single rank runs in the core's process
 TIMED_WORKER = "handler.engine.vllm.timed_worker.TimedWorker"
 
 
@@ -92,7 +92,7 @@ class VllmAdapter:
             # A saved plan does not say for which GPU_MEMORY_UTILIZATION it was made.
             export({platform.STARTUP_PLAN: "1"})
         if platform.is_cpu():
-            export(platform.place_on_cpu(args))
+            export(platform.configure_cpu_ranks(args))
         self._args = args
 
     def _check_args(self, args: argparse.Namespace, engine_flags: EngineFlags) -> None:
@@ -110,7 +110,7 @@ class VllmAdapter:
         except (VLLMError, TypeError, ValueError) as error:
             reason = flags_to_variables(str(error).removeprefix("Error: "))
             raise InvalidSetting(reason) from error
-        preflight.fit_adapters(args, flags.adapter_rank(self._model, engine_flags))
+        preflight.enable_lora(args, flags.adapter_rank(self._model, engine_flags))
         flags.import_parser_plugins(args)
         flags.check_names(args)
         check_parallelism(_parallelism(args), self._environ, self._model.path)
@@ -163,7 +163,7 @@ class VllmAdapter:
                 await engine.collective_rpc("execute_dummy_batch")
             stages = await _startup_stages(engine, began)
             tasks = await engine.get_supported_tasks()
-            if "generate" in tasks and (line := answer_limit(engine.model_config)):
+            if "generate" in tasks and (line := output_limit_warning(engine.model_config)):
                 log.warning(line)
             app = build_app(args, tasks, engine.model_config)
             await init_app_state(engine, app.state, args, tasks)
@@ -213,21 +213,21 @@ def _capacity(config: Any) -> Capacity:
     )
 
 
-def answer_limit(model_config: Any) -> str | None:
-    """Return a log line where the model's generation_config.json makes answers short, or None."""
+def output_limit_warning(model_config: Any) -> str | None:
+    """Return a warning if a generation config limits the length of responses, else None."""
     limit = model_config.get_diff_sampling_param().get("max_tokens")
     source = model_config.generation_config
     override = model_config.override_generation_config.get("max_new_tokens")
     if override is not None:
-        return f"no answer has more than {override} tokens: OVERRIDE_GENERATION_CONFIG says so"
+        return f"OVERRIDE_GENERATION_CONFIG limits all responses to {override} tokens"
     if limit is None:
         return None
     if source == "auto":
         return (
-            f"answers to requests without max_tokens have {limit} tokens at most, as the model's "
-            "generation_config.json says: GENERATION_CONFIG=vllm ignores it"
+            "the model's generation_config.json limits responses to requests without max_tokens to "
+            f"{limit} tokens: GENERATION_CONFIG=vllm ignores it"
         )
-    return f"no answer has more than {limit} tokens: GENERATION_CONFIG={source} says so"
+    return f"GENERATION_CONFIG={source} limits all responses to {limit} tokens"
 
 
 def _model_names(serving: Any) -> tuple[str, ...]:

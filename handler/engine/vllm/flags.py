@@ -16,7 +16,7 @@ from handler.engine.preflight import MemoryDemand
 from handler.errors import InvalidSetting
 from handler.model.checkpoint import has_fp8_cache
 from handler.model.resolve import ResolvedModel
-from handler.settings import Settings
+from handler.settings.fields import Settings
 
 # Flags of vLLM's own HTTP server, which does not run here, and those that the worker sets. A
 # container often has PORT, HOST or ROOT_PATH for another program.
@@ -34,7 +34,7 @@ REFUSED = frozenset(
     """.split()
 )
 
-# Flags whose values are above zero, beside those that vLLM's configuration says itself.
+# Flags that must be above zero, beside those that vLLM's configuration declares.
 POSITIVE = frozenset(
     """
     kv_cache_memory_bytes num_gpu_blocks_override max_cpu_loras master_port renderer_num_workers
@@ -170,7 +170,7 @@ def import_parser_plugins(args: argparse.Namespace) -> None:
         ),
     ):
         if plugin.endswith(".py") and not Path(plugin).is_file():
-            raise InvalidSetting(f"{variable}={plugin!r} is not a file; a module's name works too.")
+            raise InvalidSetting(f"{variable}={plugin!r} is not a file: give a file or a module.")
         if plugin:
             import_parser(os.path.abspath(plugin) if plugin.endswith(".py") else plugin)
 
@@ -193,7 +193,7 @@ def check_names(args: argparse.Namespace) -> None:
 def memory_demand(
     args: argparse.Namespace, split: Parallelism, model: ResolvedModel
 ) -> MemoryDemand | None:
-    """Return what has to fit the GPUs, None where the checkpoint's files do not say it."""
+    """Return the memory that the model needs, None if the checkpoint's files do not tell it."""
     is_smaller = args.quantization is not None and model.quantization is None
     if is_smaller or args.cpu_offload_gb or args.offload_group_size:
         return None

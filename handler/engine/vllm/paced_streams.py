@@ -1,6 +1,6 @@
 """A stream's tokens wait in vLLM's output processor until its next flush is due.
 
-An output is made of all of them together, so that work is done per flush and not per token.
+One output is made of all of them, so that work is done per flush and not per token.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from handler.engine.runtime import ENGINE_DIED
 
 
 class EndedByEngine(EngineDeadError):
-    """The engine core has ended a request that nobody asked it to end."""
+    """The engine core ended a request that no caller aborted."""
 
     def __str__(self) -> str:
         return ENGINE_DIED
@@ -36,10 +36,10 @@ class PacedState(RequestState):
         *rest: Any,
         **named: Any,
     ) -> Any:
-        """Return the last output of a stream; the collector takes those before by `take`.
+        """Return the last output of a stream; the collector gets the earlier ones with `take`.
 
-        A request that the engine core ends by itself, because it was told to exit, fails: vLLM
-        would end the answer as if it were complete. Of one that a caller has left nobody reads.
+        A request that the engine core ends because it exits itself fails: vLLM would end the
+        response as if it were complete. A request that its caller aborted has no reader.
         """
         queue = self.queue
         if finish_reason is FinishReason.ABORT and queue is not None:
@@ -77,11 +77,11 @@ class PacedCollector(RequestOutputCollector):
             self.ready.set()
 
     def discard_pending(self, state: PacedState) -> None:
-        """The state's last output has all of its tokens."""
+        """Forget the state's tokens, because its last output has all of them."""
         self._pending.pop(state, None)
 
     def put(self, output: Any) -> None:
-        """Hand out at once: the last output, an error, or an output that is not streamed."""
+        """Hand out at once the last output, an error, or an output that is not streamed."""
         super().put(output)
         self.ready.open()
 
@@ -92,7 +92,7 @@ class PacedCollector(RequestOutputCollector):
         return output
 
     def get_nowait(self) -> Any:
-        """Return what there is, None before a flush is due."""
+        """Return the next output, None before a flush is due."""
         if not self.ready.is_set():
             return None
         pending, self._pending = self._pending, {}

@@ -1,9 +1,9 @@
-"""Outputs of a flush whose parser sees each token alone: they know where each token's text ends.
+"""Outputs of a flush that record where each token's text ends, for token-by-token parsing.
 
 Many of vLLM's parsers of tool calls and reasoning keep state between two deltas, and lose a call
 where one delta holds the end of a call and the beginning of the next. So a parser is fed token by
-token, and what it makes of them is merged (token_parser.py): a chunk is still made per flush. A
-step of speculation that brings several tokens is taken apart in the same way.
+token, and its deltas are merged (token_parser.py): there is still one chunk per flush. A
+speculative step with several tokens is split in the same way.
 """
 
 import copy
@@ -25,8 +25,8 @@ class DeltaText(str):
 
     Attributes:
         ends: where the text of each token ends.
-        later: what the parser made of them beyond its first delta; see `token_parser.merged_runs`.
-            None where no parser has read them.
+        later: the parser's deltas after the first one; see `token_parser.merged_runs`. None if no
+            parser has read the text.
     """
 
     ends: Sequence[int]
@@ -38,13 +38,13 @@ class DeltaText(str):
         return made
 
     def pieces(self) -> list[str]:
-        """Return the text of each token; the last one's holds all that is left."""
+        """Return the text of each token; the last one also has the rest."""
         begins, ends = [0, *self.ends[:-1]], [*self.ends[:-1], len(self)]
         return [self[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
 
 class ParsedText(str):
-    """In place of a text that was parsed with the one before it."""
+    """A placeholder for text that was parsed with the previous text; it carries a delta."""
 
     delta: DeltaMessage
 
@@ -55,7 +55,7 @@ class ParsedText(str):
 
 
 class TokenDetokenizer:
-    """A detokenizer of vLLM that takes one token at a time and notes where its text ends."""
+    """A detokenizer of vLLM that takes one token at a time and records where its text ends."""
 
     def __init__(self, detokenizer: BaseIncrementalDetokenizer) -> None:
         self._detokenizer = detokenizer
@@ -88,7 +88,7 @@ class TokenDetokenizer:
         return stop
 
     def get_next_output_text(self, finished: bool, delta: bool) -> str:
-        """Return the text of an output; a stream's knows where each token ends."""
+        """Return the text of an output; for a stream it is a `DeltaText`."""
         text: str = self._detokenizer.get_next_output_text(finished, delta)
         if not delta:
             return text
@@ -112,16 +112,16 @@ class ParsedState(PacedState):
 
 
 class ParsedCollector(PacedCollector):
-    """Hands out what a parser makes of one flush in several outputs where one cannot hold it."""
+    """Hands out one flush in several outputs if one cannot hold all of the parser's deltas."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._parts: list[Any] = []  # to be handed out at once
-        self._parsing: Any = None  # handed out last
+        self._parts: list[Any] = []  # outputs to hand out at once
+        self._parsing: Any = None  # the last output handed out
         self._is_parsed: bool | None = None  # unknown before the first output was read
 
     def get_nowait(self) -> Any:
-        """Return what there is, None before a flush is due."""
+        """Return the next output, None before a flush is due."""
         if self._parsing is not None:
             if not self._is_parsed and _has_tokens(self._parsing):
                 self._is_parsed = _was_parsed(self._parsing)
@@ -135,9 +135,9 @@ class ParsedCollector(PacedCollector):
 
 
 def _parts(output: Any) -> list[Any]:
-    """Return a last output as that of its last token, and one of those before.
+    """Split a last output into one of the last token and one of the tokens before it.
 
-    Nothing may follow the last one, and the parser may make several deltas of a text.
+    No output may follow the last one, but the parser may make several deltas of one text.
     """
     if not isinstance(output, RequestOutput):
         return [output]
@@ -164,7 +164,7 @@ def _was_parsed(output: RequestOutput) -> bool:
 
 
 def _later_outputs(output: Any) -> list[Any]:
-    """Return outputs of what the parser made of a text beyond its first delta."""
+    """Return an output for each of the parser's deltas after the first one."""
     if not isinstance(output, RequestOutput):
         return []
     return [

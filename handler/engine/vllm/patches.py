@@ -12,7 +12,7 @@ v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollec
     stream of 30 tokens/s is flushed every 0.8 s.
 parser.ParserManager.get_parser
     The class that it returns parses a flush token by token (token_parser.py), and the request
-    states note where each token's text ends (parsed_streams.py). Many parsers lose calls where a
+    states record where each token's text ends (parsed_streams.py). Many parsers lose calls where a
     delta has several tokens. Until all of vLLM's parsers take deltas of any size.
 v1.engine.utils.get_mp_context, on a CPU
     A forked engine core saves a second import of everything: 7 to 11 s from the start to the first
@@ -37,15 +37,15 @@ reasoning.ReasoningParserManager, tool_parsers.ToolParserManager,
 model_executor.layers.quantization.QUANTIZATION_METHODS (flags.py)
     vLLM checks these names only after the weights are loaded.
 v1.engine.detokenizer.BaseIncrementalDetokenizer (parsed_streams.py)
-    It is fed token by token; read are `output_text` and `stop_buffer_length`.
+    It is fed token by token; `output_text` and `stop_buffer_length` are read.
 outputs.RequestOutput, .CompletionOutput (parsed_streams.py)
-    An output is cut where its parser's deltas have to be several.
+    An output is split if its parser makes several deltas of it.
 parser.abstract_parser: DelegatingParser._stream_state.reasoning_ended, ._engine_based,
 .extract_tool_calls_streaming
-    Whether text becomes content as it is; then it is not taken apart. Where vLLM counts what a
-    parser was given: once a delta, as before (token_parser.py).
+    The first two tell whether text is content without parsing; then it is not split. The third is
+    where vLLM counts the calls of a parser: once per delta, as before (token_parser.py).
 entrypoints.generate.base.protocol.DeltaMessage (token_parser.py)
-    What a parser makes of each token is merged.
+    The deltas of several tokens are merged.
 v1.worker.cpu_worker.CPUWorker, v1.worker.gpu_worker.Worker (timed_worker.py)
     Their steps are the stages of the start.
 Worker.execute_dummy_batch, on a CPU (adapter.py)
@@ -120,7 +120,7 @@ def _stream_with(state: type[PacedState], collector: type[PacedCollector], pacer
 
 
 def prepare_app(app: Any) -> None:
-    """Give the app what its error handlers read; `EngineRuntime` notices a dead engine itself."""
+    """Set what the app's error handlers read; `EngineRuntime` notices a dead engine itself."""
     app.state.server = SimpleNamespace(should_exit=False)
 
 

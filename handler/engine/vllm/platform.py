@@ -67,7 +67,7 @@ def environment(log_level: str, *, offline: bool) -> dict[str, str]:
     return made
 
 
-def place_on_cpu(args: argparse.Namespace) -> dict[str, str]:
+def configure_cpu_ranks(args: argparse.Namespace) -> dict[str, str]:
     """Choose where the ranks run on a CPU; return the variables that this needs.
 
     One rank runs in the process of the engine core, which saves an import of everything. Several

@@ -20,7 +20,7 @@ def token_parser(parser_cls: type[Parser]) -> type[Parser]:
     counts = getattr(parser_cls, extract.__name__, None) is extract
 
     def passes_on(parser: Any, request: Any) -> bool:
-        return delegates and _passes_text_on(parser, request)
+        return delegates and _is_plain_content(parser, request)
 
     class TokenParser(parser_cls):
         _counts = True
@@ -59,7 +59,7 @@ def token_parser(parser_cls: type[Parser]) -> type[Parser]:
             return first
 
         def extract_tool_calls_streaming(self, *args: Any, **named: Any) -> DeltaMessage | None:
-            """vLLM counts here: once a delta, which takes a third of the time of a token."""
+            """Let vLLM count only once per delta, because it takes a third of a token's time."""
             if self._counts or self.tool_parser is None:
                 return super().extract_tool_calls_streaming(*args, **named)
             return self.tool_parser.extract_tool_calls_streaming(*args, **named)
@@ -68,14 +68,14 @@ def token_parser(parser_cls: type[Parser]) -> type[Parser]:
 
 
 def _tokens(text: DeltaText, token_ids: list[int]) -> Iterable[tuple[str, list[int]]]:
-    """Return text and id of each token; a text without a token is one too."""
+    """Return the text and id of each token; text without a token counts as one."""
     if len(token_ids) < 2:
         return [(text, token_ids)]
     return zip(text.pieces(), ([token_id] for token_id in token_ids), strict=True)
 
 
-def _passes_text_on(parser: DelegatingParser, request: Any) -> bool:
-    """Whether the text becomes content as it is: reasoning is over, and no call is looked for."""
+def _is_plain_content(parser: DelegatingParser, request: Any) -> bool:
+    """Whether text is content without parsing: reasoning has ended, and no call is expected."""
     if not parser._stream_state.reasoning_ended:
         return False
     return parser.tool_parser is None or (
@@ -84,10 +84,10 @@ def _passes_text_on(parser: DelegatingParser, request: Any) -> bool:
 
 
 def merged_runs(messages: Iterable[DeltaMessage]) -> list[DeltaMessage]:
-    """Merge what a parser made of several tokens into as few deltas as keep the order.
+    """Merge the deltas of several tokens into as few as possible, in the same order.
 
-    A delta is read as reasoning, text and calls, in this order: a text after a call begins
-    another one.
+    Clients read a delta as reasoning, content and tool calls, in this order: content after a tool
+    call needs a new delta.
     """
     runs: list[DeltaMessage] = []
     last = REASONING
@@ -103,7 +103,7 @@ def merged_runs(messages: Iterable[DeltaMessage]) -> list[DeltaMessage]:
 
 
 def _only_text(message: DeltaMessage) -> str | None:
-    """Return the field of a delta that has a text alone, as most have."""
+    """Return the name of a delta's only text field, None for other deltas."""
     if message.tool_calls or not message.model_fields_set <= FIELDS:
         return None
     if not message.reasoning:
@@ -112,7 +112,7 @@ def _only_text(message: DeltaMessage) -> str | None:
 
 
 def _joined(name: str | None, messages: list[DeltaMessage]) -> list[DeltaMessage]:
-    """Join deltas that have the same text alone."""
+    """Join deltas that have the same single text field."""
     if name is None or len(messages) == 1:
         return messages
     text = "".join(getattr(message, name) or "" for message in messages)
@@ -143,7 +143,7 @@ def _merge_into(merged: DeltaMessage, message: DeltaMessage) -> None:
 def _merged_calls(
     known: list[DeltaToolCall], calls: Iterable[DeltaToolCall]
 ) -> list[DeltaToolCall]:
-    """Append calls; one that only goes on with the last one's arguments is merged into it."""
+    """Append tool calls; one that only continues the last one's arguments is merged into it."""
     merged = list(known)
     for call in calls:
         last = merged[-1] if merged else None

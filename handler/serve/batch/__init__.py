@@ -1,1 +1,1 @@
-"""A batch: one job of many requests, in the line format of OpenAI's Batch API."""
+"""Batches: jobs of many requests, in the line format of OpenAI's Batch API."""

@@ -1,7 +1,7 @@
-"""The lines of a batch, from the job or from a URL, and the results of an earlier run.
+"""The input of a batch: its lines, from the job or a URL, and the results of an earlier run.
 
-What a URL gives is kept in a file before the first line is sent: no server holds a connection open
-for the hours that a batch may take, and the number of lines is known.
+A URL is downloaded to a file before the first line runs. So the number of lines is known, and no
+connection must stay open for hours.
 """
 
 import logging
@@ -23,7 +23,7 @@ FETCH_TIMEOUT_SECONDS = 600.0
 
 
 class BatchInput(Protocol):
-    """Numbered lines, as bytes of JSON or as decoded values; may be iterated several times."""
+    """Numbered lines, as JSON bytes or decoded values; may be iterated several times."""
 
     def __len__(self) -> int: ...
 
@@ -31,7 +31,7 @@ class BatchInput(Protocol):
 
 
 class InlineInput:
-    """Lines that stand in the job's input."""
+    """Lines in the job's input."""
 
     def __init__(self, lines: list[Any]) -> None:
         self._lines = lines
@@ -44,11 +44,11 @@ class InlineInput:
 
 
 class LineSplitter:
-    """Lines from bytes that arrive in pieces of any size.
+    """Splits bytes, which arrive in chunks of any size, into lines.
 
     Args:
-        on_line: called with each line that is not blank, and its number. A line over
-            `MAX_LINE_BYTES` is cut one byte behind that.
+        on_line: called with the number and content of each line that is not blank. A longer line is
+            cut to `MAX_LINE_BYTES` + 1 bytes, so that the parser rejects it.
     """
 
     def __init__(self, on_line: Callable[[int, bytes], object]) -> None:
@@ -78,10 +78,10 @@ class LineSplitter:
 
 
 async def open_input(request: BatchRequest, spool: Spool) -> BatchInput:
-    """Return the lines of a batch; those of a URL are kept in `spool`.
+    """Return the lines of a batch; lines of a URL are stored in `spool`.
 
     Raises:
-        RequestError: they cannot be fetched, or are too many.
+        RequestError: the lines cannot be fetched, or there are too many or none.
     """
     if request.url is None:
         return InlineInput(request.requests or [])
@@ -98,12 +98,12 @@ async def open_input(request: BatchRequest, spool: Spool) -> BatchInput:
 
 
 async def fetch_earlier_results(url: str, spool: Spool) -> dict[str, int]:
-    """Keep the successes of an earlier run in `spool`; return their numbers there by custom_id.
+    """Store the successful results of an earlier run in `spool`; return their numbers by custom_id.
 
-    A URL where nothing is found is that of a first run.
+    A URL that answers 404 means that there was no earlier run.
 
     Raises:
-        InvalidInput: they cannot be fetched, or are more than a batch may have.
+        InvalidInput: the results cannot be fetched, or there are too many.
     """
     numbers: dict[str, int] = {}
 
@@ -123,7 +123,7 @@ async def fetch_earlier_results(url: str, spool: Spool) -> dict[str, int]:
             max_bytes=MAX_EARLIER_OUTPUT_BYTES,
         )
     except UrlNotFound:
-        log.info("no earlier output to resume from")
+        log.info("resume_url has no earlier output: all lines run")
     return numbers
 
 

@@ -1,10 +1,10 @@
-"""The line format of OpenAI's Batch API, in and out.
+"""The line format of OpenAI's Batch API, for input and output.
 
 In:  {"custom_id": "…", "method": "POST", "url": "/v1/…", "body": {…}}
 Out: {"id": "…", "custom_id": "…", "response": {"status_code", "request_id", "body"}, "error": null}
 
-A line that was sent has a `response`, whatever its status; its `body` may be an error object. A
-line that could not be sent has an `error` with `code` and `message` instead.
+A line that was sent has a `response` of any status; its `body` may be an error object. An invalid
+line has an `error` with `code` and `message` instead.
 https://platform.openai.com/docs/api-reference/batch
 """
 
@@ -27,11 +27,11 @@ class BatchLine:
     """One line of a batch.
 
     Attributes:
-        number: in the batch, from 1.
-        custom_id: the caller's name for it; None if it has none.
+        number: the line number, from 1.
+        custom_id: the caller's id; None if it is missing.
         url: the route.
-        body: of the request.
-        error: why it cannot be sent, None if it can.
+        body: the request body.
+        error: the error of an invalid line, else None.
     """
 
     number: int
@@ -42,7 +42,7 @@ class BatchLine:
 
 
 def parse_line(number: int, raw: Any) -> BatchLine:
-    """Return a line, from the bytes of JSON or from a decoded value."""
+    """Return a line from JSON bytes or from a decoded value."""
     custom_id = None
     try:
         value = _decode(raw) if isinstance(raw, bytes) else raw
@@ -55,18 +55,18 @@ def parse_line(number: int, raw: Any) -> BatchLine:
 
 
 def numbered(number: int, error: InvalidLine) -> InvalidLine:
-    """Return the error with the line's number in its sentence."""
+    """Return the error with the line number in its message."""
     return InvalidLine(error.code, f"Line {number} {error}")
 
 
 def success_result(line: BatchLine, request_id: str, body: Any) -> bytes:
-    """Return the result of a line that the engine has answered with `body`."""
+    """Return the result of a successful line."""
     response = {"status_code": 200, "request_id": request_id, "body": body}
     return _result(line, request_id, response, None)
 
 
 def error_result(line: BatchLine, request_id: str, error: Exception) -> bytes:
-    """Return the result of a line that has failed."""
+    """Return the result of a failed line."""
     if isinstance(error, InvalidLine):
         return _result(line, request_id, None, {"code": error.code, "message": str(error)})
     status = error.status if isinstance(error, RequestError) else RequestError.status
@@ -76,7 +76,7 @@ def error_result(line: BatchLine, request_id: str, error: Exception) -> bytes:
 
 
 def succeeded_id(raw: bytes) -> str | None:
-    """Return the custom_id of a result that is a success, None for any other."""
+    """Return the custom_id of a successful result, None for any other."""
     try:
         result = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -111,37 +111,37 @@ def _decode(raw: bytes) -> Any:
 def _custom_id(value: dict[str, Any]) -> str:
     custom_id = value.get("custom_id")
     if not isinstance(custom_id, str) or not custom_id:
-        raise InvalidLine("missing_custom_id", "has no custom_id, which must be a string.")
+        raise InvalidLine("missing_custom_id", "needs a custom_id, which must be a string.")
     try:
         custom_id.encode()
     except UnicodeEncodeError as error:
-        raise InvalidLine(
-            "missing_custom_id", "has half a surrogate pair in its custom_id."
-        ) from error
+        raise InvalidLine("missing_custom_id", "has a lone surrogate in its custom_id.") from error
     return custom_id
 
 
 def _url(value: dict[str, Any]) -> str:
     method, url = value.get("method"), value.get("url")
     if method != "POST":
-        raise InvalidLine("invalid_method", f"has method {_shown(method)}; it must be 'POST'.")
+        raise InvalidLine("invalid_method", f"has the method {_shown(method)}; it must be 'POST'.")
     if not isinstance(url, str):
-        raise InvalidLine("invalid_url", f"has url {_shown(url)}; it must be a string.")
+        raise InvalidLine("invalid_url", f"has the url {_shown(url)}; it must be a string.")
     try:
         route = find_route(url.partition("?")[0][:MAX_SHOWN_CHARACTERS], in_job=True)
     except UnknownRoute as error:
         raise InvalidLine("invalid_url", f"has an invalid url: {error}") from error
     if route.method != "POST":
-        raise InvalidLine("invalid_url", f"has url {_shown(url)}, which is a GET route.")
+        raise InvalidLine("invalid_url", f"has the url {_shown(url)}, which is a GET route.")
     return url
 
 
 def _body(value: dict[str, Any]) -> dict[str, Any]:
     body = value.get("body")
     if not isinstance(body, dict) or not body:
-        raise InvalidLine("invalid_body", "has no body, which must be an object.")
+        raise InvalidLine("invalid_body", "needs a body, which must be a JSON object.")
     if body.get("stream"):
-        raise InvalidLine("invalid_body", "has stream in its body; a batch line cannot stream.")
+        raise InvalidLine(
+            "invalid_body", "has stream in its body; a batch line cannot be streamed."
+        )
     return body
 
 

@@ -1,4 +1,4 @@
-"""One line of a batch: the same request, limits and errors as a job of its own."""
+"""The runner of batch lines, with the limits and errors of a single job."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
-from handler.engine.response import ask
+from handler.engine.response import send_request
 from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineUnavailable
 from handler.logs import job_id
@@ -20,14 +20,14 @@ MAX_LOGGED_ID_CHARACTERS = 64
 
 @dataclass(frozen=True)
 class LineRunner:
-    """Answers lines with one engine.
+    """Runs lines on one engine.
 
     Attributes:
         runtime: the running engine.
-        parser: of the lines' requests.
+        parser: the parser of requests.
         recorded: records a request for the log and the metrics.
-        timeout_seconds: for each line, None for no limit.
-        slot: what a line holds while the engine works on it.
+        timeout_seconds: the limit for each line, None for no limit.
+        slot: returns a context manager that holds an engine slot.
     """
 
     runtime: EngineRuntime
@@ -37,10 +37,10 @@ class LineRunner:
     slot: Callable[[], AbstractAsyncContextManager[None]]
 
     async def result(self, line: BatchLine, batch_id: str) -> tuple[bytes, bool]:
-        """Return the result of a line, and whether it is a success.
+        """Return the result of a line, and whether it succeeded.
 
         Raises:
-            EngineUnavailable: the engine answers no line any more.
+            EngineUnavailable: the engine is stopping or dead, so every further line would fail.
         """
         request_id = f"{batch_id}-{line.number}"
         job_id.set(f"{batch_id}/{_loggable(line.custom_id or str(line.number))}")
@@ -63,7 +63,7 @@ class LineRunner:
     async def _answer(self, request: EngineRequest, record: RequestRecord) -> object:
         async with self.slot():
             record.sent(request.path, request.body)
-            async with ask(
+            async with send_request(
                 self.runtime,
                 request,
                 deadline=Deadline(self.timeout_seconds),
@@ -73,6 +73,6 @@ class LineRunner:
 
 
 def _loggable(custom_id: str) -> str:
-    """Return a caller's text as one short line."""
+    """Return a custom_id as one short line for the log."""
     printable = "".join(each for each in custom_id if each.isprintable())
     return printable[:MAX_LOGGED_ID_CHARACTERS]

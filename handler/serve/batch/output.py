@@ -1,4 +1,4 @@
-"""The results of a batch: the job's output, or a file that is uploaded to a URL."""
+"""The output of a batch: in the job's output, or as a file that is uploaded to a URL."""
 
 import asyncio
 import json
@@ -15,46 +15,46 @@ from handler.serve.stream_chunks import MAX_CHUNK_BYTES
 log = logging.getLogger(__name__)
 
 MAX_INLINE_BYTES = 10_000_000  # the platform's limit on a job's input; none is known for its output
-ENVELOPE_BYTES = 1_000  # of an output, beside its results
+ENVELOPE_BYTES = 1_000  # for the rest of an output beside its results
 MAX_UPLOAD_BYTES = 1_000_000_000
 MIN_SAVE_INTERVAL_SECONDS = 15.0
-MAX_SAVE_SHARE = 1 / 20  # of the time goes into saving
+MAX_SAVE_SHARE = 1 / 20  # of the batch's time
 UPLOAD_TIMEOUT_SECONDS = 600.0
 RESCUE_TIMEOUT_SECONDS = 30.0
-RETRY_PAUSES_SECONDS = (2.0, 3.0)  # between the attempts of the last save
+RETRY_PAUSES_SECONDS = (2.0, 3.0)  # between attempts of the final upload
 
 
 class BatchOutput(Protocol):
-    """Takes the results in a spool."""
+    """Delivers the results in a spool."""
 
     max_bytes: int
-    """Of all results together."""
+    """The limit for all results together."""
 
     async def begin(self) -> None:
-        """Check before the first line is sent that results can be delivered.
+        """Check before the first line that results can be delivered.
 
         Raises:
-            InvalidInput: they cannot.
+            InvalidInput: they cannot be delivered.
         """
 
     async def save_regularly(self) -> None:
-        """Save what is done, until cancelled."""
+        """Save the results so far at intervals, until cancelled."""
 
     async def rescue(self) -> None:
-        """Save what is done of a batch that is cut off."""
+        """Save the results so far of an interrupted batch."""
 
     async def finish(self) -> None:
         """Deliver all results.
 
         Raises:
-            InvalidInput: it is not possible.
+            InvalidInput: they cannot be delivered.
         """
 
     def outputs(self, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
         """Yield the job's outputs."""
 
     def too_large(self) -> InputTooLarge:
-        """Return the error of a batch whose results exceed `max_bytes`."""
+        """Return the error for results over `max_bytes`."""
 
 
 def open_output(url: str | None, results: Spool) -> BatchOutput:
@@ -63,7 +63,7 @@ def open_output(url: str | None, results: Spool) -> BatchOutput:
 
 
 class InlineOutput:
-    """Results as the job's output: one object, or several where one POST cannot hold them."""
+    """Results in the job's output: one object, or several if one POST is too small."""
 
     max_bytes = MAX_INLINE_BYTES
 
@@ -83,7 +83,7 @@ class InlineOutput:
         pass
 
     def outputs(self, counts: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-        """Yield the results in order; the last output has the counts as well."""
+        """Yield the results in order; the last output also has the counts."""
         group: list[Any] = []
         size_bytes = 0
         for _, line in self._results:
@@ -96,7 +96,7 @@ class InlineOutput:
 
     def too_large(self) -> InputTooLarge:
         return InputTooLarge(
-            f"The results have more than {self.max_bytes} bytes, the limit of a job's output: set "
+            f"The results have more than {self.max_bytes} bytes, the limit for a job's output: set "
             "output_url.",
             "output_url",
         )
@@ -105,8 +105,8 @@ class InlineOutput:
 class UploadedOutput:
     """Results as a file at a URL.
 
-    A presigned URL can only replace the whole file. So that is uploaded again and again, and what
-    was done before a batch was cut off need not be done again.
+    A presigned URL can only replace a whole file, so the file is uploaded again at intervals. An
+    interrupted batch can then resume from it.
     """
 
     max_bytes = MAX_UPLOAD_BYTES
@@ -114,7 +114,7 @@ class UploadedOutput:
     def __init__(self, url: str, results: Spool) -> None:
         self._url = url
         self._results = results
-        self._saved_results = -1  # in the last file
+        self._saved_results = -1  # results in the last upload
         self._save_seconds = 0.0
 
     async def begin(self) -> None:

@@ -1,4 +1,4 @@
-"""The input of a batch job, `{"batch": {…}}`; `safe_fetch` checks its URLs when they are used."""
+"""The input of a batch job, `{"batch": {…}}`; `safe_fetch` checks its URLs later."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ MAX_LINES = 50_000  # OpenAI's limit
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """A batch; it has either `requests` or `url`.
+    """A batch, with either `requests` or `url`.
 
     Attributes:
-        requests: the lines themselves.
-        url: of a file of lines.
-        output_url: takes a PUT of the results; None if they are the job's output.
-        resume_url: of an earlier output of the same lines.
-        concurrency: lines at once, None for the worker's default.
+        requests: the lines.
+        url: the URL of a file with the lines.
+        output_url: the URL for a PUT of the results; None for results in the job's output.
+        resume_url: the URL of an earlier output of the same lines.
+        concurrency: the number of concurrent lines, None for the worker's default.
     """
 
     requests: list[Any] | None = None
@@ -33,10 +33,10 @@ FIELDS = tuple(BatchRequest.__dataclass_fields__)
 
 
 def parse_batch_request(data: object) -> BatchRequest | None:
-    """Return the batch that a job's input holds, None if it is a single request.
+    """Return the batch in a job's input, or None if it is a single request.
 
     Raises:
-        RequestError: what is wrong and what would be right.
+        RequestError: the batch is invalid.
     """
     if not isinstance(data, Mapping) or data.get("batch") is None:
         return None
@@ -45,13 +45,15 @@ def parse_batch_request(data: object) -> BatchRequest | None:
             raise InvalidInput(f"{name!r} is not allowed beside batch.", name)
     batch = data["batch"]
     if not isinstance(batch, dict):
-        raise InvalidInput('batch must be an object such as {"requests": […]}.', "batch")
+        raise InvalidInput('batch must be a JSON object such as {"requests": […]}.', "batch")
     for name in batch:
         if name not in FIELDS:
-            raise InvalidInput(f"batch has no field {name!r}; it has {', '.join(FIELDS)}.", name)
+            raise InvalidInput(
+                f"batch has no field {name!r}; its fields are {', '.join(FIELDS)}.", name
+            )
     request = BatchRequest(**{name: value for name, value in batch.items() if value is not None})
     if request.requests is not None and request.url is not None:
-        raise InvalidInput("batch takes requests or url, not both.", "batch")
+        raise InvalidInput("batch needs requests or url, not both.", "batch")
     if request.requests is None and request.url is None:
         raise InvalidInput("batch needs requests or url.", "batch")
     _check_lines(request.requests)
@@ -70,7 +72,7 @@ def _check_lines(lines: object) -> None:
         raise InvalidInput("requests must be a list of at least one line.", "requests")
     if len(lines) > MAX_LINES:
         raise InputTooLarge(
-            f"{len(lines)} requests are too many: a batch has at most {MAX_LINES}.", "requests"
+            f"requests has {len(lines)} lines; the limit is {MAX_LINES}.", "requests"
         )
 
 

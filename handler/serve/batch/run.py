@@ -1,8 +1,7 @@
-"""A batch from its first line to its last, some lines at once, so that other jobs get their turn.
+"""The run of a batch, with limited concurrency, so that other jobs can run beside it.
 
-A line that fails costs only itself. The batch ends early when its job is cancelled or times out,
-when the engine dies, and when the results cannot be delivered; what is done by then is saved where
-that is possible.
+A failed line does not stop the batch. It ends early when its job is cancelled or times out, when
+the engine dies, or when the results cannot be delivered; the results so far are saved if possible.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 PROGRESS_INTERVAL_SECONDS = 3.0
 
 BatchCounts = dict[str, int]
-"""How many lines there are: total, completed, failed, and resumed if there was an earlier run."""
+"""The numbers of lines: total, completed, failed, and resumed if there is a resume_url."""
 
 
 class Batch:
@@ -35,9 +34,9 @@ class Batch:
     Args:
         request: the job's input.
         job_id: the job's id.
-        line_runner: answers a line.
-        concurrency: lines that the engine has at once.
-        report_progress: awaited with the counts now and then, and at the end.
+        line_runner: runs a line.
+        concurrency: the number of concurrent lines.
+        report_progress: awaited with the counts at intervals, and at the end.
     """
 
     def __init__(
@@ -58,10 +57,10 @@ class Batch:
         self._reported: BatchCounts | None = None
 
     async def outputs(self, deadline: Deadline) -> AsyncIterator[dict[str, Any]]:
-        """Answer all lines, then yield the job's outputs.
+        """Run all lines, then yield the job's outputs.
 
         Raises:
-            RequestError: the batch as a whole has failed.
+            RequestError: the whole batch has failed.
         """
         with contextlib.ExitStack() as stack:
             lines, earlier, results = (stack.enter_context(Spool()) for _ in range(3))
@@ -75,7 +74,7 @@ class Batch:
             try:
                 await deadline.wait_for(self._answer_lines(requests, results, output))
                 await output.finish()
-            except BaseException:  # a cancellation above all
+            except BaseException:  # includes a cancellation
                 await output.rescue()
                 raise
             await self._report()
@@ -86,12 +85,12 @@ class Batch:
     async def _resume(
         self, requests: BatchInput, numbers: dict[str, int], earlier: Spool, results: Spool
     ) -> None:
-        """Take over the results of an earlier run unchanged."""
+        """Copy the results of an earlier run."""
         for number, raw in requests if numbers else ():
             earlier_number = numbers.pop(parse_line(number, raw).custom_id or "", None)
             if earlier_number is not None:
                 results.add(number, earlier.line(earlier_number))
-            await asyncio.sleep(0)  # there may be many, and other jobs run on this loop
+            await asyncio.sleep(0)  # other jobs run on this loop, and there may be many lines
         self._counts["completed"] = self._counts["resumed"] = len(results)
 
     async def _answer_lines(
@@ -117,7 +116,7 @@ class Batch:
         self, lines: Iterator[BatchLine], results: Spool, output: BatchOutput
     ) -> None:
         for line in lines:
-            await asyncio.sleep(0)  # a thousand invalid lines in a row would block the loop
+            await asyncio.sleep(0)  # many invalid lines in a row would block the loop
             if line.number in results:
                 continue
             result, succeeded = await self._line_runner.result(line, self._job_id)
@@ -137,12 +136,12 @@ class Batch:
         self._reported = dict(self._counts)
         try:
             await self._report_progress(self._reported)
-        except Exception:  # the batch does not depend on anybody who watches it
-            log.exception("the progress could not be reported")
+        except Exception:  # the batch does not need its progress reports
+            log.exception("the progress report of the batch failed")
 
 
 def _unique_lines(requests: BatchInput) -> Iterator[BatchLine]:
-    """Yield the lines; one whose custom_id was used before is invalid."""
+    """Yield the lines; a line with the custom_id of an earlier one is invalid."""
     first_numbers: dict[str, int] = {}
     for number, raw in requests:
         line = parse_line(number, raw)

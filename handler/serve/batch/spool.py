@@ -1,4 +1,4 @@
-"""Numbered lines in a temporary file: a batch may be larger than memory."""
+"""Numbered lines in a temporary file, because a batch may be larger than memory."""
 
 import os
 import tempfile
@@ -10,12 +10,12 @@ PIECE_BYTES = 1 << 18
 
 
 class Spool:
-    """Lines by their numbers, written as they come and read in the order of the numbers.
+    """Lines by number, added in any order and read in order of their numbers.
+
+    Use as `with Spool() as spool`; leaving the context frees the disk.
 
     Attributes:
-        bytes: of all lines, with a line break each.
-
-    Use as `with Spool() as spool`; leaving it frees the disk.
+        bytes: the size of all lines with their line breaks.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Spool:
             yield number, self.line(number)
 
     def add(self, number: int, line: bytes) -> None:
-        """Keep a line; each number once.
+        """Add a line; each number only once.
 
         Raises:
             RequestError: the disk is full; the other lines are kept.
@@ -56,12 +56,12 @@ class Spool:
         self.bytes = offset
 
     def line(self, number: int) -> bytes:
-        """Return a line, without its line break."""
+        """Return a line without its line break."""
         offset, length = self._spans[number]
         return os.pread(self._file.fileno(), length, offset)
 
     def content(self) -> tuple[int, AsyncIterator[bytes]]:
-        """Return the bytes that are here now: their number, and themselves in pieces."""
+        """Return the size of the current content, and the content in chunks."""
         return self.bytes, self._pieces(sorted(self._spans))
 
     async def _pieces(self, numbers: list[int]) -> AsyncIterator[bytes]:

@@ -1,1 +1,1 @@
-"""HTTP: the front end for load-balancing endpoints, Pods and `docker run -p`, and the metrics."""
+"""The HTTP front end for load-balancing endpoints, Pods and `docker run -p`."""

@@ -1,4 +1,4 @@
-"""The admission queue: how many requests the engine has at once, and how many may wait for it."""
+"""The admission queue: limits on running and on waiting requests."""
 
 import asyncio
 import contextlib
@@ -9,16 +9,16 @@ from handler.errors import EngineUnavailable, QueueFull
 
 
 class AdmissionQueue:
-    """Slots in the engine and a queue in front of them: first come, first served.
+    """Slots for running requests, and a first-in, first-out queue for the others.
 
     Args:
-        slots: requests in the engine.
-        max_waiting: requests that may wait.
+        slots: the maximum number of running requests.
+        max_waiting: the maximum number of waiting requests.
 
     Attributes:
-        waiting: requests that wait now.
-        running: requests in the engine now.
-        closed: whether no request is admitted any more; may be set from any thread.
+        waiting: the number of waiting requests.
+        running: the number of running requests.
+        closed: whether new requests are rejected.
     """
 
     def __init__(self, slots: int, max_waiting: int) -> None:
@@ -28,22 +28,26 @@ class AdmissionQueue:
         self.running = 0
         self.closed = False
 
+    def close(self) -> None:
+        """Admit no request any more; may be called from any thread."""
+        self.closed = True
+
     def enter(self) -> "Slot":
-        """Return a slot, which must be closed, whatever happens.
+        """Return a slot; the caller must close it in a `finally`.
 
         Raises:
-            QueueFull: too many requests wait already.
+            QueueFull: too many requests are waiting.
         """
         if self._free.locked() and self.waiting >= self._max_waiting:
             raise QueueFull(
-                f"{self.running} requests are being answered and {self.waiting} wait: try again "
+                f"The queue is full ({self.running} running, {self.waiting} waiting): try again "
                 "soon."
             )
         return Slot(self, self._free)
 
     @contextlib.asynccontextmanager
     async def batch_line_slot(self) -> AsyncIterator[None]:
-        """Hold a slot for one line of a batch, whose job has waited already.
+        """Hold a slot for one batch line, beyond `max_waiting`: its job has been admitted.
 
         Raises:
             EngineUnavailable: the queue is closed.
@@ -62,7 +66,7 @@ class AdmissionQueue:
 
 
 class Slot:
-    """One request's slot; the request waits until `acquired` returns."""
+    """A request in the queue, which has a slot after `acquired` returns."""
 
     def __init__(self, queue: AdmissionQueue, free: asyncio.Semaphore) -> None:
         self._queue = queue
@@ -71,7 +75,7 @@ class Slot:
         queue.waiting += 1
 
     async def acquired(self) -> None:
-        """Wait for the request's turn.
+        """Wait for a free slot.
 
         Raises:
             EngineUnavailable: the queue was closed.
@@ -85,7 +89,7 @@ class Slot:
         self._queue.running += 1
 
     def close(self) -> None:
-        """Free the slot for the next request. May be called twice."""
+        """Release the slot, or leave the queue. May be called twice."""
         if self._is_closed:
             return
         self._is_closed = True

@@ -1,4 +1,4 @@
-"""The HTTP front end's ASGI app: its routes, who may call them, and its errors."""
+"""The ASGI app of the HTTP front end: routes, access checks and error responses."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ from handler.serve.http.jobs import (
 State = Literal["starting", "ready", "draining", "dead"]
 PING_STATUS = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}
 NOT_READY = {"starting": "The engine is starting.", "draining": STOPPING, "dead": ENGINE_DIED}
-# Runpod's path of an endpoint, so that clients only have to change the host.
+# Runpod's path prefix of an endpoint; clients then only change the host.
 ENDPOINT_PREFIX = re.compile(r"^/v2/[^/]+(?=/)")
 WAIT_MILLISECONDS = re.compile(r"[0-9]{1,6}")  # of `/runsync?wait=`
 PLAYGROUND = Path(__file__).with_name("playground.html")
@@ -54,7 +54,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class OrjsonResponse(JSONResponse):
-    """JSON that may hold `orjson.Fragment`, JSON text as it is."""
+    """JSON that may contain `orjson.Fragment`, which is encoded JSON."""
 
     def render(self, content: Any) -> bytes:
         return orjson.dumps(content)
@@ -62,7 +62,7 @@ class OrjsonResponse(JSONResponse):
 
 @dataclass(frozen=True)
 class Service:
-    """What the app serves once the engine is up.
+    """The parts of the app that need the engine.
 
     Attributes:
         exposition: returns the metrics.
@@ -78,12 +78,12 @@ class HttpApp:
     """The ASGI app.
 
     Args:
-        keys: the valid ones.
-        health_port: a port that answers `/ping` only; None if it is not another one.
-        has_playground: whether there is a page to chat at `/`.
+        keys: the valid API keys.
+        health_port: the port that answers `/ping` only; None without such a port.
+        has_playground: whether `/` is a chat page.
 
     Attributes:
-        state: of the worker; may be set from any thread.
+        state: the worker's state.
         service: None until the engine is up.
     """
 
@@ -114,9 +114,17 @@ class HttpApp:
             routes.append(Route("/", self._playground))
         self._router = Router(routes, redirect_slashes=False, default=self._inference)
 
+    def publish(self, service: Service) -> None:
+        """Take what is served once the engine is up."""
+        self.service = service
+
+    def enter(self, state: State) -> None:
+        """Answer as a worker in this state does from now on; may be called from any thread."""
+        self.state = state
+
     @property
     def unfinished(self) -> int:
-        """How many requests and jobs are not over; thread-safe."""
+        """The number of unfinished requests and jobs; thread-safe."""
         if self.service is None:
             return self._open_requests
         admission = self.service.admission
@@ -124,12 +132,12 @@ class HttpApp:
         return max(self._open_requests, admitted, self.service.jobs.unfinished)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; an error of any kind is an OpenAI or Anthropic error object."""
+        """Answer one request; every error becomes an OpenAI or Anthropic error object."""
         if scope["type"] != "http":
             return
         started = False
 
-        async def send_noted(message: Message) -> None:
+        async def send_tracked(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
@@ -140,7 +148,7 @@ class HttpApp:
         self._open_requests += 1
         try:
             self._check_access(Request(scope))
-            await self._router(scope, receive, send_noted)
+            await self._router(scope, receive, send_tracked)
         except ClientDisconnected:
             if started:
                 raise  # the server closes the connection
@@ -169,7 +177,7 @@ class HttpApp:
         return self._page
 
     async def _health(self, _: Request) -> Response:
-        """What Runpod's `/health` would say of an endpoint with this one worker."""
+        """Answer like Runpod's `/health` for an endpoint with one worker."""
         jobs = self.service.jobs.counts() if self.service else {}
         workers = dict.fromkeys(("idle", "initializing", "ready", "running", "throttled"), 0)
         busy = bool(jobs.get("inProgress"))
@@ -211,7 +219,7 @@ class HttpApp:
         return OrjsonResponse({"id": job.id, "status": job.state})
 
     async def _inference(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer everything else; the parser knows which routes there are."""
+        """Answer every other path; the parser rejects unknown routes."""
         inference = self._ready().inference
         await inference.answer(Request(scope, receive), scope["path"], scope["body"], send)
 
@@ -228,16 +236,16 @@ class HttpApp:
 
 
 def error_response(error: Exception, path: str, body: RequestBody) -> Response:
-    """Return any error as an OpenAI error object, or as Anthropic's on its routes."""
+    """Return an exception as an OpenAI error object, or as Anthropic's on its routes."""
     known = error if isinstance(error, RequestError) else RequestError("")
     headers = {**known.headers, "content-type": "application/json"}
-    if body.is_unread:  # what is left of it must not be taken for the next request
+    if body.is_unread:  # the rest of the body must not be parsed as the next request
         headers["connection"] = "close"
     return Response(render(error, is_anthropic(path)), known.status, headers)
 
 
 def _with_methods(error: Exception, scope: Scope) -> Exception:
-    """Return Starlette's 405 as the worker's."""
+    """Convert Starlette's 405 error to MethodNotAllowed."""
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = [each.strip() for each in (error.headers or {}).get("Allow", "").split(",")]
         methods = [each for each in ("GET", "HEAD", "POST") if each in allowed]

@@ -1,4 +1,4 @@
-"""Reading of HTTP request bodies within limits, and what happens when the client leaves."""
+"""HTTP request bodies with limits on size and time, and cancellation on disconnect."""
 
 import asyncio
 import contextlib
@@ -12,19 +12,19 @@ from handler.request.body import MAX_BODY_BYTES
 from handler.serve.http.encoding import as_utf8, decompressed
 
 BODY_TIMEOUT_SECONDS = 60.0  # for the whole body
-MAX_BODIES_BYTES = 2_000_000_000  # of all open requests together
+MAX_BODIES_BYTES = 2_000_000_000  # for all open requests together
 
 
 class BodyMemory:
-    """A bound on the memory that the bodies of all open requests take."""
+    """The memory of all request bodies, and its limit."""
 
     def __init__(self) -> None:
         self.taken_bytes = 0
 
     def take(self, size: int) -> None:
-        """Raises QueueFull if there is not enough left."""
+        """Reserve memory; raises QueueFull if too little is left."""
         if self.taken_bytes + size > MAX_BODIES_BYTES:
-            raise QueueFull("Too many large requests are being answered: try again soon.")
+            raise QueueFull("The worker has too many large requests: try again soon.")
         self.taken_bytes += size
 
     def give_back(self, size: int) -> None:
@@ -32,7 +32,7 @@ class BodyMemory:
 
 
 class RequestBody:
-    """The body of one request, and the memory that it takes until `close`."""
+    """The body of one request, and its memory until `close`."""
 
     def __init__(self, request: Request, memory: BodyMemory) -> None:
         length = request.headers.get("content-length", "0")
@@ -46,12 +46,12 @@ class RequestBody:
         """Return the whole body, decompressed; text is UTF-8 without a byte-order mark.
 
         Raises:
-            InputTooLarge: it is over MAX_BODY_BYTES, or announced to be.
-            UnsupportedBody: it has an encoding or a character set that is not read.
-            InvalidInput: it is not encoded as its headers say.
+            InputTooLarge: the body, or its content length, is over MAX_BODY_BYTES.
+            UnsupportedBody: the content encoding or the charset is not supported.
+            InvalidInput: the body does not match its content encoding or charset.
             QueueFull: the bodies of other requests take all the memory.
-            RequestTimedOut: it has not arrived in time.
-            ClientDisconnected: the client has left.
+            RequestTimedOut: the body did not arrive in time.
+            ClientDisconnected: the client has disconnected.
         """
         _check_size(self._announced_bytes)
         chunks: list[bytes] = []
@@ -85,21 +85,21 @@ class RequestBody:
         )
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._memory.give_back(self._taken_bytes)
         self._taken_bytes = 0
 
     def keep_until(self, task: asyncio.Task[None]) -> None:
-        """Keep the memory until a task ends that outlives the request."""
+        """Keep the memory until the end of a task, instead of the end of the request."""
         size, self._taken_bytes = self._taken_bytes, 0
         task.add_done_callback(lambda _: self._memory.give_back(size))
 
 
 @contextlib.contextmanager
 def cancelled_on_disconnect(receive: Receive) -> Iterator[None]:
-    """Cancel what runs inside when the client leaves; raises ClientDisconnected then.
+    """Cancel the block when the client disconnects, and raise ClientDisconnected.
 
-    The request's body must have been read.
+    Read the request's body first.
     """
     task = asyncio.current_task()
     gone = False

@@ -1,7 +1,7 @@
-"""How a request's body is encoded: compressed, and in which character set its text is.
+"""Content encoding and charset of request bodies.
 
-JSON is UTF-8 (https://www.rfc-editor.org/rfc/rfc8259#section-8.1), but clients on some platforms
-send a byte-order mark, or the character set that their content type names.
+JSON must be UTF-8 (https://www.rfc-editor.org/rfc/rfc8259#section-8.1), but some clients add a
+byte-order mark or use another charset, with or without naming it in the content type.
 """
 
 import codecs
@@ -11,7 +11,7 @@ from email.message import Message
 
 from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
 
-GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # either header is recognized
+GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # zlib detects the header
 COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 CHARSETS = ("utf-8", "utf-16", "utf-32", "iso-8859-1", "windows-1252", "us-ascii")
 CODECS = frozenset(codecs.lookup(name).name for name in CHARSETS)
@@ -19,12 +19,12 @@ CODECS |= {"utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"}
 
 
 def decompressed(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
-    """Return a body without its `Content-Encoding`.
+    """Return a decompressed body.
 
     Raises:
-        UnsupportedBody: the encoding is another than gzip or deflate.
-        InputTooLarge: there would be more than `max_bytes`.
-        InvalidInput: it is not compressed as it says.
+        UnsupportedBody: the content encoding is not gzip or deflate.
+        InputTooLarge: the decompressed body is over `max_bytes`.
+        InvalidInput: the body does not match its content encoding.
     """
     encoding = content_encoding.strip().lower()
     if encoding in ("", "identity") or not body:
@@ -40,11 +40,9 @@ def decompressed(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
     except zlib.error as error:
         raise InvalidInput(f"The body is not {encoding}: {error}.", "body") from error
     if len(content) > max_bytes:
-        raise InputTooLarge(
-            f"The body has more than {max_bytes} bytes when it is decompressed.", "body"
-        )
+        raise InputTooLarge(f"The decompressed body has more than {max_bytes} bytes.", "body")
     if not reader.eof or reader.unused_data:
-        raise InvalidInput(f"The body is not one whole {encoding} stream.", "body")
+        raise InvalidInput(f"The body must be one complete {encoding} stream.", "body")
     return content
 
 
@@ -52,13 +50,13 @@ def as_utf8(body: bytes, content_type: str) -> bytes:
     """Return a JSON body as UTF-8 without a byte-order mark.
 
     Raises:
-        UnsupportedBody: the content type names another character set than CHARSETS.
-        InvalidInput: the body is not in its character set.
+        UnsupportedBody: the charset of the content type is not in CHARSETS.
+        InvalidInput: the body does not match its charset.
     """
     declared, detected = _charset(content_type), json.detect_encoding(body)
     name = declared if detected == "utf-8" else detected
     if name == "utf-8":
-        return body  # its reader says what is wrong with it
+        return body  # the JSON decoder reports invalid UTF-8
     try:
         return body.decode(name).encode()
     except UnicodeError as error:
@@ -68,7 +66,7 @@ def as_utf8(body: bytes, content_type: str) -> bytes:
 
 
 def _window_bits(data: bytes) -> int:
-    """Return how to read a compressed body: some clients send deflate without zlib's header."""
+    """Return zlib's `wbits` for a body: some clients send deflate without the zlib header."""
     is_gzip, is_zlib = data[:2] == b"\x1f\x8b", len(data) > 1 and _is_zlib_header(data)
     return GZIP_OR_ZLIB if is_gzip or is_zlib else -zlib.MAX_WBITS
 
@@ -78,7 +76,7 @@ def _is_zlib_header(data: bytes) -> bool:
 
 
 def _charset(content_type: str) -> str:
-    """Return Python's name of the character set in a content type."""
+    """Return Python's name of the charset in a content type."""
     message = Message()
     message["content-type"] = content_type
     given = message.get_content_charset() or "utf-8"

@@ -1,4 +1,4 @@
-"""Calls of the engine's inference routes over HTTP, answered by the engine as it generates."""
+"""The engine's inference routes over HTTP."""
 
 import uuid
 
@@ -8,7 +8,7 @@ from starlette.types import Send
 
 from handler.engine.deadline import Deadline
 from handler.engine.interface import EngineRequest
-from handler.engine.response import EngineResponse, ask
+from handler.engine.response import EngineResponse, send_request
 from handler.errors import render
 from handler.logs import job_id
 from handler.metrics.request_log import RequestRecord
@@ -17,23 +17,23 @@ from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.body import RequestBody, cancelled_on_disconnect
 from handler.serve.worker import Worker
 
-METADATA = "metadata"  # a header of vLLM's: where each vector is in a binary embedding response
+METADATA = "metadata"  # vLLM's header with the offsets of the vectors in a binary response
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class Inference:
-    """Answers calls with the worker's engine, one slot of the admission queue each."""
+    """Forwards calls to the engine; each POST needs a slot of the admission queue."""
 
     def __init__(self, worker: Worker, admission: AdmissionQueue) -> None:
         self._worker = worker
         self._admission = admission
 
     async def answer(self, request: Request, path: str, body: RequestBody, send: Send) -> None:
-        """Answer a call of the engine's `path`.
+        """Answer one call.
 
         Raises:
-            RequestError: nothing has been sent yet.
-            ClientDisconnected: the client has left.
+            RequestError: the call failed before the response started.
+            ClientDisconnected: the client has disconnected.
         """
         request_id = uuid.uuid4().hex
         job_id.set(request_id)
@@ -63,11 +63,11 @@ class Inference:
         self, request: Request, engine_request: EngineRequest, record: RequestRecord, send: Send
     ) -> None:
         record.sent(route_label(engine_request.path), engine_request.body)
-        async with ask(
+        async with send_request(
             self._worker.runtime,
             engine_request,
             deadline=Deadline(self._worker.request_timeout_seconds),
-            # A response that is asked for again has been counted.
+            # A GET of a stored response would count its tokens again.
             on_data=record.add_output if engine_request.method == "POST" else lambda _: None,
         ) as response:
             if response.is_stream:
@@ -75,15 +75,15 @@ class Inference:
                 return
             body = await response.read_all()
             if response.status >= 400 or response.content_type.startswith("application/json"):
-                response.decode(body)  # raises an error that the engine has answered with
+                response.decode(body)  # raises the engine's error
             record.status = response.status
             headers = {"x-request-id": record.id}
             if METADATA in response.headers:
                 headers[METADATA] = response.headers[METADATA]
             if response.content_type:
                 headers["content-type"] = response.content_type
-            whole = Response(body, response.status, headers)
-            await whole(request.scope, request.receive, send)
+            response_to_client = Response(body, response.status, headers)
+            await response_to_client(request.scope, request.receive, send)
 
 
 async def _send_stream(
@@ -101,7 +101,6 @@ async def _send_stream(
 
     try:
         async for events in response.events():
-            record.yields += 1
             await write(b"".join(events))
         record.status = response.status
     except Exception as error:
@@ -111,6 +110,6 @@ async def _send_stream(
 
 
 def _error_event(error: Exception, for_anthropic: bool) -> bytes:
-    """Return an error as the last event of a stream."""
+    """Return the last event of a stream, with the error."""
     name = b"event: error\n" if for_anthropic else b""
     return name + b"data: " + render(error, for_anthropic).encode() + b"\n\n"

@@ -1,8 +1,8 @@
 """`/run`, `/runsync`, `/status`, `/stream`, `/cancel`: Runpod's queue for one worker, in memory.
 
-Code that was written for a queue endpoint works against a Pod. Shapes as in Runpod's "Operation
-reference" (docs.runpod.io, 2026). Results are kept for half an hour, those of `/runsync` for a
-minute, and no longer than the worker lives.
+Clients of a queue endpoint can use a Pod without changes. The shapes are those of Runpod's
+"Operation reference" (docs.runpod.io, 2026). Results are kept for 30 minutes, those of `/runsync`
+for one, and are lost when the worker ends.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from handler.serve.worker import Output, Worker
 
 KEEP_SECONDS = 1800.0
 KEEP_SYNC_SECONDS = 60.0
-MAX_BATCHES = 8  # that are not over: each may take a gigabyte of disk
+MAX_BATCHES = 8  # unfinished ones; each may take a gigabyte of disk
 MAX_KEPT_JOBS = 10_000
-MAX_KEPT_BYTES = 256_000_000  # of all results together
+MAX_KEPT_BYTES = 256_000_000  # for all results together
 SYNC_WAIT_SECONDS = 90.0
 STREAM_WAIT_SECONDS = 5.0
 UNSUPPORTED_FIELDS = {
-    "webhook": "ask /status or /stream for the result",
-    "s3Config": "the result is in /status",
+    "webhook": "get the result from /status or /stream",
+    "s3Config": "get the result from /status",
 }
 
 
@@ -55,8 +55,8 @@ class HttpJob:
         execution_timeout_seconds: the job's own `policy.executionTimeout`.
 
     Attributes:
-        progress: of a batch.
-        task: that runs the job.
+        progress: the line counts of a batch.
+        task: the task that runs the job.
     """
 
     def __init__(self, data: Any, execution_timeout_seconds: float | None) -> None:
@@ -69,7 +69,7 @@ class HttpJob:
         self.error: str | None = None
         self.progress: Mapping[str, int] | None = None
         self.task: asyncio.Task[None] | None = None
-        self._streamed_outputs = 0  # that `/stream` has returned
+        self._streamed_outputs = 0  # already returned by `/stream`
         self._changed = asyncio.Condition()
         self._queued_at = time.monotonic()
         self._started_at: float | None = None
@@ -80,12 +80,12 @@ class HttpJob:
         return isinstance(self.input, dict) and self.input.get("batch") is not None
 
     @property
-    def is_over(self) -> bool:
-        """Whether the job's task has ended, which a cancelled job's has not at once."""
+    def is_task_done(self) -> bool:
+        """Whether the job's task has ended; a cancelled job's task ends later than its state."""
         return self.task is not None and self.task.done()
 
     async def set_state(self, state: JobState) -> None:
-        """Change the state; that of a finished job stays."""
+        """Change the state, unless the job is finished."""
         if self.state in FINISHED:
             return
         self.state = state
@@ -102,11 +102,11 @@ class HttpJob:
         await self._notify()
 
     async def wait_until_finished(self, timeout_seconds: float) -> None:
-        """Return at the job's end, or after the timeout."""
+        """Wait until the job is finished, or until the timeout."""
         await self._wait_until(lambda: self.state in FINISHED, timeout_seconds)
 
     async def new_outputs(self, timeout_seconds: float) -> list[dict[str, orjson.Fragment]]:
-        """Return the outputs since the last call; wait for one if there is none."""
+        """Return the outputs since the last call; wait for the first one until the timeout."""
         await self._wait_until(
             lambda: self.state in FINISHED or len(self.outputs) > self._streamed_outputs,
             timeout_seconds,
@@ -144,7 +144,7 @@ class HttpJobs:
     """The jobs of one worker; they share the admission queue with the other routes.
 
     Args:
-        max_kept_jobs: results that are kept at most; the oldest go first.
+        max_kept_jobs: the maximum number of kept results; the oldest are dropped first.
     """
 
     def __init__(
@@ -157,18 +157,18 @@ class HttpJobs:
         self._finished_counts: dict[JobState, int] = dict.fromkeys(FINISHED, 0)
 
     def submit(self, body: bytes, keep_seconds: float) -> HttpJob:
-        """Queue the job in a request's body.
+        """Queue the job in a request body.
 
         Raises:
             InvalidInput: the body is invalid.
-            QueueFull: too many jobs wait already.
+            QueueFull: too many jobs are waiting.
         """
         try:
             job = _parse_submission(body)
-            batches = sum(each.is_batch and not each.is_over for each in self._jobs.values())
+            batches = sum(each.is_batch and not each.is_task_done for each in self._jobs.values())
             if job.is_batch and batches >= MAX_BATCHES:
                 raise QueueFull(
-                    f"The limit of {MAX_BATCHES} batches at once is reached: try again later."
+                    f"The limit of {MAX_BATCHES} concurrent batches is reached: try again later."
                 )
             slot = self._admission.enter()
         except RequestError as error:
@@ -180,9 +180,9 @@ class HttpJobs:
         return job
 
     def get(self, name: str) -> HttpJob:
-        """Raises UnknownJob if there is no job of that id."""
+        """Return a job by its id; raises UnknownJob."""
         if name not in self._jobs:
-            raise UnknownJob(f"There is no job {name!r}, or its result is no longer kept.")
+            raise UnknownJob(f"There is no job {name!r}, or its result has expired.")
         return self._jobs[name]
 
     async def cancel(self, job: HttpJob) -> None:
@@ -191,7 +191,7 @@ class HttpJobs:
             job.task.cancel()
 
     def counts(self) -> dict[str, int]:
-        """Return the jobs by their kind, as Runpod's `/health` has them."""
+        """Return the job counts of Runpod's `/health`."""
         states = [job.state for job in self._jobs.values()]
         finished = self._finished_counts
         return {
@@ -204,8 +204,8 @@ class HttpJobs:
 
     @property
     def unfinished(self) -> int:
-        """How many jobs' tasks have not ended; thread-safe."""
-        return sum(not job.is_over for job in list(self._jobs.values()))
+        """The number of jobs whose task has not ended; thread-safe."""
+        return sum(not job.is_task_done for job in list(self._jobs.values()))
 
     async def _run(self, job: HttpJob, slot: Slot) -> None:
         job_id.set(job.id)
@@ -213,7 +213,7 @@ class HttpJobs:
             with self._worker.recorded(job.id) as record:
                 await slot.acquired()
                 if job.is_batch:
-                    slot.close()  # each of its lines takes a slot
+                    slot.close()  # each line takes a slot of its own
                 await job.set_state(JobState.IN_PROGRESS)
                 async for output in self._worker.outputs(
                     {"id": job.id, "input": job.input},
@@ -233,17 +233,17 @@ class HttpJobs:
 
     def _end(self, job: HttpJob, slot: Slot, keep_seconds: float) -> None:
         slot.close()
-        job.input = None  # it may be large, and the result is kept for long
+        job.input = None  # it may be large
         if job.state in FINISHED:
             self._finished_counts[job.state] += 1
-        self._forget_oldest()
+        self._drop_oldest()
         asyncio.get_running_loop().call_later(keep_seconds, self._jobs.pop, job.id, None)
 
-    def _forget_oldest(self) -> None:
-        """Drop the oldest results over the limits, never a job whose task still runs."""
-        over = [job for job in self._jobs.values() if job.is_over]
-        count, size = len(self._jobs), sum(job.output_bytes for job in over)
-        for job in over:
+    def _drop_oldest(self) -> None:
+        """Drop the oldest results over the limits, but no job whose task still runs."""
+        ended = [job for job in self._jobs.values() if job.is_task_done]
+        count, size = len(self._jobs), sum(job.output_bytes for job in ended)
+        for job in ended:
             if count <= self._max_kept_jobs and size <= MAX_KEPT_BYTES:
                 break
             del self._jobs[job.id]
@@ -256,13 +256,13 @@ def _parse_submission(body: bytes) -> HttpJob:
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
     if not isinstance(submission, dict) or "input" not in submission:
-        raise InvalidInput('The body must be an object with an "input".', "input")
+        raise InvalidInput('The body must be a JSON object with an "input".', "input")
     for name, alternative in UNSUPPORTED_FIELDS.items():
         if submission.get(name):
-            raise InvalidInput(f"{name} is not supported here: {alternative}.", name)
+            raise InvalidInput(f"{name} is not supported: {alternative}.", name)
     policy = submission.get("policy") or {}
     if not isinstance(policy, dict):
-        raise InvalidInput("policy must be an object.", "policy")
+        raise InvalidInput("policy must be a JSON object.", "policy")
     return HttpJob(submission["input"], _execution_timeout(policy.get("executionTimeout")))
 
 

@@ -1,4 +1,4 @@
-"""The HTTP front end from before the engine is up until after the last answer has left."""
+"""The lifecycle of the HTTP front end: starting, ready, draining, stopped."""
 
 import logging
 import signal
@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from handler.engine.interface import AsgiApp
 from handler.errors import EngineDied
-from handler.logs import counted
+from handler.logs import pluralize
 from handler.metrics.monitor import Monitor
 from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.app import HttpApp, Service
@@ -22,20 +22,20 @@ from handler.serve.http.inference import Inference
 from handler.serve.http.jobs import HttpJobs
 from handler.serve.http.server import HttpServer
 from handler.serve.worker import Worker
-from handler.setting_types import parse_origins
-from handler.settings import Settings
+from handler.settings.fields import Settings
+from handler.settings.types import parse_origins
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_SECONDS = 0.05
-ACCEPT_GRACE_SECONDS = 0.2  # until a connection that has just been accepted counts as a request
+ACCEPT_GRACE_SECONDS = 0.2  # a new connection needs this time to count as a request
 
 
 class HttpFrontEnd:
-    """Serves until SIGTERM, SIGINT or the engine's death. A second signal ends the wait.
+    """Serves HTTP until SIGTERM, SIGINT or the engine's death. A second signal ends the drain.
 
     Raises:
-        InvalidSetting: a key is missing, or a port is taken.
+        InvalidSetting: API_KEY is missing or invalid, or a port is in use.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -56,9 +56,9 @@ class HttpFrontEnd:
         self._app = HttpApp(keys, health_port, settings.playground)
         ports = {"PORT": port} | ({"PORT_HEALTH": health_port} if health_port else {})
         self._server = HttpServer(_with_cors(self._app, origins), self._host, ports)
-        self._over = threading.Event()
+        self._stop_requested = threading.Event()
         self._signal: str | None = None
-        self._hurry = threading.Event()
+        self._second_signal = threading.Event()
 
     def __enter__(self) -> "HttpFrontEnd":
         self._server.__enter__()
@@ -77,69 +77,71 @@ class HttpFrontEnd:
 
     def _service(self) -> Service:
         if self._app.service is None:
-            raise RuntimeError("a batch runs before serve() was called")
+            raise RuntimeError("a batch started before serve()")
         return self._app.service
 
     def serve(self, worker: Worker, max_jobs: int, monitor: Monitor) -> None:
-        """Answer requests until the end.
+        """Serve requests until the shutdown.
 
         Raises:
-            EngineDied: the engine died; every request that ran has failed with an error.
+            EngineDied: the engine died; all running requests have failed.
         """
         runtime = worker.runtime
         admission = AdmissionQueue(max_jobs, self._max_waiting)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
-        self._app.service = Service(
-            inference=Inference(worker, admission),
-            jobs=HttpJobs(worker, admission),
-            admission=admission,
-            exposition=monitor.exposition,
+        self._app.publish(
+            Service(
+                inference=Inference(worker, admission),
+                jobs=HttpJobs(worker, admission),
+                admission=admission,
+                exposition=monitor.exposition,
+            )
         )
-        runtime.on_death(self._over.set)
+        runtime.on_death(self._stop_requested.set)
         if not runtime.dead:
-            self._app.state = "ready"
-            self._over.wait()
+            self._app.enter("ready")
+            self._stop_requested.wait()
         if runtime.dead and self._signal is None:
-            self._app.state = "dead"
+            self._app.enter("dead")
             self._wait_for_requests(worker.last_output_grace_seconds)
-            raise EngineDied("The engine died. The platform has to replace this worker.")
+            raise EngineDied("The engine died. The platform must replace this worker.")
         self._drain(worker, admission)
 
     def _drain(self, worker: Worker, admission: AdmissionQueue) -> None:
-        self._app.state = "draining"
+        self._app.enter("draining")
         unfinished = self._app.unfinished
-        waiting = f"waiting for {counted(unfinished, 'request')}"
+        waiting = f"waiting for {pluralize(unfinished, 'request')}"
         log.info("%s: %s", self._signal, waiting if unfinished else "no request is running")
         self._wait_for_requests(self._drain_timeout_seconds)
         if not self._app.unfinished:
             return
-        if not self._hurry.is_set():
+        if not self._second_signal.is_set():
             log.warning(
                 "%s did not finish in %g s",
-                counted(self._app.unfinished, "request"),
+                pluralize(self._app.unfinished, "request"),
                 self._drain_timeout_seconds,
             )
-        self._hurry.clear()
-        admission.closed = True
-        worker.runtime.fail_requests("The worker was stopped before the answer was complete.")
+        self._second_signal.clear()
+        admission.close()
+        worker.runtime.fail_requests("The worker was stopped before the response was complete.")
         self._wait_for_requests(worker.last_output_grace_seconds)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         name = signal.Signals(number).name
-        if self._over.is_set():
-            unfinished = counted(self._app.unfinished, "request")
-            log.warning("%s again: not waiting for %s", name, unfinished)
-            self._hurry.set()
+        if self._stop_requested.is_set():
+            unfinished = pluralize(self._app.unfinished, "request")
+            log.warning("%s again: no more waiting for %s", name, unfinished)
+            self._second_signal.set()
             return
         self._signal = name
-        self._over.set()
+        self._stop_requested.set()
 
     def _wait_for_requests(self, timeout_seconds: float) -> None:
         time.sleep(ACCEPT_GRACE_SECONDS)
         deadline = time.monotonic() + timeout_seconds
         while self._app.unfinished and time.monotonic() < deadline:
-            if self._hurry.wait(POLL_INTERVAL_SECONDS):
+            if self._second_signal.wait(POLL_INTERVAL_SECONDS):
                 return
 
 

@@ -1,4 +1,4 @@
-"""The metrics on a port of their own, for workers whose front end is the queue."""
+"""The metrics server on METRICS_PORT, for queue workers."""
 
 from collections.abc import Awaitable, Callable
 
@@ -13,14 +13,14 @@ from handler.serve.http.server import HttpServer
 
 
 class MetricsServer:
-    """Serves `/metrics` and `/ping` to whoever reaches the port.
+    """Serves `/metrics` and `/ping` without an API key.
 
     Args:
         host: the address to listen on.
         port: METRICS_PORT.
 
     Raises:
-        InvalidSetting: the port is taken.
+        InvalidSetting: the port is in use.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -35,7 +35,7 @@ class MetricsServer:
         self._server.__exit__()
 
     def publish(self, exposition: Callable[[], Awaitable[str]]) -> None:
-        """Serve what `exposition` returns; until then the engine is starting."""
+        """Set the function that returns the metrics; before, `/metrics` answers 503."""
         self._exposition = exposition
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:

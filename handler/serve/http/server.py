@@ -1,6 +1,6 @@
-"""uvicorn on a thread of its own, from before the engine is imported until after it has stopped.
+"""The HTTP server: uvicorn on its own thread.
 
-It listens while the engine starts, so that a health check is answered from the first second.
+It starts before the engine and stops after it, so health checks are answered during the start.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ class HttpServer:
     """Serves one app on some ports; use as `with HttpServer(…)`.
 
     Args:
-        app: an ASGI app; it is called on the server's own loop.
+        app: an ASGI app; the server calls it on its own event loop.
         host: the address to listen on.
-        ports: by the name of the setting that gives each.
+        ports: the ports by the name of their setting.
 
     Raises:
-        InvalidSetting: a port is taken, or the address is not one of this machine.
+        InvalidSetting: a port is in use, or the machine does not have the address.
     """
 
     def __init__(self, app: AsgiApp, host: str, ports: Mapping[str, int]) -> None:
@@ -52,7 +52,7 @@ class HttpServer:
             timeout_graceful_shutdown=1,
             backlog=BACKLOG,
         )
-        # Its warnings are about what clients send.
+        # Its warnings are about invalid requests of clients.
         logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._main, name="http", daemon=True)
@@ -71,7 +71,7 @@ class HttpServer:
             runner.run(self._server.serve(sockets=self._sockets))
 
     def _close_in_child(self) -> None:
-        """Close ports and connections in a fork, which would keep them open."""
+        """Close ports and connections in a forked process, which would keep them open."""
         for listening in self._sockets:
             listening.close()
         for connection in self._server.server_state.connections:

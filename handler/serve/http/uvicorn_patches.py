@@ -1,12 +1,12 @@
-"""What is replaced in uvicorn.
+"""Replaced parts of uvicorn.
 
 | replaced                     | why                                                             |
 | ---------------------------- | --------------------------------------------------------------- |
-| `HttpToolsProtocol`, by a    | There is no limit on the size of a request's head, on the time  |
-| subclass                     | until it is complete, or on a client that stops reading.        |
-|                              | Pipelined requests are not notified of a disconnect.            |
+| `HttpToolsProtocol`, by a    | It has no limit on the size of a request head, on the time for  |
+| subclass                     | it, or on a client that stops reading. It does not notify       |
+|                              | pipelined requests of a disconnect.                             |
 
-uvicorn 0.54; it can go when `uvicorn.Config` has these limits. Pinned by
+uvicorn 0.54. The subclass can go when `uvicorn.Config` has these limits. Pinned by
 tests/contract/test_uvicorn.py.
 """
 
@@ -15,13 +15,13 @@ import asyncio
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD_BYTES = 64 * 1024
-HEAD_TIMEOUT_SECONDS = 20.0  # from a connection, or a request's first byte, to the end of its head
-STALL_TIMEOUT_SECONDS = 120.0  # for a client to read what has been sent
+HEAD_TIMEOUT_SECONDS = 20.0  # from the connection, or a request's first byte, to the head's end
+STALL_TIMEOUT_SECONDS = 120.0  # for a client that does not read
 MAX_CONNECTIONS = 4096
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Closes a connection whose head is too long or too slow, or whose client does not read."""
+    """Closes connections with a long or slow request head, or with a client that stops reading."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -29,7 +29,7 @@ class LimitedProtocol(HttpToolsProtocol):
             transport.abort()
         self._head_bytes = self._line_bytes = 0
         self._in_head = False
-        self._cycles: list[RequestResponseCycle] = []  # uvicorn itself notifies only the newest
+        self._cycles: list[RequestResponseCycle] = []  # uvicorn notifies only the newest
         self._stall: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = self.loop.call_later(
             HEAD_TIMEOUT_SECONDS, transport.close

@@ -1,1 +1,1 @@
-"""The queue: the front end for Runpod's queue endpoints, through the SDK."""
+"""The front end for Runpod's queue endpoints, based on the Runpod SDK."""

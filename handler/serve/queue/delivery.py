@@ -1,10 +1,9 @@
-"""The POST of a job's output to the platform, with retries.
+"""The delivery of job outputs: POSTs to the platform, with retries.
 
-Replaces the SDK's, whose aiohttp-retry retries a 5xx but not a broken connection, which lost that
-chunk of the stream.
+It replaces that of the SDK, which retries after a 5xx but loses a chunk when a connection breaks.
 
-Delivery is at least once: a chunk is sent again if its connection breaks after the platform took
-it. The final POST of a job has each chunk once in any case.
+Delivery is at least once: a chunk arrives twice if its connection breaks after the platform has
+accepted it. The final POST of a job has each chunk once.
 """
 
 import asyncio
@@ -21,15 +20,15 @@ from handler.serve.queue.connections import ConnectionPool, PostResponse
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSES_SECONDS = (2.0, 3.0)  # as many and as long as the SDK's
+RETRY_PAUSES_SECONDS = (2.0, 3.0)  # as in the SDK
 RETRY_STATUSES = frozenset({408, 425, 429})  # and 5xx
 
 RESULT_HEADERS = (("charset", "utf-8"), ("Content-Type", "application/x-www-form-urlencoded"))
-# The SDK's session says application/json, and accepts compressed responses, whose body is unused.
+# Headers of the SDK's session: a wrong content type, and compression of bodies that nobody reads.
 OMITTED_SESSION_HEADERS = frozenset({"content-type", "accept-encoding"})
 
 OnPost = Callable[[PostOutcome, float, int], None]
-"""Called after each POST with its outcome, its seconds and the bytes of its body."""
+"""Called after each POST with its outcome, its seconds and its body bytes."""
 
 
 class Delivery:
@@ -37,7 +36,7 @@ class Delivery:
 
     Args:
         on_post: called after each POST.
-        retry_pauses_seconds: before each retry.
+        retry_pauses_seconds: the pause before each retry.
     """
 
     def __init__(
@@ -53,9 +52,9 @@ class Delivery:
         """POST a result; replaces `runpod.serverless.modules.rp_http._transmit`.
 
         Args:
-            session: the SDK's, for its headers.
-            url: of the job's stream or final output.
-            data: JSON, although the content type says otherwise.
+            session: the SDK's session, for its headers.
+            url: the URL for the job's stream or final output.
+            data: JSON, although the content type is that of a form.
 
         Raises:
             aiohttp.ClientError: the platform rejected the result, or every retry failed.
@@ -76,10 +75,10 @@ class Delivery:
                 raise error
             pause_seconds = pauses_seconds.pop(0)
             if isinstance(error, aiohttp.ClientConnectionError) and not had_connection_error:
-                # Most often a keep-alive connection that the server has closed meanwhile.
+                # Usually the server has closed an idle keep-alive connection.
                 had_connection_error, pause_seconds = True, 0.0
             reason = _describe(error)
-            log.warning("a result's POST failed (%s), retry in %g s", reason, pause_seconds)
+            log.warning("the POST of a result failed (%s), retry in %g s", reason, pause_seconds)
             await asyncio.sleep(pause_seconds)
 
     async def _post(
@@ -98,14 +97,14 @@ def _result_headers(session: aiohttp.ClientSession) -> tuple[tuple[str, str], ..
 
 
 def _status_error(url: str, response: PostResponse) -> aiohttp.ClientResponseError:
-    """Return the error that the SDK expects of aiohttp's `raise_for_status`."""
+    """Return the error of aiohttp's `raise_for_status`, which the SDK expects."""
     request = aiohttp.RequestInfo(URL(url), "POST", CIMultiDictProxy(CIMultiDict()), URL(url))
     message = response.reason or "no reason given"
     return aiohttp.ClientResponseError(request, (), status=response.status, message=message)
 
 
 def _is_retryable(error: aiohttp.ClientError) -> bool:
-    """Whether the platform may take the same body later."""
+    """Whether the platform may accept the same body later."""
     if not isinstance(error, aiohttp.ClientResponseError):
         return True
     return error.status >= 500 or error.status in RETRY_STATUSES

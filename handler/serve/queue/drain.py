@@ -1,7 +1,6 @@
-"""The end of the queue, on SIGTERM, SIGINT or the engine's death. A second signal ends the wait.
+"""The drain of the queue, after SIGTERM, SIGINT or the engine's death. A second signal ends it.
 
-The SDK's own shutdown waits up to 90 s for its open polls, and drops a job that such a poll still
-brings.
+The SDK's own shutdown waits up to 90 s for its open polls, and loses a job that arrives with one.
 """
 
 import asyncio
@@ -10,21 +9,21 @@ import logging
 import signal
 from typing import Any
 
-from handler.logs import counted
+from handler.logs import pluralize
 from handler.serve.queue.jobs import QueueJobs
 from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, Worker
 
 log = logging.getLogger(__name__)
 
 CANCEL_RETRY_INTERVAL_SECONDS = 0.1
-JOB_START_GRACE_SECONDS = 0.3  # the SDK starts a job up to 0.1 s after it has taken it
+JOB_START_GRACE_SECONDS = 0.3  # the SDK starts a job up to 0.1 s after its poll
 
 
 class Drain:
-    """Lets running jobs finish or fails them, then ends the SDK's loop.
+    """Waits for running jobs, fails the rest, then ends the SDK's loop.
 
     Args:
-        timeout_seconds: how long running jobs get after a signal.
+        timeout_seconds: the limit for running jobs after a signal.
     """
 
     def __init__(self, worker: Worker, jobs: QueueJobs, timeout_seconds: float) -> None:
@@ -35,7 +34,7 @@ class Drain:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._poll: asyncio.Task[Any] | None = None
         self._drain: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self._second_signal = asyncio.Event()
         self._runtime.on_death(self._engine_died)
 
     @property
@@ -43,14 +42,14 @@ class Drain:
         return self._drain is not None
 
     def allowed_jobs(self, free_slots: int) -> int:
-        """Return how many more jobs may be taken: none once the drain has begun."""
+        """Return the number of jobs that may be taken: 0 after the drain has begun."""
         return 0 if self.has_begun else free_slots
 
     def on_poll(self) -> bool:
-        """Note the SDK's poll task, and return whether this is the first poll.
+        """Store the SDK's poll task; return whether this is the first poll.
 
-        Called before each poll. The first call is also the first moment at which the SDK's loop
-        runs and its signal handlers, which are replaced here, are in place.
+        The SDK calls it before each poll. The first call replaces the SDK's signal handlers, which
+        do not exist earlier.
         """
         self._poll = asyncio.current_task()
         if self._loop is not None:
@@ -65,17 +64,17 @@ class Drain:
     def _signalled(self, name: str) -> None:
         running = len(self._jobs.tasks)
         if self.has_begun:
-            log.warning("%s again: not waiting for %s", name, counted(running, "job"))
-            self._hurry.set()
+            log.warning("%s again: no more waiting for %s", name, pluralize(running, "job"))
+            self._second_signal.set()
             return
-        waiting = f"waiting for {counted(running, 'job')}"
+        waiting = f"waiting for {pluralize(running, 'job')}"
         log.info("%s: %s", name, waiting if running else "no job is running")
         self._begin(self._timeout_seconds)
 
     def _engine_died(self) -> None:
         """Called on the engine's thread."""
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the SDK's loop has ended already
+            with contextlib.suppress(RuntimeError):  # the SDK's loop has ended
                 self._loop.call_soon_threadsafe(self._begin, LAST_OUTPUT_GRACE_SECONDS)
 
     def _begin(self, timeout_seconds: float) -> None:
@@ -83,33 +82,35 @@ class Drain:
             self._drain = asyncio.get_running_loop().create_task(self._run(timeout_seconds))
 
     async def _run(self, timeout_seconds: float) -> None:
-        """Let running jobs finish, fail those that do not, and end the SDK's loop."""
+        """Wait for running jobs, fail the rest, and end the SDK's loop."""
         await self._wait_for_jobs(timeout_seconds)
         if self._jobs.tasks:
-            if not self._hurry.is_set():
-                unfinished = counted(len(self._jobs.tasks), "job")
+            if not self._second_signal.is_set():
+                unfinished = pluralize(len(self._jobs.tasks), "job")
                 log.warning("%s did not finish in %g s", unfinished, timeout_seconds)
-            self._hurry.clear()
-            self._runtime.fail_requests("The worker was stopped before the answer was complete.")
+            self._second_signal.clear()
+            self._runtime.fail_requests("The worker was stopped before the response was complete.")
             await self._wait_for_jobs(self._worker.last_output_grace_seconds)
         while self._poll is not None and not self._poll.done():
-            # Repeatedly: Python 3.11's wait_for, in which the SDK polls, drops a cancellation that
-            # comes together with the poll's answer.
+            # Repeated, because the SDK polls in Python 3.11's wait_for, which loses a cancellation
+            # that arrives together with the poll's response.
             self._poll.cancel()
             await asyncio.sleep(CANCEL_RETRY_INTERVAL_SECONDS)
 
     async def _wait_for_jobs(self, timeout_seconds: float) -> None:
-        """Wait until no job is left, for the time given and at most until a further signal."""
+        """Wait until all jobs have ended, until the timeout, or until a second signal."""
         jobs_ended = asyncio.ensure_future(self._jobs_ended())
-        hurry = asyncio.ensure_future(self._hurry.wait())
+        second_signal = asyncio.ensure_future(self._second_signal.wait())
         await asyncio.wait(
-            (jobs_ended, hurry), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            (jobs_ended, second_signal),
+            timeout=timeout_seconds,
+            return_when=asyncio.FIRST_COMPLETED,
         )
-        for waiter in (jobs_ended, hurry):
+        for waiter in (jobs_ended, second_signal):
             waiter.cancel()
 
     async def _jobs_ended(self) -> None:
-        """Wait until no job runs, and none that was taken is still to start."""
+        """Wait until no job is running or about to start."""
         while True:
             while self._jobs.tasks:
                 await asyncio.wait(self._jobs.tasks)

@@ -1,8 +1,7 @@
-"""The jobs that the SDK has taken, from the poll that brings them to their last POST.
+"""The SDK's jobs, from their poll to their last POST.
 
-The SDK starts a job up to a tenth of a second after it has taken it; its request is sent to the
-engine before that. Stop signals come by a poll of their own, which may be answered before the one
-that brings the job.
+The SDK starts a job up to 0.1 s after its poll; the worker sends the job's request to the engine
+before that. Stop signals have a poll of their own, and can arrive before their job.
 """
 
 import asyncio
@@ -18,11 +17,11 @@ from handler.serve.worker import Output, PreparedJob, Worker
 
 log = logging.getLogger(__name__)
 
-EARLY_STOP_TTL_SECONDS = 5.0  # from a stop signal to the start of that job
+EARLY_STOP_TTL_SECONDS = 5.0  # from a stop signal to the start of its job
 
 
 class PrestartedJobs:
-    """Opened jobs by their id, until the SDK starts them; true where there is one."""
+    """Requests sent to the engine before the SDK starts their job."""
 
     def __init__(self) -> None:
         self._prepared: dict[str, PreparedJob] = {}
@@ -32,17 +31,17 @@ class PrestartedJobs:
         return bool(self._prepared)
 
     def start(self, name: str, prepare_job: Callable[[], PreparedJob]) -> None:
-        """Send a job's request, unless that is done or the job has been stopped."""
+        """Send a job's request, unless it was sent or stopped before."""
         if name not in self._prepared and not self._is_stopped(name):
             prepared = self._prepared[name] = prepare_job()
             prepared.call.begin()
 
     def take(self, name: str) -> PreparedJob | None:
-        """Return the job that the SDK starts now, None if it was not prestarted."""
+        """Remove and return a job that the SDK starts, or None if it was not prestarted."""
         return self._prepared.pop(name, None)
 
     def stop(self, names: Iterable[str]) -> None:
-        """Abort the requests of jobs that the SDK has not started, and remember the stop."""
+        """Abort the requests of jobs before their start, and store the stop signal."""
         now = time.monotonic()
         self._stopped_until = {n: until for n, until in self._stopped_until.items() if until > now}
         for name in names:
@@ -51,7 +50,7 @@ class PrestartedJobs:
                 prepared.call.close()
 
     def take_stop(self, name: str) -> bool:
-        """Whether a job that starts or ends now was stopped; the next job of that id was not."""
+        """Return whether a job was stopped, and remove the stored stop signal."""
         is_stopped = self._is_stopped(name)
         self._stopped_until.pop(name, None)
         return is_stopped
@@ -61,7 +60,7 @@ class PrestartedJobs:
 
 
 class QueueJobs:
-    """The SDK's jobs: `prestart` when they are taken, `handle` when they are started."""
+    """The SDK's jobs: `prestart` is called after their poll, `handle` at their start."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -72,25 +71,25 @@ class QueueJobs:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is not over, or is prestarted."""
+        """Whether a job is running or prestarted."""
         return bool(self.tasks or self._prestarted)
 
     def prestart(self, jobs: Iterable[Mapping[str, Any]]) -> None:
-        """Send the requests of jobs for which the SDK is going to call `handle`."""
+        """Send the requests of jobs before the SDK calls `handle`."""
         for job in jobs:
             data = job.get("input")
             if isinstance(data, dict) and data.get("batch") is not None:
                 continue
-            with contextlib.suppress(Exception):  # `handle` meets the same error, and answers it
+            with contextlib.suppress(Exception):  # `handle` raises the same error and reports it
                 prepare_job = functools.partial(self._worker.prepare, job)
                 self._prestarted.start(str(job.get("id", "")), prepare_job)
 
     def stop_early(self, names: Iterable[str]) -> None:
-        """Stop jobs that the SDK has not started; it stops the others itself."""
+        """Stop jobs before their start; the SDK stops running jobs itself."""
         self._prestarted.stop(name for name in names if name not in self._running)
 
     def cancelled_early(self, name: str) -> None:
-        """Forget a job that was cancelled before its first step."""
+        """Clean up after a job that was cancelled before its first step."""
         self._prestarted.take_stop(name)
         self._job_ended.set()
 
@@ -100,7 +99,7 @@ class QueueJobs:
         await self._job_ended.wait()
 
     async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
-        """Answer one job; the SDK calls this on its own loop, in the job's task."""
+        """Run one job; the SDK calls this on its own event loop, in the job's task."""
         name = str(job.get("id", ""))
         job_id.set(name)
         await self._start(name)
@@ -119,9 +118,9 @@ class QueueJobs:
         self.tasks.add(task)
         task.add_done_callback(self._ended)
         if self._prestarted.take_stop(name):
-            log.info("stopped before it started")
+            log.info("the job was stopped before its start")
             task.cancel()
-            await asyncio.sleep(0)  # where the cancellation is raised, as in a running job
+            await asyncio.sleep(0)  # raises the cancellation, as in a running job
         self._running.add(name)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

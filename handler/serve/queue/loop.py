@@ -1,7 +1,7 @@
 """The queue front end: the Runpod SDK takes jobs and calls the worker's generator.
 
-The SDK owns the main thread and its loop here. Added to it: jobs that reach the engine earlier
-(`jobs`), a drain on SIGTERM (`drain`), and an exit code when the engine dies.
+The SDK runs on the main thread with its own event loop. The worker adds an earlier start of jobs
+(`jobs`), a drain on SIGTERM (`drain`), and an exit code for the engine's death.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ class QueueFrontEnd:
     """Serves the platform's queue until SIGTERM, SIGINT or the engine's death.
 
     Args:
-        max_jobs: at once; constant, for the SDK can change it only when no job runs.
-        drain_timeout_seconds: how long running jobs get after SIGTERM.
-        on_first_poll: called when the platform is asked for the first job.
+        max_jobs: concurrent jobs; constant, because the SDK can change it only without jobs.
+        drain_timeout_seconds: the limit for running jobs after SIGTERM.
+        on_first_poll: called before the first poll for jobs.
         on_post: see `Delivery`.
     """
 
@@ -50,10 +50,10 @@ class QueueFrontEnd:
         return contextlib.nullcontext()  # the batch's own concurrency is the limit
 
     def serve(self, worker: Worker) -> None:
-        """Take jobs until the end.
+        """Run jobs until the shutdown.
 
         Raises:
-            EngineDied: the engine died; every job that ran has failed with an error.
+            EngineDied: the engine died; all running jobs have failed.
         """
         import runpod.serverless
 
@@ -79,8 +79,8 @@ class QueueFrontEnd:
             )
         )
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-        # The SDK reads its options from sys.argv, which holds none of the worker's.
-        with contextlib.suppress(asyncio.CancelledError):  # how `Drain` ends the SDK's loop
+        # The SDK parses sys.argv, which has no options of the worker in queue mode.
+        with contextlib.suppress(asyncio.CancelledError):  # `Drain` ends the SDK's loop this way
             runpod.serverless.start(
                 {
                     "handler": jobs.handle,
@@ -89,4 +89,4 @@ class QueueFrontEnd:
                 }
             )
         if worker.runtime.dead:
-            raise EngineDied("The engine died. The platform has to replace this worker.")
+            raise EngineDied("The engine died. The platform must replace this worker.")

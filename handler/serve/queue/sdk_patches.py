@@ -1,21 +1,21 @@
-"""The Runpod SDK's functions that the queue replaces, all of them. The SDK has no hooks for these.
+"""Replaced functions of the Runpod SDK, which has no hooks for these purposes.
 
 | replaced                            | why                                                        |
 | ----------------------------------- | ---------------------------------------------------------- |
-| `rp_scale.get_job`                  | takes a job while it polls in a drain; a full worker looks |
-|                                     | for a free slot once a second; a job in its own queue      |
+| `rp_scale.get_job`                  | takes jobs during a drain; a full worker checks for a free |
+|                                     | slot only once a second; a job in the SDK's own queue      |
 |                                     | counts twice                                               |
-| `rp_scale.get_stop_signals`         | drops a stop for a job that is taken and not started; a    |
-|                                     | poll on a closed connection is repeated for ever           |
-| `rp_scale.JobScaler.run_jobs`       | starts a job up to 0.1 s after it was taken                |
-| `rp_scale.AsyncClientSession`       | loses all jobs of a poll when one of them is nested deeper |
-|                                     | than Python's decoder goes                                 |
+| `rp_scale.get_stop_signals`         | loses the stop signal of a job that has not started; polls |
+|                                     | a closed connection for ever                               |
+| `rp_scale.JobScaler.run_jobs`       | starts a job up to 0.1 s after its poll                    |
+| `rp_scale.AsyncClientSession`       | loses all jobs of a poll if one is nested too deeply for   |
+|                                     | Python's JSON decoder                                      |
 | `rp_http._transmit`                 | loses a chunk when a connection breaks, see `delivery`     |
 
-Called without being public: `JobsProgress.get_job_count`, `rp_http.send_result`,
+Private names that are called: `JobsProgress.get_job_count`, `rp_http.send_result`,
 `JobScaler.{handle_job,is_alive,jobs_queue,jobs_tasks,job_progress}`.
 
-SDK 1.12.0. All but `_transmit` can go with SDK 2, whose dispatch is event-driven. Pinned by
+SDK 1.12.0. All except `_transmit` can go with SDK 2, which dispatches by events. Pinned by
 tests/contract/test_runpod.py.
 """
 
@@ -26,19 +26,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from handler.environ import log_level_of
 from handler.request.json_text import loads
+from handler.settings.environ import log_level_of
 
 POLL_INTERVAL_SECONDS = 0.1
 
-# The SDK reads these at its import. Its checks of GPU and disk take seconds and can create a CUDA
+# The SDK reads these at import. Its checks of GPU and disk take seconds, and can create a CUDA
 # context in this process.
 SDK_ENVIRONMENT = {
     "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
     "RUNPOD_SKIP_GPU_CHECK": "true",
 }
 LOG_LEVEL = "RUNPOD_LOG_LEVEL"
-# The SDK's default is DEBUG, which prints every chunk. The worker logs one line per job itself.
+# The SDK's default is DEBUG, which prints every chunk. The worker itself logs one line per job.
 SDK_LOG_LEVELS = {
     "DEBUG": "DEBUG",
     "INFO": "WARN",
@@ -49,10 +49,10 @@ SDK_LOG_LEVELS = {
 
 
 def sdk_environment(log_level: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that the SDK reads at its import.
+    """Return the variables that the SDK reads at import; RUNPOD_LOG_LEVEL overrides `log_level`.
 
     Raises:
-        InvalidSetting: RUNPOD_LOG_LEVEL, which wins over the worker's level, is none.
+        InvalidSetting: RUNPOD_LOG_LEVEL is invalid.
     """
     own = environ.get(LOG_LEVEL, "").upper()
     if own in ("", "NONE", "NULL"):
@@ -66,24 +66,24 @@ def sdk_environment(log_level: str, environ: Mapping[str, str]) -> dict[str, str
 
 
 def import_sdk() -> None:
-    """Import the SDK, which takes over a second: call it while the engine loads."""
+    """Import the SDK; it takes over a second, so call it while the engine loads."""
     root = logging.getLogger()
     handlers, root_level = root.handlers[:], root.level
     import runpod.serverless  # noqa: F401
 
-    root.handlers[:] = handlers  # the SDK's handler prints every library's INFO once more
+    root.handlers[:] = handlers  # the SDK's handler would repeat every library's log
     root.setLevel(root_level)
 
 
 @dataclass(frozen=True)
 class SdkHooks:
-    """What the replaced functions call.
+    """The worker's functions that the replaced functions call.
 
     Attributes:
-        free_slots: how many jobs to take, given how many the SDK has.
-        slot_freed: waits until that may have changed.
+        free_slots: returns the number of jobs to take, given the number of the SDK's jobs.
+        slot_freed: waits until a slot may be free.
         jobs_taken: called with the jobs of one poll.
-        jobs_stopped: called with the ids in one stop signal.
+        jobs_stopped: called with the job ids of one stop signal.
         job_cancelled: called with the id of a job that was cancelled before its first step.
         transmit: posts a result, see `Delivery.transmit`.
     """
@@ -108,15 +108,15 @@ def patch_sdk(hooks: SdkHooks) -> None:
         free = hooks.free_slots(in_progress.get_job_count())
         if free <= 0:
             await hooks.slot_freed()
-            return []  # and be called again, with all of the SDK's time for a poll
+            return []  # the SDK calls again, with its full timeout for the poll
         jobs = list(await sdk_get_job(session, free) or [])
         hooks.jobs_taken(jobs)
         return jobs
 
     async def get_stop_signals(session: Any) -> list[str]:
         if session.closed:
-            # The SDK's loop has ended, and the cancellation of this poll was lost: an error of the
-            # closed connection came first. Without another one the SDK would poll for ever.
+            # The SDK's loop has ended, but an error of the closed connection replaced this poll's
+            # cancellation. Without another cancellation the SDK would poll for ever.
             raise asyncio.CancelledError
         names: list[str] = await sdk_get_stop_signals(session)
         hooks.jobs_stopped(names)
@@ -134,7 +134,7 @@ def patch_sdk(hooks: SdkHooks) -> None:
 
 
 def _deep_response() -> type[Any]:
-    """Return aiohttp's response, with a decoder for jobs of any depth: the parser refuses them."""
+    """Return aiohttp's response class, but for JSON of any depth; the parser rejects deep jobs."""
     from aiohttp import ClientResponse
 
     class DeepResponse(ClientResponse):
@@ -145,13 +145,13 @@ def _deep_response() -> type[Any]:
 
 
 async def start_jobs(scaler: Any, session: Any, job_cancelled: Callable[[str], object]) -> None:
-    """Start each job when it arrives, in place of `JobScaler.run_jobs`.
+    """Start each job at once; replaces `JobScaler.run_jobs`.
 
     Args:
         scaler: the SDK's JobScaler.
         session: the SDK's aiohttp session.
-        job_cancelled: called with the id of a job that was cancelled before its first step, where
-            the SDK's own clean-up does not run.
+        job_cancelled: called with the id of a job that was cancelled before its first step; the
+            SDK's own clean-up does not run then.
     """
     tasks: set[asyncio.Task[None]] = set()
 
@@ -167,7 +167,7 @@ async def start_jobs(scaler: Any, session: Any, job_cancelled: Callable[[str], o
         try:
             job = await asyncio.wait_for(scaler.jobs_queue.get(), POLL_INTERVAL_SECONDS)
         except TimeoutError:
-            continue  # and look whether the worker is to end
+            continue  # checks is_alive again
         task = asyncio.create_task(scaler.handle_job(session, job))
         scaler.jobs_tasks[job["id"]] = task
         tasks.add(task)
@@ -176,10 +176,10 @@ async def start_jobs(scaler: Any, session: Any, job_cancelled: Callable[[str], o
 
 
 async def post_progress(job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
-    """Post a job's progress, and return when it has arrived.
+    """Post a job's progress and wait for the response.
 
-    The SDK's `progress_update` posts the same from a thread of its own, so the last progress could
-    arrive after the job's end; and the connections of `delivery` belong to this loop.
+    The SDK's `progress_update` posts from another thread. Its last POST could arrive after the end
+    of the job, and the connections of `delivery` belong to this event loop.
     """
     from runpod.http_client import AsyncClientSession
     from runpod.serverless.modules.rp_http import send_result

@@ -38,7 +38,7 @@ def test_a_python_without_the_packages_is_told_which_to_use():
     """One sentence instead of a traceback."""
     code, _, err = builder("plan", "org/m", options=("-S",))
     assert (code, err.count("\n")) == (4, 1)
-    assert "call it as .venv/bin/python -m builder plan, after `make run`" in err
+    assert "run .venv/bin/python -m builder plan; `make run` creates" in err
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "fetch"])

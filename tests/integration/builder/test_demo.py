@@ -1,5 +1,6 @@
 """The demo model's folder, tokenizer and chat template, and what its command reports."""
 
+import logging
 import subprocess
 import sys
 import zipfile
@@ -189,13 +190,13 @@ def test_a_chat_with_tools_renders_as_hermes(tokenizer, tools, expected):
     assert rendered == expected
 
 
-def test_a_finished_folder_is_kept(folder, capsys):
+def test_a_finished_folder_is_kept(folder, capsys, caplog):
+    caplog.set_level(logging.INFO)
     before = {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]}
     assert demo.main(["--variant", "awq", "--out", str(MODELS)]) == 0
     assert {path: path.stat().st_mtime_ns for path in [folder, *folder.iterdir()]} == before
-    out, err = capsys.readouterr()
-    assert out == f"{folder}\n"
-    assert err == f"demo: {folder} is finished, nothing to do\n"
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert caplog.messages == [f"{folder} is finished, nothing to do"]
 
 
 def test_a_wheel_with_another_checksum_is_refused(tmp_path, capsys):

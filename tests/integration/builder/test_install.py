@@ -37,12 +37,14 @@ def image(tmp_path):
     return python
 
 
-def add(python, tmp_path, lock, overrides="# none\n", least="", path=f"{UV.parent}:/usr/bin:/bin"):
+def add(
+    python, tmp_path, lock, overrides="# none\n", minimum="", path=f"{UV.parent}:/usr/bin:/bin"
+):
     """Run the command in the image's Python; return its code, output and errors."""
-    for name, text in (("lock", lock), ("overrides", overrides), ("least", least)):
+    for name, text in (("lock", lock), ("overrides", overrides), ("minimum", minimum)):
         (tmp_path / f"{name}.txt").write_text(text)
     command = [python, "-m", "builder.install", tmp_path / "lock.txt"]
-    command += ["--least", tmp_path / "least.txt", "--overrides", tmp_path / "overrides.txt"]
+    command += ["--minimum", tmp_path / "minimum.txt", "--overrides", tmp_path / "overrides.txt"]
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -78,7 +80,7 @@ def test_an_unmet_requirement_fails_the_build(tmp_path, image):
 
 
 def test_a_package_below_the_minimum_version_fails_the_build(tmp_path, image):
-    code, _, error = add(image, tmp_path, blocks("tomlkit"), least="tomli>=2.5\n")
+    code, _, error = add(image, tmp_path, blocks("tomlkit"), minimum="tomli>=2.5\n")
     assert (code, error.splitlines()[-1]) == (
         1,
         "The worker needs tomli>=2.5, the image has 2.4.1.",

@@ -199,7 +199,7 @@ def test_gpus_without_fp8_take_an_e5m2_cache_but_not_beside_fp8_weights(hub):
     _, out, _ = plan(hub, "org/fp8", "--kv-dtype", "fp8", "--gpu", "A100")
     rows = [line for line in out.splitlines() if "A100" in line]
     assert len(rows) == len(GPU_COUNTS)
-    assert all(row.endswith("no FP8: not for weights and KV cache both") for row in rows)
+    assert all(row.endswith("no FP8: weights and KV cache cannot both be FP8") for row in rows)
 
 
 def test_a_multimodal_model_is_not_sent_to_builder_quantize(hub):

@@ -5,8 +5,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from handler.environ import load_settings
 from handler.healthcheck import is_healthy
+from handler.settings.environ import load_settings
 
 QUEUE = {"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:9/job-take/$ID"}
 

@@ -51,7 +51,7 @@ class InstantBench(Bench):
     ],
 )
 def test_what_a_case_measures_makes_its_tables(monkeypatch, tmp_path, name, tables):
-    monkeypatch.setattr(speculation, "ask_metrics", lambda platform: "")
+    monkeypatch.setattr(speculation, "fetch_metrics", lambda platform: "")
     options = Namespace(rounds=1, starts=1, jobs=1280)
     case = CASES[name]
     measured = case.measure(InstantBench(DEVICES["gpu"], tmp_path, options, print))

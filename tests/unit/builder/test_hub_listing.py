@@ -8,7 +8,7 @@ import pytest
 from builder import hub_listing
 from builder.presets import PRESETS
 from handler.engine.flag_aliases import flag_rules
-from handler.environ import clean_environ, load_settings, setting_rules, setting_variables
+from handler.settings.environ import clean_environ, load_settings, setting_rules, setting_variables
 from tests.support.environment import ROOT
 
 

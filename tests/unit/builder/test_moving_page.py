@@ -14,9 +14,9 @@ from builder.moving_page import (
     update,
 )
 from handler.engine.flag_aliases import ALIAS_NAMES
-from handler.engine.removed_names import EVERYWHERE, REMOVED
-from handler.environ import setting_variables
-from handler.old_names import OLD_NAMES
+from handler.engine.removed_names import BOTH_ENGINES, REMOVED
+from handler.settings.environ import setting_variables
+from handler.settings.old_names import OLD_NAMES
 
 NAMES = {name for names in documented_names().values() for name in names}
 
@@ -59,7 +59,7 @@ def test_the_advice_names_settings_that_exist(engine):
     own = {name for names in setting_variables().values() for name in names} | ALIAS_NAMES
     advised = {
         name
-        for advice in (EVERYWHERE | REMOVED[engine]).values()
+        for advice in (BOTH_ENGINES | REMOVED[engine]).values()
         for name in re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", advice)
     }
     of_others = {"RUNPOD_INIT_TIMEOUT", "HF_XET_HIGH_PERFORMANCE"}

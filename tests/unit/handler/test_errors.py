@@ -10,9 +10,10 @@ from handler.errors import (
     InvalidInput,
     RequestTimedOut,
     UnknownRoute,
+    hide_secrets,
+    redact,
     render,
 )
-from handler.redaction import hide_secrets
 
 
 def error_of(error):
@@ -94,7 +95,7 @@ def test_an_unforeseen_error_says_nothing_of_its_inside(caplog):
     """The caller gets one sentence, the log gets the traceback."""
     text = render(KeyError("/srv/secret/place"))
     assert json.loads(text)["error"] == {
-        "message": "The worker failed on this request; its log has the cause.",
+        "message": "The worker failed on this request; see its log for the cause.",
         "type": "InternalServerError",
         "param": None,
         "code": 500,
@@ -108,3 +109,18 @@ def test_paths_and_secrets_are_taken_out_of_server_errors():
     refused = EngineError(500, {"message": "cannot open /opt/venv/lib/x.py with hf_abc"})
     assert error_of(refused)["message"] == "cannot open [path] with ***"
     assert error_of(InvalidInput("hf_abc on /v1/models"))["message"] == "*** on /v1/models"
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("X='http://me:word@host:9091/a'", "X='http://***@host:9091/a'"),
+        ("http://me:w@rd@host", "http://***@host"),
+        ("redis://:word@host/0 and s3://key@host", "redis://***@host/0 and s3://***@host"),
+        ("http://host/a@b, me@host", "http://host/a@b, me@host"),
+        ("http://host", "http://host"),
+    ],
+    ids=["quoted", "an @ in the password", "two", "no user", "no @"],
+)
+def test_the_user_and_password_of_a_url_are_hidden(text, redacted):
+    assert redact(text) == redacted

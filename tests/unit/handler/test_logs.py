@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from handler.logs import configure_logging, counted, job_id
+from handler.logs import configure_logging, job_id, pluralize
 
 
 @pytest.fixture
@@ -39,4 +39,18 @@ def test_text_lines_have_time_level_and_message_from_the_level_on(log, capsys):
 
 
 def test_one_thing_has_no_plural_s():
-    assert [counted(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+    assert [pluralize(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_log_lines_are_redacted(capsys, log_format):
+    logger = logging.getLogger("handler")
+    before = logger.handlers, logger.propagate, logger.level
+    try:
+        configure_logging("INFO", log_format)
+        logger.info("asking %s", "http://me:word@host")
+    finally:
+        logger.handlers, logger.propagate, logger.level = before
+    printed = capsys.readouterr().out
+    assert "asking http://***@host" in printed
+    assert "word" not in printed

@@ -22,7 +22,7 @@ def test_a_volume_that_is_not_there(api, builder):
     code, _, err = builder("deploy", *CHAT, "--volume", "vol-9")
     assert (code, err) == (
         5,
-        "deploy: Runpod does not know network volume vol-9, or RUNPOD_API_KEY does not reach it "
+        "deploy: Runpod cannot find network volume vol-9, or RUNPOD_API_KEY has no access to it "
         "(resource not found).\n",
     )
     assert api.changes() == []
@@ -37,7 +37,7 @@ CONSOLE = "in Runpod's console, under Settings and API Keys"
         pytest.param(
             Fault("POST", "/v2/serverless", 401, "invalid bearer token"),
             3,
-            "RUNPOD_API_KEY is not valid (invalid bearer token): make a key in Runpod's console, "
+            "RUNPOD_API_KEY is not valid (invalid bearer token): create a key in Runpod's console, "
             "under Settings and API Keys, and export it.",
             id="401",
         ),
@@ -58,7 +58,7 @@ CONSOLE = "in Runpod's console, under Settings and API Keys"
         pytest.param(
             Fault("POST", "/v2/serverless", 403, "access denied"),
             3,
-            "RUNPOD_API_KEY may not reach endpoint chat (access denied): give the key read and "
+            "RUNPOD_API_KEY has no access to endpoint chat (access denied): give the key read and "
             f"write access {CONSOLE}.",
             id="403",
         ),
@@ -115,13 +115,13 @@ def test_a_wrong_key_a_missing_key_and_a_key_of_two_words(builder):
     assert builder("status", "chat", RUNPOD_API_KEY="rpa_wrong") == (
         3,
         "",
-        "status: RUNPOD_API_KEY is not valid (invalid bearer token): make a key in Runpod's "
+        "status: RUNPOD_API_KEY is not valid (invalid bearer token): create a key in Runpod's "
         "console, under Settings and API Keys, and export it.\n",
     )
     assert builder("status", "chat", RUNPOD_API_KEY=" ") == (
         3,
         "",
-        "status: RUNPOD_API_KEY is not set: make a key in Runpod's console, under Settings and "
+        "status: RUNPOD_API_KEY is not set: create a key in Runpod's console, under Settings and "
         "API Keys, and export it.\n",
     )
     assert builder("status", "chat", RUNPOD_API_KEY="two words") == (
@@ -142,7 +142,7 @@ def test_an_address_where_nobody_is_and_one_that_is_not_safe(builder):
         assert builder("status", "chat", RUNPOD_API_URL=address) == (
             2,
             "",
-            f"status: RUNPOD_API_URL='{address}' must be an https URL: the key goes there.\n",
+            f"status: RUNPOD_API_URL='{address}' must be an https URL: the key is sent there.\n",
         )
 
 

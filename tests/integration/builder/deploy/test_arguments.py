@@ -143,7 +143,7 @@ def test_a_reference_to_a_secret_of_the_account_is_shown_and_stays(reference, ap
         ),
         pytest.param(
             ["small-awq", "--image", "i", "-e", f"HF_TOKEN={TOKEN}"],
-            "--env HF_TOKEN=… shows a secret to whoever lists processes: export HF_TOKEN and give "
+            "--env HF_TOKEN=… exposes a secret in the list of processes: export HF_TOKEN and give "
             "--env HF_TOKEN, or --env 'HF_TOKEN={{ RUNPOD_SECRET_name }}'.",
             id="secret-in-arguments",
         ),

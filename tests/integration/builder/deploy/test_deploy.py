@@ -195,7 +195,7 @@ def test_a_dry_run_asks_nobody_to_change(api, builder):
 def test_a_dry_run_without_a_key_shows_the_plan_of_a_new_endpoint(api, builder):
     assert builder("deploy", *CHAT, "--dry-run", RUNPOD_API_KEY="") == (
         0,
-        "RUNPOD_API_KEY is not set: nothing was compared, and this is a new endpoint's plan\n"
+        "RUNPOD_API_KEY is not set: this is the plan for a new endpoint\n"
         + NEW
         + "nothing was changed (--dry-run)\n",
         "",

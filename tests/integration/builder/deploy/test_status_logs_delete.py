@@ -61,7 +61,7 @@ workers   no worker (min 0, max 3)
     assert builder("status", "talk") == (
         5,
         "",
-        "status: There is no endpoint named talk: python -m builder deploy makes one.\n",
+        "status: There is no endpoint named talk: python -m builder deploy creates one.\n",
     )
 
 
@@ -87,7 +87,7 @@ def test_logs_of_workers_of_which_one_has_just_ended(api, builder):
     api.logs = {"w-2": LINES[:1]}
     assert builder("logs", "chat") == (
         0,
-        "w-1 has just ended, and its logs with it\nw-2  2026-06-01T12:00:00Z  line 0\n",
+        "w-1 has just ended, so its logs are gone\nw-2  2026-06-01T12:00:00Z  line 0\n",
         "",
     )
 
@@ -158,7 +158,7 @@ def test_logs_of_a_worker_that_is_not_there_and_of_an_endpoint_without(api, buil
     assert builder("logs", "chat", "--worker", "w-9") == (
         5,
         "",
-        "logs: Runpod does not know worker w-9, or RUNPOD_API_KEY does not reach it (resource not "
+        "logs: Runpod cannot find worker w-9, or RUNPOD_API_KEY has no access to it (resource not "
         "found).\n",
     )
 
@@ -225,8 +225,8 @@ def test_delete_asks_nobody_where_there_is_no_terminal(api, builder, monkeypatch
         code, _, err = builder("delete", "chat")
     assert (code, err) == (
         10,
-        "delete: Nobody can be asked whether to delete endpoint chat (ep-4) and template chat "
-        "(tpl-3): give --yes.\n",
+        "delete: Deleting endpoint chat (ep-4) and template chat (tpl-3) needs a confirmation, and "
+        "stdin is not a terminal: give --yes.\n",
     )
     assert len(api.endpoints) == 1
 

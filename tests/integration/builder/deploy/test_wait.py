@@ -23,7 +23,7 @@ from tests.support.runpod_api import Fault
         pytest.param(
             [{}],
             ["--volume", "vol-1"],
-            "After 1 s no worker was placed: there is no capacity in ADA_24 in the data centre of "
+            "After 1 s no worker got a GPU: there is no capacity in ADA_24 in the data centre of "
             "its network volume; add pools (--gpu A,B), or try again later.",
             id="never-placed",
         ),
@@ -79,14 +79,14 @@ def test_an_endpoint_that_is_not_at_its_address_yet(api, builder):
 def test_an_endpoint_that_may_have_no_worker_is_not_waited_for(builder):
     code, out, _ = builder("deploy", *CHAT, "--max", "0")
     assert code == 0
-    assert "(ep-4)\nworkers.max is 0: no worker will start, and nothing is waited for\n" in out
+    assert "(ep-4)\nworkers.max is 0: no worker will start, so no test request is sent\n" in out
 
 
 def test_a_load_balancer_whose_workers_want_a_key_of_their_own(api, builder):
     keyed = (*CHAT, "--type", "lb", "-e", "API_KEY={{ RUNPOD_SECRET_mine }}")
     code, out, _ = builder("deploy", *keyed)
     assert code == 0
-    told = "the workers want API_KEY beside Runpod's key: nothing is waited for or sent\n"
+    told = "the workers require API_KEY beside Runpod's key: no test request is sent\n"
     assert f"(ep-4)\n{told}\nAPI/balancer/ep-4/v1\n" in out
 
 
@@ -117,7 +117,7 @@ def test_a_model_that_reasons_or_embeds(api, builder):
     api.answer = lambda: (200, {"choices": [{"message": message}]})
     assert "answers\nThe user asks\n\nAPI/" in builder("deploy", *CHAT)[1]
     assert (
-        "answers\nthe model embeds and writes no text: no test request was sent\n\nAPI/"
+        "answers\nthe model returns embeddings, not text: no test request is sent\n\nAPI/"
         in builder("deploy", *CHAT, "-e", "RUNNER=pooling")[1]
     )
 
@@ -136,7 +136,7 @@ def test_a_signal_while_waiting_says_what_is_there_and_how_to_go_on(number, api,
     thread.join()
     assert (code, err) == (
         1,
-        "deploy: interrupted; created template chat (tpl-3) and created endpoint chat (ep-4): the "
-        "same command goes on from here, python -m builder delete chat removes it.\n",
+        "deploy: interrupted; created template chat (tpl-3) and created endpoint chat (ep-4): "
+        "repeat the command to continue, or run python -m builder delete chat to remove it.\n",
     )
     assert api.cancelled == ["/cancel/job-1"]

@@ -54,7 +54,7 @@ def test_the_two_characters_of_a_pasted_line_break_are_one(caplog):
     pasted = TEMPLATE.replace("\n", "\\n")
     assert read_chat_template("CUSTOM_CHAT_TEMPLATE", pasted) == TEMPLATE
     assert [record.message for record in caplog.records] == [
-        "CUSTOM_CHAT_TEMPLATE: its \\n are read as line breaks"
+        "CUSTOM_CHAT_TEMPLATE: each \\n is read as a line break"
     ]
 
 

@@ -178,7 +178,7 @@ def test_the_engine_looks_where_the_files_are(tmp_path, hub, own, repository):
     """Also for what the worker does not know that the engine wants."""
     code = (
         "import os, time\n"
-        "from handler.environ import load_settings\n"
+        "from handler.settings.environ import load_settings\n"
         "from handler.startup.timings import StartupTimings\n"
         "from handler.worker_process import WorkerProcess\n"
         "timings = StartupTimings(time.time())\n"

@@ -123,8 +123,8 @@ def test_what_is_no_address_of_media(body):
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("A" * 100 + "=", r"Media bytes must be a data URI: data:image/png;base64,…\."),
-        ("/" * 64 + "etc/passwd", r"Media bytes must be a data URI"),
+        ("A" * 100 + "=", r"Base64 media must be a data URI: data:image/png;base64,…\."),
+        ("/" * 64 + "etc/passwd", r"Base64 media must be a data URI"),
         ("/etc/passwd", r"'/etc/passwd' must be an http or https URL\."),
         (" DATA:image/png;base64,AAAA", "must be an http or https URL"),
     ],
@@ -154,7 +154,7 @@ def test_plain_base64_in_sglangs_own_input_is_marked_as_such():
 def test_too_many_are_refused():
     """Before the first is fetched."""
     body = {"image_data": [{"url": f"https://a.example/{n}"} for n in range(MAX_URLS + 1)]}
-    with pytest.raises(InvalidInput, match="A request may name at most 64 media URLs, got 65"):
+    with pytest.raises(InvalidInput, match="A request may have at most 64 media URLs, got 65"):
         find_media(body, ())
 
 

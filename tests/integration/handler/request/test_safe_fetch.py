@@ -216,7 +216,7 @@ def test_who_does_not_answer_and_who_is_not_known(here_is_public):
         port = closed.getsockname()[1]
         with pytest.raises(InvalidInput, match=f"127.0.0.1:{port} cannot be reached"):
             get(f"http://127.0.0.1:{port}/x")
-    with pytest.raises(InvalidInput, match=r"the name 'no\.such\.invalid' cannot be resolved"):
+    with pytest.raises(InvalidInput, match=r"the host name 'no\.such\.invalid' cannot be resolved"):
         get("http://no.such.invalid/x")
 
 

@@ -184,17 +184,17 @@ BROKEN = [
     ([], "invalid_line", "Line 2 is not a JSON object."),
     (
         line("x") | {"custom_id": None},
-        *("missing_custom_id", "Line 2 has no custom_id, which must be a string."),
+        *("missing_custom_id", "Line 2 needs a custom_id, which must be a string."),
     ),
-    (line(7), "missing_custom_id", "Line 2 has no custom_id, which must be a string."),
+    (line(7), "missing_custom_id", "Line 2 needs a custom_id, which must be a string."),
     (
         line("\ud800"),
-        *("missing_custom_id", "Line 2 has half a surrogate pair in its custom_id."),
+        *("missing_custom_id", "Line 2 has a lone surrogate in its custom_id."),
     ),
     (line("first"), "duplicate_custom_id", "Line 2 has the custom_id of line 1."),
     (
         line("x", method="GET"),
-        *("invalid_method", "Line 2 has method 'GET'; it must be 'POST'."),
+        *("invalid_method", "Line 2 has the method 'GET'; it must be 'POST'."),
     ),
     (
         line("x", url="/v1/load_lora_adapter"),
@@ -208,14 +208,14 @@ BROKEN = [
     ),
     (
         line("x", url="/v1/models"),
-        *("invalid_url", "Line 2 has url '/v1/models', which is a GET route."),
+        *("invalid_url", "Line 2 has the url '/v1/models', which is a GET route."),
     ),
-    (line("x", url=1), "invalid_url", "Line 2 has url 1; it must be a string."),
-    (line("x", body=None), "invalid_body", "Line 2 has no body, which must be an object."),
+    (line("x", url=1), "invalid_url", "Line 2 has the url 1; it must be a string."),
+    (line("x", body=None), "invalid_body", "Line 2 needs a body, which must be a JSON object."),
     (
         line("x", body={"prompt": "a", "stream": True}),
         "invalid_body",
-        "Line 2 has stream in its body; a batch line cannot stream.",
+        "Line 2 has stream in its body; a batch line cannot be streamed.",
     ),
 ]
 
@@ -289,18 +289,18 @@ def test_no_more_lines_are_sent_at_once(worker, engine, requested, lines):
 @pytest.mark.parametrize(
     ("batch", "message", "param"),
     [
-        ([], 'batch must be an object such as {"requests": […]}.', "batch"),
+        ([], 'batch must be a JSON object such as {"requests": […]}.', "batch"),
         ({}, "batch needs requests or url.", "batch"),
         (
             {"requests": [1], "url": "http://a"},
-            "batch takes requests or url, not both.",
+            "batch needs requests or url, not both.",
             "batch",
         ),
         ({"requests": []}, "requests must be a list of at least one line.", "requests"),
         ({"requests": {}}, "requests must be a list of at least one line.", "requests"),
         (
             {"requests": [1] * 50_001},
-            "50001 requests are too many: a batch has at most 50000.",
+            "requests has 50001 lines; the limit is 50000.",
             "requests",
         ),
         ({"url": 1}, "url must be an http or https URL.", "url"),
@@ -311,7 +311,7 @@ def test_no_more_lines_are_sent_at_once(worker, engine, requested, lines):
         ),
         (
             {"requests": [1], "output": "http://a"},
-            "batch has no field 'output'; it has requests, url, output_url, resume_url, "
+            "batch has no field 'output'; its fields are requests, url, output_url, resume_url, "
             "concurrency.",
             "output",
         ),
@@ -608,11 +608,11 @@ def test_a_worker_that_is_stopped_fails_the_job(worker, runtime, engine):
         job = {"id": "j", "input": {"batch": {"requests": [line(n, "wait") for n in "abcdef"]}}}
         running = asyncio.create_task(anext(worker.handle(job)))
         await until(lambda: engine.running_requests == 4)
-        runtime.fail_requests("The worker was stopped before the answer was complete.")
+        runtime.fail_requests("The worker was stopped before the response was complete.")
         return await running
 
     failed = asyncio.run(answer())
-    assert error(failed)["message"] == "The worker was stopped before the answer was complete."
+    assert error(failed)["message"] == "The worker was stopped before the response was complete."
     assert len(engine.prompts) == 4
 
 

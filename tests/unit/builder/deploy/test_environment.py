@@ -27,7 +27,7 @@ def test_a_url_with_a_password_is_a_secret():
 
 
 def test_a_secret_in_the_arguments_is_refused():
-    with pytest.raises(InvalidArgument, match="--env PROMETHEUS_PUSHGATEWAY=… shows a secret"):
+    with pytest.raises(InvalidArgument, match="--env PROMETHEUS_PUSHGATEWAY=… exposes a secret"):
         environment(["PROMETHEUS_PUSHGATEWAY=https://user:password@push.example"])
 
 

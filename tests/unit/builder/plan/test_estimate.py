@@ -75,7 +75,7 @@ def test_some_attention_needs_fp8_arithmetic_for_an_fp8_cache(config):
     assert estimate(config, workload=workload).obstacle is None
     assert (
         estimate(config, workload=workload, pool=older).obstacle
-        == "no FP8: not for the KV cache of this attention"
+        == "no FP8: no FP8 KV cache with this attention"
     )
 
 

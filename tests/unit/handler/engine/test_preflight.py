@@ -8,7 +8,7 @@ from handler.engine.preflight import (
     MemoryDemand,
     check_load_format,
     check_memory,
-    fit_adapters,
+    enable_lora,
     gpu_memory_bytes,
 )
 from handler.errors import EngineStartFailed, InvalidSetting
@@ -62,7 +62,7 @@ def test_adapters_are_served_beside_a_forms_defaults(caplog, args, rank, fitted,
     """A form sends 16 and false where nobody chose them."""
     enabled, max_rank = args
     parsed = SimpleNamespace(enable_lora=enabled, max_lora_rank=max_rank)
-    fit_adapters(parsed, rank)
+    enable_lora(parsed, rank)
     assert (parsed.enable_lora, parsed.max_lora_rank) == fitted
     assert [record.message for record in caplog.records] == messages
 

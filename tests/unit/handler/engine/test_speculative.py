@@ -112,6 +112,6 @@ def test_speculative_config_wins_over_the_method():
         "SPECULATIVE_NUM_STEPS": "3",
     }
     with pytest.raises(
-        InvalidSetting, match=r"^SPECULATIVE_CONFIG: 'method' is vLLM's\. SGLang's are"
+        InvalidSetting, match=r"^SPECULATIVE_CONFIG: 'method' is a field of vLLM\. SGLang has"
     ):
         sglang_flags("none", None, None, vllm)

@@ -15,7 +15,7 @@ from handler.metrics.bottleneck import (
 from handler.metrics.engine_stats import EngineStats, StatsWindow
 
 PREEMPTED = (
-    "The KV cache is too small for the batch, and preempted requests are computed again: lower "
+    "The KV cache is too small for the batch; preempted requests are computed again: lower "
     "MAX_NUM_SEQS or MAX_MODEL_LEN, set KV_CACHE_DTYPE=fp8, or use a larger GPU."
 )
 CACHE_FULL = (
@@ -27,10 +27,10 @@ QUEUE = (
     "MAX_NUM_SEQS, or add workers."
 )
 COMPUTE = (
-    "The GPU sets the pace: use a faster GPU, a quantized model or, for few streams, "
+    "The GPU is the limit: use a faster GPU, a quantized model or, for few streams, "
     "SPECULATIVE_METHOD."
 )
-NOTHING = "Nothing runs and nothing waits."
+NOTHING = "No request runs or waits."
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_whether_speculation_pays(accepted, pays):
 def test_what_is_said_of_speculation_that_does_not_pay():
     """How to end it."""
     assert SPECULATION_COSTS == (
-        "Speculation does not pay, with fewer than 0.5 accepted tokens a step: turn it off "
-        "(SPECULATIVE_METHOD=none) or change the draft."
+        "Drafting costs more than it saves, with under 0.5 accepted tokens a step: turn it off "
+        "(SPECULATIVE_METHOD=none) or use another draft model."
     )
 
 

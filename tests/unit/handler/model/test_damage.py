@@ -34,7 +34,7 @@ SENTENCEPIECE = b"\n\x05\n\x03abc" * 20 + b"\x12\x02\x08\x01"
         ("merges.txt", POINTER, IS_POINTER),
         ("model.safetensors", WHOLE, None),
         ("model.safetensors", WHOLE[:-1], "was cut short: it has 74 of 75 bytes"),
-        ("model.safetensors", WHOLE + b"x", "has 76 bytes, and its header is of 75"),
+        ("model.safetensors", WHOLE + b"x", "has 76 bytes, but its header describes 75"),
         (
             "model.safetensors",
             WHOLE[:20],
@@ -153,5 +153,5 @@ def test_a_link_whose_file_is_gone_is_named(tmp_path):
     with pytest.raises(ModelUnavailable) as caught:
         check_files(tmp_path, "m", "model")
     assert str(caught.value) == (
-        f"m in {tmp_path}: model.safetensors is a link to ../../blobs/1, which is not there."
+        f"m in {tmp_path}: model.safetensors is a link to ../../blobs/1, which does not exist."
     )

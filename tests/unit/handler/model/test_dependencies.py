@@ -6,7 +6,7 @@ import pytest
 
 from handler.errors import ModelUnavailable
 from handler.model.dependencies import (
-    FETCHED,
+    FETCHED_CACHE,
     Dependency,
     dependencies,
     find_dependencies,
@@ -85,7 +85,7 @@ def test_code_is_found_in_the_fetched_folder_before_the_volume(tmp_path, sources
     )
     [found] = find_dependencies(model, sources)
     assert found.path == on_volume
-    fetched = cached_snapshot(model.path / FETCHED, "models--Org--Code", "main", x__py="pass")
+    fetched = cached_snapshot(model.path / FETCHED_CACHE, "models--Org--Code", "main", x__py="pass")
     [found] = find_dependencies(model, sources)
     assert found.path == fetched
 

@@ -124,7 +124,7 @@ def test_a_snapshot_whose_blobs_are_gone_is_not_taken(tmp_path, caplog, name):
     assert find_snapshot(tmp_path, HubReference("org/name")) == snapshot
     (snapshot / name).symlink_to("gone")
     assert find_snapshot(tmp_path, HubReference("org/name")) is None
-    assert caplog.messages == [f"{snapshot}: the file of the link {name} is gone"]
+    assert caplog.messages == [f"{snapshot}: the target of the link {name} is missing"]
 
 
 def test_a_ref_that_is_not_text_is_ignored(tmp_path):

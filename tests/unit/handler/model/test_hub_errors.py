@@ -179,4 +179,4 @@ def test_a_hub_that_is_silent_is_not_one_that_cannot_be_reached(wrap):
         hub_errors_explained(HubReference("org/m")),
     ):
         raise wrap(httpx.ReadTimeout(""))
-    assert str(caught.value).endswith(" was connected and sent no data.")
+    assert str(caught.value).endswith(" accepted the connection and sent no data.")

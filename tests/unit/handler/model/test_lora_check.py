@@ -52,7 +52,7 @@ def adapter(folder, tensors=(), **config):
             "init_lora_weights='pissa_niter_16' also changed the base model: convert it to plain "
             "LoRA with PEFT's path_initial_model_for_weight_conversion",
         ),
-        ({"peft_type": "LOHA"}, "it is LOHA, and the engines take LORA"),
+        ({"peft_type": "LOHA"}, "it is LOHA, and the engines support only LORA"),
     ],
     ids=["DoRA", "LoRA bias", "bias", "modules to save", "PiSSA", "LoHa"],
 )
@@ -86,11 +86,11 @@ def test_other_adapters_pass(tmp_path, config):
         ),
         (
             {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": [8, 64]},
-            "no module of the model is called as in the adapter, such as h.0.attn.c_attn",
+            "the model has none of the adapter's modules, such as h.0.attn.c_attn",
         ),
         (
             {f"{PREFIX}layers.0.self_attn.q_proj.lora_A.weight": [8, 4096]},
-            "its hidden size is 4096, and the model's 64",
+            "its hidden size is 4096, and the model's is 64",
         ),
     ],
     ids=["layers", "names", "hidden size"],
@@ -122,8 +122,8 @@ Q_PROJ = f"{PREFIX}layers.0.self_attn.q_proj"
         ),
         (
             {f"{Q_PROJ}.lora_A.weight": [8, 64], f"{PREFIX}embed_tokens.weight": [70, 64]},
-            f"the engines take LoRA alone, and adapter_model.safetensors has {PREFIX}embed_tokens."
-            "weight besides",
+            "the engines support only LoRA tensors, and adapter_model.safetensors also has "
+            f"{PREFIX}embed_tokens.weight",
         ),
     ],
     ids=["whole weights", "empty", "resized embeddings"],

@@ -31,15 +31,15 @@ from handler.model.reference import HubReference
     ],
 )
 def test_a_copied_url_of_the_hub_names_a_repository(text, name, revision):
-    found = HubReference(text).from_page()
+    found = HubReference(text).resolve_url()
     assert (found.name, found.revision) == (name, revision)
 
 
 def test_a_url_may_name_the_revision_in_the_settings():
     url = "https://huggingface.co/org/name/tree/v1"
-    assert HubReference(url, "v1").from_page() == HubReference("org/name", "v1")
+    assert HubReference(url, "v1").resolve_url() == HubReference("org/name", "v1")
     with pytest.raises(InvalidSetting) as caught:
-        HubReference(url, "v2").from_page()
+        HubReference(url, "v2").resolve_url()
     assert str(caught.value) == ("MODEL_NAME names the revision 'v1', and MODEL_REVISION is 'v2'.")
 
 

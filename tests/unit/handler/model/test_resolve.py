@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from handler.environ import load_settings
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.resolve import resolve_model
 from handler.model.sources import VOLUME_CACHE, ModelSources
+from handler.settings.environ import load_settings
 from tests.support.header_checkpoints import safetensors_header
 from tests.support.hub import COMMIT
 from tests.support.model_folders import baked_folder, cached_snapshot, model_folder

@@ -119,7 +119,7 @@ def test_a_path_is_never_looked_up_on_the_hub(sources, name):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("model.gguf", " is a file, and must be the folder of the model"),
+        ("model.gguf", " is a file, but must be the folder of the model"),
         ("empty", " looks like a local folder, but has no config.json"),
         ("gguf", ": the folder has only GGUF weights: choose one with safetensors"),
         (

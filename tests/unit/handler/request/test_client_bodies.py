@@ -95,16 +95,17 @@ def test_each_way_in_does_the_same(engine, parse):
 @pytest.mark.parametrize(
     ("path", "field", "value", "instead"),
     [
-        (CHAT, "functions", [{"name": "f"}], "give tools and tool_choice"),
-        (CHAT, "web_search_options", {}, "leave it out"),
-        (CHAT, "modalities", ["text", "audio"], "leave it out"),
-        (CHAT, "sampling_params", {"top_k": 1}, "it belongs to the native input"),
-        (COMPLETIONS, "best_of", 4, "give n"),
-        (COMPLETIONS, "grammar", "root ::= 'a'", "give guided_grammar"),
-        (MESSAGES, "mcp_servers", [{"type": "url"}], "leave it out"),
+        (CHAT, "functions", [{"name": "f"}], "use tools and tool_choice"),
+        (CHAT, "web_search_options", {}, "remove it"),
+        (CHAT, "modalities", ["text", "audio"], "remove it"),
+        (CHAT, "sampling_params", {"top_k": 1}, "it is for the native input only"),
+        (COMPLETIONS, "best_of", 4, "use n"),
+        (COMPLETIONS, "grammar", "root ::= 'a'", "use guided_grammar"),
+        (MESSAGES, "mcp_servers", [{"type": "url"}], "remove it"),
     ],
 )
 def test_what_would_change_the_answer_is_refused(engine, path, field, value, instead):
     """Neither engine does it, and both would answer as if it were not there."""
-    with pytest.raises(InvalidInput, match=f"^The engine cannot do {field} on {path}: {instead}"):
+    error = f"^The engine does not support {field} on {path}: {instead}"
+    with pytest.raises(InvalidInput, match=error):
         sent(engine, path, {field: value})

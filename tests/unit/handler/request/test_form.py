@@ -109,20 +109,20 @@ def test_a_json_body_over_http_is_a_jobs():
     [
         (
             {"audio_url": "https://a.example/x.wav"},
-            f"{ROUTE} has no field 'audio_url': the audio goes into file.",
+            f"{ROUTE} has no field 'audio_url': put the audio into file.",
             "audio_url",
         ),
         (
             {"file": BASE64, "image": [{"url": "x"}]},
-            f"{ROUTE} has no field 'image': the audio goes into file.",
+            f"{ROUTE} has no field 'image': put the audio into file.",
             "image",
         ),
         (
             {"language": "en"},
-            "file must be the audio file in base64, or its URL.",
+            "file must be base64 audio or the URL of an audio file.",
             "file",
         ),
-        ({"file": ["x"]}, "file must be the audio file in base64, or its URL.", "file"),
+        ({"file": ["x"]}, "file must be base64 audio or the URL of an audio file.", "file"),
         (
             {"file": "file:///etc/passwd"},
             "'file:///etc/passwd' must be an http or https URL.",
@@ -144,11 +144,11 @@ PART = b'--x\r\ncontent-disposition: form-data; name="a"\r\n\r\n1\r\n'
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "The body is not a form: its end is missing."),
-        (PART, "The body is not a form: its end is missing."),
+        (b"", "The body is not a form: its closing boundary is missing."),
+        (PART, "The body is not a form: its closing boundary is missing."),
         (b"RIFF", "The body is not a form: "),
-        (PART + PART + b"--x--\r\n", "The form has a more than once."),
-        (b"--x\r\na: b\r\n\r\n1\r\n--x--\r\n", "A part of the form has no name."),
+        (PART + PART + b"--x--\r\n", "The form has the field a more than once."),
+        (b"--x\r\na: b\r\n\r\n1\r\n--x--\r\n", "A part of the form has no field name."),
         (PART.replace(b"1", b"\xff") + b"--x--\r\n", "The body is not a form: 'utf-8' codec"),
         (PART.replace(b'"a"', b'"a[]"') * 101 + b"--x--\r\n", "A form may have at most 100 fields"),
     ],
@@ -166,7 +166,7 @@ def test_a_form_needs_its_boundary():
 
 
 def test_a_second_file_is_refused():
-    with pytest.raises(InvalidInput, match="may have one file, in its field file"):
+    with pytest.raises(InvalidInput, match="may have one file only, in the field file"):
         of_http({}, {"file": FILE, "other": FILE})
 
 
@@ -174,5 +174,5 @@ def test_a_route_that_takes_no_form_says_so():
     """415, and not that the form is no JSON."""
     with pytest.raises(UnsupportedBody) as caught:
         of_http({"prompt": "Hi"}, {"file": FILE}, "/v1/completions")
-    assert str(caught.value) == "/v1/completions takes a JSON object, not a form."
+    assert str(caught.value) == "/v1/completions needs a JSON object, not a form."
     assert caught.value.status == 415

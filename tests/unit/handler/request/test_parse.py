@@ -169,9 +169,7 @@ def test_a_native_prompt_may_fill_the_context(caplog):
     for data in ({"prompt": "Hi"}, {"text": "Hi", "max_tokens": None}):
         request = parser.parse_job({"id": "j1", "input": data}).request
         assert json.loads(request.body)["max_tokens"] == 4096
-    assert caplog.messages == [
-        "a prompt without max_tokens may go on to the end of the context of 4096 tokens"
-    ]
+    assert caplog.messages == ["a prompt without max_tokens may fill the context of 4096 tokens"]
 
 
 @pytest.mark.parametrize(
@@ -218,10 +216,12 @@ def test_an_adapter_is_refused_where_it_would_be_ignored():
     with pytest.raises(InvalidInput) as caught:
         reader.parse_job({"id": "j1", "input": wrong})
     assert str(caught.value) == (
-        "/v1/responses takes no LoRA adapter with this engine; /v1/completions do."
+        "This engine has LoRA adapters on /v1/completions, not on /v1/responses."
     )
     asked = reader.parse_job({"id": "j1", "input": {"route": "models/adapter"}}).request
-    assert asked.take_part({"data": [{"id": "served"}, {"id": "adapter"}]}) == {"id": "adapter"}
+    assert asked.transform_response({"data": [{"id": "served"}, {"id": "adapter"}]}) == {
+        "id": "adapter"
+    }
     right = {"route": "completions", "body": {"prompt": "Hi", "model": "adapter"}}
     assert b"adapter" in reader.parse_job({"id": "j1", "input": right}).request.body
 
@@ -234,7 +234,7 @@ def test_one_model_of_the_list_by_each_of_its_names(name, card):
     """Its own entry if it has one; an engine may list the first name only."""
     reader = RequestParser(("big",), "org/repository", FIELDS, aliases=("small", "tiny"))
     request = reader.parse_job({"id": "j1", "input": {"openai_route": f"models/{name}"}}).request
-    assert request.take_part({"data": [{"id": "big"}, {"id": "small"}]}) == {"id": card}
+    assert request.transform_response({"data": [{"id": "big"}, {"id": "small"}]}) == {"id": card}
 
 
 def test_another_model_is_refused():
@@ -290,12 +290,12 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"route": "models", "temperature": 1},
-            "'temperature' is not allowed beside route; give route, body, method.",
+            "'temperature' is not allowed beside route, body and method.",
             "temperature",
         ),
         (
             {"prompt": "a", "messages": MESSAGES},
-            "Give prompt or messages, not both.",
+            "Send prompt or messages, not both.",
             "prompt",
         ),
         (
@@ -311,14 +311,14 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"prompt": "a", "use_openai_format": False},
-            "The output always has the OpenAI format: leave use_openai_format out.",
+            "The output always has the OpenAI format: remove use_openai_format.",
             "use_openai_format",
         ),
-        ({"text": "a", "prompt": "b"}, "Give prompt or text, not both.", "prompt"),
-        ({"text": "a", "messages": MESSAGES}, "Give text or messages, not both.", "text"),
+        ({"text": "a", "prompt": "b"}, "Send prompt or text, not both.", "prompt"),
+        ({"text": "a", "messages": MESSAGES}, "Send text or messages, not both.", "text"),
         (
             {"openai_route": "/v1/completions", "openai_input": {"prompt": "a"}, "temperature": 1},
-            "'temperature' belongs into openai_input, not beside it.",
+            "'temperature' must be inside openai_input, not beside it.",
             "temperature",
         ),
         (
@@ -340,7 +340,7 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"prompt": "a", "max_new_tokens": 1, "max_tokens": 2},
-            "max_new_tokens and max_tokens contradict each other: give max_tokens.",
+            "max_new_tokens and max_tokens have different values: send max_tokens only.",
             "max_new_tokens",
         ),
         (
@@ -350,7 +350,7 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"messages": MESSAGES, "apply_chat_template": False},
-            "messages always go through the chat template; give prompt to go without it.",
+            "messages always use the chat template: send prompt to skip it.",
             "apply_chat_template",
         ),
         (
@@ -365,7 +365,7 @@ def test_a_model_that_is_no_name_is_left_to_the_engine():
         ),
         (
             {"route": "audio/transcriptions", "body": {"language": "en"}},
-            "file must be the audio file in base64, or its URL.",
+            "file must be base64 audio or the URL of an audio file.",
             "file",
         ),
     ],
@@ -401,7 +401,7 @@ def test_characters_are_sent_as_they_are():
 )
 def test_half_a_surrogate_pair_is_refused(data):
     """JSON can spell it, UTF-8 cannot: it would crash whatever sends it on."""
-    with pytest.raises(InvalidInput, match="half a surrogate pair"):
+    with pytest.raises(InvalidInput, match="a lone surrogate"):
         read(data)
 
 
@@ -423,7 +423,7 @@ def test_an_empty_field_of_a_form_is_absent(data, path, body):
 
 
 def test_an_input_in_an_input_is_named():
-    with pytest.raises(InvalidInput, match="input is there twice"):
+    with pytest.raises(InvalidInput, match="input must not contain another input"):
         read({"input": {"prompt": "Hi"}})
 
 

@@ -82,7 +82,7 @@ def test_one_model_is_asked_for_by_its_name(path, in_job, model):
 def test_a_response_is_found_over_http_only(path, method, engine_path):
     """A job may reach a worker that has never heard of it."""
     assert find_route(path, in_job=False) == Route(method, engine_path, has_body=False)
-    with pytest.raises(UnknownRoute, match="kept by the worker that made it"):
+    with pytest.raises(UnknownRoute, match="stored in the worker that created it"):
         find_route(path, in_job=True)
 
 

@@ -64,7 +64,7 @@ def test_a_field_that_is_not_for_callers_is_refused(route, name, advice):
     """Such as the address of another process, to which SGLang would send the answer."""
     with pytest.raises(InvalidInput) as caught:
         sent(route, {"text": "Hi", name: "x"})
-    assert str(caught.value) == f"/{route} takes no field {name!r} from callers{advice}"
+    assert str(caught.value) == f"/{route} does not accept the field {name!r}{advice}"
     assert caught.value.param == name
 
 
@@ -77,17 +77,17 @@ def test_classify_is_openais_where_the_engine_takes_an_input():
 
 def test_a_plugins_data_is_refused():
     """The plugin would fetch a URL itself."""
-    with pytest.raises(InvalidInput, match="data goes to a plugin"):
+    with pytest.raises(InvalidInput, match="data is not supported"):
         sent("pooling", {"data": {"data": "http://169.254.169.254/"}})
-    with pytest.raises(InvalidInput, match="data goes to a plugin"):
+    with pytest.raises(InvalidInput, match="data is not supported"):
         sent("pooling", {"extra_body": {"data": {"data": "http://169.254.169.254/"}}})
     assert sent("pooling", {"input": "Hi"}) == {"input": "Hi", "model": "served"}
 
 
 def test_a_job_has_no_background():
     """Its worker would keep the response, and nobody would find it."""
-    with pytest.raises(InvalidInput, match="leave background out"):
+    with pytest.raises(InvalidInput, match="background is not supported"):
         sent("responses", {"input": "Hi", "background": True})
-    with pytest.raises(InvalidInput, match="leave background out"):
+    with pytest.raises(InvalidInput, match="background is not supported"):
         sent("responses", {"input": "Hi", "extra_body": {"background": True}})
     assert sent("responses", {"input": "Hi", "background": False})["background"] is False

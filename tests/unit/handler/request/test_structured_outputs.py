@@ -91,19 +91,19 @@ def test_plain_text_as_the_format_is_no_constraint(engine):
         (
             PATHS[0],
             {"guided_json": SCHEMA, "guided_regex": "a"},
-            "Give one constraint of the output, not guided_json, guided_regex.",
+            "Send only one of guided_json, guided_regex: each constrains the output.",
         ),
         (
             PATHS[0],
             {"guided_json": SCHEMA, "response_format": {"type": "json_object"}},
-            "Give one constraint of the output, not guided_json, response_format.",
+            "Send only one of guided_json, response_format: each constrains the output.",
         ),
         (PATHS[0], {"guided_choice": []}, "guided_choice must be a list of strings."),
         (PATHS[0], {"guided_choice": [1]}, "guided_choice must be a list of strings."),
         (
             "/v1/messages",
             {"guided_json": SCHEMA},
-            "The engine cannot constrain the output by guided_json on /v1/messages.",
+            "The engine does not support guided_json on /v1/messages.",
         ),
     ],
 )
@@ -122,7 +122,8 @@ def test_what_cannot_be_translated_is_refused(engine, path, body, message):
         ({"structured_outputs": "x"}, "structured_outputs must be a JSON object."),
         (
             {"structured_outputs": {"disable_additional_properties": True}},
-            "The engine cannot do structured_outputs.disable_additional_properties: leave it out.",
+            "The engine does not support structured_outputs.disable_additional_properties: "
+            "remove it.",
         ),
     ],
 )

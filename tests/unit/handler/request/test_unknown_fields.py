@@ -3,7 +3,7 @@
 import pytest
 
 from handler.errors import InvalidInput
-from handler.request.client_defaults import repair, unfolded
+from handler.request.client_defaults import merge_extra_body, replace_defaults
 from handler.request.unknown_fields import (
     CHANGES_OUTPUT,
     IGNORED,
@@ -43,7 +43,7 @@ def test_another_name_of_a_field_is_translated(translator, path, given, own):
     """The same value beside the engine's own name is no contradiction."""
     assert translated(translator, path, {given: 4}) == {own: 4}
     assert translated(translator, path, {given: 4, own: 4}) == {own: 4}
-    with pytest.raises(InvalidInput, match=f"^{given} and {own} contradict each other"):
+    with pytest.raises(InvalidInput, match=f"^{given} and {own} have different values"):
         translated(translator, path, {given: 4, own: 5})
 
 
@@ -85,7 +85,7 @@ def test_best_of_as_many_as_are_returned_chooses_nothing(translator):
     assert translated(translator, COMPLETIONS, {"best_of": 3, "n": 3}) == {"n": 3}
     with pytest.raises(InvalidInput) as caught:
         translated(translator, COMPLETIONS, {"best_of": 3, "n": 2})
-    assert str(caught.value) == "The engine cannot do best_of on /v1/completions: give n."
+    assert str(caught.value) == "The engine does not support best_of on /v1/completions: use n."
 
 
 def test_what_no_engine_could_act_upon_passes_without_a_word(translator, caplog):
@@ -111,7 +111,7 @@ def test_an_unknown_field_passes_and_is_logged_once(translator, caplog):
     for _ in range(2):
         assert translated(translator, CHAT, {"top_a": 0}) == {"top_a": 0}
     assert caplog.messages == [
-        "the engine has no field 'top_a' on /v1/chat/completions: it is ignored"
+        "'top_a' is ignored: the engine has no such field on /v1/chat/completions"
     ]
     with pytest.raises(InvalidInput, match=r"^The engine has no field 'top_a' on "):
         translated(translator, CHAT, {"top_a": 0}, native=True)
@@ -168,7 +168,7 @@ def test_without_the_engines_fields_nothing_is_judged(fields):
 )
 def test_stream_may_be_a_word(word, stream):
     """As forms send it; what is neither is for the engine to judge."""
-    assert unfolded({"stream": word}) == {"stream": stream}
+    assert merge_extra_body({"stream": word}) == {"stream": stream}
 
 
 def test_the_effort_of_reasoning_has_openais_name():
@@ -224,7 +224,7 @@ def test_the_effort_of_reasoning_has_openais_name():
 def test_values_that_clients_send_by_default(path, given, expected):
     """An engine refuses them, or takes them for something else."""
     body = dict(given)
-    repair(path, body, log_once=lambda *_: None)
+    replace_defaults(path, body, log_once=lambda *_: None)
     assert body == expected
 
 
@@ -254,7 +254,7 @@ def test_anthropics_own_tools_are_left_out(tools, choice, expected):
     }
     logged = []
     body = {"tools": [by_name[name] for name in tools], "tool_choice": choice}
-    repair(MESSAGES, body, log_once=lambda name, *_: logged.append(name))
+    replace_defaults(MESSAGES, body, log_once=lambda name, *_: logged.append(name))
     if "tools" in expected:
         expected = expected | {"tools": [by_name[name] for name in expected["tools"]]}
     assert body == expected
@@ -265,4 +265,4 @@ def test_anthropics_own_tools_are_left_out(tools, choice, expected):
 def test_extra_body_is_unfolded_as_openais_client_does():
     """Its fields win, and nulls are absent in both."""
     body = {"a": 1, "b": None, "extra_body": {"a": 2, "c": None, "d": {"e": None}}}
-    assert unfolded(body) == {"a": 2, "d": {"e": None}}
+    assert merge_extra_body(body) == {"a": 2, "d": {"e": None}}

@@ -7,9 +7,9 @@ import pytest
 from handler.engine.config_file import merge_config_file
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.vllm.flags import REFUSED, engine_flags
-from handler.environ import load_settings
 from handler.errors import InvalidSetting
 from handler.model.resolve import resolve_model
+from handler.settings.environ import load_settings
 from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported

@@ -5,10 +5,10 @@ import json
 import pytest
 from starlette.datastructures import Headers
 
-from handler.environ import load_settings
 from handler.errors import InvalidSetting, Unauthorized
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.lifecycle import HttpFrontEnd
+from handler.settings.environ import load_settings
 from tests.support.http_front_end import PROMPT, RunningFrontEnd, message
 
 
@@ -38,7 +38,7 @@ def test_one_of_the_keys_is_needed(shared_http, headers, status, path):
 def test_without_a_key_the_start_is_refused():
     """Unless nobody can reach it, the platform's gateway is in front, or it is meant."""
     with pytest.raises(
-        InvalidSetting, match="API_KEY is not set, and anybody who reaches this port"
+        InvalidSetting, match="API_KEY is not set, so anyone who can reach this port"
     ):
         HttpFrontEnd(load_settings({"PORT": "1"}))
     for meant in (
@@ -53,7 +53,7 @@ def test_without_a_key_the_start_is_refused():
 @pytest.mark.parametrize("keys", ['["one", "two"]', "'one','two'"], ids=["JSON", "quotes"])
 def test_the_marks_of_a_list_are_no_part_of_a_key(keys):
     """Each request would get 401."""
-    with pytest.raises(InvalidSetting, match="API_KEY must be one or several keys with commas"):
+    with pytest.raises(InvalidSetting, match="API_KEY must be one or several keys, separated by"):
         HttpFrontEnd(load_settings({"PORT": "1", "API_KEY": keys}))
 
 
@@ -87,7 +87,7 @@ def test_without_a_key_no_page_of_elsewhere_may_use_the_model(origin):
         moved = {"Host": "a.example", "Origin": "http://a.example"}
         answer = http.call(*call, headers=moved, json=PROMPT)
         assert (answer.status_code, message(answer)) == (
-            *(401, "Call this worker as localhost or 127.0.0.1."),
+            *(401, "The host must be localhost or 127.0.0.1."),
         )
         own = headers | {"Origin": http.url}
         assert http.call(*call, headers=own, content=body).status_code == 200

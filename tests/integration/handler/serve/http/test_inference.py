@@ -59,11 +59,11 @@ def test_an_error_in_a_stream_is_its_last_event(shared_http):
         ("GET", "/v1/images", 404, "There is no route '/v1/images'. Routes: chat/completions,"),
         ("GET", "/docs", 404, "/docs is not for callers: it documents routes that"),
         ("POST", "/v1/load_lora_adapter", 404, "/v1/load_lora_adapter is not for callers: it"),
-        ("GET", "/v1/completions", 405, "/v1/completions takes POST, not GET."),
-        ("POST", "/v1/models", 405, "/v1/models takes GET, not POST."),
-        ("DELETE", "/status/x", 405, "/status/x takes GET or POST, not DELETE."),
-        ("GET", "/status/x", 404, "There is no job 'x', or its result is no longer kept."),
-        ("GET", "/run", 405, "/run takes POST, not GET."),
+        ("GET", "/v1/completions", 405, "/v1/completions accepts POST, not GET."),
+        ("POST", "/v1/models", 405, "/v1/models accepts GET, not POST."),
+        ("DELETE", "/status/x", 405, "/status/x accepts GET or POST, not DELETE."),
+        ("GET", "/status/x", 404, "There is no job 'x', or its result has expired."),
+        ("GET", "/run", 405, "/run accepts POST, not GET."),
         ("POST", "/v1/chat/completions", 400, "The body is not JSON: "),
     ],
 )
@@ -71,7 +71,7 @@ def test_an_unknown_route_or_method_is_refused(shared_http, method, path, status
     """Routes are allowed, not forwarded, and each error says what would be right."""
     if status == 405 and path == "/status/x":
         path = f"/status/{shared_http.call('POST', '/run', json={'input': PROMPT}).json()['id']}"
-        error = f"{path} takes GET or POST, not DELETE."
+        error = f"{path} accepts GET or POST, not DELETE."
     answer = shared_http.call(method, path)
     assert (answer.status_code, message(answer)[: len(error)]) == (status, error)
     assert ("allow" in answer.headers) == (status == 405)
@@ -131,7 +131,7 @@ def test_requests_over_the_limit_wait_and_those_over_the_queue_are_refused(http)
     text = http.call("GET", "/metrics").text
     assert value(text, 'llm_worker_requests_total{outcome="rejected",route="/v1/completions"}') == 1
     assert value(text, 'llm_worker_requests_total{outcome="rejected",route="?"}') == 1
-    assert message(refused[0]) == "2 requests are being answered and 1 wait: try again soon."
+    assert message(refused[0]) == "The queue is full (2 running, 1 waiting): try again soon."
     assert http.call("GET", "/v1/models").status_code == 200  # it is no work
     http.engine.may_answer.set()
     for thread in threads:
@@ -174,7 +174,7 @@ def test_large_bodies_share_one_memory(http, monkeypatch):
     monkeypatch.setattr("handler.serve.http.body.MAX_BODIES_BYTES", 1_000)
     answer = http.complete("x" * 2_000)
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-    assert message(answer) == "Too many large requests are being answered: try again soon."
+    assert message(answer) == "The worker has too many large requests: try again soon."
     assert [http.complete("x" * 600).status_code for _ in range(3)] == [200, 200, 200]
 
 

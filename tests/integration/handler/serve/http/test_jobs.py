@@ -96,11 +96,11 @@ def test_the_oldest_results_make_room(http, monkeypatch):
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ([], 'The body must be an object with an "input".'),
-        ({}, 'The body must be an object with an "input".'),
-        ({"input": {}, "webhook": "http://x"}, "webhook is not supported here: ask /status or"),
+        ([], 'The body must be a JSON object with an "input".'),
+        ({}, 'The body must be a JSON object with an "input".'),
+        ({"input": {}, "webhook": "http://x"}, "webhook is not supported: get the result from"),
         ({"input": {}, "policy": []}, None),
-        ({"input": {}, "policy": "x"}, "policy must be an object."),
+        ({"input": {}, "policy": "x"}, "policy must be a JSON object."),
         (
             {"input": {}, "policy": {"executionTimeout": "1"}},
             "policy.executionTimeout must be a positive number of milliseconds, got '1'.",
@@ -153,7 +153,7 @@ def test_no_more_batches_than_some_and_a_job_keeps_its_room(http, monkeypatch):
     name = http.call("POST", "/run", json=job).json()["id"]
     refused = http.call("POST", "/run", json=job)
     assert (refused.status_code, message(refused)) == (
-        *(429, "The limit of 1 batches at once is reached: try again later."),
+        *(429, "The limit of 1 concurrent batches is reached: try again later."),
     )
     room = http.front_end._app._memory
     assert room.taken_bytes == len(json.dumps(job, separators=(",", ":")))

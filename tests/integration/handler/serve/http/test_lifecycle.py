@@ -49,7 +49,7 @@ def test_a_second_signal_fails_what_still_runs():
     [answer] = answers
     assert (answer.status_code, message(answer)) == (
         503,
-        "The worker was stopped before the answer was complete.",
+        "The worker was stopped before the response was complete.",
     )
 
 
@@ -100,7 +100,7 @@ def test_a_dead_engine_fails_what_runs_and_ends_the_front_end(http):
     for thread in threads:
         thread.join(10)
     http.finish()
-    assert str(http.failure) == "The engine died. The platform has to replace this worker."
+    assert str(http.failure) == "The engine died. The platform must replace this worker."
     plain = next(each for each in stream if not isinstance(each, str))
     streamed = next(each for each in stream if isinstance(each, str))
     assert (plain.status_code, plain.json()["error"]["type"]) == (503, "ServiceUnavailableError")

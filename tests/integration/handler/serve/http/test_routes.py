@@ -68,7 +68,7 @@ def test_a_response_that_the_worker_has_kept(shared_http):
 
 
 def test_a_refused_route_says_why_in_a_job_and_over_http(shared_http):
-    error = "/api/chat is not for callers: it speaks Ollama's protocol, whose streams are no "
+    error = "/api/chat is not for callers: it uses Ollama's protocol, whose streams are not "
     over_http = shared_http.call("POST", "/api/chat", json={})
     assert (over_http.status_code, message(over_http)[: len(error)]) == (404, error)
     assert run(shared_http, {"route": "/api/chat", "body": {"a": 1}})["message"].startswith(error)
@@ -181,7 +181,7 @@ def test_a_bomb_is_stopped(shared_http, path):
     answer = shared_http.call("POST", path, headers={"content-encoding": "gzip"}, content=content)
     assert (answer.status_code, message(answer)) == (
         413,
-        "The body has more than 30000000 bytes when it is decompressed.",
+        "The decompressed body has more than 30000000 bytes.",
     )
     assert shared_http.front_end._app._memory.taken_bytes == 0
 

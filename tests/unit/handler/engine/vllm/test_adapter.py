@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from handler.engine.capacity import Capacity
-from handler.engine.vllm.adapter import _capacity, answer_limit
+from handler.engine.vllm.adapter import _capacity, output_limit_warning
 
 
 @pytest.mark.parametrize(
@@ -42,24 +42,24 @@ def test_the_capacity_is_that_of_all_engine_cores(parallel, cache_tokens, capaci
             "auto",
             {},
             512,
-            "answers to requests without max_tokens have 512 tokens at most, as the model's "
-            "generation_config.json says: GENERATION_CONFIG=vllm ignores it",
+            "the model's generation_config.json limits responses to requests without max_tokens to "
+            "512 tokens: GENERATION_CONFIG=vllm ignores it",
         ),
-        ("/g", {}, 64, "no answer has more than 64 tokens: GENERATION_CONFIG=/g says so"),
+        ("/g", {}, 64, "GENERATION_CONFIG=/g limits all responses to 64 tokens"),
         (
             "vllm",
             {"max_new_tokens": 8},
             8,
-            "no answer has more than 8 tokens: OVERRIDE_GENERATION_CONFIG says so",
+            "OVERRIDE_GENERATION_CONFIG limits all responses to 8 tokens",
         ),
     ],
     ids=["none", "default", "folder", "override"],
 )
-def test_a_limit_of_answers_is_told(source, override, limit, line):
+def test_a_limit_of_the_generation_config_is_logged(source, override, limit, line):
     """vLLM takes the model's own as a default, and one that the user gives as a limit."""
     config = SimpleNamespace(
         generation_config=source,
         override_generation_config=override,
         get_diff_sampling_param=lambda: {} if limit is None else {"max_tokens": limit},
     )
-    assert answer_limit(config) == line
+    assert output_limit_warning(config) == line

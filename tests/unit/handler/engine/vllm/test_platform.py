@@ -29,7 +29,7 @@ def test_ranks_are_placed_on_a_cpu(args, variables, backend):
         "distributed_executor_backend": None,
     }
     parsed = SimpleNamespace(**defaults | args)
-    assert platform.place_on_cpu(parsed) == variables
+    assert platform.configure_cpu_ranks(parsed) == variables
     assert parsed.distributed_executor_backend == backend
 
 

@@ -38,8 +38,8 @@ class RecordingJobs:
 def ready_app(has_playground=True):
     """Return an app whose engine is up, with the key `k`."""
     app = HttpApp(ApiKeys(["k"]), health_port=None, has_playground=has_playground)
-    app.service = Service(RecordingInference(), RecordingJobs(), AdmissionQueue(1, 1), None)
-    app.state = "ready"
+    app.publish(Service(RecordingInference(), RecordingJobs(), AdmissionQueue(1, 1), None))
+    app.enter("ready")
     return app
 
 

@@ -56,7 +56,7 @@ def test_a_bomb_is_stopped_at_the_limit(compress):
     """A thousandth of its size arrives."""
     with pytest.raises(InputTooLarge) as caught:
         decompressed(compress(bytes(MAX_BYTES + 1)), "gzip", MAX_BYTES)
-    assert str(caught.value) == "The body has more than 100000 bytes when it is decompressed."
+    assert str(caught.value) == "The decompressed body has more than 100000 bytes."
     assert decompressed(compress(bytes(MAX_BYTES)), "gzip", MAX_BYTES) == bytes(MAX_BYTES)
 
 
@@ -64,8 +64,8 @@ def test_a_bomb_is_stopped_at_the_limit(compress):
     ("body", "error"),
     [
         (JSON, "The body is not gzip: "),
-        (gzip.compress(JSON)[:-9], "The body is not one whole gzip stream."),
-        (gzip.compress(JSON) + b"x", "The body is not one whole gzip stream."),
+        (gzip.compress(JSON)[:-9], "The body must be one complete gzip stream."),
+        (gzip.compress(JSON) + b"x", "The body must be one complete gzip stream."),
     ],
     ids=["plain", "cut short", "more after it"],
 )

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from handler.engine.flag_aliases import flag_rules
-from handler.environ import (
+from handler.errors import InvalidSetting
+from handler.settings.environ import (
     clean_environ,
     export,
     export_unquoted,
@@ -13,7 +14,6 @@ from handler.environ import (
     log_level_of,
     setting_rules,
 )
-from handler.errors import InvalidSetting
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from handler.environ import load_settings, setting_variables
 from handler.errors import InvalidSetting
-from handler.settings import Settings
+from handler.settings.environ import load_settings, setting_variables
+from handler.settings.fields import Settings
 
 
 def test_every_setting_has_a_default():

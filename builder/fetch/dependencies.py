@@ -1,4 +1,4 @@
-"""The repositories that a fetched configuration names: fetched into the folder, as a hub cache."""
+"""Repositories that a fetched configuration depends on: a hub cache in the output folder."""
 
 import logging
 import shutil
@@ -10,7 +10,7 @@ from builder.fetch.verification import verified_files
 from handler.errors import ModelUnavailable
 from handler.model import hub
 from handler.model.checkpoint import index_of_weights, shards
-from handler.model.dependencies import FETCHED, dependencies, write_cached_ref
+from handler.model.dependencies import FETCHED_CACHE, dependencies, write_cached_ref
 from handler.model.hub_cache import repository_folder
 from handler.model.hub_files import engine_files
 from handler.model.manifest import ManifestFile
@@ -19,11 +19,11 @@ from handler.model.reference import ArtifactKind, HubReference
 log = logging.getLogger("fetch")
 
 
-def fetch_named(part: Path, request: FetchRequest) -> list[ManifestFile]:
-    """Fetch what the configurations in a folder name, and what those name; return the files.
+def fetch_dependencies(part: Path, request: FetchRequest) -> list[ManifestFile]:
+    """Fetch the repositories that configurations in a folder name, recursively; return the files.
 
     Raises:
-        ModelUnavailable, InvalidSetting: a model with weights that is named is not available.
+        ModelUnavailable, InvalidSetting: a named model with weights is not available.
         DamagedFile: a file does not match the hub's checksum.
     """
     fetched: dict[str, ManifestFile] = {}
@@ -44,7 +44,7 @@ def fetch_named(part: Path, request: FetchRequest) -> list[ManifestFile]:
                 token_advice=TOKEN_ADVICE,
             )
             try:
-                snapshot, files = _fetch_snapshot(part / FETCHED, reference, needed.kind)
+                snapshot, files = _fetch_snapshot(part / FETCHED_CACHE, reference, needed.kind)
             except ModelUnavailable as error:
                 if needed.kind != "code":
                     raise ModelUnavailable(f"{source} names {error}") from error
@@ -76,7 +76,7 @@ def _fetch_snapshot(
         indexed = shards(folder, index)
     files = [by_path[name] for name in engine_files(kind, by_path, indexed)]
     if not files:
-        raise ModelUnavailable(f"{reference.name}: it has no files of that kind.")
+        raise ModelUnavailable(f"{reference.name}: it has no files that an engine loads.")
     hub.download_files(reference, listing.commit, files, folder=folder)
     found = verified_files(folder, reference, listing.commit, files)
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # huggingface-hub's bookkeeping

@@ -2,10 +2,10 @@
 
 import pytest
 
-from handler.environ import load_settings
 from handler.errors import InvalidSetting
 from handler.serve.queue.sdk_patches import sdk_environment
-from handler.setting_types import parse_domains, parse_origins
+from handler.settings.environ import load_settings
+from handler.settings.types import parse_domains, parse_origins
 
 ORIGIN = "origins such as https://name or http://name:port, or *, not"
 DOMAIN = "domains such as a.example, without https:// and path, not"

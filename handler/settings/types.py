@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from handler.variables import clean_value
+from handler.settings.variables import clean_value
 
 SpeculativeMethod = Literal["none", "ngram", "draft", "eagle", "eagle3", "mtp"]
 # Per step; more tokens pay only where most of them are accepted.

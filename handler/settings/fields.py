@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from handler.setting_types import (
+from handler.settings.types import (
     AnyCase,
     Bool,
     Domains,
@@ -27,8 +27,8 @@ from handler.setting_types import (
     parse_model_names,
 )
 
-# What the SDK and the platform take per POST is a quarter of a millisecond of CPU: 200 streams get
-# 4 a second each.
+# A POST costs a quarter of a millisecond of CPU in the SDK and the platform: 200 streams get 4 a
+# second each.
 POSTS_PER_SECOND = 800.0
 
 
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     served_model_name: ModelNames = Field(
         "",
         validation_alias=AliasChoices("SERVED_MODEL_NAME", "OPENAI_SERVED_MODEL_NAME_OVERRIDE"),
-        description="Model's names (first,second), else the repository's; answers have the first",
+        description="Model names (first,second), default: the repository; responses have the first",
     )
     quantization: LowerCase = Field(
         "auto",
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     prefix_warmup: str | None = Field(
         None,
         validation_alias="PREFIX_WARMUP",
-        description="Chat prefixes to prefill before the first job: a JSON list or its file",
+        description="Chat prefixes to prefill before the first job: a JSON list or a file with it",
     )
     engine: Annotated[Literal["vllm", "sglang"], AnyCase] = Field(
         "vllm", validation_alias="ENGINE", description="Which engine serves the model"
@@ -131,12 +131,12 @@ class Settings(BaseSettings):
     max_concurrency: Annotated[Literal["auto"] | PositiveInt, AnyCase] = Field(
         "auto",
         validation_alias="MAX_CONCURRENCY",
-        description="Jobs at once; auto is what fits into the engine's batch and KV cache",
+        description="Concurrent jobs; auto: as many as fit into the engine's batch and KV cache",
     )
     max_posts_per_second: PositiveFloat = Field(
         POSTS_PER_SECOND,
         validation_alias="MAX_POSTS_PER_SECOND",
-        description="Flushes per second of all streams together, shared out among them",
+        description="Limit for flushes per second, shared by all streams",
     )
     request_timeout_seconds: Seconds | None = Field(
         None, validation_alias="REQUEST_TIMEOUT", description="Seconds until a job fails with 408"
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     drain_timeout_seconds: Seconds = Field(
         30.0,
         validation_alias="DRAIN_TIMEOUT",
-        description="Seconds that running jobs get after SIGTERM",
+        description="Seconds for running jobs to end after SIGTERM",
     )
     hf_token: HubToken | None = Field(
         None,
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
     allow_unauthenticated: Bool = Field(
         False,
         validation_alias="ALLOW_UNAUTHENTICATED",
-        description="Whether HTTP may be served to everybody, without API_KEY",
+        description="Whether HTTP may be served without API_KEY, to everybody",
     )
     max_queue: NonNegativeInt = Field(
         256,
@@ -296,5 +296,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read no environment here: `environ.load` passes the values."""
+        """Read no environment here: `load_settings` passes the values."""
         return (init_settings,)

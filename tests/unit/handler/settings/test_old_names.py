@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from handler.environ import load_settings, setting_variables
 from handler.errors import InvalidSetting
-from handler.old_names import METHOD_NAMES, SPECULATIVE_SETTINGS, translate_old_names
+from handler.settings.environ import load_settings, setting_variables
+from handler.settings.old_names import METHOD_NAMES, SPECULATIVE_SETTINGS, translate_old_names
 
 
 def made(engine="vllm", **environ):

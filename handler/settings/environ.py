@@ -14,10 +14,10 @@ from pydantic import AliasChoices, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from handler.errors import InvalidSetting
-from handler.old_names import translate_old_names
-from handler.setting_types import LOG_LEVEL_NAMES, parse_log_level
-from handler.settings import Settings
-from handler.variables import QUOTES, clean_value, is_no_value, is_zero
+from handler.settings.fields import Settings
+from handler.settings.old_names import translate_old_names
+from handler.settings.types import LOG_LEVEL_NAMES, parse_log_level
+from handler.settings.variables import QUOTES, clean_value, is_no_value, is_zero
 
 # Fields for which a word that usually says "not set" is a value.
 WORDS_WITH_MEANING = {

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.errors import InvalidSetting
-from handler.setting_types import (
+from handler.settings.types import (
     DEFAULT_DRAFT_TOKENS,
     FALSE_WORDS,
     parse_bool,
     parse_speculative_method,
 )
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.settings.variables import clean_value, is_no_value, is_zero
 
 # A value → today's variables with theirs. None where the engine has nothing of the kind.
 Rule = Callable[[str], Mapping[str, str]] | None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.variables import clean_value, is_no_value, is_zero
+from handler.settings.variables import clean_value, is_no_value, is_zero
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""What is replaced in huggingface-hub, and what is read of it without being public.
+
+| replaced                       | why                               | until                     |
+| ------------------------------ | --------------------------------- | ------------------------- |
+| `constants.HF_HUB_DISABLE_XET` | after a transfer by Xet stalled,  | a transfer without a byte |
+|                                | plain HTTP is tried; the variable | ends by itself            |
+|                                | is read at the import             |                           |
+| `get_session().event_hooks`,   | it waits as long as an answer 429 | that wait has a bound     |
+| during a download              | says, in silence                  |                           |
+
+Called or read: `utils._xet.abort_xet_session`, because a transfer by Xet heeds no `tqdm_class`; the
+suffix of partial files; an update of `tqdm_class` per chunk (transfer.py). Until a download can be
+cancelled.
+
+huggingface-hub 1.33. Pinned by tests/contract/test_huggingface_hub.py.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PARTIAL_SUFFIX = ".incomplete"  # until a file is complete
+
+
+def turn_xet_off() -> bool:
+    """Make huggingface-hub download by plain HTTP from now on; return whether it used Xet."""
+    from huggingface_hub import constants
+
+    was_on = not constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = True
+    return was_on
+
+
+def abort_xet() -> None:
+    """End transfers by Xet, which hold the locks of their files and heed no `tqdm_class`."""
+    from huggingface_hub.utils import _xet
+
+    _xet.abort_xet_session()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def rate_limits_raised() -> Iterator[None]:
+    """Raise an answer 429, for which huggingface-hub would wait as long as it says, in silence."""
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+    def raise_rate_limit(response: Any) -> None:
+        if response.status_code == 429:
+            response.read()
+            hf_raise_for_status(response)
+
+    client = get_session()
+    before = client.event_hooks
+    client.event_hooks = {**before, "response": [*before["response"], raise_rate_limit]}
+    try:
+        yield
+    finally:
+        client.event_hooks = before
