@@ -204,6 +204,8 @@ RUN mkdir -p /opt/manifests/model /opt/manifests/tokenizer /opt/manifests/draft 
 
 # ---- the image: model below code
 FROM worker
+# Compile caches that were warmed on a GPU (`python -m builder warm`).
+COPY --from=caches / /opt/caches/
 COPY --from=models /opt/models/draft /opt/models/draft
 COPY --from=models /opt/models/tokenizer /opt/models/tokenizer
 COPY --from=models /opt/models/lora /opt/models/lora
@@ -217,8 +219,6 @@ COPY --from=models /opt/parts/6 /opt/models/model
 COPY --from=models /opt/parts/7 /opt/models/model
 COPY --from=models /opt/models/model /opt/models/model
 COPY --from=models /opt/manifests /opt/models
-# Compile caches that were warmed on a GPU (`python -m builder warm`).
-COPY --from=caches / /opt/caches/
 COPY test_input.json ./
 COPY handler handler
 RUN python3 -m compileall -q handler

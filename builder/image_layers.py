@@ -2,11 +2,13 @@
 
     python -m builder.image_layers split LOCK --pruned FILE --out DIRECTORY
     python -m builder.image_layers install LAYER --remove FILE
+    python -m builder.image_layers shipped LOCK WORKER_LOCK --pruned FILE
 
 A layer is pushed and pulled again only when its own packages change: CUDA's libraries and torch
 change seldom, the engine often. `split` writes one hashed requirements file for each layer;
 `install` installs one into the environment of the Python that runs it, so that the same file always
-makes the same layer: every time stamp is the same, and bytecode is compiled.
+makes the same layer: every time stamp is the same, and bytecode is compiled. `shipped` prints the
+lock of everything that an image has.
 
 What the worker never loads is left out: the file of `--pruned` has names of packages, and patterns
 of files below site-packages, which `split` writes to `files.txt` for `install`.
@@ -22,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 LAYERS = ("cuda", "torch", "dependencies", "engine")
@@ -38,10 +40,13 @@ TIME_STAMP = 946684800  # 2000-01-01: the same files make the same layer
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.command == "split":
-        pruned = options.pruned.read_text() if options.pruned else ""
-        for name, text in split(options.lock.read_text(), pruned).items():
+        for name, text in split(options.lock.read_text(), options.pruned.read_text()).items():
             options.out.mkdir(parents=True, exist_ok=True)
             (options.out / name).write_text(text)
+        return 0
+    if options.command == "shipped":
+        pruned = options.pruned.read_text()
+        print(shipped(options.lock.read_text(), options.worker.read_text(), pruned))
         return 0
     return install(options.layer, options.remove.read_text().splitlines())
 
@@ -111,9 +116,13 @@ def set_time_stamps(folder: Path) -> None:
     os.utime(folder, (TIME_STAMP, TIME_STAMP))
 
 
-def shipped(layers: Mapping[str, str]) -> str:
-    """Return the lock of what the image ships, of `split`'s layers."""
-    return "".join(layers[f"{name}.txt"] for name in LAYERS)
+def shipped(lock: str, worker: str, pruned: str) -> str:
+    """Return the lock of an image: the engine's without what is left out, and what the worker adds.
+
+    A package of both has the engine's version.
+    """
+    entries = {match["name"]: match[0] for text in (worker, lock) for match in ENTRY.finditer(text)}
+    return "\n".join(entries[name] for name in sorted(entries.keys() - pruned_packages(pruned)))
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -131,11 +140,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("split", help="write each layer's requirements file")
     command.add_argument("lock", type=Path, help="an engine's hashed requirements file")
-    command.add_argument("--pruned", type=Path, help="what is left out (default: nothing)")
+    command.add_argument("--pruned", type=Path, required=True, help="what is left out")
     command.add_argument("--out", type=Path, required=True, metavar="DIRECTORY")
     command = commands.add_parser("install", help="install one layer with uv")
     command.add_argument("layer", type=Path, help="the layer's requirements file")
     command.add_argument("--remove", type=Path, required=True, help="patterns of files")
+    command = commands.add_parser("shipped", help="print the lock of an image")
+    command.add_argument("lock", type=Path, help="an engine's hashed requirements file")
+    command.add_argument("worker", type=Path, help="the worker's")
+    command.add_argument("--pruned", type=Path, required=True, help="what is left out")
     return parser
 
 

@@ -2,10 +2,11 @@
 
     python -m builder.licenses
 
-A Markdown table, from what each package's metadata declares. `make licenses` writes that of the
-image to docs/licenses.md.
+It prints a page with what each package's metadata declares: `make licenses` writes those of the
+images to docs/.
 """
 
+import os
 import re
 import sys
 from importlib import metadata
@@ -14,7 +15,18 @@ MAX_CHARACTERS = 120  # some packages put the licence's whole text where its nam
 CLASSIFIER = "License :: "
 
 
+PAGE = """\
+# Licences of the {engine} image
+
+The Python packages that the image ships, as their metadata declares it. The texts are in the image,
+in each package's folder `*.dist-info` below `/opt/venv`. Debian's packages have theirs in
+`/usr/share/doc`. This page is generated (`make licenses`).
+"""
+ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
+
+
 def main() -> int:
+    print(PAGE.format(engine=ENGINES[os.environ["ENGINE"]]))
     print("| package | version | licence |\n| --- | --- | --- |")
     for name, version, text in sorted(licenses(), key=lambda row: row[0].lower()):
         print(f"| {name} | {version} | {text} |")
@@ -32,7 +44,7 @@ def licenses() -> set[tuple[str, str, str]]:
 
 def license_of(package: metadata.PackageMetadata) -> str:
     """Return the licence that a package declares: its expression, name or classifiers."""
-    declared = package.get("License-Expression") or package.get("License") or ""
+    declared = package["License-Expression"] or package["License"] or ""
     name = declared.strip().partition("\n")[0]
     if not name or name.startswith("Copyright"):
         values = package.get_all("Classifier") or []
