@@ -78,7 +78,7 @@ sbom: .venv-sbom/cyclonedx  ## the packages of an ENGINE's image, in CycloneDX
 
 licenses:  ## the page with the licences of what an ENGINE's image ships, from the image
 	@docker run --rm --network=none --volume "$(CURDIR)/builder:/opt/licenses/builder:ro" --workdir=/opt/licenses \
-	  --entrypoint=python3 $(TAG) -m builder.licenses >docs/licenses-$(ENGINE).md
+	  --entrypoint=python3 $(TAG) -m builder.licenses >docs/licenses/$(ENGINE).md
 
 # All at once: an engine's start computes on one core and waits for most of its time. What is
 # not waited for on the screen tells at its end what it had to say.

@@ -173,4 +173,4 @@ def test_the_page_of_licences_is_the_images(docker, image):
         "-m",
         "builder.licenses",
     ).stdout
-    assert page == (ROOT / "docs/licenses-vllm.md").read_text()
+    assert page == (ROOT / "docs/licenses/vllm.md").read_text()
