@@ -122,6 +122,9 @@ def check_memory(demand: MemoryDemand, gpus: Sequence[Gpu]) -> None:
     if not known or len(known) < len(memory):
         return
     total = min(known)
+    can_have_more = not any(gpu.is_mig_slice for gpu in gpus)
+    larger = "a larger GPU" if can_have_more else "a larger MIG slice or a whole GPU"
+    more = " or more GPUs (TENSOR_PARALLEL_SIZE)" if can_have_more else ""
     config = model_config(demand.folder)
     tensors = tensors_in_folder(demand.folder)
     model_bytes = sum(tensor.loaded_bytes for tensor in tensors)
@@ -135,10 +138,10 @@ def check_memory(demand: MemoryDemand, gpus: Sequence[Gpu]) -> None:
         f"GPU; the engine may use {allowed / GB:.1f} of {total / GB:.1f} GB per GPU{setting}"
     )
     if min_weights > allowed:
-        count = _sufficient_gpus(config, model_bytes, allowed)
+        count = _sufficient_gpus(config, model_bytes, allowed) if can_have_more else None
         several = f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), " if count else ""
         raise EngineStartFailed(
-            f"{sizes}: use {several}a larger GPU, or a checkpoint with fewer bits (AWQ, FP8)."
+            f"{sizes}: use {several}{larger}, or a checkpoint with fewer bits (AWQ, FP8)."
         )
     token_bytes = kv_bytes_per_token(config, demand.kv_element_bytes, demand.tensor_parallel_size)
     tokens = demand.context_tokens or default_context_tokens(config)
@@ -151,7 +154,7 @@ def check_memory(demand: MemoryDemand, gpus: Sequence[Gpu]) -> None:
         shorter = f"set MAX_MODEL_LEN to at most {fitting}, or " if fitting > 0 else ""
         raise EngineStartFailed(
             f"{sizes}, and one request of {tokens} tokens needs {cache / GB:.1f} GB of KV cache: "
-            f"{shorter}use a larger GPU or more GPUs (TENSOR_PARALLEL_SIZE)."
+            f"{shorter}use {larger}{more}."
         )
 
 

@@ -42,6 +42,11 @@ class Gpu:
     memory_bytes: int | None
     uuid: str
 
+    @property
+    def is_mig_slice(self) -> bool:
+        """Whether this is a part of a GPU, beside which a process can have no other."""
+        return self.uuid.startswith("MIG-")
+
 
 @dataclass(frozen=True)
 class Driver:
@@ -101,7 +106,6 @@ class Device:
     """What stands at one of NVML's indices: a GPU, or in MIG mode its slices, which may be none."""
 
     uuid: str
-    is_mig: bool
     gpus: list[Gpu]
 
 
@@ -112,9 +116,8 @@ def chosen_gpus(devices: list[Device], chosen: str | None) -> list[Gpu]:
         devices: of NVML, in its order.
         chosen: the value of CUDA_VISIBLE_DEVICES, None if it is not set.
     """
-    slices = {gpu.uuid for device in devices if device.is_mig for gpu in device.gpus}
     named = _named(devices, chosen)
-    return [gpu for gpu in named if gpu.uuid in slices][:1] or named
+    return [gpu for gpu in named if gpu.is_mig_slice][:1] or named
 
 
 def _named(devices: list[Device], chosen: str | None) -> list[Gpu]:
@@ -155,8 +158,7 @@ def _nvml() -> Iterator[Any]:
 
 def _device(nvml: Any, handle: Any) -> Device:
     capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    is_mig = _is_mig(nvml, handle)
-    usable = _slices(nvml, handle) if is_mig else [handle]
+    usable = _slices(nvml, handle) if _is_mig(nvml, handle) else [handle]
     gpus = [
         Gpu(
             name=nvml.nvmlDeviceGetName(each),
@@ -166,7 +168,7 @@ def _device(nvml: Any, handle: Any) -> Device:
         )
         for each in usable
     ]
-    return Device(nvml.nvmlDeviceGetUUID(handle), is_mig, gpus)
+    return Device(nvml.nvmlDeviceGetUUID(handle), gpus)
 
 
 def _is_mig(nvml: Any, handle: Any) -> bool:

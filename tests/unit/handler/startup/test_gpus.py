@@ -104,9 +104,9 @@ def test_a_slice_hides_the_whole_gpus_beside_it():
     whole = gpus.Gpu("NVIDIA H100", (9, 0), 80 << 30, "GPU-a")
     part = gpus.Gpu("NVIDIA H100 MIG 3g.40gb", (9, 0), 40 << 30, "MIG-b")
     devices = [
-        gpus.Device("GPU-a", is_mig=False, gpus=[whole]),
-        gpus.Device("GPU-b", is_mig=True, gpus=[part]),
-        gpus.Device("GPU-c", is_mig=True, gpus=[]),
+        gpus.Device("GPU-a", [whole]),
+        gpus.Device("GPU-b", [part]),
+        gpus.Device("GPU-c", []),
     ]
     assert gpus.chosen_gpus(devices, None) == [part]
     assert gpus.chosen_gpus(devices, "0,1") == [part]
