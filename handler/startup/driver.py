@@ -15,6 +15,7 @@ from handler.startup.gpus import VISIBLE_DEVICES, NoDriver, driver, visible_gpus
 
 CUDA_LIBRARY = "libcuda.so.1"
 NVML_LIBRARY = "libnvidia-ml.so.1"
+CAPABILITIES = "NVIDIA_DRIVER_CAPABILITIES"  # what of the driver is put into a container
 # vLLM's variable: its processes load a newer libcuda, which the image has for data-center GPUs.
 COMPATIBILITY = "VLLM_ENABLE_CUDA_COMPATIBILITY"
 TORCH_CUDA = re.compile(r"^cuda\b.*= '(\d+)\.(\d+)'", re.MULTILINE)
@@ -27,7 +28,7 @@ def check_driver(environ: Mapping[str, str]) -> None:
     no driver.
 
     Args:
-        environ: for CUDA_VISIBLE_DEVICES.
+        environ: for CUDA_VISIBLE_DEVICES and the container's variables.
 
     Raises:
         EngineStartFailed: there is no driver, an older one, or no GPU; says what to change.
@@ -35,16 +36,19 @@ def check_driver(environ: Mapping[str, str]) -> None:
     cuda = torch_cuda_version()
     if cuda is None or find_spec("pynvml") is None:
         return
-    missing = [name for name in (CUDA_LIBRARY, NVML_LIBRARY) if not _can_load(name)]
-    if len(missing) > 1:
+    # An engine's image may have a libcuda of its own: without NVML it says nothing.
+    has_nvml, has_cuda = _can_load(NVML_LIBRARY), _can_load(CUDA_LIBRARY)
+    capabilities = environ.get(CAPABILITIES, "")
+    gives_nvml = not capabilities or "utility" in capabilities or "all" in capabilities
+    if not has_nvml and gives_nvml:
         raise EngineStartFailed(
             "There is no NVIDIA driver in this container: start it with `--gpus all`, on a host "
             "with an NVIDIA GPU."
         )
-    if missing:
+    if not has_nvml or not has_cuda:
         raise EngineStartFailed(
-            f"The NVIDIA driver's {missing[0]} is missing in this container: "
-            "NVIDIA_DRIVER_CAPABILITIES must be compute,utility."
+            f"The NVIDIA driver's {CUDA_LIBRARY if has_nvml else NVML_LIBRARY} is missing in this "
+            f"container: start it with `--gpus all` and {CAPABILITIES}=compute,utility."
         )
     try:
         found = driver()

@@ -134,7 +134,12 @@ def answers(gpu_environment, tmp_path_factory):
     question.write_text(json.dumps(checks))
     done = subprocess.run(
         [PYTHON, "-c", CHECK, str(question), str(answer)],
-        env=gpu_environment(VLLM_LOGGING_LEVEL="ERROR"),
+        env=gpu_environment(
+            VLLM_LOGGING_LEVEL="ERROR",
+            # The worker sets them before it checks; else they are folders of the home.
+            VLLM_CACHE_ROOT=str(folder / "vllm"),
+            FLASHINFER_WORKSPACE_BASE=str(folder),
+        ),
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -20,7 +20,14 @@ except EngineStartFailed as error:
 assert "torch" not in sys.modules
 """
 CUDA, NVML = "libcuda.so.1", "libnvidia-ml.so.1"
-CAPABILITIES = "is missing in this container: NVIDIA_DRIVER_CAPABILITIES must be compute,utility."
+MISSING = (
+    "is missing in this container: start it with `--gpus all` and "
+    "NVIDIA_DRIVER_CAPABILITIES=compute,utility."
+)
+NO_DRIVER = (
+    "There is no NVIDIA driver in this container: start it with `--gpus all`, on a host with an "
+    "NVIDIA GPU."
+)
 OLD_DRIVER = {"SIMULATED_GPU_CUDA": "12080"}
 
 
@@ -41,26 +48,27 @@ def check(run_beside_gpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("found", "environ", "message"),
     [
+        ([], {}, NO_DRIVER),
+        ([CUDA], {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}, NO_DRIVER),
+        ([NVML], {}, f"The NVIDIA driver's {CUDA} {MISSING}"),
         (
-            [],
-            "There is no NVIDIA driver in this container: start it with `--gpus all`, on a host "
-            "with an NVIDIA GPU.",
+            [CUDA],
+            {"NVIDIA_DRIVER_CAPABILITIES": "compute"},
+            f"The NVIDIA driver's {NVML} {MISSING}",
         ),
-        ([NVML], f"The NVIDIA driver's {CUDA} {CAPABILITIES}"),
-        ([CUDA], f"The NVIDIA driver's {NVML} {CAPABILITIES}"),
     ],
-    ids=["no driver", "no CUDA", "no NVML"],
+    ids=["no driver", "the image's own libcuda", "no CUDA", "no NVML"],
 )
 def test_a_container_without_the_drivers_libraries_is_refused(
-    check, libraries, tmp_path, found, message
+    check, libraries, tmp_path, found, environ, message
 ):
     folder = tmp_path / "found"
     folder.mkdir()
     for name in found:
         shutil.copy(libraries / name, folder)
-    assert check(folder=folder) == message
+    assert check(folder=folder, **environ) == message
 
 
 @pytest.mark.parametrize(
