@@ -221,7 +221,10 @@ COPY --from=models /opt/models/model /opt/models/model
 COPY --from=models /opt/manifests /opt/models
 COPY test_input.json ./
 COPY handler handler
-RUN python3 -m compileall -q handler
+# For `python -m builder warm`, on a machine with the GPU.
+COPY builder/__init__.py builder/__main__.py builder/cli.py builder/errors.py builder/warm*.py \
+     builder/
+RUN python3 -m compileall -q handler builder
 
 ARG ENGINE MODEL_NAME="" MODEL_REVISION=main VERSION=0.2.0
 ARG BASE_PATH=/runpod-volume

@@ -313,7 +313,7 @@ def test_make_image_hands_everything_on(docker, build, image):
     )
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    assert layers(docker, "made")[:-4] == layers(docker, image.tag)[:-4]
+    assert layers(docker, "made")[:-5] == layers(docker, image.tag)[:-5]
 
 
 def test_the_compose_file_gives_the_worker_every_gpu(docker):
