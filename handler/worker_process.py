@@ -181,11 +181,11 @@ class WorkerProcess:
         flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
         runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
         if caches.on_volume:
-            with timings.stage("caches"):
+            with timings.stage("caches", beside=True):
                 caches.wait_until_restored()
         runtime.launch()
         if mode == "queue":
-            with timings.stage("SDK"):
+            with timings.stage("SDK", beside=True):
                 variables = sdk_environment(settings.log_level, self._environ)
                 export({}, remove=[LOG_LEVEL])
                 export(variables)

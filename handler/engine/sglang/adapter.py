@@ -53,7 +53,7 @@ class SglangAdapter:
     """One SGLang engine; see `interface.EngineAdapter`."""
 
     name = "sglang"
-    forks = False
+    forks = 0
 
     def __init__(
         self, settings: Settings, model: ResolvedModel, environ: Mapping[str, str]
