@@ -82,7 +82,9 @@ class SglangAdapter:
 
     def check_flags(self) -> None:
         """Import SGLang and check all settings; see `interface.EngineAdapter.check_flags`."""
-        platform.check_quantization(self._model.quantization, self._model.name)
+        platform.check_quantization(
+            self._model.quantization, self._model.name, is_cpu=platform.is_cpu()
+        )
         log_level = log_level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
         export(platform.environment(log_level, offline=self._model.is_local))
         self._provide_harmony_vocabulary()

@@ -33,17 +33,18 @@ def is_cpu() -> bool:
     return importlib.metadata.version("torch").endswith("+cpu")
 
 
-def check_quantization(method: str | None, model: str) -> None:
+def check_quantization(method: str | None, model: str, *, is_cpu: bool) -> None:
     """Refuse a quantized checkpoint on a CPU: SGLang's kernels for it are for GPUs.
 
     Args:
         method: the checkpoint's quantization method, None if it is unquantized.
         model: the model's name, for the error.
+        is_cpu: the build is for CPUs.
 
     Raises:
         InvalidSetting: the checkpoint is quantized and the build is for CPUs.
     """
-    if method and is_cpu():
+    if method and is_cpu:
         raise InvalidSetting(
             f"SGLang cannot run a quantized model on a CPU, and {model} is quantized as "
             f"{method!r}: use an unquantized model, or a GPU."
