@@ -167,6 +167,7 @@ class VllmAdapter:
         args, is_cpu = self._checked_args(), platform.is_cpu()
         method = self._start_method()
         log.info("starting the engine: %s", method)
+        export({}, remove=[start_method.VARIABLE])  # it may be empty
         export({start_method.VARIABLE: method.name})
         patches.apply(pacer, is_cpu=is_cpu, forks=method.name == start_method.FORK)
         began = time.time()

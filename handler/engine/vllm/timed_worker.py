@@ -4,6 +4,7 @@ vLLM imports the class in the rank's process by its name in `worker_cls`; the ad
 timings through `collective_rpc`.
 """
 
+# ruff: noqa: E402
 import time
 
 BEGAN_WORK = time.time()  # before the imports of vLLM's own worker
