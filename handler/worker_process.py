@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from handler import logs
@@ -31,6 +32,7 @@ from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
 from handler.errors import EXIT_FAILED, StartError, hide_secrets, redact
 from handler.metrics.monitor import Monitor, Pushgateway
+from handler.model.mistral import flag_value
 from handler.model.resolve import ResolvedModel, model_sources, resolve_model
 from handler.request.parse import RequestParser
 from handler.serve import local
@@ -48,7 +50,7 @@ from handler.settings.environ import (
 )
 from handler.settings.fields import Settings
 from handler.startup.compile_cache import CompileCache
-from handler.startup.prefetch import prefetch_weights
+from handler.startup.prefetch import prefetch_weights, reads_around_page_cache
 from handler.startup.timings import StartupTimings, process_start_time
 
 log = logging.getLogger("handler")
@@ -168,7 +170,7 @@ class WorkerProcess:
         model = self._resolve_model()
         adapter = ENGINES[settings.engine](settings, model, self._environ)
         if settings.prefetch_weights:
-            prefetch_weights(model.path)
+            self._prefetch(model.path)
         caches = stack.enter_context(
             CompileCache(
                 settings.cache_root,
@@ -195,6 +197,13 @@ class WorkerProcess:
             warm_up(runtime, self._prefixes)
         caches.start_save()
         return runtime, caches, self._parser(engine, model)
+
+    def _prefetch(self, folder: Path) -> None:
+        load_format = flag_value("LOAD_FORMAT", self._environ, self._settings.engine_args)
+        if reads_around_page_cache(load_format, folder, self._environ):
+            log.info("no prefetch of the weights: %s reads around the page cache", load_format)
+        else:
+            prefetch_weights(folder)
 
     def _resolve_model(self) -> ResolvedModel:
         with self._timings.stage("model"):

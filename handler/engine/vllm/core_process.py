@@ -1,4 +1,4 @@
-"""When the process of vLLM's core was started, seen from the core itself or from one of its ranks."""
+"""When the process of vLLM's core was started, seen from the core or from one of its ranks."""
 
 import multiprocessing
 import os

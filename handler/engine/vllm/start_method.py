@@ -86,4 +86,4 @@ def cuda_is_initialised() -> bool:
     """Whether CUDA is initialised in this process. vLLM has imported torch by then."""
     import torch
 
-    return bool(torch.cuda.is_initialized())
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
