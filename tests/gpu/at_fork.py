@@ -14,38 +14,40 @@ from collections import Counter
 from pathlib import Path
 
 
-def report() -> None:
-    """Print the state, then end the process."""
+STATE = {}
+
+
+def before_fork() -> None:
+    """Note the state of the process that forks."""
     import torch
 
-    child = os.fork()
-    if not child:
-        os._exit(torch.cuda._is_in_bad_fork())
-    _, status = os.waitpid(child, 0)
-    state = {
-        "cuda_is_initialised": torch.cuda.is_initialized(),
-        "cuda_fails_in_the_fork": os.waitstatus_to_exitcode(status) != 0,
-        "python_threads": sorted(thread.name for thread in threading.enumerate()),
-        "threads": Counter(
+    STATE.update(
+        cuda_is_initialised=torch.cuda.is_initialized(),
+        python_threads=sorted(thread.name for thread in threading.enumerate()),
+        threads=Counter(
             path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")
         ),
-        "sdk_is_imported": "runpod" in sys.modules,
-    }
-    print(json.dumps(state), flush=True)
+        sdk_is_imported="runpod" in sys.modules,
+    )
+
+
+def in_fork() -> None:
+    """Print the state, and end the fork."""
+    import torch
+
+    print(json.dumps(STATE | {"cuda_fails_in_the_fork": torch.cuda._is_in_bad_fork()}), flush=True)
+    os._exit(0)
+
+
+def after_fork() -> None:
+    """End the process after its fork."""
+    os.wait()
     os._exit(0)
 
 
 def main() -> None:
     """Start the worker of the environment."""
-    forked = False
-
-    def before_fork() -> None:
-        nonlocal forked
-        if not forked:  # the first fork is vLLM's, the second that of `report`
-            forked = True
-            report()
-
-    os.register_at_fork(before=before_fork)
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=in_fork)
     from handler.worker_process import main as run_worker
 
     sys.exit(run_worker([], os.environ))

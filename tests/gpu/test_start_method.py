@@ -56,14 +56,14 @@ def test_at_the_fork_cuda_is_not_initialised_and_no_other_thread_of_ours_works(
         "cuda_fails_in_the_fork": False,
         # The main thread waits, and the engine's thread forks.
         "python_threads": ["MainThread", "engine"],
-        # ZeroMQ's belong to vLLM's client.
-        "threads": {"python": 2, "ZMQbg/Reaper": 1, "ZMQbg/IO/0": 1, "ZMQbg/IO/1": 1},
+        # ZeroMQ's belong to vLLM's client and to its handshake with the core.
+        "threads": {"python": 2, "ZMQbg/Reaper": 2, "ZMQbg/IO/0": 2, "ZMQbg/IO/1": 1},
         "sdk_is_imported": False,
     }
 
 
 def test_a_forked_start_has_a_table_of_stages_that_adds_up(gpu_environment):
-    lines = run(gpu_environment(GPUS["l4"])).stdout.splitlines()
+    lines = run(gpu_environment(GPUS["l4"], VLLM_LOGGING_LEVEL="ERROR")).stdout.splitlines()
     start = next(index for index, line in enumerate(lines) if "the start took" in line)
     total = float(lines[start].split()[-2])
     end = next(index for index, line in enumerate(lines) if "of it, or beside it" in line)
