@@ -13,7 +13,6 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-
 STATE = {}
 
 

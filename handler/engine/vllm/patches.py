@@ -84,7 +84,7 @@ HUMMING_BUILDS = "HUMMING_DISABLE_PARALLEL_BUILD"
 def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
     """Replace names of vLLM in this process; call it once, before the engine is made.
 
-    With `forks` the engine core is a fork of this process on a CPU.
+    With `forks` the engine core is a fork of this process, on a CPU too.
     """
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.model_executor.models import registry
