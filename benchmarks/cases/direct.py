@@ -169,8 +169,6 @@ def process_environment(bench: Bench, model: Path, variant: Variant) -> dict[str
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "INFO",
     }
-    if variant.target == "worker":
-        environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # as the worker's own adapter has it
     given = bench.device.environment(model, dummy_weights=True)
     return {**given, **environ, **bench.device.environ}
 
