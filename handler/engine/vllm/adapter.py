@@ -157,6 +157,7 @@ class VllmAdapter:
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Start the engine and its app; see `interface.EngineAdapter.start`."""
+        began = time.time()
         from vllm import envs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -170,7 +171,6 @@ class VllmAdapter:
         export({}, remove=[start_method.VARIABLE])  # it may be empty
         export({start_method.VARIABLE: method.name})
         patches.apply(pacer, is_cpu=is_cpu, forks=method.name == start_method.FORK)
-        began = time.time()
         async with build_async_engine_client(args) as engine:
             up = time.time()
             if not is_cpu:
