@@ -37,7 +37,7 @@ def test_our_own_imports_start_no_thread_and_do_not_import_torch(gpu_environment
     assert state_of(environment, "-c", code) == [[1, 1], False, False]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, 3])  # the model has three heads
 def test_at_the_fork_cuda_is_not_initialised_and_no_other_thread_of_ours_works(
     gpu_environment, ranks
 ):
@@ -56,8 +56,8 @@ def test_at_the_fork_cuda_is_not_initialised_and_no_other_thread_of_ours_works(
         "cuda_fails_in_the_fork": False,
         # The main thread waits, and the engine's thread forks.
         "python_threads": ["MainThread", "engine"],
-        # ZeroMQ's belong to vLLM's client and to its handshake with the core.
-        "threads": {"python": 2, "ZMQbg/Reaper": 2, "ZMQbg/IO/0": 2, "ZMQbg/IO/1": 1},
+        # Three more are ZeroMQ's for vLLM's client, and two for its handshake with the core.
+        "threads": 7,
         "sdk_is_imported": False,
     }
 
