@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from simulated_gpu.gpu import GPUS
-from tests.gpu.conftest import PYTHON
+from tests.gpu.conftest import ANSWER, PYTHON
 from tests.gpu.test_start import run
 from tests.support.environment import ROOT, START_SECONDS
 
@@ -107,3 +107,10 @@ def test_an_empty_method_counts_as_not_set(gpu_environment):
     assert start_line(gpu_environment(VLLM_WORKER_MULTIPROC_METHOD="")) == (
         "starting the engine: fork"
     )
+
+
+def test_two_replicas_and_their_coordinator_are_forks(gpu_environment):
+    done = run(gpu_environment(GPUS["l4"], 2, DATA_PARALLEL_SIZE="2", VLLM_LOGGING_LEVEL="ERROR"))
+    assert done.returncode == 0, done.stderr
+    assert ANSWER in done.stdout
+    assert "starting the engine: fork\n" in done.stdout
