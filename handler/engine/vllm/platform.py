@@ -4,7 +4,7 @@ import argparse
 import importlib.metadata
 from collections.abc import Mapping
 
-from handler.engine.parallelism import visible_gpus
+from handler.startup.gpus import Gpu, visible_gpus
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -40,7 +40,7 @@ def is_cpu() -> bool:
     return True
 
 
-def gpus(environ: Mapping[str, str]) -> list[str]:
+def gpus(environ: Mapping[str, str]) -> list[Gpu]:
     """Return the GPUs that the engine will see."""
     return [] if is_cpu() else visible_gpus(environ)
 
