@@ -64,7 +64,7 @@ ARCHIVED_FOLDERS = (
     "xdg/torch_extensions",
     "xdg/torch/kernels",
 )
-SKIPPED_SUFFIXES = (".lock", ".tmp", ".partial")
+SKIPPED_SUFFIXES = (".lock", ".log", ".tmp", ".partial")
 PARTIAL = ".partial"
 STAGING = ".staging-"
 RECORD = ".archived"  # in the folder: what its archive was like, and what it has
@@ -138,10 +138,7 @@ def save(folder: Path, archive: Path, max_bytes: int) -> int:
         OSError: the archive cannot be written; it is as it was.
     """
     known, recorded = _read_record(folder)
-    of_the_image = _read_files(folder / IMAGE_RECORD)
-    files = {
-        name: stamp for name, stamp in list_files(folder).items() if of_the_image.get(name) != stamp
-    }
+    files = _own_files(folder)
     new = {name for name, stamp in files.items() if recorded.get(name) != stamp}
     if not new:
         return 0
@@ -156,6 +153,12 @@ def save(folder: Path, archive: Path, max_bytes: int) -> int:
             remove_oldest(archive, max_bytes)
             return len(new)
     return 0  # others save all the time: the next save has what is new
+
+
+def _own_files(folder: Path) -> Files:
+    """Return a folder's files without those of the image."""
+    image = _read_files(folder / IMAGE_RECORD)
+    return {name: stamp for name, stamp in list_files(folder).items() if image.get(name) != stamp}
 
 
 def _write_archive(
@@ -369,7 +372,7 @@ def main(arguments: Sequence[str]) -> int:
 def pack_all(root: Path, target: Path) -> Iterator[Path]:
     """Write an archive for each key below a root, and yield its path."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        if files := list_files(folder):
+        if files := _own_files(folder):
             archive = target / f"{folder.name}.tar"
             with _partial_file(archive) as partial:
                 pack(partial, {folder: files})

@@ -96,7 +96,7 @@ class CompileCache:
         self._folder = root / key
         folders = {name: self._folder / folder for name, folder in CACHE_FOLDERS.items()}
         home = Path(os.path.expanduser("~"))
-        if FLASHINFER not in environ and (home / FLASHINFER_IN_HOME).is_dir():
+        if FLASHINFER not in environ and any((home / FLASHINFER_IN_HOME).rglob("*.so")):
             folders[FLASHINFER] = home  # ninja would compile a copy again
             _link(self._folder / CACHE_FOLDERS[FLASHINFER], home)
         if "XDG_CACHE_HOME" not in environ:  # models stay where huggingface-hub has them

@@ -72,6 +72,7 @@ def test_only_what_is_valid_elsewhere_is_saved(archive, folder):
     write(first / "vllm/gpu_p2p_access_cache_for_0,1.json", b"{}")
     write(first / "xdg/torch/hub/model.pt", b"a model")
     write(first / "triton/kernel.lock", b"")
+    write(first / "triton/flashinfer_jit.log", b"")  # new at every start
     (first / "triton/link").symlink_to("kernel")
     save(first, archive, LARGE)
     assert restored(archive, folder) == {"kernel": b"code"}
@@ -200,6 +201,7 @@ def test_each_key_below_a_root_is_packed(tmp_path, folder):
     folder("root/key-1", kernel=b"1")
     folder("root/key-2", kernel=b"2")
     (tmp_path / "root/hub").mkdir()
+    record_image_files(folder("root/key-3", shipped=b"3"))
     target = tmp_path / "out"
     target.mkdir()
     packed = list(pack_all(tmp_path / "root", target))

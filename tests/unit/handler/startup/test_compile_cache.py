@@ -95,11 +95,19 @@ def test_flashinfers_kernels_in_an_image_are_used_from_there_and_what_is_new_is_
     assert compiled.read_bytes() == b"compiled"
 
 
+def test_a_flashinfer_folder_without_kernels_is_not_an_images(tmp_path, home):
+    (home / ".cache/flashinfer/0.7").mkdir(parents=True)
+    (home / ".cache/flashinfer/0.7/flashinfer_jit.log").touch()
+    environ = compile_cache(tmp_path / "root").environ
+    assert environ["FLASHINFER_WORKSPACE_BASE"] == str(tmp_path / "root/key/flashinfer")
+
+
 def test_a_flashinfer_folder_that_an_earlier_image_has_left_stays(tmp_path, home):
     earlier = tmp_path / "root/key/flashinfer/.cache/flashinfer/decode.so"
     earlier.parent.mkdir(parents=True)
     earlier.touch()
     (home / ".cache/flashinfer").mkdir(parents=True)
+    (home / ".cache/flashinfer/shipped.so").touch()
     environ = compile_cache(tmp_path / "root").environ
     assert environ["FLASHINFER_WORKSPACE_BASE"] == str(home)
     assert earlier.exists()
