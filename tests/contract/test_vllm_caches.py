@@ -10,6 +10,9 @@ from handler.startup.build_jobs import JOB_VARIABLES
 from handler.startup.compile_cache import CompileCache
 from tests.support.cache_defaults import SHARED, VLLM, paths_outside, unknown_defaults
 
+# What Runpod and Docker set to another value for each worker.
+WORKER_VARIABLES = ("RUNPOD_POD_ID", "RUNPOD_POD_HOSTNAME", "RUNPOD_ENDPOINT_ID", "HOSTNAME")
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
 
@@ -27,10 +30,7 @@ def test_two_workers_with_different_machines_have_one_key_of_compiled_graphs(tmp
 
     factors = []
     for number in ("1", "2"):
-        identity = dict.fromkeys(
-            ("RUNPOD_POD_ID", "RUNPOD_ENDPOINT_ID", "RUNPOD_POD_HOSTNAME", "HOSTNAME"),
-            f"worker-{number}",
-        )
+        identity = dict.fromkeys(WORKER_VARIABLES, f"worker-{number}")
         caches = CompileCache(
             tmp_path / number,
             root_is_required=True,
