@@ -147,9 +147,7 @@ def save(folder: Path, archive: Path, max_bytes: int) -> int:
     archive.parent.mkdir(parents=True, exist_ok=True)
     _remove_partial_files(archive.parent)
     for _ in range(MAX_SAVES):
-        identity = _write_archive(folder, files, archive, known, max_bytes)
-        if identity is not None:
-            _write_record(folder, identity, files)
+        if _write_archive(folder, files, archive, known, max_bytes):
             remove_oldest(archive, max_bytes)
             return len(new)
     return 0  # others save all the time: the next save has what is new
@@ -163,8 +161,8 @@ def _own_files(folder: Path) -> Files:
 
 def _write_archive(
     folder: Path, files: Files, archive: Path, known: Identity | None, max_bytes: int
-) -> Identity | None:
-    """Replace an archive, also with what others have saved; None if it changed meanwhile.
+) -> bool:
+    """Replace an archive, and keep what others have saved; False if it changed meanwhile.
 
     Args:
         known: the archive that the folder has already.
@@ -177,9 +175,11 @@ def _write_archive(
         pack(partial, {folder: files, staging: others})
         with _locked(archive.parent):
             if _identity_of(archive) != before:
-                return None
+                return False
             os.replace(partial, archive)
-            return _identity_of(archive)
+            # With files of others the archive is not the same as the folder.
+            _write_record(folder, None if others else _identity_of(archive), files)
+    return True
 
 
 def pack(target: Path, folders: Mapping[Path, Files]) -> None:
@@ -330,12 +330,12 @@ def _is_old(path: Path) -> bool:
 
 
 def _read_record(folder: Path) -> tuple[Identity | None, Files]:
-    """Return the identity of the archive that a folder was last the same as, and its files."""
+    """Return the identity of the archive whose files a folder has, and the files that are saved."""
     try:
-        identity = tuple(json.loads((folder / RECORD).read_text())["archive"])
+        identity = json.loads((folder / RECORD).read_text())["archive"]
     except (OSError, ValueError, KeyError):
         return None, {}
-    return identity, _read_files(folder / RECORD)
+    return identity and tuple(identity), _read_files(folder / RECORD)
 
 
 def _read_files(record: Path) -> Files:
@@ -346,7 +346,7 @@ def _read_files(record: Path) -> Files:
     return {name: (size, time_ns) for name, (size, time_ns) in files.items()}
 
 
-def _write_record(folder: Path, identity: Identity, files: Files) -> None:
+def _write_record(folder: Path, identity: Identity | None, files: Files) -> None:
     (folder / RECORD).write_text(json.dumps({"archive": identity, "files": files}))
 
 
@@ -355,6 +355,7 @@ def main(arguments: Sequence[str]) -> int:
     action, folder, *rest = arguments
     try:
         if action == "restore":
+            (Path(folder) / RECORD).unlink(missing_ok=True)  # of another volume
             print(json.dumps({path: _try_to_restore(Path(folder), Path(path)) for path in rest}))
         elif action == "save":
             save(Path(folder), Path(rest[0]), int(rest[1]))

@@ -10,6 +10,7 @@ from handler.startup.cache_archive import (
     ChangedWhileRead,
     TooLarge,
     list_files,
+    main,
     pack_all,
     record_image_files,
     restore,
@@ -105,6 +106,18 @@ def test_what_another_worker_has_saved_stays_in_the_archive(archive, folder):
     save(first, archive, LARGE)
     save(second, archive, LARGE)
     assert restored(archive, folder) == {"common": b"2", "a": b"a", "b": b"b"}
+    write(second / "triton/c", b"c")
+    save(second, archive, LARGE)
+    assert restored(archive, folder) == {"common": b"2", "a": b"a", "b": b"b", "c": b"c"}
+
+
+def test_a_root_that_outlives_its_volume_is_saved_on_the_next_one(archive, folder, capsys):
+    first = folder("first", kernel=b"code")
+    save(first, archive, LARGE)
+    other = archive.with_name("other.tar")
+    assert main(["restore", str(first), str(other)]) == 0
+    assert capsys.readouterr().out == f'{{"{other}": 0}}\n'
+    assert save(first, other, LARGE) == 1
 
 
 def test_a_save_that_another_one_overtakes_is_repeated_with_its_files(archive, folder, monkeypatch):
