@@ -1,5 +1,7 @@
 """`builder warm` where the worker does not start; with an engine: tests/engine/test_warm.py."""
 
+import re
+import shutil
 import subprocess
 import sys
 
@@ -28,3 +30,22 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     done = warm("--out", tmp_path / "file/out", MODEL_NAME="m")
     assert done.returncode == 4
     assert done.stderr == f"warm: {tmp_path}/file/out: Not a directory\n"
+
+
+def test_the_image_has_all_that_the_command_needs(tmp_path):
+    """The image's recipe copies the modules of this command only."""
+    recipe = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    final_stage = recipe.rpartition("\nFROM ")[2]
+    for source in re.findall(r"builder/\w+\.py", final_stage):
+        (tmp_path / "builder").mkdir(exist_ok=True)
+        shutil.copy(ROOT / source, tmp_path / source)
+    shutil.copytree(ROOT / "handler", tmp_path / "handler")
+    done = subprocess.run(
+        [sys.executable, "-m", "builder", "warm", "--help"],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m builder warm [-h] --out FOLDER")
