@@ -21,8 +21,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-gpu-sglang test-image \
-	bench check docs lock clean
+.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-gpu-sglang test-image bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 

@@ -3,8 +3,8 @@
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
-from handler.engine.parallelism import visible_gpus
 from handler.errors import InvalidSetting
+from handler.startup.gpus import Gpu, visible_gpus
 
 ENVIRONMENT = {"SGLANG_KILLPG_ON_SCHEDULER_EXCEPTION": "0"}
 # Without TORCH_COMPILE_DISABLE the first request of two ranks waits 20 s for a C++ build.
@@ -51,7 +51,7 @@ def check_quantization(method: str | None, model: str, *, is_cpu: bool) -> None:
         )
 
 
-def gpus(environ: Mapping[str, str]) -> list[str]:
+def gpus(environ: Mapping[str, str]) -> list[Gpu]:
     """Return the GPUs that the engine will see."""
     return [] if is_cpu() else visible_gpus(environ)
 
