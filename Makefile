@@ -92,10 +92,10 @@ test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
 
 test-gpu: .venv/dev .venv-cuda/vllm $(DEMOS)  ## the CUDA build beside simulated GPUs
-	@$(PYTEST) tests/gpu -rs
+	@$(PYTEST) tests/gpu --ignore=tests/gpu/sglang -rs
 
-test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## likewise, SGLang's CUDA build
-	$(PYTEST) tests/gpu/sglang -rs
+test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(DEMOS)  ## SGLang's CUDA build beside simulated GPUs
+	@$(PYTEST) tests/gpu/sglang -rs
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	@$(PYTEST) tests/image -rs $(REPORT)

@@ -22,6 +22,7 @@ FIELDS = (
     "disable_overlap_schedule",
 )
 LAYER = "model.layers.0.self_attn.o_proj"
+SIZE = 4096  # of the layer: Marlin refuses the demo model's 576
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     view, model = resolved_view(adapter._args), model_config_of(adapter._args)
     layer = LinearBase.__new__(LinearBase)
     torch.nn.Module.__init__(layer)
+    layer.input_size = layer.output_size = SIZE
     config = _get_quantization_config(model, LoadConfig())
     scheme = None
     if config is not None:

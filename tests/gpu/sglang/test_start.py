@@ -68,7 +68,8 @@ def test_a_client_that_leaves_ends_its_request_in_the_engine(worker):
     headers = {"Authorization": f"Bearer {worker.api_key}"}
     url = f"{worker.base_url}/v1/completions"
     with httpx.stream("POST", url, json=STORY, headers=headers, timeout=60) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # which closes the stream when it goes
+        next(lines)
         wait_until(lambda: metric(worker, "llm_worker_engine_running_requests") == 1, 60)
     wait_until(lambda: metric(worker, CANCELLED) == before + 1, 60)
     wait_until(lambda: metric(worker, "llm_worker_engine_running_requests") == 0, 60)
