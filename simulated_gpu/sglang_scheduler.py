@@ -4,8 +4,8 @@ Flags, configuration, scheduling policy, radix cache, allocation of KV cache slo
 detokenizer, parsers and the app are SGLang's own. Weights are not loaded, the KV cache has slots
 and no memory, no kernel is compiled and no graph captured. The tables that SGLang keeps on the GPU,
 such as the slots of each request, are on the CPU, where its PyTorch code writes them instead of
-its Triton kernels. Tokens are drawn instead of sampled, or follow a given text; logprobs,
-grammars, LoRA, speculation and embeddings are refused or ignored.
+its Triton kernels. Tokens are drawn instead of sampled, or follow a given text. Not simulated:
+logprobs, grammars, LoRA adapters, speculation, embeddings, several ranks.
 
 SGLang finds it as a plugin (`sglang_site`), in the process of each rank. Variables:
 
