@@ -47,6 +47,8 @@ from handler.settings.environ import (
     setting_rules,
 )
 from handler.settings.fields import Settings
+from handler.startup.build_jobs import build_jobs_environment
+from handler.startup.cache_key import cache_key
 from handler.startup.compile_cache import CompileCache
 from handler.startup.driver import check_driver
 from handler.startup.prefetch import prefetch_weights
@@ -175,14 +177,16 @@ class WorkerProcess:
             CompileCache(
                 settings.cache_root,
                 root_is_required="cache_root" in settings.model_fields_set,
+                key=cache_key(settings.engine, self._environ),
                 volume=settings.base_path if settings.volume_cache else None,
                 environ=self._environ,
+                max_bytes=int(settings.cache_max_gb * 1e9),
             )
         )
-        export(caches.environ)
+        export({**caches.environ, **build_jobs_environment()})
         flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
         runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
-        if caches.on_volume:
+        if caches.restores:
             with timings.stage("caches"):
                 caches.wait_until_restored()
         runtime.launch()
