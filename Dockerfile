@@ -222,7 +222,7 @@ COPY --from=models /opt/manifests /opt/models
 COPY test_input.json ./
 COPY handler handler
 # For `python -m builder warm`, on a machine with the GPU.
-COPY builder/__init__.py builder/__main__.py builder/cli.py builder/errors.py builder/warm*.py \
+COPY builder/__init__.py builder/__main__.py builder/cli.py builder/errors.py builder/warm.py \
      builder/
 RUN python3 -m compileall -q handler builder
 

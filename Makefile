@@ -21,7 +21,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-image test-image-gpu sbom licenses bench check docs lock clean
+.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-gpu-sglang test-image test-image-gpu sbom licenses bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -102,7 +102,10 @@ test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
 
 test-gpu: .venv/dev .venv-cuda/vllm $(DEMOS)  ## the CUDA build beside simulated GPUs
-	@$(PYTEST) tests/gpu -rs
+	@$(PYTEST) tests/gpu --ignore=tests/gpu/sglang -rs
+
+test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(DEMOS)  ## SGLang's CUDA build beside simulated GPUs
+	@$(PYTEST) tests/gpu/sglang -rs
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	@$(PYTEST) tests/image --ignore=tests/image/test_gpu_image.py -rs $(REPORT)

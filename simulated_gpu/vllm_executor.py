@@ -26,6 +26,8 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
 
+from handler.engine.vllm.core_process import core_started
+
 DRAWN_TOKENS = 65537  # then they repeat; a prime, so that streams differ
 SPECIAL_TOKENS = 8  # at the end of a vocabulary, not drawn
 
@@ -51,6 +53,8 @@ class SimulatedExecutor(Executor):
     supports_pp = True
 
     def _init_executor(self) -> None:
+        began = time.time()
+        self._core_started = core_started(began)
         setting = os.environ.get
         self._step_seconds = float(setting("SIMULATED_STEP_MS", "12")) / 1000
         self._prefill_rate = float(setting("SIMULATED_PREFILL_TOKENS_PER_SECOND", "30000"))
@@ -65,6 +69,7 @@ class SimulatedExecutor(Executor):
         self._free_at = 0.0
         self._step: TimedResult | None = None
         time.sleep(float(setting("SIMULATED_LOAD_SECONDS", "0")))
+        self._weights = ("weights", began, time.time() - began)
 
     # ---- what the start asks of the ranks ----
 
@@ -105,7 +110,7 @@ class SimulatedExecutor(Executor):
         return ("generate",)
 
     def _rank_start_timings(self) -> list[tuple[str, float, float]]:
-        return [("device", time.time(), 0.0)]
+        return [self._core_started, self._weights]
 
     def compile_or_warm_up_model(self) -> None:
         """Nothing is compiled."""
