@@ -110,8 +110,8 @@ test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(DEMOS)  #
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	@$(PYTEST) tests/image --ignore=tests/image/test_gpu_image.py -rs $(REPORT)
 
-test-image-gpu: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## the same for vLLM's image, beside a simulated GPU (25 GB of disk)
-	@$(PYTEST) tests/image/test_gpu_image.py -rs
+test-image-gpu: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## the same for the image of a GPU ENGINE, beside a simulated GPU (25 GB of disk)
+	@ENGINE=$(ENGINE) $(PYTEST) tests/image/test_gpu_image.py -rs
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them.
 CASES ?= all

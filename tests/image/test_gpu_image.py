@@ -1,22 +1,25 @@
-"""The vLLM image from its locked wheels, beside a simulated GPU: `make test-image-gpu`.
+"""An engine's image from its locked wheels, beside a simulated GPU: `make test-image-gpu`.
 
-The driver is mounted where the container runtime mounts it; `simulated_gpu` says what stands in for
-it. It takes 25 GB of disk.
+ENGINE is vllm (the default) or sglang. The driver is mounted where the container runtime mounts
+it; `simulated_gpu` says what stands in for it. It takes 25 GB of disk.
 """
 
 import json
+import os
 import shutil
 
 import pytest
 
-from simulated_gpu.gpu import EXECUTOR, GPUS, SOURCES, build_libraries
+from simulated_gpu.gpu import FOLDER, GPUS, SOURCES, build_libraries, host_environment
 from tests.gpu.conftest import ANSWER, tokens
 from tests.image.conftest import REPOSITORY, Image
 from tests.image.test_image import layers
 from tests.support.environment import ROOT
 
+ENGINE = os.environ.get("ENGINE", "vllm")
 MAX_LAYER_BYTES = 5_000_000_000
-MAX_IMAGE_BYTES = 8_000_000_000
+MAX_IMAGE_BYTES = {"vllm": 8_000_000_000, "sglang": 10_500_000_000}[ENGINE]
+ENGINES_FILES = {"vllm": "vllm/benchmarks/lib", "sglang": "sglang/lang"}[ENGINE]
 RUN = ("run", "--rm", "--network=none")
 # What a hardened host gives a container: another user than root, nothing to write to but /tmp.
 RESTRICTED = ("--user=1000:1000", "--read-only", "--tmpfs=/tmp:exec", "--cap-drop=ALL")
@@ -36,10 +39,10 @@ print([path for path, owners in seen.items() if len(owners) > 1 and path.startsw
 
 @pytest.fixture(scope="session")
 def image(docker, build):
-    """The vLLM image with the AWQ demo model, and FlashInfer's kernels for an H100."""
+    """The image with the AWQ demo model, and FlashInfer's kernels for an H100."""
     options = [f"MODEL_NAME={REPOSITORY}", "KERNELS=9.0a"]
     arguments = [word for option in options for word in ("--build-arg", option)]
-    done = build("llm-worker-gpu", *arguments, engine="vllm")
+    done = build("llm-worker-gpu", *arguments, engine=ENGINE)
     [inspected] = json.loads(docker("image", "inspect", "llm-worker-gpu").stdout)
     return Image("llm-worker-gpu", done.stdout + done.stderr, inspected, 0)
 
@@ -51,14 +54,18 @@ def gpu(tmp_path_factory):
     folder.chmod(0o755)
     build_libraries(folder)
     mounts = [f"{folder / name}:{LIBRARY_FOLDER}/{name}:ro" for name in SOURCES]
-    mounts.append(f"{ROOT / 'simulated_gpu'}:/opt/simulated/simulated_gpu:ro")
+    mounts.append(f"{FOLDER}:/opt/simulated/{FOLDER.name}:ro")
+    host = host_environment(folder, GPUS["h100"], engine=ENGINE)
+    host["PYTHONPATH"] = "/opt/worker:" + host["PYTHONPATH"].replace(
+        str(FOLDER.parent), "/opt/simulated"
+    )
+    del host["LD_LIBRARY_PATH"]  # the driver is where the loader looks
     variables = {
-        **GPUS["h100"].environment(),
-        "DISTRIBUTED_EXECUTOR_BACKEND": EXECUTOR,
+        **host,
         "SIMULATED_TOKENS": json.dumps(tokens()),
-        "PYTHONPATH": "/opt/worker:/opt/simulated",
         "OMP_NUM_THREADS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "SGLANG_LOGGING_LEVEL": "ERROR",
     }
     environment = [f"--env={name}={value}" for name, value in variables.items()]
     return [*(f"--volume={mount}" for mount in mounts), *environment]
@@ -151,8 +158,8 @@ def test_a_new_engine_ships_its_own_wheels(docker, build, image, tmp_path):
         shutil.copytree(ROOT / name, context / name)
     shutil.copy(ROOT / "Dockerfile", context)
     with (context / "requirements/pruned.txt").open("a") as file:
-        file.write("vllm/benchmarks/lib\n")
-    build("changed-engine", "--target=gpu", context=context, engine="vllm")
+        file.write(f"{ENGINES_FILES}\n")
+    build("changed-engine", "--target=gpu", context=context, engine=ENGINE)
     before, after = layers(docker, image.tag), layers(docker, "changed-engine")
     first = len(after) - len(ENGINE_LAYERS)
     changed = [
@@ -173,4 +180,4 @@ def test_the_page_of_licences_is_the_images(docker, image):
         "-m",
         "builder.licenses",
     ).stdout
-    assert page == (ROOT / "docs/licenses/vllm.md").read_text()
+    assert page == (ROOT / f"docs/licenses/{ENGINE}.md").read_text()
