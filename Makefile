@@ -84,8 +84,10 @@ test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu .venv-clients/all $(foreach 
 test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
 
+# What a simulated GPU can show of the tests of the CPU build: all that needs no model's own answers.
+SHARED_WITH_GPU := $(foreach name,endpoint queue queue_worker http_worker process routes,tests/engine/test_$(name).py)
 test-gpu: .venv/dev .venv-cuda/vllm $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## the CUDA build beside simulated GPUs
-	$(PYTEST) tests/gpu -rs
+	TEST_DEVICE=simulated $(PYTEST) tests/gpu $(SHARED_WITH_GPU) -m "not needs_a_model" -k "not sglang"
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	$(BIN)/python -m pytest tests/image -rs
