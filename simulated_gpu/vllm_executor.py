@@ -14,7 +14,7 @@ GPU's speed. Variables:
                                         then ends with the end-of-sequence token; with `ignore_eos`
                                         it begins anew
 
-A grammar holds: where it forbids the next token, the first one that it allows comes in its place.
+A grammar holds: where it forbids the next token, one that it allows comes in its place.
 """
 
 import json
@@ -31,6 +31,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
 
 DRAWN_TOKENS = 65537  # then they repeat; a prime, so that streams differ
+FEW_TOKENS = 16  # that a grammar allows where it prescribes the text
 SPECIAL_TOKENS = 8  # at the end of a vocabulary, not drawn
 
 
@@ -220,16 +221,20 @@ def _output(sampled: Mapping[str, list[int]]) -> ModelRunnerOutput:
 
 
 def _allowed_token(mask: np.ndarray, *preferred: int) -> int:
-    """Return the first of these tokens that a grammar allows, else the lowest that it allows.
+    """Return the first of these tokens that a grammar allows, else another that it allows.
+
+    Where few are allowed they begin the same text: the last of the vocabulary is the longest. Where
+    any text is allowed, the first of the vocabulary is a printable character.
 
     Args:
         mask: one bit a token, 32 in each element.
     """
-    allowed = np.unpackbits(np.ascontiguousarray(mask).view(np.uint8), bitorder="little")
+    bits = np.unpackbits(np.ascontiguousarray(mask).view(np.uint8), bitorder="little")
     for token in preferred:
-        if allowed[token]:
+        if bits[token]:
             return token
-    return int(allowed.argmax())
+    allowed = bits.nonzero()[0]
+    return int(allowed[-1 if len(allowed) <= FEW_TOKENS else 0])
 
 
 def _end_of_sequence(token: int | list[int]) -> int:
