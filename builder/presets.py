@@ -48,7 +48,7 @@ PRESETS = (
         "one GPU of 24 to 48 GB",
         ("ADA_24", "ADA_32_PRO", "ADA_48_PRO"),
         {
-            "MAX_MODEL_LEN": "16384",
+            "MAX_MODEL_LEN": "auto",
             "MAX_NUM_SEQS": "64",
             "TOOL_CALL_PARSER": "hermes",
             "REASONING_PARSER": "qwen3",

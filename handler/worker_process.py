@@ -48,6 +48,7 @@ from handler.settings.environ import (
 )
 from handler.settings.fields import Settings
 from handler.startup.compile_cache import CompileCache
+from handler.startup.driver import check_driver
 from handler.startup.prefetch import prefetch_weights
 from handler.startup.timings import StartupTimings, process_start_time
 
@@ -165,6 +166,7 @@ class WorkerProcess:
     ) -> tuple[EngineRuntime, CompileCache, RequestParser]:
         """Start and warm up the engine; closing `stack` stops it."""
         settings, timings = self._settings, self._timings
+        check_driver(self._environ)
         model = self._resolve_model()
         adapter = ENGINES[settings.engine](settings, model, self._environ)
         if settings.prefetch_weights:

@@ -1,6 +1,6 @@
 """A simulated engine: an executor for vLLM that keeps a GPU's pace and computes nothing.
 
-Scheduler, KV cache blocks, prefix cache, tokenizer, detokenizer, parsers and the app are vLLM's.
+Scheduler, KV cache blocks, prefix cache, tokenizer, detokenizer, parsers and app are vLLM's own.
 Only the tokens are drawn instead of sampled, or follow a given text. So it shows what the processes
 around a GPU have to do, and that a start with a GPU's configuration succeeds. It says nothing of a
 GPU's speed. Variables:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 from urllib.parse import quote
 
@@ -70,65 +71,76 @@ class Api:
     """The API for the account of one key.
 
     Args:
-        http: a client that sends the key with every request.
-        url: the API's URL, with or without `/v2`.
+        http: a client that has the API's URL, and sends the key with every request.
         timeouts: timeouts and retries of requests.
         console: prints a line for each retry.
     """
 
-    def __init__(self, http: httpx.Client, url: str, timeouts: Timeouts, console: Console) -> None:
+    def __init__(self, http: httpx.Client, timeouts: Timeouts, console: Console) -> None:
         self.http, self.timeouts, self._console = http, timeouts, console
-        self._url = f"{url.rstrip('/').removesuffix('/v2')}/v2"
 
-    def find(self, kind: Kind, name: str) -> Json | None:
-        """Return the endpoint or template with a name.
+    def find(self, kind: Kind, name: str) -> Json:
+        """Return the endpoint or template with a name, {} if there is none.
 
         Raises:
             InvalidArgument: there are several with that name.
         """
-        ids = self._ids(kind, name)
+        what = f"the list of {kind}s"
+        listed = self.request("GET", PATHS[kind], what).get(f"{kind}s")
+        if not isinstance(listed, list) or not all(
+            isinstance(each, dict) and isinstance(each.get("id"), str) for each in listed
+        ):
+            raise invalid_answer(what)
+        ids = [
+            each["id"]
+            for each in listed
+            if each.get("name", "").removesuffix(FLASHBOOT_SUFFIX) == name
+            and (kind == "endpoint" or each.get("serverless"))
+        ]
         if len(ids) > 1:
             raise InvalidArgument(
                 f"There are {len(ids)} {kind}s named {name} ({', '.join(ids)}): delete or rename "
                 "all but one in Runpod's console."
             )
-        return self._get(kind, ids[0]) if ids else None
+        return self._request_one("GET", kind, ids[0]) if ids else {}
 
-    def create(self, kind: Kind, body: Json) -> Json:
-        """Create an endpoint or template; after a lost answer, look for it before a retry."""
+    def endpoint(self, name: str) -> Json:
+        """Return the endpoint with a name.
 
-        def find_created() -> Json | None:
-            ids = self._ids(kind, body["name"])
-            return self._get(kind, ids[0]) if ids else None
+        Raises:
+            NotFound: there is none.
+        """
+        if endpoint := self.find("endpoint", name):
+            return endpoint
+        raise NotFound(f"There is no endpoint named {name}: python -m builder deploy creates one.")
 
-        what = f"{kind} {body['name']}"
-        return self.request("POST", self._url_of(kind), what, body, find_created)
+    def save(self, kind: Kind, id: str | None, body: Json) -> Json:
+        """Change the fields that are in the body; return the whole object.
 
-    def update(self, kind: Kind, id: str, body: Json) -> Json:
-        """Change the fields that are in the body; return the whole object."""
-        return self.request("PATCH", self._url_of(kind, id), f"{kind} {id}", body)
+        Without an id, create it; after a lost answer, look for it before a retry.
+        """
+        if id:
+            return self._request_one("PATCH", kind, id, body)
+        name = body["name"]
+        find = partial(self.find, kind, name)
+        return self.request("POST", PATHS[kind], f"{kind} {name}", body, find_created=find)
 
     def delete(self, kind: Kind, id: str) -> None:
         with suppress(NotFound):
-            self.request("DELETE", self._url_of(kind, id), f"{kind} {id}")
+            self._request_one("DELETE", kind, id)
 
     def check_volume(self, id: str) -> None:
         """Raise NotFound unless the network volume exists."""
-        url = f"{self._url}/network-volumes/{quote(id, safe='')}"
-        self.request("GET", url, f"network volume {id}")
+        self.request("GET", f"network-volumes/{quote(id, safe='')}", f"network volume {id}")
 
     def workers(self, endpoint_id: str) -> Json:
         """Return the `workers`, and a `summary` with their number in each state."""
-        url = f"{self._url_of('endpoint', endpoint_id)}/workers"
-        return self.request("GET", url, f"endpoint {endpoint_id}")
+        return self.request("GET", f"serverless/{endpoint_id}/workers", f"endpoint {endpoint_id}")
 
     def jobs(self, endpoint: Json) -> Json:
         """Return the number of a queue's jobs in each state."""
         health = self.request("GET", f"{endpoint_url(endpoint)}/health", "the endpoint")
         return {state: health.get("jobs", {}).get(state, 0) for state in JOB_STATES}
-
-    def logs_url(self, endpoint_id: str, worker: str) -> str:
-        return f"{self._url_of('endpoint', endpoint_id)}/workers/{quote(worker, safe='')}/logs"
 
     def request(
         self,
@@ -136,11 +148,12 @@ class Api:
         url: str,
         what: str,
         body: Json | None = None,
-        find_created: Callable[[], Json | None] | None = None,
+        find_created: Callable[[], Json] = dict,
     ) -> Json:
         """Send a request, with retries after temporary failures; return the answer's JSON object.
 
         Args:
+            url: a path of the API, or the URL of an endpoint's own route.
             what: the requested object in error texts, such as `endpoint ep-1`.
             find_created: returns the object that a failed try has created after all. Without it,
                 the request must be safe to repeat.
@@ -159,7 +172,7 @@ class Api:
                 seconds = max(seconds, error.retry_after)
                 self._console.print(f"{error} Trying again in {seconds:g} s.")
                 time.sleep(seconds)
-            if find_created and (created := find_created()):
+            if created := find_created():
                 return created
 
     def _send(self, method: str, url: str, what: str, body: Json | None) -> Json:
@@ -170,30 +183,12 @@ class Api:
         if answer.status_code >= 300:
             raise error_of(answer, what)
         made = json_of(answer) if answer.content else {}
-        if not isinstance(made, dict):
+        if made is None:
             raise invalid_answer(what)
         return made
 
-    def _get(self, kind: Kind, id: str) -> Json:
-        return self.request("GET", self._url_of(kind, id), f"{kind} {id}")
-
-    def _ids(self, kind: Kind, name: str) -> list[str]:
-        what = f"the list of {kind}s"
-        listed = self.request("GET", self._url_of(kind), what).get(f"{kind}s")
-        if not isinstance(listed, list) or not all(
-            isinstance(each, dict) and isinstance(each.get("id"), str) for each in listed
-        ):
-            raise invalid_answer(what)
-        return [
-            each["id"]
-            for each in listed
-            if each.get("name", "").removesuffix(FLASHBOOT_SUFFIX) == name
-            and (kind == "endpoint" or each.get("serverless"))
-        ]
-
-    def _url_of(self, kind: Kind, id: str | None = None) -> str:
-        url = f"{self._url}/{PATHS[kind]}"
-        return url if id is None else f"{url}/{quote(id, safe='')}"
+    def _request_one(self, method: str, kind: Kind, id: str, body: Json | None = None) -> Json:
+        return self.request(method, f"{PATHS[kind]}/{id}", f"{kind} {id}", body)
 
 
 @contextmanager
@@ -214,9 +209,10 @@ def connect(environ: Mapping[str, str], timeouts: Timeouts, console: Console) ->
         raise InvalidArgument(
             f"RUNPOD_API_URL={url!r} must be an https URL: the key is sent there."
         )
+    base_url = f"{url.rstrip('/').removesuffix('/v2')}/v2"
     headers = {"authorization": f"Bearer {key}", "user-agent": USER_AGENT}
-    with httpx.Client(headers=headers, timeout=timeouts.request) as http:
-        yield Api(http, url, timeouts, console)
+    with httpx.Client(base_url=base_url, headers=headers, timeout=timeouts.request) as http:
+        yield Api(http, timeouts, console)
 
 
 def _is_safe(url: str) -> bool:

@@ -25,7 +25,6 @@ CREDIT = re.compile(
     r"(too\s+low|insufficient|exhausted|used up|negative|below|not sufficient|not enough)\b",
     re.IGNORECASE,
 )
-CREDIT_STATUSES = frozenset({400, 403})
 MAX_REASON_CHARACTERS = 300
 Json = dict[str, Any]
 
@@ -57,7 +56,7 @@ def error_of(answer: httpx.Response, what: str) -> DeployError:
         return NotFound(
             f"Runpod cannot find {what}, or RUNPOD_API_KEY has no access to it ({reason})."
         )
-    if status == 402 or (status in CREDIT_STATUSES and CREDIT.search(reason)):
+    if status == 402 or (status in (400, 403) and CREDIT.search(reason)):
         return NoCredit(
             f"The account has no credit ({reason}): add some in Runpod's console, under Billing."
         )
@@ -80,8 +79,7 @@ def error_of(answer: httpx.Response, what: str) -> DeployError:
 
 def reason_of(answer: httpx.Response) -> str:
     """Return an answer's error text: from RFC 9457, OpenAI's error object, or the older API's."""
-    body = json_of(answer)
-    body = body if isinstance(body, dict) else {}
+    body = json_of(answer) or {}
     error = body.get("error")
     text = error.get("message") if isinstance(error, dict) else error
     text = str(body.get("detail") or body.get("message") or text or body.get("title") or "")
@@ -90,16 +88,17 @@ def reason_of(answer: httpx.Response) -> str:
     return one_line(text)[:MAX_REASON_CHARACTERS].rstrip(".") or answer.reason_phrase or "no reason"
 
 
-def json_of(answer: httpx.Response) -> Any:
-    """Return an answer's JSON value without the fields that are null; None if it has none."""
+def json_of(answer: httpx.Response) -> Json | None:
+    """Return an answer's JSON object without the fields that are null; None if it is not one."""
 
     def without_nulls(fields: Json) -> Json:
         return {name: value for name, value in fields.items() if value is not None}
 
     try:
-        return answer.json(object_hook=without_nulls)
+        value = answer.json(object_hook=without_nulls)
     except ValueError:
         return None
+    return value if isinstance(value, dict) else None
 
 
 def invalid_answer(what: str) -> ApiUnavailable:

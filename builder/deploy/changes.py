@@ -16,14 +16,13 @@ from builder.deploy.environment import WorkerEnvironment, worker_environment
 from builder.errors import InvalidArgument
 from builder.hub_listing import CUDA_VERSIONS, DISK_GB
 from builder.plan.gpus import load_gpu_table
-from builder.presets import Preset, find_preset, model_slug
+from builder.presets import model_slug
 
 TYPES = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
-TYPE_TITLES = {"QUEUE": "queue", "LOAD_BALANCER": "load balancer"}
 HTTP_PORT = "8000"
 REQUESTS_PER_WORKER = 32  # of a load balancer without MAX_NUM_SEQS
 # A new endpoint's fields without its environment, as the plan names them; None has no default.
-DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Json = {
     "image": None,
     "disk": DISK_GB,
     "ports": None,
@@ -71,7 +70,7 @@ class Deployment:
 
     def lines(self) -> Iterator[str]:
         """Yield the plan's lines, with stars in place of secrets."""
-        yield f"plan for {self.name} ({TYPE_TITLES[self.type]})"
+        yield f"plan for {self.name} ({self.type.lower().replace('_', ' ')})"
         if not self.changes:
             yield "  nothing to change"
         width = max(map(len, self.fields), default=0)
@@ -85,40 +84,42 @@ class Deployment:
 
 
 def desired_deployment(
-    options: argparse.Namespace,
-    environ: Mapping[str, str],
-    endpoint: Json | None,
-    template: Json | None,
+    options: argparse.Namespace, environ: Mapping[str, str], endpoint: Json, template: Json
 ) -> Deployment:
-    """Combine the arguments with the existing endpoint and template.
+    """Combine the arguments with the existing endpoint and template, which may be {}.
 
     Raises:
         InvalidArgument: an argument is invalid or missing, or contradicts the existing endpoint.
     """
-    name, preset = endpoint_name(options), find_preset(options.preset) if options.preset else None
-    type = _endpoint_type(options, endpoint)
+    name, preset = endpoint_name(options), options.preset
+    existing_type = endpoint and ("QUEUE" if is_queue(endpoint) else "LOAD_BALANCER")
+    type = TYPES[options.type] if options.type else existing_type or "QUEUE"
+    if endpoint and type != existing_type:
+        raise InvalidArgument(
+            f"Endpoint {name} has the type {existing_type}, which cannot be changed: delete it "
+            f"first (python -m builder delete {name}), or choose another --name."
+        )
     base = preset.variables() if preset else {}
     base |= {"MODEL_NAME": options.model} if options.model else {}
-    if type == "LOAD_BALANCER" and (base or endpoint is None):
+    if type == "LOAD_BALANCER" and (base or not endpoint):
         base |= {"SERVE_MODE": "http", "PORT": HTTP_PORT}
-    env_before = endpoint.get("env", {}) if endpoint else {}
     template_env = template.get("env", {}) if template else None
-    env = worker_environment(options.env, environ, base, env_before, template_env)
-    fields = _desired_fields(options, preset, endpoint, env)
+    env = worker_environment(options.env, environ, base, endpoint.get("env", {}), template_env)
+    fields = _desired_fields(options, type, endpoint, env)
     _check_fields(fields, options, name)
 
-    changed = _diff(_flat(endpoint or {}), fields)
-    variables = _diff(env_before, {**dict.fromkeys(env_before), **env.values})
+    changed = _diff(_flat(endpoint), fields)
+    variables = _diff(env.before, {**dict.fromkeys(env.before), **env.values})
     body = _nested(changed)
-    if variables or endpoint is None:  # a PATCH replaces the whole environment
+    if variables or not endpoint:  # a PATCH replaces the whole environment
         body["env"] = env.values
     copy = {f: fields[f] for f in TEMPLATE_FIELDS if f in fields} | {"env": env.public_values()}
     changes = []
-    if template is None:
+    if not template:
         changes.append(Change("template", None, {"name": name, **TEMPLATE_FLAGS, **copy}))
     elif _diff(template, copy):
         changes.append(Change("template", template["id"], copy))
-    if endpoint is None:
+    if not endpoint:
         changes.append(Change("endpoint", None, {"name": name, "type": type, **body}))
     elif body:
         changes.append(Change("endpoint", endpoint["id"], body))
@@ -126,53 +127,24 @@ def desired_deployment(
     return Deployment(name, type, env, shown, changes)
 
 
-def _endpoint_type(options: argparse.Namespace, endpoint: Json | None) -> str:
-    existing = endpoint and ("QUEUE" if is_queue(endpoint) else "LOAD_BALANCER")
-    requested = TYPES[options.type] if options.type else existing or "QUEUE"
-    if existing and requested != existing:
-        raise InvalidArgument(
-            f"Endpoint {endpoint_name(options)} has the type {existing}, which cannot be changed: "
-            f"delete it first (python -m builder delete {endpoint_name(options)}), or choose "
-            "another --name."
-        )
-    return requested
-
-
 def _desired_fields(
-    options: argparse.Namespace,
-    preset: Preset | None,
-    endpoint: Json | None,
-    env: WorkerEnvironment,
+    options: argparse.Namespace, type: str, endpoint: Json, env: WorkerEnvironment
 ) -> Json:
     """Return all fields but the environment: given, existing, or default values."""
-    fields = _flat(endpoint) if endpoint else dict(DEFAULTS)
-    is_load_balancer = _endpoint_type(options, endpoint) == "LOAD_BALANCER"
-    if is_load_balancer and env.values != env.before:
+    fields = _flat(endpoint or DEFAULTS)
+    if type == "LOAD_BALANCER" and env.values != env.before:
         fields["ports"] = [f"{env.values.get('PORT', HTTP_PORT)}/http"]
-    if is_load_balancer and endpoint is None:
+    if type == "LOAD_BALANCER" and not endpoint:
         batch = env.values.get("MAX_NUM_SEQS", "")
         requests = int(batch) if batch.isdecimal() and int(batch) else REQUESTS_PER_WORKER
         fields["scaling"] = {"type": "REQUEST_COUNT", "requestCount": requests}
-    if preset:
-        fields |= {"gpu.pools": list(preset.gpu_pools), "gpu.count": preset.gpu_count}
-    timeout = options.execution_timeout
-    given = {
-        "image": options.image,
-        "disk": options.disk,
-        "gpu.pools": gpu_pools(options.gpu) if options.gpu is not None else None,
-        "gpu.count": options.gpu_count,
-        "workers.min": options.min,
-        "workers.max": options.max,
-        "workers.idleTimeout": options.idle_timeout,
-        "timeout": timeout * 1000 if timeout else None,
-        "flashboot": options.flashboot,
-        "networkVolumes": options.volume,
-    }
-    fields |= {field: value for field, value in given.items() if value is not None}
+    if options.preset:
+        fields |= {"gpu.pools": [*options.preset.gpu_pools], "gpu.count": options.preset.gpu_count}
+    fields |= {field: value for field, value in vars(options).items() if value is not None}
     return {field: fields[field] for field in DEFAULTS if fields.get(field) is not None}
 
 
-def _check_fields(fields: Mapping[str, Any], options: argparse.Namespace, name: str) -> None:
+def _check_fields(fields: Json, options: argparse.Namespace, name: str) -> None:
     new = f"There is no endpoint {name} yet, and a new one needs"
     if "image" not in fields:
         raise InvalidArgument(f"{new} --image REGISTRY/NAME:TAG, the worker's image.")
@@ -182,7 +154,8 @@ def _check_fields(fields: Mapping[str, Any], options: argparse.Namespace, name: 
         )
     low = fields.get("workers.min", 0)
     high = fields.get("workers.max", low)
-    if low > high and (options.min, options.max) != (None, None):
+    given = vars(options)
+    if low > high and (given["workers.min"], given["workers.max"]) != (None, None):
         raise InvalidArgument(
             f"workers.min would be {low} and workers.max {high}: give a --min of at most {high}, "
             f"or a --max of at least {low}."
@@ -191,8 +164,12 @@ def _check_fields(fields: Mapping[str, Any], options: argparse.Namespace, name: 
 
 def _diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return old and new value of the fields of `after` that differ."""
+
+    def sort(value: Any) -> Any:
+        return sorted(value) if isinstance(value, list) else value
+
     pairs = {name: (before.get(name), value) for name, value in after.items()}
-    return {name: pair for name, pair in pairs.items() if _sorted(pair[0]) != _sorted(pair[1])}
+    return {name: (old, new) for name, (old, new) in pairs.items() if sort(old) != sort(new)}
 
 
 def _flat(resource: Json) -> Json:
@@ -208,10 +185,6 @@ def _nested(changed: Mapping[str, tuple[Any, Any]]) -> Json:
         group, _, key = field.rpartition(".")
         (body.setdefault(group, {}) if group else body)[key] = value
     return body
-
-
-def _sorted(value: Any) -> Any:
-    return sorted(value) if isinstance(value, list) else value
 
 
 def _shown(field: str, value: Any, env: WorkerEnvironment) -> str:
@@ -243,7 +216,7 @@ def endpoint_name(options: argparse.Namespace) -> str:
     for option, text in (("--name", options.name), ("--image", options.image)):
         if text is not None and text.split() != [text]:
             raise InvalidArgument(f"{option} {text!r} must be one word without spaces.")
-    model = options.model or (find_preset(options.preset).model if options.preset else "")
+    model = options.model or (options.preset.model if options.preset else "")
     name: str = options.name or model_slug(model)
     if not name:
         raise InvalidArgument("Give a preset (--help lists them), --model or --name.")

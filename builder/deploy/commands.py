@@ -3,17 +3,17 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from builder.cli import Console, command_parser, run_command, whole_number
 from builder.deploy import deployment
-from builder.deploy.api import Api, Kind, Timeouts, connect, is_queue, openai_url
+from builder.deploy.api import PATHS, Api, Timeouts, connect, is_queue, openai_url
 from builder.deploy.api_errors import Json
-from builder.deploy.changes import TYPES
-from builder.deploy.logs import LogPrinter
+from builder.deploy.changes import TYPES, gpu_pools
+from builder.deploy.logs import print_logs
 from builder.deploy.smoke_test import worker_states
 from builder.errors import NotDeleted, NotFound
-from builder.presets import PRESETS, model_slug, preset_slug
+from builder.presets import PRESETS, find_preset, model_slug, preset_slug
 
 Argv = Sequence[str] | None
 Environ = Mapping[str, str]
@@ -42,9 +42,9 @@ time; 9 no answer to the test request; 10 nothing was deleted."""
 
 def deploy(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
     """Create or change an endpoint; return the exit code."""
-    options = _deploy_parser().parse_args(argv)
 
     def work(console: Console) -> None:
+        options = _deploy_parser().parse_args(argv)
         if options.dry_run and not environ.get("RUNPOD_API_KEY"):
             deployment.deploy(options, environ, None, console)
         else:
@@ -56,13 +56,8 @@ def deploy(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts 
 
 def status(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
     """Print an endpoint's address, workers and jobs; return the exit code."""
-    options = _parser("status", "Print an endpoint's address, workers and jobs.").parse_args(argv)
-
-    def work(api: Api, console: Console) -> None:
-        for line in _status_lines(api, _existing(api, options.name), options.name):
-            console.print(line)
-
-    return _run("status", work, environ, timeouts)
+    parser = _parser("status", "Print an endpoint's address, workers and jobs.")
+    return _run("status", _status, parser.parse_args(argv), environ, timeouts)
 
 
 def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
@@ -73,17 +68,7 @@ def logs(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = 
     add("--follow", "-f", action="store_true", help="wait for more lines, until Ctrl-C")
     add("--tail", type=whole_number(0), default=100, metavar="LINES", help="existing lines (100)")
     add("--source", choices=("container", "system"), help="only this source's logs (both)")
-    options = parser.parse_args(argv)
-
-    def work(api: Api, console: Console) -> None:
-        id = _existing(api, options.name)["id"]
-        workers = [options.worker] if options.worker else []
-        workers = workers or [each["id"] for each in api.workers(id).get("workers", ())]
-        if not workers:
-            console.print(f"{options.name} has no worker at the moment, and so no logs")
-        LogPrinter(api, id, options, console).print_all(workers)
-
-    return _run("logs", work, environ, timeouts)
+    return _run("logs", print_logs, parser.parse_args(argv), environ, timeouts)
 
 
 def delete(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts = DEFAULT) -> int:
@@ -91,52 +76,57 @@ def delete(argv: Argv = None, environ: Environ = os.environ, timeouts: Timeouts 
     parser = _parser("delete", "Delete an endpoint and its template.")
     parser.add_argument("--yes", "-y", action="store_true", help="do not ask for confirmation")
     parser.add_argument("--force", action="store_true", help="delete it even while jobs run")
-    options = parser.parse_args(argv)
-    return _run("delete", lambda api, console: _delete(api, options, console), environ, timeouts)
+    return _run("delete", _delete, parser.parse_args(argv), environ, timeouts)
 
 
 def _run(
-    command: str, work: Callable[[Api, Console], None], environ: Environ, timeouts: Timeouts
+    command: str,
+    work: Callable[[argparse.Namespace, Api, Console], None],
+    options: argparse.Namespace,
+    environ: Environ,
+    timeouts: Timeouts,
 ) -> int:
     def connected(console: Console) -> None:
         with connect(environ, timeouts, console) as api:
-            work(api, console)
+            work(options, api, console)
 
     return run_command(command, connected, exit_os_error=EXIT_OS_ERROR)
 
 
 def _deploy_parser() -> argparse.ArgumentParser:
+    """Return a parser that stores options by the names of the API's fields (`DEFAULTS`)."""
     words = [(preset_slug(preset), model_slug(preset.model), preset.gpu) for preset in PRESETS]
     first, second = (max(len(row[column]) for row in words) for column in (0, 1))
     presets = "\n".join(f"  {a:{first}}  {b:{second}}  {gpu}" for a, b, gpu in words)
     parser = command_parser("deploy", DEPLOY + presets + EXIT_CODES)
     add, count, positive = parser.add_argument, whole_number(0), whole_number(1)
-    add("preset", nargs="?", metavar="PRESET", help="a model with settings and GPUs, see above")
+    preset = "a model with settings and GPUs, see above"
+    add("preset", nargs="?", type=find_preset, metavar="PRESET", help=preset)
     add("--name", help="name of the endpoint and its template (from the model)")
     add("--type", choices=TYPES, help="queue for jobs, lb for HTTP straight to a worker (queue)")
     add("--image", help="the worker's image, required for a new endpoint")
     add("--model", metavar="MODEL", help="MODEL_NAME, in place of the preset's")
-    add("--gpu", metavar="POOL[,POOL]", help="GPU pools, such as ADA_24,AMPERE_24")
-    add("--gpu-count", type=positive, metavar="N", help="GPUs per worker (1)")
+    gpu = "GPU pools, such as ADA_24,AMPERE_24"
+    add("--gpu", type=gpu_pools, dest="gpu.pools", metavar="POOL[,POOL]", help=gpu)
+    add("--gpu-count", type=positive, dest="gpu.count", metavar="N", help="GPUs per worker (1)")
     env = (
         "a variable of the workers; NAME takes its value from this environment and keeps it "
         "secret, NAME= removes the variable"
     )
     add("--env", "-e", action="append", default=[], metavar="NAME[=VALUE]", help=env)
-    add("--min", type=count, metavar="N", help="workers that always run (0)")
-    add("--max", type=count, metavar="N", help="maximum number of workers (3)")
-    add(
-        "--idle-timeout",
-        type=positive,
-        metavar="SECONDS",
-        help="time until an idle worker stops (5)",
-    )
+    add("--min", type=count, dest="workers.min", metavar="N", help="workers that always run (0)")
+    most = "maximum number of workers (3)"
+    add("--max", type=count, dest="workers.max", metavar="N", help=most)
+    idle = "time until an idle worker stops (5)"
+    add("--idle-timeout", type=positive, dest="workers.idleTimeout", metavar="SECONDS", help=idle)
     flashboot = ("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT")
     keep = "whether a stopped worker's state is kept (FLASHBOOT)"
     add("--flashboot", type=str.upper, choices=flashboot, help=keep)
-    add("--volume", type=_words, metavar="ID[,ID]", help="network volumes; '' for none")
+    volumes = "network volumes; '' for none"
+    add("--volume", type=_words, dest="networkVolumes", metavar="ID[,ID]", help=volumes)
     add("--disk", type=positive, metavar="GB", help="size of a container's disk (150)")
-    add("--execution-timeout", type=positive, metavar="SECONDS", help="time limit of a job (600)")
+    job = "time limit of a job (600)"
+    add("--execution-timeout", type=_milliseconds, dest="timeout", metavar="SECONDS", help=job)
     add("--dry-run", action="store_true", help="print the plan, change nothing")
     wait = "time limit for the first worker; 0 skips it and the test request (900)"
     add("--wait", type=count, default=900, metavar="SECONDS", help=wait)
@@ -147,48 +137,47 @@ def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def _milliseconds(text: str) -> int:
+    return 1000 * whole_number(1)(text)
+
+
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     parser = command_parser(command, description + EXIT_CODES)
     parser.add_argument("name", metavar="NAME", help="name of the endpoint")
     return parser
 
 
-def _existing(api: Api, name: str) -> Json:
-    endpoint = api.find("endpoint", name)
-    if endpoint is None:
-        raise NotFound(f"There is no endpoint named {name}: python -m builder deploy creates one.")
-    return endpoint
-
-
-def _status_lines(api: Api, endpoint: Json, name: str) -> Iterator[str]:
+def _status(options: argparse.Namespace, api: Api, console: Console) -> None:
+    endpoint = api.endpoint(options.name)
     listed = api.workers(endpoint["id"])
     limits, gpu = endpoint.get("workers", {}), endpoint.get("gpu", {})
     pools = ", ".join(gpu.get("pools", ())) or "none"
-    yield f"endpoint  {name} ({endpoint['id']}), {endpoint.get('type', 'QUEUE')}"
-    yield f"address   {openai_url(endpoint)}"
-    yield f"image     {endpoint.get('image')}"
-    yield f"GPUs      {gpu.get('count', 1)} of {pools}"
     states = worker_states(listed.get("summary", {}))
-    yield f"workers   {states} (min {limits.get('min')}, max {limits.get('max')})"
+    console.print(
+        f"endpoint  {options.name} ({endpoint['id']}), {endpoint.get('type', 'QUEUE')}\n"
+        f"address   {openai_url(endpoint)}\n"
+        f"image     {endpoint.get('image')}\n"
+        f"GPUs      {gpu.get('count', 1)} of {pools}\n"
+        f"workers   {states} (min {limits.get('min')}, max {limits.get('max')})"
+    )
     for worker in listed.get("workers", ()):
         details = [worker.get("status"), worker.get("gpuTypeId"), worker.get("dataCenterId")]
         if "uptimeSeconds" in worker:
             details.append(f"for {worker['uptimeSeconds']} s")
         if worker.get("isStale"):
             details.append("of an older version")
-        yield f"  {worker['id']}  {', '.join(each for each in details if each)}"
+        console.print(f"  {worker['id']}  {', '.join(each for each in details if each)}")
     if is_queue(endpoint):
         jobs = api.jobs(endpoint)
-        yield (
+        console.print(
             f"jobs      {jobs['inQueue']} in the queue, {jobs['inProgress']} in progress, "
             f"{jobs['completed']} completed, {jobs['failed']} failed, {jobs['retried']} retried"
         )
 
 
-def _delete(api: Api, options: argparse.Namespace, console: Console) -> None:
+def _delete(options: argparse.Namespace, api: Api, console: Console) -> None:
     name = options.name
-    kinds: tuple[Kind, ...] = ("endpoint", "template")
-    found = {kind: resource for kind in kinds if (resource := api.find(kind, name))}
+    found = {kind: resource for kind in PATHS if (resource := api.find(kind, name))}
     if not found:
         raise NotFound(f"There is no endpoint and no template named {name}.")
     what = " and ".join(f"{kind} {name} ({each['id']})" for kind, each in found.items())

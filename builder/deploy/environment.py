@@ -52,17 +52,17 @@ class WorkerEnvironment:
         Raises:
             handler.errors.InvalidSetting: a worker would refuse the value.
         """
-        known = {name: value for name, value in self.values.items() if not is_reference(value)}
-        load_settings(PLATFORM_VARIABLES | known)
+        load_settings(PLATFORM_VARIABLES | self._literal_values())
 
     @property
     def model(self) -> str:
         """The model's name for callers; MODEL if it is not in the environment."""
-        given = {name: self.values.get(name, "") for name in MODEL_VARIABLES}
-        settings = load_settings(
-            {n: value for n, value in given.items() if not is_reference(value)}
-        )
+        given = {n: v for n, v in self._literal_values().items() if n in MODEL_VARIABLES}
+        settings = load_settings(given)
         return (*settings.model_names, settings.model_name or "MODEL")[0]
+
+    def _literal_values(self) -> dict[str, str]:
+        return {name: value for name, value in self.values.items() if not is_reference(value)}
 
 
 def worker_environment(

@@ -16,6 +16,7 @@ from builder.deploy.api_errors import (
     reason_of,
     unreachable,
 )
+from builder.deploy.environment import WorkerEnvironment
 from builder.errors import NoHealthyWorker, NotFound, SmokeTestFailed
 from handler.errors import one_line
 
@@ -26,9 +27,27 @@ QUESTION = "What is the capital of France?"
 MAX_TOKENS = 200  # a reasoning model needs some before its answer
 
 
-def wait_for_worker(
-    api: Api, endpoint: Json, timeout_seconds: float, console: Console
-) -> list[str]:
+def run_smoke_test(
+    api: Api, endpoint: Json, env: WorkerEnvironment, timeout_seconds: int, console: Console
+) -> str | None:
+    """Wait for a worker and send it a test request; return the name of its model."""
+    if endpoint.get("workers", {}).get("max") == 0:
+        console.print("workers.max is 0: no worker will start, so no test request is sent")
+        return None
+    if not is_queue(endpoint) and "API_KEY" in env.values:
+        console.print("the workers require API_KEY beside Runpod's key: no test request is sent")
+        return None
+    models = _wait_for_worker(api, endpoint, timeout_seconds, console)
+    model = models[0] if models else env.model
+    if env.values.get("RUNNER") == "pooling":
+        console.print("the model returns embeddings, not text: no test request is sent")
+    else:
+        text = _send_test_request(api, endpoint, model)
+        console.print(text or "(no text within the test request's tokens)")
+    return model
+
+
+def _wait_for_worker(api: Api, endpoint: Json, timeout_seconds: int, console: Console) -> list[str]:
     """Print each change of the workers' states until one answers; return the models it serves.
 
     A queue starts no worker without a job, so a job that asks for the models is sent; a load
@@ -37,7 +56,7 @@ def wait_for_worker(
     Raises:
         NoHealthyWorker: no worker became healthy in time, or the first one failed.
     """
-    console.print(f"waiting for the first worker, at most {timeout_seconds:.0f} s")
+    console.print(f"waiting for the first worker, at most {timeout_seconds} s")
     url, started, before = endpoint_url(endpoint), time.monotonic(), ""
     job_id: str | None = None
     models: list[str] | None = None
@@ -109,25 +128,25 @@ def _model_names(listed: Any) -> list[str]:
     return [str(each["id"]) for each in data or () if isinstance(each, dict) and "id" in each]
 
 
-def _no_worker_reason(endpoint: Json, counts: Json, seconds: float) -> str:
+def _no_worker_reason(endpoint: Json, counts: Json, seconds: int) -> str:
     logs = f"python -m builder logs {endpoint['name'].removesuffix(FLASHBOOT_SUFFIX)}"
     if counts.get("unhealthy"):
-        return f"After {seconds:.0f} s a worker is unhealthy: see {logs}."
+        return f"After {seconds} s a worker is unhealthy: see {logs}."
     if any(counts.get(state) for state in ("initializing", "idle", "running")):
         return (
-            f"After {seconds:.0f} s a worker is still starting: see {logs}, and wait longer "
+            f"After {seconds} s a worker is still starting: see {logs}, and wait longer "
             "(--wait; a start of more than 7 minutes needs -e RUNPOD_INIT_TIMEOUT=SECONDS)."
         )
     state = "every worker is throttled" if counts.get("throttled") else "no worker got a GPU"
     pools = ", ".join(endpoint.get("gpu", {}).get("pools", ())) or "its GPU pools"
     where = " in the data centre of its network volume" if endpoint.get("networkVolumes") else ""
     return (
-        f"After {seconds:.0f} s {state}: there is no capacity in {pools}{where}; add pools "
+        f"After {seconds} s {state}: there is no capacity in {pools}{where}; add pools "
         "(--gpu A,B), or try again later."
     )
 
 
-def send_test_request(api: Api, endpoint: Json, model: str) -> str:
+def _send_test_request(api: Api, endpoint: Json, model: str) -> str:
     """Send a small chat completion; return the text of the answer.
 
     Raises:
@@ -145,7 +164,7 @@ def send_test_request(api: Api, endpoint: Json, model: str) -> str:
             f"The test request was answered with {answer.status_code}: {reason_of(answer)}."
         )
     try:
-        message = json_of(answer)["choices"][0]["message"]
+        message = (json_of(answer) or {})["choices"][0]["message"]
         # A reasoning model may not have begun its answer.
         text = message.get("content") or message.get("reasoning") or message["reasoning_content"]
     except (LookupError, TypeError, AttributeError) as error:

@@ -156,7 +156,8 @@ def _quantize_and_measure(
 @contextmanager
 def _silenced_libraries() -> Iterator[None]:
     """Discard what libraries print; the log keeps the stderr that it was set up with."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # llm-compressor sets it with a notice
+    # llm-compressor sets this variable if it is not set, and warns that it has set it.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with (
         open(os.devnull, "w", encoding="utf-8") as devnull,
         redirect_stdout(devnull),

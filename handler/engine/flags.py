@@ -223,6 +223,7 @@ def parse_engine_flags(
     worker_arguments: Sequence[str],
     environ: Mapping[str, str],
     engine_args: str,
+    gpu_count: int,
 ) -> argparse.Namespace:
     """Return the engine's parsed flags, and warn of variables that have no effect.
 
@@ -235,6 +236,7 @@ def parse_engine_flags(
         worker_arguments: made from the worker's settings.
         environ: variables that may name flags.
         engine_args: the setting ENGINE_ARGS.
+        gpu_count: of the GPUs that the engine will see, for TENSOR_PARALLEL_SIZE=auto.
 
     Raises:
         InvalidSetting: the engine does not take a flag or value.
@@ -253,7 +255,7 @@ def parse_engine_flags(
     refuse_unknown_keys(environ, known | OLD_NAMES.keys(), TITLES[engine])
     for warning in unused_variable_warnings(environ, known, removed):
         log.warning(warning)
-    environ = resolve_auto_tensor_parallel(environ)
+    environ = resolve_auto_tensor_parallel(environ, gpu_count)
     variable = given_name("engine_args", environ)
     more = flags.from_text(engine_args, variable)
     refuse_old_flags(more, flags.names, removed)

@@ -1,12 +1,9 @@
 """Parallelism: TENSOR_PARALLEL_SIZE=auto, and sizes that the model's heads cannot be split into.
 
-GPUs are counted from the environment and the device files, never with CUDA: a process that has
-initialised CUDA can no longer fork its engine. GPUs of other nodes are not counted, and memory is
-not checked here.
+GPUs of other nodes are not counted, and memory is not checked here.
 """
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,23 +19,7 @@ TENSOR = ("TENSOR_PARALLEL_SIZE", "TP_SIZE")  # vLLM's name and SGLang's
 PIPELINE = ("PIPELINE_PARALLEL_SIZE", "PP_SIZE")
 DATA = ("DATA_PARALLEL_SIZE", "DP_SIZE")
 ATTENTION_DATA = ("ATTN_DP_SIZE", "ATTENTION_DATA_PARALLEL_SIZE")  # SGLang's
-DEVICES = Path("/dev")
-DEVICE = re.compile(r"nvidia(\d+)")
 MAX_SUGGESTED_GPUS = 16
-
-
-def visible_gpus(environ: Mapping[str, str], devices: Path = DEVICES) -> list[str]:
-    """Return the GPUs that the engine will see: indices, or entries of CUDA_VISIBLE_DEVICES.
-
-    CUDA ignores the first invalid entry of CUDA_VISIBLE_DEVICES and all after it.
-    """
-    chosen = environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        found = [DEVICE.fullmatch(path.name) for path in devices.glob("nvidia*")]
-        return [str(number) for number in sorted(int(match[1]) for match in found if match)]
-    names = [name.strip() for name in chosen.split(",")]
-    ends = [index for index, name in enumerate(names) if name in ("", "-1")]
-    return names[: ends[0]] if ends else names
 
 
 @dataclass(frozen=True)
@@ -57,34 +38,38 @@ class Parallelism:
     groups: int = 1
 
 
-def resolve_auto_tensor_parallel(
-    environ: Mapping[str, str], devices: Path = DEVICES
-) -> Mapping[str, str]:
-    """Return the environ with a number in place of TENSOR_PARALLEL_SIZE=auto."""
-    count = str(_gpus_per_stage(environ, len(visible_gpus(environ, devices))))
+def resolve_auto_tensor_parallel(environ: Mapping[str, str], gpu_count: int) -> Mapping[str, str]:
+    """Return the environ with a number in place of TENSOR_PARALLEL_SIZE=auto.
+
+    Args:
+        environ: variables that may set sizes.
+        gpu_count: of the GPUs that the engine will see on this machine.
+    """
+    count = str(_gpus_per_stage(environ, gpu_count))
     auto = {name: count for name in TENSOR if environ.get(name, "").strip().lower() == "auto"}
     return {**environ, **auto}
 
 
 def check_parallelism(
-    parallelism: Parallelism,
-    environ: Mapping[str, str],
-    folder: Path,
-    devices: Path = DEVICES,
+    parallelism: Parallelism, environ: Mapping[str, str], folder: Path, gpu_count: int
 ) -> None:
     """Check that the heads of the checkpoint in `folder` can be split, and warn of idle GPUs.
+
+    Args:
+        parallelism: of the parsed flags.
+        environ: variables that may set sizes, for the error.
+        folder: of the checkpoint.
+        gpu_count: of the GPUs that the engine will see on this machine.
 
     Raises:
         InvalidSetting: names the sizes that are possible.
     """
-    gpus = visible_gpus(environ, devices)
-    _check_heads(parallelism, environ, folder, len(gpus))
-    if len(gpus) > 1 and parallelism.ranks == 1 and not _is_set(environ):
+    _check_heads(parallelism, environ, folder, gpu_count)
+    if gpu_count > 1 and parallelism.ranks == 1 and not _is_set(environ):
         log.warning(
-            "the worker sees %d GPUs and uses one, the others (%s) are idle: "
+            "the worker sees %d GPUs and uses the first, the others are idle: "
             "TENSOR_PARALLEL_SIZE=auto uses all of them",
-            len(gpus),
-            ", ".join(gpus[1:]),
+            gpu_count,
         )
 
 

@@ -6,7 +6,6 @@ layers all have the same attention; `python -m builder plan` calculates that of 
 
 import logging
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,13 +22,11 @@ from handler.model.attention import (
 )
 from handler.model.checkpoint import model_config
 from handler.model.safetensors import tensors_in_folder
+from handler.startup.gpus import Gpu
 
 log = logging.getLogger(__name__)
 
 GB = 1e9
-MIB = 1 << 20
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-NVIDIA_SMI_TIMEOUT_SECONDS = 20.0
 LOADER_PACKAGES = {  # LOAD_FORMAT → the package that it needs
     "runai_streamer": "runai-model-streamer",
     "runai_streamer_sharded": "runai-model-streamer",
@@ -103,8 +100,13 @@ def check_load_format(load_format: str) -> None:
         )
 
 
-def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
+def check_memory(demand: MemoryDemand, gpus: Sequence[Gpu]) -> None:
     """Refuse weights, or one request of the longest context, that cannot fit the GPUs.
+
+    Args:
+        demand: of the engine.
+        gpus: that the engine will see; without one, or if a GPU's memory is unknown, nothing is
+            refused but the fraction. The smallest counts.
 
     Raises:
         InvalidSetting: the memory fraction is not between 0 and 1, such as a percentage.
@@ -115,9 +117,14 @@ def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
             f"{demand.memory_setting}={demand.memory_fraction:g} must be above 0 and at most 1, "
             "such as 0.9."
         )
-    total = gpu_memory_bytes(visible_gpus)
-    if total is None:
+    memory = [gpu.memory_bytes for gpu in gpus]
+    known = [size for size in memory if size is not None]
+    if not known or len(known) < len(memory):
         return
+    total = min(known)
+    can_have_more = not any(gpu.is_mig_slice for gpu in gpus)
+    larger = "a larger GPU" if can_have_more else "a larger MIG slice or a whole GPU"
+    more = " or more GPUs (TENSOR_PARALLEL_SIZE)" if can_have_more else ""
     config = model_config(demand.folder)
     tensors = tensors_in_folder(demand.folder)
     model_bytes = sum(tensor.loaded_bytes for tensor in tensors)
@@ -131,10 +138,10 @@ def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
         f"GPU; the engine may use {allowed / GB:.1f} of {total / GB:.1f} GB per GPU{setting}"
     )
     if min_weights > allowed:
-        count = _sufficient_gpus(config, model_bytes, allowed)
+        count = _sufficient_gpus(config, model_bytes, allowed) if can_have_more else None
         several = f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), " if count else ""
         raise EngineStartFailed(
-            f"{sizes}: use {several}a larger GPU, or a checkpoint with fewer bits (AWQ, FP8)."
+            f"{sizes}: use {several}{larger}, or a checkpoint with fewer bits (AWQ, FP8)."
         )
     token_bytes = kv_bytes_per_token(config, demand.kv_element_bytes, demand.tensor_parallel_size)
     tokens = demand.context_tokens or default_context_tokens(config)
@@ -147,28 +154,8 @@ def check_memory(demand: MemoryDemand, visible_gpus: Sequence[str]) -> None:
         shorter = f"set MAX_MODEL_LEN to at most {fitting}, or " if fitting > 0 else ""
         raise EngineStartFailed(
             f"{sizes}, and one request of {tokens} tokens needs {cache / GB:.1f} GB of KV cache: "
-            f"{shorter}use a larger GPU or more GPUs (TENSOR_PARALLEL_SIZE)."
+            f"{shorter}use {larger}{more}."
         )
-
-
-def gpu_memory_bytes(gpus: Sequence[str]) -> int | None:
-    """Return the smallest memory of the given GPUs, None if unknown.
-
-    It is read with nvidia-smi: a process that has initialized CUDA cannot fork its engine.
-
-    Args:
-        gpus: indices, or entries of CUDA_VISIBLE_DEVICES.
-    """
-    if not gpus:
-        return None
-    command = [*NVIDIA_SMI, "-i", ",".join(gpus)]
-    try:
-        output = subprocess.run(
-            command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_SECONDS
-        ).stdout
-        return min(int(line) for line in output.splitlines() if line.strip()) * MIB
-    except (OSError, ValueError, subprocess.TimeoutExpired):
-        return None  # no nvidia-smi, a part of a GPU (MIG), or no answer
 
 
 def _sufficient_gpus(config: Config, model_bytes: int, allowed: float) -> int | None:

@@ -35,6 +35,7 @@ def retry(
     call: Callable[[], T],
     progress: Callable[[], int] = lambda: 0,
     waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> T:
     """Return what `call` returns, retried after errors that may pass.
 
@@ -43,6 +44,7 @@ def retry(
         progress: a count, such as of bytes; when it has grown, the retries start over.
         waits_seconds: the waits between failures without progress; then the error is raised.
             Waits that the hub requests are counted separately.
+        sleep: waits that many seconds.
     """
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
@@ -67,7 +69,7 @@ def retry(
                 has_stalled = isinstance(error, TransferStalled)
                 wait_seconds = waits_seconds[failures - 1]
             log.warning("%s, trying again in %.0f s", _retry_reason(error), wait_seconds)
-            time.sleep(wait_seconds)
+            sleep(wait_seconds)
 
 
 @contextmanager

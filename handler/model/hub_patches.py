@@ -1,5 +1,8 @@
 """What is replaced in huggingface-hub, and what is read of it without being public.
 
+All rows are needed since huggingface-hub 1.33; older versions were not checked.
+tests/contract/test_huggingface_hub.py has a test for each.
+
 | replaced                       | why                               | until                     |
 | ------------------------------ | --------------------------------- | ------------------------- |
 | `constants.HF_HUB_DISABLE_XET` | after a transfer by Xet stalled,  | a transfer without a byte |
@@ -8,11 +11,15 @@
 | `get_session().event_hooks`,   | it waits as long as an answer 429 | that wait has a bound     |
 | during a download              | says, in silence                  |                           |
 
-Called or read: `utils._xet.abort_xet_session`, because a transfer by Xet heeds no `tqdm_class`; the
-suffix of partial files; an update of `tqdm_class` per chunk (transfer.py). Until a download can be
-cancelled.
-
-huggingface-hub 1.33. Pinned by tests/contract/test_huggingface_hub.py.
+| called or read                 | why                               | until                     |
+| ------------------------------ | --------------------------------- | ------------------------- |
+| `utils._xet.abort_xet_session` | a transfer by Xet heeds no        | a download can be         |
+|                                | `tqdm_class`                      | cancelled                 |
+| the suffix of partial files    | a cancelled download whose        | a download can be         |
+|                                | connection hangs leaves them      | cancelled                 |
+| an update of `tqdm_class` per  | it shows that bytes arrive, and   | a download can be         |
+| chunk (transfer.py)            | can end a plain HTTP transfer     | cancelled, and ends when  |
+|                                |                                   | no byte comes             |
 """
 
 from collections.abc import Iterator

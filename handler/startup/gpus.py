@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
-INDEX = re.compile(r"\+?\d+")
+INDEX = re.compile(r"\+?\d+")  # CUDA reads "1x" as 1
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Gpu:
     capability: tuple[int, int]
     memory_bytes: int | None
     uuid: str
+
+    @property
+    def is_mig_slice(self) -> bool:
+        """Whether this is a part of a GPU, beside which a process can have no other."""
+        return self.uuid.startswith("MIG-")
 
 
 @dataclass(frozen=True)
@@ -93,30 +98,37 @@ def visible_gpus(environ: Mapping[str, str]) -> list[Gpu]:
             ]
     except NoDriver:
         return []
-    slices = {gpu.uuid for device in devices if device.is_mig for gpu in device.gpus}
-    visible = _visible(devices, environ.get(VISIBLE_DEVICES))
-    return [gpu for gpu in visible if gpu.uuid in slices][:1] or visible
+    return chosen_gpus(devices, environ.get(VISIBLE_DEVICES))
 
 
 @dataclass(frozen=True)
-class _Device:
-    """What stands at one of NVML's indices: a GPU, or in MIG mode the slices of it."""
+class Device:
+    """What stands at one of NVML's indices: a GPU, or in MIG mode its slices, which may be none."""
 
     uuid: str
-    is_mig: bool
     gpus: list[Gpu]
 
 
-def _visible(devices: list[_Device], chosen: str | None) -> list[Gpu]:
-    """Return the GPUs and slices that CUDA_VISIBLE_DEVICES names; all of them where it is None."""
+def chosen_gpus(devices: list[Device], chosen: str | None) -> list[Gpu]:
+    """Return what CUDA enumerates of these devices.
+
+    Args:
+        devices: of NVML, in its order.
+        chosen: the value of CUDA_VISIBLE_DEVICES, None if it is not set.
+    """
+    named = _named(devices, chosen)
+    return [gpu for gpu in named if gpu.is_mig_slice][:1] or named
+
+
+def _named(devices: list[Device], chosen: str | None) -> list[Gpu]:
     if chosen is None:
         return [gpu for device in devices for gpu in device.gpus]
     by_uuid = {device.uuid: device.gpus[0] for device in devices if device.gpus}
     by_uuid |= {gpu.uuid: gpu for device in devices for gpu in device.gpus}
     visible: list[Gpu] = []
     for entry in map(str.strip, chosen.split(",")):
-        if INDEX.fullmatch(entry):
-            named = [gpu for device in devices[int(entry) :][:1] for gpu in device.gpus[:1]]
+        if index := INDEX.match(entry):
+            named = [gpu for device in devices[int(index[0]) :][:1] for gpu in device.gpus[:1]]
         else:
             named = [gpu for uuid, gpu in by_uuid.items() if entry and uuid.startswith(entry)]
         if len(named) != 1:
@@ -144,10 +156,9 @@ def _nvml() -> Iterator[Any]:
         raise NoDriver(str(error)) from error
 
 
-def _device(nvml: Any, handle: Any) -> _Device:
+def _device(nvml: Any, handle: Any) -> Device:
     capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    is_mig = _is_mig(nvml, handle)
-    usable = _slices(nvml, handle) if is_mig else [handle]
+    usable = _slices(nvml, handle) if _is_mig(nvml, handle) else [handle]
     gpus = [
         Gpu(
             name=nvml.nvmlDeviceGetName(each),
@@ -157,7 +168,7 @@ def _device(nvml: Any, handle: Any) -> _Device:
         )
         for each in usable
     ]
-    return _Device(nvml.nvmlDeviceGetUUID(handle), is_mig, gpus)
+    return Device(nvml.nvmlDeviceGetUUID(handle), gpus)
 
 
 def _is_mig(nvml: Any, handle: Any) -> bool:

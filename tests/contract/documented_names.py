@@ -123,7 +123,9 @@ def _effect(engine: EngineName, flags: EngineFlags, environ: dict[str, str]) -> 
 
 
 def _parse(engine: EngineName, flags: EngineFlags, environ: dict[str, str]) -> Any:
-    return parse_engine_flags(engine, flags, worker_arguments=[], environ=environ, engine_args="")
+    return parse_engine_flags(
+        engine, flags, worker_arguments=[], environ=environ, engine_args="", gpu_count=1
+    )
 
 
 def _values(flags: EngineFlags, name: str) -> list[str]:

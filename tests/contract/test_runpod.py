@@ -35,6 +35,7 @@ from runpod.serverless.modules import (  # noqa: E402
     rp_scale,
     worker_state,
 )
+from runpod.serverless.utils import rp_upload  # noqa: E402
 
 
 def calls(function):
@@ -232,6 +233,10 @@ def test_the_sdk_has_the_log_levels():
 
 
 # ---- why they are replaced
+
+
+def test_the_sdk_configures_the_root_logger_at_its_import():
+    assert "\nlogging.basicConfig(" in inspect.getsource(rp_upload)
 
 
 def test_the_sdk_waits_a_tenth_of_a_second_before_it_looks_for_a_job():

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from handler.engine.flag_aliases import (
 from handler.engine.flag_names import flag_names
 from handler.engine.removed_names import BOTH_ENGINES, REMOVED
 from handler.engine.sglang.adapter import SglangAdapter
+from handler.engine.sglang.detokenizer import append_only_status
 from handler.engine.sglang.flags import (
     KERNELS,
     POSITIVE,
@@ -40,6 +42,7 @@ from handler.engine.sglang.flags import (
     memory_demand,
     worker_arguments,
 )
+from handler.engine.sglang.patches import run_detokenizer
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.errors import InvalidSetting
 from handler.model.harmony import FILE, VARIABLE
@@ -114,14 +117,34 @@ def test_replaced_streams_of_parsed_text():
 GENERATE_CONTENT = "OpenAIServingChat._generate_stream_content"
 
 
-def test_replaced_detokenizer_process():
+def test_replaced_detokenizer_process(monkeypatch):
+    """The engine's own is the function that is called in it, and it can be sent to a process."""
+    manager = import_module("sglang.srt.managers.detokenizer_manager")
+    engine = found("entrypoints.engine", "Engine")
+    assert engine.run_detokenizer_process_func is manager.run_detokenizer_process
+    assert pickle.loads(pickle.dumps(run_detokenizer)) is run_detokenizer
+    seen = []
+    monkeypatch.setattr(manager, "DecodeStatus", manager.DecodeStatus)  # so that it is set back
+    monkeypatch.setattr(manager, "run_detokenizer_process", lambda *a, **n: seen.append((a, n)))
+    run_detokenizer("args", port_args="ports")
+    assert seen == [(("args",), {"port_args": "ports"})]
+    assert manager.DecodeStatus.__name__ == append_only_status().__name__
+
+
+def test_replaced_decode_status():
     """What is sent still goes back where an unfinished character follows another."""
     manager = found("managers.detokenizer_manager", "DetokenizerManager")
     decode = manager._decode_batch_token_id_output.__code__.co_names
     assert {"DecodeStatus", "sent_offset", "find_printable_text"} <= set(decode)
     printable = import_module("sglang.utils").find_printable_text
     assert [printable(text) for text in ("東京\ufffd", "東京は\ufffd")] == ["東京", ""]
-    assert callable(found("entrypoints.engine", "Engine").run_detokenizer_process_func)
+    sent = []
+    for made in (found("managers.detokenizer_manager", "DecodeStatus"), append_only_status()):
+        status = made(decoded_text="", decode_ids=[], surr_offset=0, read_offset=0)
+        status.sent_offset = 2
+        status.sent_offset = 0
+        sent.append(status.sent_offset)
+    assert sent == [0, 2]
 
 
 def test_replaced_kill_process_tree():

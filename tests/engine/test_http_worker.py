@@ -33,6 +33,10 @@ def metric(worker, series):
     return value(worker.call("GET", "/metrics").text, series, missing=0)
 
 
+def open_requests(worker):
+    return metric(worker, "llm_worker_requests_active")
+
+
 def settled(worker):
     """Return the open requests of the worker and of the engine, once nothing changes."""
     for _ in range(100):
@@ -91,17 +95,17 @@ async def rough_load(worker):
         f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {worker.api_key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     ).encode()
-    left, hanging = asyncio.Event(), []
+    left, arrived, hanging = asyncio.Event(), asyncio.Event(), []
 
     async def leaves(number):
-        """Start a long stream and disconnect, at once or after its first event."""
+        """Start a long stream and disconnect, after its first event or whatever came of it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
         writer.write(head + body)
         await writer.drain()
         if number % 25 == 0:
             await reader.readuntil(b"data: ")
         else:
-            await asyncio.sleep(0.5)
+            await arrived.wait()
         writer.transport.abort()
 
     async def hangs(number):
@@ -125,6 +129,10 @@ async def rough_load(worker):
     hung = [asyncio.create_task(hangs(number)) for number in range(CONNECTIONS // 2)]
     gone = [asyncio.create_task(leaves(number)) for number in range(CONNECTIONS // 2)]
     assert await is_served() == [200] * 20
+    # Of those that send all, some leave by themselves.
+    stay = CONNECTIONS // 2 + CONNECTIONS // 20 - CONNECTIONS // 50
+    await asyncio.to_thread(wait_until, lambda: open_requests(worker) >= stay, 60)
+    arrived.set()
     await asyncio.gather(*gone)
     left.set()
     await asyncio.gather(*hung)

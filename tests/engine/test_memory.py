@@ -7,10 +7,10 @@ import pytest
 from builder.plan.architecture import parse_architecture
 from handler.engine.vllm import platform
 from handler.errors import EngineStartFailed
+from handler.startup.gpus import Gpu
 from tests.engine.conftest import KV_CACHE_BYTES
 from tests.support.environment import MODELS, NAME
 from tests.support.header_checkpoints import header_checkpoint
-from tests.support.nvidia_smi import fake_nvidia_smi
 from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while t
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
     """A Llama 70B in 16 bits, and GPUs of 80 GB; the CPU build is told that it runs on a GPU."""
-    fake_nvidia_smi(tmp_path, monkeypatch, 81559)
-    monkeypatch.setattr(platform, "gpus", lambda environ: ["0"])
+    gpu = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 81559 << 20, "GPU-0")
+    monkeypatch.setattr(platform, "gpus", lambda environ: [gpu])
     return header_checkpoint(tmp_path, 141_000_000_000)
 
 

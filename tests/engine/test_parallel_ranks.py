@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 
 import psutil
 import pytest
@@ -19,7 +18,6 @@ from tests.support.ray_cluster import PLUGIN, running_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # engines and torch warn while they are imported
 
-DEATH_SECONDS = 10
 QUESTION = {"prompt": "Once upon a time", "max_tokens": 48, "temperature": 0, "ignore_eos": True}
 # Long enough to run still when a rank is killed, also on cores that keep this process waiting.
 STORY = {**QUESTION, "max_tokens": 8000, "stream": True}
@@ -75,10 +73,8 @@ def answer_and_lose_a_rank(engine, environment, answer, victim):
             platform.wait_until(job_id, lambda job: len(job.chunks) > 1, 60)
         family = psutil.Process(worker.pid).children(recursive=True)
         rank = victim(family)
-        killed_at = time.monotonic()
         rank.send_signal(signal.SIGKILL)
         assert worker.wait(60) == 5
-        assert time.monotonic() - killed_at < DEATH_SECONDS
         for job in (platform.job(job_id) for job_id in job_ids):
             assert job.state == JobState.FAILED, job
             error = json.loads(job.error)["error"]

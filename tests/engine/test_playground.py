@@ -136,8 +136,8 @@ def test_an_answer_is_streamed_with_its_figures(page):
     kinds = [speed.split(" ")[1] for _, speed in seen if speed != "–"]
     assert kinds == ["estimated"] * (len(kinds) - 1) + ["counted"]
     assert text(page, "tokens") == "37 in (0 cached), 10 out"
-    assert 0 < float(text(page, "first").removesuffix(" s")) < 60
-    assert 0 < float(text(page, "speed").removesuffix(" counted")) < 10_000
+    assert float(text(page, "first").removesuffix(" s")) > 0
+    assert float(text(page, "speed").removesuffix(" counted")) > 0
 
 
 def test_the_kv_cache_fills_while_an_answer_is_written(page):

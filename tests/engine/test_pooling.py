@@ -74,7 +74,7 @@ def test_vllm_embeds_reranks_and_scores(tmp_path):
     assert vectors[0] == pytest.approx(embedded.output[0]["data"][0]["embedding"], abs=0.01)
     assert "169.254.169.254 is not a public address" in more[2].error
     assert len(more[3].output[0]["data"]) == 3
-    assert "data goes to a plugin" in more[4].error
+    assert "a plugin would fetch its URLs" in more[4].error
     check_embeddings(embedded, 64)
     check_rerank(reranked)
     scores = [entry["score"] for entry in scored.output[0]["data"]]

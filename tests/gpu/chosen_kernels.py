@@ -39,7 +39,7 @@ def kernel_of(layer: LinearBase) -> str:
     """Return the class that multiplies: a method's kernel, or the method itself."""
     scheme = getattr(layer, "scheme", None)
     for holder in (scheme, layer.quant_method):
-        for name in ("kernel", "fp8_linear"):
+        for name in ("kernel", "fp8_linear", "linear_kernel"):
             if (kernel := getattr(holder, name, None)) is not None:
                 return type(kernel).__name__
     return type(scheme or layer.quant_method).__name__

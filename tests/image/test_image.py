@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from runpod_local import JobState, running_platform, running_worker
 from tests.image.conftest import REPOSITORY, SHARD_BYTES, TOKEN
+from tests.support.conditions import wait_until
 from tests.support.environment import ROOT
 from tests.support.http_worker import KEY, free_port
 from tests.support.hub import COMMIT
@@ -67,13 +67,18 @@ def test_it_serves_http_until_docker_stop(docker, image):
     kept = [word for word in RUN if word != "--rm"]
     docker(*kept, "--detach", "--network=host", "--health-interval=2s", *passed, image.tag)
     try:
-        root, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
-        seen = []
-        while not seen or seen[-1] != 200:
-            assert time.monotonic() < deadline, docker("logs", "http").stdout
+        root, seen = f"http://127.0.0.1:{port}", []
+
+        def is_ready():
             with contextlib.suppress(httpx.TransportError):
                 seen.append(httpx.get(f"{root}/ping").status_code)
-            time.sleep(0.1)
+            return seen[-1:] == [200]
+
+        try:
+            wait_until(is_ready, START_SECONDS)
+        except TimeoutError as error:
+            error.add_note(docker("logs", "http").stdout)
+            raise
         assert set(seen) == {204, 200}
         chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
         answer = httpx.post(
@@ -83,15 +88,15 @@ def test_it_serves_http_until_docker_stop(docker, image):
             timeout=120,
         )
         assert "Paris" in answer.json()["choices"][0]["message"]["content"]
-        state = {"Health": {"Status": "starting"}}
-        while state["Health"]["Status"] == "starting":
-            assert time.monotonic() < deadline, state
-            time.sleep(1)
-            state = json.loads(docker("inspect", "--format={{json .State}}", "http").stdout)
-        assert state["Health"]["Status"] == "healthy"
+
+        def state():
+            return json.loads(docker("inspect", "--format={{json .State}}", "http").stdout)
+
+        wait_until(lambda: state()["Health"]["Status"] != "starting", START_SECONDS)
+        assert state()["Health"]["Status"] == "healthy"
         docker("stop", "--time=60", "http")
-        state = json.loads(docker("inspect", "--format={{json .State}}", "http").stdout)
-        assert (state["Status"], state["ExitCode"]) == ("exited", 0)
+        ended = state()
+        assert (ended["Status"], ended["ExitCode"]) == ("exited", 0)
     finally:
         docker("rm", "--force", "http", check=False)
 
@@ -151,7 +156,7 @@ def layers(docker, tag) -> list[tuple[str, int]]:
 def test_a_change_of_the_code_ships_kilobytes(docker, build, image, tmp_path):
     """Every layer but those of the code is the same, the model's above all."""
     context = tmp_path / "changed"
-    ignored = shutil.ignore_patterns(".git", ".venv", "models", ".docker", "__pycache__", "tests")
+    ignored = shutil.ignore_patterns(".git", ".venv*", "models", ".docker", "__pycache__", "tests")
     shutil.copytree(ROOT, context, ignore=ignored)
     with (context / "handler/serve/worker.py").open("a") as file:
         file.write("# changed\n")

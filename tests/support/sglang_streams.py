@@ -26,7 +26,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from handler.engine.pacing import Pacer
-from handler.engine.sglang import detokenizer, patches
+from handler.engine.sglang import patches
+from handler.engine.sglang.detokenizer import append_only_status
 from tests.support.environment import MODELS, NAME
 
 END = "<|end_of_turn|>"
@@ -40,7 +41,7 @@ def sglang_without_engine(**settings):
     publish(ServerArgs(model_path=model_path, device="cpu", **settings), role="tokenizer")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer_manager, "ReqState", patches._paced_state(Pacer()))
-        patch.setattr(detokenizer_manager, "DecodeStatus", detokenizer.append_only_status())
+        patch.setattr(detokenizer_manager, "DecodeStatus", append_only_status())
         yield
 
 

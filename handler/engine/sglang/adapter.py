@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -37,6 +37,7 @@ from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings.environ import export, given_name, log_level_of
 from handler.settings.fields import Settings
+from handler.startup.gpus import Gpu
 from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,9 @@ class SglangAdapter:
 
     def check_flags(self) -> None:
         """Import SGLang and check all settings; see `interface.EngineAdapter.check_flags`."""
-        platform.check_quantization(self._model.quantization, self._model.name)
+        platform.check_quantization(
+            self._model.quantization, self._model.name, is_cpu=platform.is_cpu()
+        )
         log_level = log_level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
         export(platform.environment(log_level, offline=self._model.is_local))
         self._provide_harmony_vocabulary()
@@ -90,8 +93,9 @@ class SglangAdapter:
             warnings.simplefilter("ignore")  # this process does not read PYTHONWARNINGS any more
         log.info("importing SGLang %s", platform.version())
         with patches.own_logging():
-            self._args = self._parse_args(log_level)
-            self._check_args()
+            gpus = platform.gpus(self._environ)
+            self._args = self._parse_args(log_level, len(gpus))
+            self._check_args(gpus)
         if platform.is_cpu():
             cores = sorted(os.sched_getaffinity(0))
             threads = self._environ.get("OMP_NUM_THREADS", "")
@@ -103,7 +107,7 @@ class SglangAdapter:
         cache = self._settings.cache_root.expanduser() / "harmony"
         export(harmony.write_vocabulary(self._model.tokenizer or self._model.path, cache))
 
-    def _parse_args(self, log_level: str) -> Any:
+    def _parse_args(self, log_level: str, gpu_count: int) -> Any:
         from sglang.srt.server_args import ServerArgs
 
         engine_flags = flags.engine_flags()
@@ -116,14 +120,15 @@ class SglangAdapter:
                 ),
                 environ=self._environ,
                 engine_args=self._settings.engine_args,
+                gpu_count=gpu_count,
             )
         )
 
-    def _check_args(self) -> None:
+    def _check_args(self, gpus: Sequence[Gpu]) -> None:
         args = self._args
         parallelism = _parallelism(args)
         self._ranks = parallelism.ranks
-        check_parallelism(parallelism, self._environ, self._model.path)
+        check_parallelism(parallelism, self._environ, self._model.path, len(gpus))
         if args.chat_template:
             self._check_chat_template()
         preflight.enable_lora(args, max((each.rank for each in self._model.adapters), default=0))
@@ -131,7 +136,7 @@ class SglangAdapter:
         if args.load_format == "auto" and not self._model.has_weights():
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         if demand := flags.memory_demand(args, self._model):
-            preflight.check_memory(demand, platform.gpus(self._environ))
+            preflight.check_memory(demand, gpus)
         try:
             args.resolve_once()
         except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:

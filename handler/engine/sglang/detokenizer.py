@@ -1,4 +1,4 @@
-"""SGLang's detokenizer process, changed so that it sends no character twice.
+"""The state of a stream in SGLang's detokenizer, changed so that no character is sent twice.
 
 SGLang sends the text before an incomplete character. If the next tokens end in another incomplete
 character, it resets the offset and sends that text again: 東京 with the first byte of は, then the
@@ -7,14 +7,6 @@ one.
 """
 
 from typing import Any
-
-
-def run(*arguments: Any, **named: Any) -> None:
-    """Run the detokenizer; SGLang calls this in its detokenizer process."""
-    from sglang.srt.managers import detokenizer_manager
-
-    detokenizer_manager.DecodeStatus = append_only_status()
-    detokenizer_manager.run_detokenizer_process(*arguments, **named)
 
 
 def append_only_status() -> type[Any]:

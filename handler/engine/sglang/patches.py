@@ -1,7 +1,7 @@
 """What the worker replaces in SGLang, and which internal names it reads.
 
-tests/contract/test_sglang.py has a test for each row. All rows are needed since 0.5.23, the first
-version that the worker supports.
+tests/contract/test_sglang.py has a test for each row. All rows are needed since 0.5.23; older
+versions were not checked.
 
 Replaced by `apply` before the engine starts:
 
@@ -17,8 +17,10 @@ entrypoints.openai.serving_responses.OpenAIServingResponses._generate_with_built
     Without a parser, tokens without text keep their logprobs.
     Until SGLang's parsers take any delta, and until it sends all logprobs.
 entrypoints.engine.Engine.run_detokenizer_process_func
-    The detokenizer sends some text twice, if a step has several tokens and ends within a character
-    (detokenizer.py). Until it sends each character once.
+    The detokenizer's process replaces the next name by `run_detokenizer`. Until that one can go.
+managers.detokenizer_manager.DecodeStatus, in the detokenizer's process
+    Some text is sent twice if a step has several tokens and ends within a character
+    (detokenizer.py). Until SGLang sends each character once.
 managers.tokenizer_manager.kill_process_tree
     An exception in its loop would kill the worker before its jobs get an error.
     Until SGLang raises in an embedded engine.
@@ -48,16 +50,19 @@ app.server_args, app.warmup_thread_kwargs, TokenizerManager.server_status
 Read or called, not replaced:
 
 ServerArgs.add_cli_args, .from_cli_args, .resolve_once (flags.py, adapter.py)
-    The flags, and SGLang's own check of them before the start.
+    The flags, and SGLang's own check of them before the start. Until public names have them.
 Engine._scheduler_init_result: scheduler_infos, all_child_pids; Engine.get_all_child_pids
-    KV cache and timings of the schedulers; the processes to watch and to stop.
+    KV cache and timings of the schedulers; the processes to watch and to stop. Until public names
+    have them.
 TokenizerManager._subprocess_watchdog, .asyncio_tasks
-    `Engine.shutdown` kills all children of the worker, so `stop` ends these itself.
+    `Engine.shutdown` kills all children of the worker, so `stop` ends these itself. Until it ends
+    its own only.
 TokenizerManager.get_internal_state, .context_len, .is_generation, .served_model_name,
 .enable_lora, .lora_registry
-    Capacity, kind of model, names.
+    Capacity, kind of model, names. Until public names have them.
 tempfile.tempdir, handlers of the root logger
-    SGLang writes to the folder and replaces the handlers.
+    SGLang writes to the folder and replaces the handlers. Until it removes its files and leaves
+    the root logger.
 """
 
 import asyncio
@@ -76,7 +81,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from handler.engine.pacing import FlushGate, Pacer
-from handler.engine.sglang import detokenizer
+from handler.engine.sglang.detokenizer import append_only_status
 from handler.engine.sglang.parsed_streams import chat_by_token, response_by_token
 from handler.engine.sglang.platform import version
 
@@ -105,7 +110,7 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
     responses._generate_with_builtin_tools = response_by_token(
         responses._generate_with_builtin_tools
     )
-    Engine.run_detokenizer_process_func = staticmethod(detokenizer.run)
+    Engine.run_detokenizer_process_func = staticmethod(run_detokenizer)
     tokenizer_manager.kill_process_tree = lambda *_, **__: None
     card, response = http_server.ModelCard, serving_embedding.EmbeddingResponse
     http_server.ModelCard = lambda **fields: card(**fields | {"root": fields["id"]})
@@ -124,6 +129,14 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
     completion._build_sampling_params = _without_context_limit(completion._build_sampling_params)
     http_server.app.add_exception_handler(RequestValidationError, _validation_error)
     http_server.app.add_api_route("/version", lambda: {"version": version()})
+
+
+def run_detokenizer(*arguments: Any, **named: Any) -> None:
+    """Run the detokenizer; SGLang calls this in its detokenizer process."""
+    from sglang.srt.managers import detokenizer_manager
+
+    detokenizer_manager.DecodeStatus = append_only_status()
+    detokenizer_manager.run_detokenizer_process(*arguments, **named)
 
 
 def _name(name: str) -> dict[str, str]:

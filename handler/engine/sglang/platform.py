@@ -3,8 +3,8 @@
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 
-from handler.engine.parallelism import visible_gpus
 from handler.errors import InvalidSetting
+from handler.startup.gpus import Gpu, visible_gpus
 
 ENVIRONMENT = {"SGLANG_KILLPG_ON_SCHEDULER_EXCEPTION": "0"}
 # Without TORCH_COMPILE_DISABLE the first request of two ranks waits 20 s for a C++ build.
@@ -33,24 +33,25 @@ def is_cpu() -> bool:
     return importlib.metadata.version("torch").endswith("+cpu")
 
 
-def check_quantization(method: str | None, model: str) -> None:
+def check_quantization(method: str | None, model: str, *, is_cpu: bool) -> None:
     """Refuse a quantized checkpoint on a CPU: SGLang's kernels for it are for GPUs.
 
     Args:
         method: the checkpoint's quantization method, None if it is unquantized.
         model: the model's name, for the error.
+        is_cpu: the build is for CPUs.
 
     Raises:
         InvalidSetting: the checkpoint is quantized and the build is for CPUs.
     """
-    if method and is_cpu():
+    if method and is_cpu:
         raise InvalidSetting(
             f"SGLang cannot run a quantized model on a CPU, and {model} is quantized as "
             f"{method!r}: use an unquantized model, or a GPU."
         )
 
 
-def gpus(environ: Mapping[str, str]) -> list[str]:
+def gpus(environ: Mapping[str, str]) -> list[Gpu]:
     """Return the GPUs that the engine will see."""
     return [] if is_cpu() else visible_gpus(environ)
 

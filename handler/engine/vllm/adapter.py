@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings.environ import export, given_name, log_level_of
 from handler.settings.fields import Settings
+from handler.startup.gpus import Gpu
 from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class VllmAdapter:
             warnings.simplefilter("ignore")  # in a fork, which does not read PYTHONWARNINGS
         log.info("importing vLLM %s", platform.version())
         engine_flags = flags.engine_flags()
+        gpus = platform.gpus(self._environ)
         args = parse_engine_flags(
             "vllm",
             engine_flags,
@@ -86,8 +88,9 @@ class VllmAdapter:
             ),
             environ=self._environ,
             engine_args=self._settings.engine_args,
+            gpu_count=len(gpus),
         )
-        self._check_args(args, engine_flags)
+        self._check_args(args, engine_flags, gpus)
         if args.gpu_memory_utilization == engine_flags.default("GPU_MEMORY_UTILIZATION"):
             # A saved plan does not say for which GPU_MEMORY_UTILIZATION it was made.
             export({platform.STARTUP_PLAN: "1"})
@@ -95,7 +98,9 @@ class VllmAdapter:
             export(platform.configure_cpu_ranks(args))
         self._args = args
 
-    def _check_args(self, args: argparse.Namespace, engine_flags: EngineFlags) -> None:
+    def _check_args(
+        self, args: argparse.Namespace, engine_flags: EngineFlags, gpus: Sequence[Gpu]
+    ) -> None:
         from vllm.exceptions import VLLMError
         from vllm.logger import configure_logging_from_args
         from vllm.platforms import current_platform
@@ -113,13 +118,13 @@ class VllmAdapter:
         preflight.enable_lora(args, flags.adapter_rank(self._model, engine_flags))
         flags.import_parser_plugins(args)
         flags.check_names(args)
-        check_parallelism(_parallelism(args), self._environ, self._model.path)
+        check_parallelism(_parallelism(args), self._environ, self._model.path, len(gpus))
         preflight.check_load_format(args.load_format)
         if args.load_format == "auto" and not self._model.has_weights():
             # vLLM notices in a child process, and the reason would only be in its log.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         if demand := flags.memory_demand(args, _parallelism(args), self._model):
-            preflight.check_memory(demand, platform.gpus(self._environ))
+            preflight.check_memory(demand, gpus)
         configure_logging_from_args(args)
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_WORKER

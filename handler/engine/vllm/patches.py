@@ -1,7 +1,7 @@
 """What the worker replaces in vLLM, and which internal names it reads.
 
-tests/contract/test_vllm.py has a test for each row. All rows are needed since 0.32.0, the first
-version that the worker supports.
+tests/contract/test_vllm.py has a test for each row. All rows are needed since 0.32.0; older
+versions were not checked.
 
 Replaced by `apply` before the engine starts, and by `prepare_app`:
 
@@ -10,6 +10,7 @@ v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollec
     1.7 times the tokens/s and 0.7 of the CPU per token at 192 streams (docs/benchmarks.md). Until
     vLLM merges by time: its `stream_interval` counts tokens. 24 are as fast, but then a
     stream of 30 tokens/s is flushed every 0.8 s.
+    A request that the engine core ends by itself fails. Until vLLM does not end it as complete.
 parser.ParserManager.get_parser
     The class that it returns parses a flush token by token (token_parser.py), and the request
     states record where each token's text ends (parsed_streams.py). Many parsers lose calls where a
@@ -30,14 +31,15 @@ app.state.server
 Subclassed or read, not replaced:
 
 utils.argparse_utils.FlexibleArgumentParser.error (flags.py)
-    An error of the parser must raise, not exit.
+    An error of the parser must raise, not exit. Until vLLM's parser can raise.
 entrypoints.launchers.cli_args, from 0.33 entrypoints.common.cli_args (flags.py)
-    The parser of `vllm serve` is there.
+    The parser of `vllm serve` is there. Until it is a public name.
 reasoning.ReasoningParserManager, tool_parsers.ToolParserManager,
 model_executor.layers.quantization.QUANTIZATION_METHODS (flags.py)
-    vLLM checks these names only after the weights are loaded.
+    vLLM checks these names only after the weights are loaded. Until it checks them before.
 v1.engine.detokenizer.BaseIncrementalDetokenizer (parsed_streams.py)
-    It is fed token by token; `output_text` and `stop_buffer_length` are read.
+    It is fed token by token; `output_text` and `stop_buffer_length` are read. Until `get_parser`
+    is no longer replaced, like the next three.
 outputs.RequestOutput, .CompletionOutput (parsed_streams.py)
     An output is split if its parser makes several deltas of it.
 parser.abstract_parser: DelegatingParser._stream_state.reasoning_ended, ._engine_based,
@@ -47,15 +49,17 @@ parser.abstract_parser: DelegatingParser._stream_state.reasoning_ended, ._engine
 entrypoints.generate.base.protocol.DeltaMessage (token_parser.py)
     The deltas of several tokens are merged.
 v1.worker.cpu_worker.CPUWorker, v1.worker.gpu_worker.Worker (timed_worker.py)
-    Their steps are the stages of the start.
+    Their steps are the stages of the start. Until vLLM reports how long each takes.
 Worker.execute_dummy_batch, on a CPU (adapter.py)
     With pipeline parallelism the later stages need tensors of a dry run that vLLM skips on a CPU.
+    Until it does not skip it.
 process title VLLM::Worker (adapter.py)
-    vLLM reports a dead rank late.
+    vLLM reports a dead rank late. Until it does so within a second.
 AsyncLLM.errored, .vllm_config, .collective_rpc, .model_config.get_diff_sampling_param (adapter.py)
-    The engine's death, its capacity, the timings of its workers, limits of answers.
+    The engine's death, its capacity, the timings of its workers, limits of answers. Until public
+    names have them.
 OpenAIServingModels.base_model_paths, .lora_requests (adapter.py)
-    The names of the model and its LoRA adapters.
+    The names of the model and its LoRA adapters. Until a public name has them.
 """
 
 import multiprocessing

@@ -4,7 +4,7 @@ import argparse
 import importlib.metadata
 from collections.abc import Mapping
 
-from handler.engine.parallelism import visible_gpus
+from handler.startup.gpus import Gpu, visible_gpus
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 ENVIRONMENT = {
@@ -42,7 +42,7 @@ def is_cpu() -> bool:
     return True
 
 
-def gpus(environ: Mapping[str, str]) -> list[str]:
+def gpus(environ: Mapping[str, str]) -> list[Gpu]:
     """Return the GPUs that the engine will see."""
     return [] if is_cpu() else visible_gpus(environ)
 

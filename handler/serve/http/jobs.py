@@ -55,7 +55,6 @@ class HttpJob:
         execution_timeout_seconds: the job's own `policy.executionTimeout`.
 
     Attributes:
-        progress: the line counts of a batch.
         task: the task that runs the job.
     """
 
@@ -67,7 +66,7 @@ class HttpJob:
         self.outputs: list[orjson.Fragment] = []
         self.output_bytes = 0
         self.error: str | None = None
-        self.progress: Mapping[str, int] | None = None
+        self._progress: Mapping[str, int] | None = None  # the line counts of a batch
         self.task: asyncio.Task[None] | None = None
         self._streamed_outputs = 0  # already returned by `/stream`
         self._changed = asyncio.Condition()
@@ -101,6 +100,10 @@ class HttpJob:
         self.output_bytes += len(encoded)
         await self._notify()
 
+    def report_progress(self, counts: Mapping[str, int]) -> None:
+        """Show the line counts of a batch in `/status`."""
+        self._progress = counts
+
     async def wait_until_finished(self, timeout_seconds: float) -> None:
         """Wait until the job is finished, or until the timeout."""
         await self._wait_until(lambda: self.state in FINISHED, timeout_seconds)
@@ -133,8 +136,8 @@ class HttpJob:
             body["executionTime"] = _milliseconds(self._ended_at - self._started_at)
         if self.state is JobState.COMPLETED:
             body["output"] = self.outputs
-        elif self.state is JobState.IN_PROGRESS and self.progress is not None:
-            body["output"] = self.progress
+        elif self.state is JobState.IN_PROGRESS and self._progress is not None:
+            body["output"] = self._progress
         if self.error is not None:
             body["error"] = self.error
         return body

@@ -70,7 +70,7 @@ class HttpFrontEnd:
         self._server.__exit__()
 
     async def report_progress(self, job: Mapping[str, Any], counts: Mapping[str, int]) -> None:
-        self._service().jobs.get(job["id"]).progress = counts
+        self._service().jobs.get(job["id"]).report_progress(counts)
 
     def batch_line_slot(self) -> AbstractAsyncContextManager[None]:
         return self._service().admission.batch_line_slot()

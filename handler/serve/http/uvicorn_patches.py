@@ -1,13 +1,26 @@
 """Replaced parts of uvicorn.
 
-| replaced                     | why                                                             |
-| ---------------------------- | --------------------------------------------------------------- |
-| `HttpToolsProtocol`, by a    | It has no limit on the size of a request head, on the time for  |
-| subclass                     | it, or on a client that stops reading. It does not notify       |
-|                              | pipelined requests of a disconnect.                             |
+All rows are needed since uvicorn 0.54; older versions were not checked.
+tests/contract/test_uvicorn.py has a test for each.
 
-uvicorn 0.54. The subclass can go when `uvicorn.Config` has these limits. Pinned by
-tests/contract/test_uvicorn.py.
+| replaced                     | why                                        | until               |
+| ---------------------------- | ------------------------------------------ | ------------------- |
+| `HttpToolsProtocol`, by a    | It has no limit on the size of a request   | `uvicorn.Config`    |
+| subclass                     | head, on the time for it, or on a client   | has these limits    |
+|                              | that stops reading. It does not notify     |                     |
+|                              | pipelined requests of a disconnect.        |                     |
+
+| read or set                  | why                                        | until               |
+| ---------------------------- | ------------------------------------------ | ------------------- |
+| `HttpToolsProtocol.loop`,    | The subclass needs them.                   | the subclass goes   |
+| `.transport`, `.cycle`,      |                                            |                     |
+| `.connections`               |                                            |                     |
+| `RequestResponseCycle`:      | It notifies pipelined requests.            | uvicorn notifies    |
+| `.response_complete`,        |                                            | them                |
+| `.disconnected`,             |                                            |                     |
+| `.message_event`             |                                            |                     |
+| `Server.server_state`:       | A forked process closes them (server.py).  | no engine process   |
+| `.connections`               |                                            | is a fork           |
 """
 
 import asyncio

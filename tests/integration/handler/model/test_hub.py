@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.support.conditions import wait_until
 from tests.support.environment import ROOT, clean_environment
 from tests.support.hub import COMMIT, TOKEN, Fault, Repository, running_hub
 from tests.support.model_folders import INDEX, cached_snapshot, model_folder
@@ -63,11 +63,12 @@ def test_a_signal_during_a_download_ends_the_worker_without_partial_files(tmp_pa
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 60
+
+        def arrived_bytes():
+            return sum(path.stat().st_size for path in volume.rglob("*.incomplete"))
+
         # One chunk has arrived, and the connection hangs.
-        while sum(path.stat().st_size for path in volume.rglob("*.incomplete")) < 10_000_000:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: arrived_bytes() >= 10_000_000, 60)
         worker.send_signal(number)
         assert worker.wait(20) == 128 + number
     assert list(volume.rglob("*.incomplete")) == []

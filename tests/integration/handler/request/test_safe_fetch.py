@@ -187,7 +187,7 @@ async def large(_):
 
 
 async def slow(_):
-    await asyncio.sleep(30)
+    await asyncio.Event().wait()
 
 
 async def gone(_):

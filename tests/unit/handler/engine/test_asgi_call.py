@@ -26,6 +26,7 @@ class App:
 
     def __init__(self):
         self.sent = 0
+        self.began = threading.Event()
         self.ended = threading.Event()
         self.go = asyncio.Event()
         self.starlette = Starlette(
@@ -83,6 +84,7 @@ class App:
             try:
                 while True:
                     await asyncio.sleep(0)  # as an engine's generator waits for its engine
+                    self.began.set()
                     self.sent += 1000
                     yield b"x" * 1000
             finally:
@@ -92,7 +94,8 @@ class App:
 
     async def deaf(self, _):
         try:
-            await asyncio.sleep(60)
+            self.began.set()
+            await self.go.wait()
         finally:
             self.ended.set()
 
@@ -176,7 +179,7 @@ def test_what_the_app_sends_together_is_read_together_and_its_end_with_it(engine
     async def run():
         async with exchange(engine, "/burst") as open_exchange:
             read = [await open_exchange.read(), await open_exchange.read()]
-        await asyncio.sleep(0.05)
+        await turns_of_the_loop(engine)
         assert not app.ended.is_set()  # it is not aborted
         loop.call_soon_threadsafe(app.go.set)
         await until(app.ended.is_set)
@@ -194,7 +197,7 @@ def test_a_reader_that_is_away_holds_the_app_back(engine):
             seen = []
             for _ in range(3):
                 await until(lambda: app.sent >= HIGH_WATER_BYTES + sum(seen))
-                await asyncio.sleep(0.05)
+                await turns_of_the_loop(engine)
                 before = app.sent
                 seen.append(len(await open_exchange.read()))
                 assert sum(seen) == before
@@ -211,7 +214,7 @@ def test_leaving_the_exchange_ends_the_app_work(engine, path):
 
     async def run():
         task = asyncio.ensure_future(read_once(engine, path))
-        await asyncio.sleep(0.1)
+        await until(app.began.is_set)
         task.cancel()
         await asyncio.wait([task])
 
@@ -286,7 +289,14 @@ def test_many_exchanges_at_once_do_not_mix(engine):
 async def read_once(engine, path):
     async with exchange(engine, path) as open_exchange:
         await open_exchange.read()
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
+
+
+async def turns_of_the_loop(engine):
+    """Wait until other work on the app's loop is done, as whatever was about to happen would be."""
+    for number in range(10):
+        async with exchange(engine, "/echo", "POST", body=str(number).encode()) as other:
+            await other.read()
 
 
 async def until(condition):

@@ -101,13 +101,14 @@ def test_the_negative_form_of_a_boolean_flag_is_no_variable():
     assert EngineFlags(parser, ["help"]).names == {"ENABLE_CACHE", "VERBOSE"}
 
 
-def parse(flags, engine_args="", **environ):
+def parse(flags, engine_args="", gpu_count=1, **environ):
     return parse_engine_flags(
         "vllm",
         flags,
         worker_arguments=["--max-num-seqs=1"],
         environ=environ,
         engine_args=engine_args,
+        gpu_count=gpu_count,
     )
 
 
@@ -120,7 +121,7 @@ def test_later_sources_win(flags):
 
 
 def test_tensor_parallel_size_auto_becomes_a_number(flags):
-    parsed = parse(flags, TP_SIZE="auto", CUDA_VISIBLE_DEVICES="0,1")
+    parsed = parse(flags, TP_SIZE="auto", gpu_count=2)
     assert parsed.tensor_parallel_size == 2
 
 
@@ -197,6 +198,7 @@ def parsed(flags, environ, engine_args=""):
             worker_arguments=[],
             environ=environ,
             engine_args=engine_args,
+            gpu_count=1,
         )
     )
 

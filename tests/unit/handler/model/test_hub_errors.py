@@ -9,7 +9,6 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from handler.errors import InvalidSetting, ModelUnavailable
-from handler.model import hub_errors
 from handler.model.hub_errors import TransferStalled, hub_errors_explained, reason_of, retry
 from handler.model.reference import HubReference
 
@@ -85,13 +84,6 @@ def not_in_cache(cause):
     return error
 
 
-@pytest.fixture
-def slept(monkeypatch):
-    waits = []
-    monkeypatch.setattr(hub_errors.time, "sleep", waits.append)
-    return waits
-
-
 @pytest.mark.parametrize(
     ("error", "wait"),
     [
@@ -112,21 +104,24 @@ def slept(monkeypatch):
         *("zero", "negative", "a date that has passed", "no date"),
     ],
 )
-def test_the_wait_is_what_the_hub_asks_for(slept, error, wait):
-    assert retry(Calls(error), waits_seconds=(4,)) == "done"
+def test_the_wait_is_what_the_hub_asks_for(error, wait):
+    slept = []
+    assert retry(Calls(error), waits_seconds=(4,), sleep=slept.append) == "done"
     assert slept == [wait]
 
 
-def test_the_wait_may_be_asked_for_as_a_date(slept):
+def test_the_wait_may_be_asked_for_as_a_date():
+    slept = []
     error = answer(429, retry_after=formatdate(time.time() + 100, usegmt=True))
-    assert retry(Calls(error), waits_seconds=(4,)) == "done"
+    assert retry(Calls(error), waits_seconds=(4,), sleep=slept.append) == "done"
     assert 90 < slept[0] <= 100
 
 
-def test_a_wait_beyond_all_bounds_is_not_begun(slept):
+def test_a_wait_beyond_all_bounds_is_not_begun():
+    slept = []
     calls = Calls(answer(429, retry_after="9" * 500))
     with pytest.raises(HfHubHTTPError):
-        retry(calls, waits_seconds=(1,))
+        retry(calls, waits_seconds=(1,), sleep=slept.append)
     assert (calls.count, slept) == (1, [])
 
 
@@ -148,10 +143,11 @@ def test_a_file_that_cannot_be_stored_is_named():
     assert str(caught.value) == "org/m could not be stored: Not a directory (/file/hub)."
 
 
-def test_waits_that_the_hub_asks_for_are_no_failures_but_bounded(slept):
+def test_waits_that_the_hub_asks_for_are_no_failures_but_bounded():
+    slept = []
     errors = [answer(429, retry_after="60") for _ in range(9)]
     with pytest.raises(HfHubHTTPError):
-        retry(Calls(*errors), waits_seconds=(1,))
+        retry(Calls(*errors), waits_seconds=(1,), sleep=slept.append)
     assert slept == [61] * 5
 
 
@@ -168,10 +164,11 @@ def test_a_rate_limit_is_explained(wrap):
     )
 
 
-def test_a_transfer_that_stalls_twice_is_not_tried_again(slept):
+def test_a_transfer_that_stalls_twice_is_not_tried_again():
+    slept = []
     calls = Calls(*[TransferStalled("no data for 90 s")] * 3)
     with pytest.raises(TransferStalled):
-        retry(calls, waits_seconds=(0, 0, 0))
+        retry(calls, waits_seconds=(0, 0, 0), sleep=slept.append)
     assert calls.count == 2
 
 

@@ -5,11 +5,13 @@ import os
 import pytest
 
 from handler.engine.config_file import merge_config_file
+from handler.engine.vllm import platform
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.vllm.flags import REFUSED, engine_flags
 from handler.errors import InvalidSetting
 from handler.model.resolve import resolve_model
 from handler.settings.environ import load_settings
+from handler.startup.gpus import Gpu
 from tests.support.vllm_adapter import checked_vllm_adapter as check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
@@ -285,11 +287,13 @@ def test_measured_memory_is_reused_only_for_the_default_fraction(model, monkeypa
     assert os.environ.get("VLLM_ENABLE_STARTUP_PLAN") == plan
 
 
-def test_auto_reaches_the_engine_as_a_number(model):
+def test_auto_reaches_the_engine_as_a_number(model, monkeypatch):
     """One rank runs in the core's process, several have processes of their own."""
     folder = model(num_attention_heads=8)
-    one = check(folder, TENSOR_PARALLEL_SIZE="auto", CUDA_VISIBLE_DEVICES="")._args
-    two = check(folder, TP_SIZE="auto", CUDA_VISIBLE_DEVICES="0,1")._args
+    one = check(folder, TENSOR_PARALLEL_SIZE="auto")._args
+    gpus = [Gpu("NVIDIA L4", (8, 9), 23034 << 20, f"GPU-{number}") for number in range(2)]
+    monkeypatch.setattr(platform, "gpus", lambda environ: gpus)
+    two = check(folder, TP_SIZE="auto")._args
     assert (one.tensor_parallel_size, one.distributed_executor_backend) == (1, "uni")
     assert (two.tensor_parallel_size, two.distributed_executor_backend) == (2, None)
 

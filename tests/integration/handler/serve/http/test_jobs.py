@@ -1,7 +1,6 @@
 """Jobs over HTTP: /run, /runsync and what belongs to them, and batches."""
 
 import json
-import time
 
 import pytest
 
@@ -14,11 +13,11 @@ from tests.support.stand_in_engine import USAGE
 
 
 def finished(http, name):
-    while True:
-        status = http.call("GET", f"/status/{name}").json()
-        if status["status"] not in ("IN_QUEUE", "IN_PROGRESS"):
-            return status
-        time.sleep(0.01)
+    def status():
+        return http.call("GET", f"/status/{name}").json()
+
+    wait_until(lambda: status()["status"] not in ("IN_QUEUE", "IN_PROGRESS"), 60)
+    return status()
 
 
 def test_a_job_is_run_and_its_result_is_kept(http):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from handler.engine.sglang import platform
 from handler.engine.sglang.platform import check_quantization, thread_binding
 from handler.errors import InvalidSetting
 
@@ -17,17 +16,15 @@ def test_one_rank_gets_omp_num_threads_and_several_share_all_cores(ranks, thread
     assert made == {"SGLANG_CPU_OMP_THREADS_BIND": binding}
 
 
-def test_a_quantized_model_is_refused_on_a_cpu(monkeypatch):
-    monkeypatch.setattr(platform, "is_cpu", lambda: True)
-    check_quantization(None, "org/bf16")
+def test_a_quantized_model_is_refused_on_a_cpu():
+    check_quantization(None, "org/bf16", is_cpu=True)
     with pytest.raises(InvalidSetting) as raised:
-        check_quantization("awq", "org/awq")
+        check_quantization("awq", "org/awq", is_cpu=True)
     assert str(raised.value) == (
         "SGLang cannot run a quantized model on a CPU, and org/awq is quantized as 'awq': "
         "use an unquantized model, or a GPU."
     )
 
 
-def test_a_quantized_model_may_run_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(platform, "is_cpu", lambda: False)
-    check_quantization("awq", "org/awq")
+def test_a_quantized_model_may_run_on_a_gpu():
+    check_quantization("awq", "org/awq", is_cpu=False)
