@@ -35,7 +35,7 @@ FEW_TOKENS = 16  # that a grammar allows where it prescribes the text
 SPECIAL_TOKENS = 8  # at the end of a vocabulary, not drawn
 
 
-class TimedResult(Future):
+class TimedResult(Future[Any]):
     """A result that is there from a moment on; nothing runs until then."""
 
     def __init__(self, due: float, value: object) -> None:
@@ -88,8 +88,8 @@ class SimulatedExecutor(Executor):
         self,
         method: Any,
         timeout: float | None = None,
-        args: tuple = (),
-        kwargs: dict | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
         non_block: bool = False,
         single_value: bool = False,
     ) -> Any:

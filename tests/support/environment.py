@@ -36,7 +36,7 @@ def worker_environment(variant: str = "awq", engine: str = "vllm", **more: str) 
     """Return the environment of a worker with a variant of the demo model."""
     # One thread: two threads that wait for each other are slow where others use the same cores.
     defaults = {"MODEL_NAME": str(MODELS / f"{NAME}-{variant}"), "OMP_NUM_THREADS": "1"}
-    if IS_SIMULATED:
+    if IS_SIMULATED and "SIMULATED_GPUS" not in more:
         defaults |= simulated_host()
     return clean_environment(**defaults | {"ENGINE": engine} | more)
 
