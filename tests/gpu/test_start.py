@@ -35,7 +35,11 @@ def test_without_the_simulated_engine_a_start_ends_at_the_first_call_of_cuda(gpu
     """There is a GPU for NVML, and none for CUDA."""
     done = run(gpu_environment(executor=False, VLLM_LOGGING_LEVEL="CRITICAL"))
     assert done.returncode == 4
-    assert done.stderr.splitlines()[-1].startswith("The engine did not start: ")
+    assert "\nRuntimeError: Found no NVIDIA driver on your system." in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "The engine did not start: Engine core initialization failed. See root cause above. Failed "
+        "core proc(s): {}"
+    )
 
 
 @pytest.fixture(scope="module")
