@@ -131,6 +131,8 @@ COPY --from=models /opt/models/model /opt/models/model
 COPY --from=models /opt/manifests /opt/models
 COPY test_input.json ./
 COPY handler handler
+COPY builder/__init__.py builder/__main__.py builder/cli.py builder/errors.py builder/warm.py \
+     builder/
 RUN python3 -m compileall -q handler
 
 ARG ENGINE MODEL_NAME="" MODEL_REVISION=main VERSION=0.2.0

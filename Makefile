@@ -21,7 +21,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-image bench check docs lock clean
+.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-gpu-sglang test-image bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -94,7 +94,10 @@ test-unit: .venv/dev  ## tests/unit: no engine, no other program
 # With the tests of the CPU build that need no model's own answers.
 SHARED_WITH_GPU := $(foreach name,endpoint queue queue_worker http_worker process routes,tests/engine/test_$(name).py)
 test-gpu: .venv/dev .venv-cuda/vllm $(DEMOS)  ## the CUDA build beside simulated GPUs
-	@TEST_DEVICE=simulated $(PYTEST) tests/gpu $(SHARED_WITH_GPU) -m "not needs_a_model" -k "not sglang"
+	@TEST_DEVICE=simulated $(PYTEST) tests/gpu --ignore=tests/gpu/sglang $(SHARED_WITH_GPU) -m "not needs_a_model" -k "not sglang"
+
+test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(DEMOS)  ## SGLang's CUDA build beside simulated GPUs
+	@$(PYTEST) tests/gpu/sglang -rs
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
 	@$(PYTEST) tests/image -rs $(REPORT)

@@ -18,6 +18,8 @@ from benchmarks.bench import Bench
 from benchmarks.cases import CASES
 from benchmarks.cases.direct import VARIANTS
 from benchmarks.devices import DEVICES
+from simulated_gpu.__main__ import LIBRARIES
+from simulated_gpu.gpu import build_libraries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.name == "gpu" and "gpu" not in here:
         print("No CUDA device is visible; --device cpu runs without one.", file=sys.stderr)
         return 2
+    if device.name == "simulated":
+        build_libraries(LIBRARIES.expanduser())
     out = options.out or report.RESULTS / ("" if device.name == "cpu" else device.name)
     cases = options.cases or ["main"]
     names = [name for name in CASES if name in cases or "all" in cases]
@@ -58,7 +62,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("cases", nargs="*", type=_case, metavar="CASE", help="cases to run (default: main)")
     add("--device", choices=list(DEVICES), default="cpu", help="device that runs the engine (cpu)")
-    add("--executor", help="vLLM executor class that simulates the GPU, with --device simulated")
+    add("--executor", help="vLLM executor class in place of simulated_gpu's")
     add("--env", type=_variable, action="append", default=[], help="NAME=VALUE for the engine")
     add(
         "--concurrency",
@@ -67,7 +71,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="levels of main, http and direct (1,16,64,192)",
     )
     add("--rounds", type=int, default=2, help="requests per stream (2)")
-    add("--starts", type=int, default=2, help="starts per worker in main, http and parsers (2)")
+    add(
+        "--starts",
+        type=int,
+        default=2,
+        help="starts per worker in main, start, http and parsers (2)",
+    )
     add("--jobs", type=int, default=20_000, help="jobs of the case memory (20000)")
     add("--prompt-tokens", type=_count, default=512, help="prompt length in direct (512)")
     add("--output-tokens", type=_count, default=128, help="output length in direct (128)")
@@ -76,8 +85,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--budget", type=float, default=570.0, help="seconds of all processes in direct (570)")
     add("--out", type=Path, help="results folder")
     options = parser.parse_args(arguments)
-    if (options.device == "simulated") != bool(options.executor):
-        parser.error("--device simulated needs --executor, and no other device takes it")
+    if options.executor and options.device != "simulated":
+        parser.error("--executor needs --device simulated")
     tokens = options.prompt_tokens + options.output_tokens
     limit = DEVICES[options.device].vllm_args["max_model_len"]
     if tokens > limit:

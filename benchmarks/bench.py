@@ -3,11 +3,11 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.devices import ROOT, Device
+from benchmarks.devices import PYTHON, ROOT, Device
 from benchmarks.models import write_model
 from benchmarks.queue_worker import WORKER, QueueWorker, WorkerCommand, running_queue_worker
 from benchmarks.report import Table
@@ -55,7 +55,9 @@ class Bench:
     def queue_worker(
         self, environ: Mapping[str, str], worker: WorkerCommand = WORKER
     ) -> AbstractContextManager[QueueWorker]:
-        """Run a worker behind the local platform."""
+        """Run a worker behind the local platform; one with vLLM uses the device's build of it."""
+        if worker.command[0] == PYTHON["vllm"]:
+            worker = replace(worker, command=(self.device.python, *worker.command[1:]))
         return running_queue_worker(worker, environ, self.folder / f"{worker.name}.log")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import SHAPES, Shape
+from simulated_gpu.__main__ import LIBRARIES
+from simulated_gpu.gpu import EXECUTOR, host_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = {"vllm": sys.executable, "sglang": str(ROOT / ".venv-sglang/bin/python")}
@@ -46,6 +48,7 @@ class Device:
         vllm_args: vLLM's engine arguments, the same for all that are compared.
         environ: for every process that runs an engine.
         has_demo_models: whether a case may use the demo models; else it uses dummy weights.
+        python: of the environment with vLLM.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Device:
     vllm_args: Mapping[str, Any]
     environ: Mapping[str, str] = field(default_factory=dict)
     has_demo_models: bool = False
+    python: str = PYTHON["vllm"]
 
     def with_options(self, executor: str | None, environ: Mapping[str, str]) -> "Device":
         """The device with a vLLM executor class in place of its own, and further variables."""
@@ -113,6 +117,17 @@ DEVICES: Mapping[str, Device] = {
             has_demo_models=True,
         ),
         Device("gpu", SHAPES["8b"], GPU_ARGS),
-        Device("simulated", SHAPES["8b"], GPU_ARGS),
+        Device(
+            "simulated",
+            SHAPES["8b"],
+            {**GPU_ARGS, "distributed_executor_backend": EXECUTOR},
+            {
+                **host_environment(LIBRARIES.expanduser(), executor=False),
+                # The SDK's checks of the machine end the baseline where they find no GPU.
+                "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+                "RUNPOD_SKIP_GPU_CHECK": "true",
+            },
+            python=str(ROOT / ".venv-cuda/bin/python"),
+        ),
     )
 }

@@ -33,7 +33,7 @@ class AnyVllmAdapter:
 
     name = "vllm"
     served_model_name = MODEL
-    forks = False
+    forks = 0
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments

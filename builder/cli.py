@@ -19,6 +19,7 @@ HELP = """From a model's name to a running endpoint: the builder's commands.
     python -m builder plan MODEL          shows which GPU fits a model, and what it costs
     python -m builder fetch MODEL         downloads a quantized checkpoint and verifies it
     python -m builder quantize MODEL      makes an AWQ or FP8 checkpoint
+    python -m builder warm --out FOLDER   archives what an engine compiles, for images
     python -m builder deploy PRESET       creates or changes a Runpod endpoint, and tests it
     python -m builder status NAME         shows an endpoint's address, workers and jobs
     python -m builder logs NAME           shows the logs of its workers
@@ -29,6 +30,7 @@ COMMANDS = {
     "plan": ("builder.plan.command", "main"),
     "fetch": ("builder.fetch.__main__", "main"),
     "quantize": ("builder.quantize.command", "main"),
+    "warm": ("builder.warm", "main"),
     "deploy": ("builder.deploy.commands", "deploy"),
     "status": ("builder.deploy.commands", "status"),
     "logs": ("builder.deploy.commands", "logs"),

@@ -7,6 +7,8 @@
     ├── CheckpointRefused       2  the checkpoint is not the requested one, or not supported
     ├── DamagedFile             4  a file does not match the hub's checksum
     ├── QuantizationFailed      4  llm-compressor is missing, or fails on this model
+    ├── WorkerFailed           11  the worker that `warm` started failed
+    ├── NothingCompiled        12  that worker left nothing to archive
     └── DeployError             1
         ├── ApiKeyRefused       3  RUNPOD_API_KEY is missing, invalid, or lacks a permission
         ├── NoCredit            4  the account has no credit
@@ -53,6 +55,14 @@ class DamagedFile(BuilderError):
 
 class QuantizationFailed(BuilderError):
     exit_code = 4
+
+
+class WorkerFailed(BuilderError):
+    exit_code = 11
+
+
+class NothingCompiled(BuilderError):
+    exit_code = 12
 
 
 class DeployError(BuilderError):

@@ -64,6 +64,7 @@ GROUPS = {
         "BASE_PATH",
         "CACHE_ROOT",
         "VOLUME_CACHE",
+        "CACHE_MAX_GB",
         "PREFETCH_WEIGHTS",
         "PREFIX_WARMUP",
     ),

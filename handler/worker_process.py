@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from handler import logs
@@ -31,6 +32,7 @@ from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
 from handler.errors import EXIT_FAILED, StartError, hide_secrets, redact
 from handler.metrics.monitor import Monitor, Pushgateway
+from handler.model.mistral import flag_value
 from handler.model.resolve import ResolvedModel, model_sources, resolve_model
 from handler.request.parse import RequestParser
 from handler.serve import local
@@ -47,9 +49,11 @@ from handler.settings.environ import (
     setting_rules,
 )
 from handler.settings.fields import Settings
+from handler.startup.build_jobs import build_jobs_environment
+from handler.startup.cache_key import cache_key
 from handler.startup.compile_cache import CompileCache
 from handler.startup.driver import check_driver
-from handler.startup.prefetch import prefetch_weights
+from handler.startup.prefetch import prefetch_weights, reads_around_page_cache
 from handler.startup.timings import StartupTimings, process_start_time
 
 log = logging.getLogger("handler")
@@ -170,24 +174,26 @@ class WorkerProcess:
         model = self._resolve_model()
         adapter = ENGINES[settings.engine](settings, model, self._environ)
         if settings.prefetch_weights:
-            prefetch_weights(model.path)
+            self._prefetch(model.path)
         caches = stack.enter_context(
             CompileCache(
                 settings.cache_root,
                 root_is_required="cache_root" in settings.model_fields_set,
+                key=cache_key(settings.engine, self._environ),
                 volume=settings.base_path if settings.volume_cache else None,
                 environ=self._environ,
+                max_bytes=int(settings.cache_max_gb * 1e9),
             )
         )
-        export(caches.environ)
+        export({**caches.environ, **build_jobs_environment()})
         flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
         runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
-        if caches.on_volume:
-            with timings.stage("caches"):
+        if caches.restores:
+            with timings.stage("caches", beside=True):
                 caches.wait_until_restored()
         runtime.launch()
         if mode == "queue":
-            with timings.stage("SDK"):
+            with timings.stage("SDK", beside=True):
                 variables = sdk_environment(settings.log_level, self._environ)
                 export({}, remove=[LOG_LEVEL])
                 export(variables)
@@ -197,6 +203,13 @@ class WorkerProcess:
             warm_up(runtime, self._prefixes)
         caches.start_save()
         return runtime, caches, self._parser(engine, model)
+
+    def _prefetch(self, folder: Path) -> None:
+        load_format = flag_value("LOAD_FORMAT", self._environ, self._settings.engine_args)
+        if reads_around_page_cache(load_format, folder, self._environ):
+            log.info("no prefetch of the weights: %s reads around the page cache", load_format)
+        else:
+            prefetch_weights(folder)
 
     def _resolve_model(self) -> ResolvedModel:
         with self._timings.stage("model"):

@@ -1,8 +1,9 @@
 """`python -m simulated_gpu [--gpu h100] [--count 2] -- COMMAND…`: run a command beside GPUs that
 do not exist.
 
-NVML shows the GPUs to the command, and vLLM uses the simulated engine, unless `--no-engine`. The
-command must run in an environment with an engine's CUDA build, such as `.venv-cuda`.
+NVML shows the GPUs to the command, and the engine of ENGINE is the simulated one, unless
+`--no-engine`. The command must run in an environment with that engine's CUDA build, such as
+`.venv-cuda`.
 
 Exit codes: the command's; 127 when it cannot be started, 1 without a C compiler.
 """
@@ -26,7 +27,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"a C compiler (cc) is needed: {error}", file=sys.stderr)
         return 1
     gpu = GPUS[options.gpu]
-    variables = host_environment(libraries, gpu, options.count, executor=options.engine)
+    engine = os.environ.get("ENGINE", "vllm")
+    variables = host_environment(
+        libraries, gpu, options.count, engine=engine, executor=options.engine
+    )
     for name in ("LD_LIBRARY_PATH", "PYTHONPATH"):
         variables[name] = os.pathsep.join(filter(None, (variables[name], os.environ.get(name))))
     try:
@@ -54,7 +58,7 @@ def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--no-engine",
         dest="engine",
         action="store_false",
-        help="leave vLLM its own executor: the start ends at the first call of CUDA",
+        help="leave the engine as it is: the start ends at the first call of CUDA",
     )
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command, after --")
     return parser.parse_args(arguments)

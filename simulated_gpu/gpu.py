@@ -15,6 +15,8 @@ FOLDER = Path(__file__).resolve().parent
 LIBRARIES = Path("~/.cache/llm-worker/simulated_gpu")
 EXECUTOR = "simulated_gpu.vllm_executor.SimulatedExecutor"
 """vLLM's `distributed_executor_backend` with which it computes nothing."""
+SGLANG_SITE = FOLDER / "sglang_site"
+"""On PYTHONPATH it lets SGLang find the GPUs, and a plugin with which it computes nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,19 @@ def build_libraries(folder: Path) -> None:
 
 
 def host_environment(
-    libraries: Path, gpu: SimulatedGpu = GPUS["h100"], count: int = 1, *, executor: bool = True
+    libraries: Path,
+    gpu: SimulatedGpu = GPUS["h100"],
+    count: int = 1,
+    *,
+    engine: str = "vllm",
+    executor: bool = True,
 ) -> dict[str, str]:
     """Return the variables of a process that finds `count` GPUs.
 
     Args:
         libraries: the folder of `build_libraries`.
-        executor: whether vLLM uses the simulated engine. Without it a start goes as far as the
+        engine: "vllm" or "sglang".
+        executor: whether it uses the simulated engine. Without it a start goes as far as the
             first call of CUDA.
     """
     variables = {
@@ -94,6 +102,9 @@ def host_environment(
         "LD_LIBRARY_PATH": str(libraries),
         "PYTHONPATH": str(FOLDER.parent),
     }
-    if executor:
+    if engine == "sglang":
+        variables["PYTHONPATH"] = os.pathsep.join((str(SGLANG_SITE), str(FOLDER.parent)))
+        variables["SGLANG_PLUGINS"] = "simulated_gpu" if executor else "none"
+    elif executor:
         variables["DISTRIBUTED_EXECUTOR_BACKEND"] = EXECUTOR
     return variables

@@ -30,6 +30,8 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
 
+from handler.engine.vllm.core_process import core_started
+
 DRAWN_TOKENS = 65537  # then they repeat; a prime, so that streams differ
 FEW_TOKENS = 16  # that a grammar allows where it prescribes the text
 SPECIAL_TOKENS = 8  # at the end of a vocabulary, not drawn
@@ -63,6 +65,7 @@ class SimulatedExecutor(Executor):
     supports_pp = True
 
     def _init_executor(self) -> None:
+        began = time.time()
         setting = os.environ.get
         self._step_seconds = float(setting("SIMULATED_STEP_MS", "12")) / 1000
         self._prefill_rate = float(setting("SIMULATED_PREFILL_TOKENS_PER_SECOND", "30000"))
@@ -76,11 +79,13 @@ class SimulatedExecutor(Executor):
         self._answered_tokens: dict[str, int] = {}
         self._step = Step(due=0.0, is_sampled={})
         self._free_at = 0.0
-        self._timings: list[tuple[str, float, float]] = []  # as handler's TimedWorker has them
-        self._ends_stage("device")
-        load_seconds = float(setting("SIMULATED_LOAD_SECONDS", "0"))
-        time.sleep(load_seconds)
-        self._ends_stage("weights", load_seconds)
+        time.sleep(float(setting("SIMULATED_LOAD_SECONDS", "0")))
+        self._timings = [  # as TimedWorker has them
+            core_started(began),
+            ("imports of the rank", began, 0.0),
+            ("device", began, 0.0),
+            ("weights", began, time.time() - began),
+        ]
 
     # ---- what the start asks of the ranks ----
 
@@ -127,8 +132,8 @@ class SimulatedExecutor(Executor):
     def _rank_start_timings(self) -> list[tuple[str, float, float]]:
         return self._timings
 
-    def _ends_stage(self, name: str, seconds: float = 0.0) -> None:
-        self._timings.append((name, time.time() - seconds, seconds))
+    def _ends_stage(self, name: str) -> None:
+        self._timings.append((name, time.time(), 0.0))
 
     def compile_or_warm_up_model(self) -> None:
         """Nothing is compiled."""

@@ -14,6 +14,7 @@ from benchmarks.cases import (
     prefix,
     quantization,
     speculation,
+    start,
 )
 
 CASES: Mapping[str, Case] = {
@@ -21,6 +22,7 @@ CASES: Mapping[str, Case] = {
     for module in (
         main,
         http,
+        start,
         delays,
         parsers,
         prefix,

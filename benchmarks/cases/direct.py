@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import Bench, Case
-from benchmarks.devices import PYTHON, ROOT
+from benchmarks.devices import ROOT
 from benchmarks.direct import DirectRun
 from benchmarks.report import Row, Table, load_rows
 
@@ -142,7 +142,7 @@ def run_process(
         rounds=bench.options.rounds,
         **run,
     )
-    command = [PYTHON["vllm"], "-m", "benchmarks.direct_process"]
+    command = [bench.device.python, "-m", "benchmarks.direct_process"]
     command += [json.dumps(asdict(specification)), str(result)]
     code = _run(command, process_environment(bench, model, variant), log, timeout_seconds)
     text = log.read_text(errors="replace")
@@ -169,8 +169,6 @@ def process_environment(bench: Bench, model: Path, variant: Variant) -> dict[str
         "HF_HUB_OFFLINE": "1",
         "VLLM_LOGGING_LEVEL": "INFO",
     }
-    if variant.target == "worker":
-        environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # as the worker's own adapter has it
     given = bench.device.environment(model, dummy_weights=True)
     return {**given, **environ, **bench.device.environ}
 

@@ -79,10 +79,10 @@ class EngineAdapter(Protocol):
     served_model_name: str
 
     @property
-    def forks(self) -> bool:
-        """After `check_flags`: whether the engine's processes are forks of this one.
+    def forks(self) -> int:
+        """After `check_flags`: how many forks of this process the engine's start makes.
 
-        Until they are started, no other thread may work: a lock that it holds stays locked in the
+        Until the last of them no other thread may work: a lock that it holds stays locked in the
         fork.
         """
 

@@ -79,11 +79,12 @@ class EngineRuntime:
         self.dead = False
         self._ending = False
         self._launching = self._stopped = False
+        self._forks_left = 0
 
     def __enter__(self) -> "EngineRuntime":
         self._other_children = {child.pid for child in psutil.Process().children()}
         self._adapter.prepare()
-        os.register_at_fork(after_in_parent=self._launched.set)
+        os.register_at_fork(after_in_parent=self._count_fork)
         self._thread.start()
         return self
 
@@ -184,7 +185,8 @@ class EngineRuntime:
             with self._timings.stage("imports"), _garbage_collection_off():
                 self._adapter.check_flags()
             self._may_launch.wait()
-            if not self._adapter.forks:
+            self._forks_left = self._adapter.forks
+            if not self._forks_left:
                 self._launched.set()
             began = time.time()
             self._launching = True
@@ -211,6 +213,11 @@ class EngineRuntime:
                 return
             log.debug("the engine did not start", exc_info=error)
             raise _failed(error) from error
+
+    def _count_fork(self) -> None:
+        self._forks_left -= 1
+        if not self._forks_left:
+            self._launched.set()
 
     def _report_unexpected_end(self) -> None:
         """Report the engine's death if its loop ended unexpectedly."""

@@ -36,7 +36,7 @@ def is_requested(environ: Mapping[str, str], engine_args: str = "") -> bool:
 
     TOKENIZER_MODE=mistral alone does not: Mistral's tokenizer works with other weights too.
     """
-    values = [_flag_value(name, environ, engine_args) for name in FORMAT_SETTINGS]
+    values = [flag_value(name, environ, engine_args) for name in FORMAT_SETTINGS]
     load_format, *config_formats = values
     if load_format not in ("", "auto"):
         return load_format == "mistral"
@@ -95,7 +95,7 @@ def _quantization(quantization: Mapping[str, Any]) -> dict[str, Any]:
     return {**quantization, "quant_method": method.lower().replace("_", "-")}
 
 
-def _flag_value(name: str, environ: Mapping[str, str], engine_args: str) -> str:
+def flag_value(name: str, environ: Mapping[str, str], engine_args: str) -> str:
     """Return a flag's value in ENGINE_ARGS, else in the environment, in lower case."""
     flag = "--" + name.lower().replace("_", "-")
     try:

@@ -166,6 +166,12 @@ class Settings(BaseSettings):
         validation_alias="VOLUME_CACHE",
         description="Whether CACHE_ROOT is restored from the network volume and copied back",
     )
+    cache_max_gb: PositiveFloat = Field(
+        10.0,
+        validation_alias="CACHE_MAX_GB",
+        description="Gigabytes of compiled code that an endpoint keeps on the network volume; the "
+        "archive that was used longest ago goes first",
+    )
     prefetch_weights: Bool = Field(
         True,
         validation_alias="PREFETCH_WEIGHTS",

@@ -1,29 +1,28 @@
-"""Compiled code of the engines, kept from one start to the next and copied to the network volume.
+"""Compiled code of the engines, kept from one start to the next and archived on the network volume.
 
-    python -m handler.startup.compile_cache restore|save VOLUME FOLDER…
-
-torch.compile, Triton, FlashInfer and the engines have a cache each, and a variable for its folder;
-all of them are put below one root. A worker with a network volume restores the root's compiled
-code while it imports the engine, and copies new code back once it serves. The Runpod SDK copies,
-in a child process: importing the SDK here would import half of the engine's packages during the
-engine's own import. Each cache's own keys decide which entries are stale.
+torch.compile, Triton, FlashInfer, the other kernel libraries and the engines have a cache each, and
+a variable for its folder; all of them are put below one folder, which is named after the key of
+this machine. A worker unpacks the archive of its key, from the image and the network volume, while
+it imports the engine, and saves what is new once it serves. A child process reads and writes, so
+that the engine's import is not held up. Each cache's own keys decide which entries are stale.
 """
 
 import contextlib
+import json
 import logging
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from handler.errors import InvalidSetting
+from handler.startup.cache_archive import record_image_files
 
 log = logging.getLogger(__name__)
 
-# Variable → folder below the root. A variable that is set stays as it is.
+# Variable → folder below the key's. A variable that is set stays as it is.
 CACHE_FOLDERS = {
     "VLLM_CACHE_ROOT": "vllm",
     "SGLANG_CACHE_DIR": "sglang",
@@ -31,49 +30,50 @@ CACHE_FOLDERS = {
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",
     "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "FLASHINFER_MOE_EP_KNOB_CACHE": "flashinfer_moe/knobs.json",
+    "HUMMING_CACHE_DIR": "humming/cache",
+    "HUMMING_TMP_DIR": "humming/tmp",
+    "QUACK_CACHE_DIR": "quack",
+    "CUTE_DSL_CACHE_DIR": "cute_dsl",
+    "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR": "flash_attention",
+    "FLEX_ATTENTION_CUTE_DSL_CACHE_DIR": "flex_attention",
+    "MINFER_FMHA_CACHE_DIR": "fmha_sm100",
+    "MM_SPARSE_ATTN_AOT_CACHE": "mm_sparse_attn",
     "DG_JIT_CACHE_DIR": "deep_gemm",
     "SGLANG_DG_CACHE_DIR": "deep_gemm",
     "TVM_FFI_CACHE_DIR": "tvm_ffi",
     "TILELANG_CACHE_DIR": "tilelang",
     "CUDA_CACHE_PATH": "cuda",  # code that the driver compiles
+    # cuda-python, cuDNN's front end, cuTile, torch's extensions and its kernels compiled at run
+    # time: they have no other variable, or one for each part.
+    "XDG_CACHE_HOME": "xdg",
 }
-# Folders that are valid on other machines. The rest is not copied: this machine's GPU topology, and
-# tables of several gigabytes.
-COPIED_FOLDERS = (
-    "vllm/torch_compile_cache",
-    "vllm/modelinfos",
-    "vllm/startup_plan",
-    "sglang/jit",
-    "sglang/cute_aot",
-    "sglang/torch_compile_cache",
-    "inductor",
-    "triton",
-    "flashinfer",
-    "deep_gemm",
-    "tvm_ffi",
-    "tilelang",
-    "cuda",
-)
-FLASHINFER_IN_IMAGE = Path("~/.cache/flashinfer")  # kernels that an image ships, used from there
+FLASHINFER = "FLASHINFER_WORKSPACE_BASE"
+FLASHINFER_IN_HOME = Path(".cache/flashinfer")  # kernels that an image ships, used from there
+BAKED_ARCHIVES = Path("/opt/caches")  # made with `python -m builder warm`
+ARCHIVES_ON_VOLUME = ".cache/{endpoint}/compiled"
 RESTORE_TIMEOUT_SECONDS = 120.0
 LAST_SAVE_TIMEOUT_SECONDS = 5.0
-MAX_PARTIAL_FILE_AGE_SECONDS = 3600.0  # an older one belongs to a copy that was interrupted
 
 
 class CompileCache:
-    """The compile caches of one start; leaving the context ends a copy that still runs.
+    """The compile caches of one start; leaving the context ends a restore or save that still runs.
 
     Args:
         root: the folder for all caches.
         root_is_required: whether a root that is not writable is an error. Otherwise a folder for
             temporary files replaces it, as in a container whose user has no home.
-        volume: the mount of the network volume, None without copies.
+        key: what compiled code is valid for, see `cache_key`.
+        volume: the mount of the network volume, None without archives on it.
         environ: the worker's environment, with the endpoint's id and cache folders of the user.
-        last_save_timeout_seconds: the bound for the copy at the end.
+        max_bytes: the bound for all archives of the endpoint.
+        baked: the folder of the image's archives.
+        last_save_timeout_seconds: the bound for the save at the end.
 
     Attributes:
         environ: the variables to set for the engines.
-        on_volume: whether the caches are copied.
+        on_volume: whether compiled code is saved on the volume.
+        restores: whether there may be an archive to unpack.
 
     Raises:
         InvalidSetting: the root is required and not writable.
@@ -84,94 +84,111 @@ class CompileCache:
         root: Path,
         *,
         root_is_required: bool,
+        key: str,
         volume: Path | None,
         environ: Mapping[str, str],
+        max_bytes: int,
+        baked: Path = BAKED_ARCHIVES,
         last_save_timeout_seconds: float = LAST_SAVE_TIMEOUT_SECONDS,
     ) -> None:
         root = _writable_root(root, root_is_required)
         volume = volume and volume.resolve()
-        folders = {name: str(root / folder) for name, folder in CACHE_FOLDERS.items()}
-        if FLASHINFER_IN_IMAGE.expanduser().is_dir():
-            folders["FLASHINFER_WORKSPACE_BASE"] = str(Path.home())
-        self.environ = {name: path for name, path in folders.items() if name not in environ}
+        self._folder = root / key
+        folders = {name: self._folder / folder for name, folder in CACHE_FOLDERS.items()}
+        home = Path(os.path.expanduser("~"))
+        if FLASHINFER not in environ and any((home / FLASHINFER_IN_HOME).rglob("*.so")):
+            folders[FLASHINFER] = home  # ninja would compile a copy again
+            _link(self._folder / CACHE_FOLDERS[FLASHINFER], home)
+        if "XDG_CACHE_HOME" not in environ:  # models stay where huggingface-hub has them
+            folders["HF_HOME"] = home / ".cache/huggingface"
+        self.environ = {name: str(path) for name, path in folders.items() if name not in environ}
         self.on_volume = (
             volume is not None
             and "RUNPOD_ENDPOINT_ID" in environ
             and volume.is_dir()
             and not root.is_relative_to(volume)  # it would be copied onto itself
         )
-        self._arguments = [str(volume), *(str(root / folder) for folder in COPIED_FOLDERS)]
-        self._copy_environ = {**environ, "RUNPOD_LOG_LEVEL": "WARN"}
+        self._sources = {}
+        if archive := _baked_archive(baked, key):
+            self._sources[str(archive)] = "the image"
+        if volume is not None and self.on_volume:
+            below = ARCHIVES_ON_VOLUME.format(endpoint=environ["RUNPOD_ENDPOINT_ID"])
+            archive = volume / below / f"{key}.tar"
+            self._save_arguments = [str(archive), str(max_bytes)]
+            self._sources[str(archive)] = "the volume"
+        self.restores = bool(self._sources)
         self._last_save_timeout_seconds = last_save_timeout_seconds
-        self._copy: subprocess.Popen[str] | None = None
+        self._child: subprocess.Popen[str] | None = None
+        self._child_environ = dict(environ)
 
     def __enter__(self) -> "CompileCache":
-        if self.on_volume:
-            self._copy = self._start_copy("restore")
+        if self.restores:
+            self._child = self._start("restore", *self._sources)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._copy is not None and self._copy.poll() is None:
-            self._copy.kill()
-            self._copy.communicate()
+        if self._child is not None and self._child.poll() is None:
+            self._child.kill()
+            self._child.communicate()
 
     def wait_until_restored(self) -> None:
-        """Wait for the copy from the volume, at most RESTORE_TIMEOUT_SECONDS."""
-        if self._copy is None:
+        """Wait for the archives to be unpacked, at most RESTORE_TIMEOUT_SECONDS."""
+        if self._child is None:
             return
         try:
-            output, _ = self._copy.communicate(timeout=RESTORE_TIMEOUT_SECONDS)
-            log.info("compile cache: restored %s from the volume", output.strip() or "nothing")
+            output, _ = self._child.communicate(timeout=RESTORE_TIMEOUT_SECONDS)
+            for archive, files in json.loads(output or "{}").items():
+                log.info("compile cache: restored %d files from %s", files, self._sources[archive])
         except subprocess.TimeoutExpired:
-            self._copy.kill()
-            self._copy.communicate()
+            self._child.kill()
+            self._child.communicate()
             log.warning("compile cache: the volume is too slow, starting without the cache")
-        self._copy = None
+        self._child = None
 
     def start_save(self) -> None:
-        """Start to copy new files to the volume, unless a copy runs."""
-        if self.on_volume and (self._copy is None or self._copy.poll() is not None):
-            self._copy = self._start_copy("save")
+        """Start to save new files on the volume, unless a save runs."""
+        if self.on_volume and (self._child is None or self._child.poll() is not None):
+            self._child = self._start("save", *self._save_arguments)
 
     def finish_save(self) -> None:
-        """Copy files that are new since the last save, within the bound for the end."""
+        """Save files that are new since the last save, within the bound for the end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._wait_for_copy()
+            self._wait_for_save()
             self.start_save()
-            self._wait_for_copy()
+            self._wait_for_save()
 
-    def _wait_for_copy(self) -> None:
-        if self._copy is not None:
-            self._copy.wait(self._last_save_timeout_seconds)
+    def _wait_for_save(self) -> None:
+        if self._child is not None:
+            self._child.wait(self._last_save_timeout_seconds)
 
-    def _start_copy(self, action: str) -> subprocess.Popen[str]:
+    def _start(self, action: str, *arguments: str) -> subprocess.Popen[str]:
+        module = "handler.startup.cache_archive"
         return subprocess.Popen(
-            [sys.executable, "-m", "handler.startup.compile_cache", action, *self._arguments],
-            env=self._copy_environ,
+            [sys.executable, "-m", module, action, str(self._folder), *arguments],
+            env=self._child_environ,
             stdout=subprocess.PIPE if action == "restore" else None,
             text=True,
         )
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Copy from or to the volume with the SDK, which logs its errors."""
-    from runpod.serverless import VolumeCache
-
-    action, volume, *folders = arguments
-    cache = VolumeCache(dirs=folders, volume_path=volume)
-    if action == "restore":
-        print(f"{cache.hydrate()} files", flush=True)
-        return
-    _remove_partial_files(Path(volume) / ".cache" / os.environ["RUNPOD_ENDPOINT_ID"])
-    cache.sync(background=False)
+def _baked_archive(folder: Path, key: str) -> Path | None:
+    """Return the image's archive of a key; a line in the log says what the others are for."""
+    archives = {path.name.removesuffix(".tar"): path for path in folder.glob("*.tar")}
+    if archives and key not in archives:
+        names = ", ".join(sorted(archives))
+        log.info("compile cache: the image's archives are for %s; this machine is %s", names, key)
+    return archives.get(key)
 
 
-def _remove_partial_files(mirror: Path) -> None:
-    """Remove the partial files of copies that were interrupted."""
-    for path in mirror.rglob("*.rpvc.tmp"):
-        with contextlib.suppress(OSError):  # another worker was faster
-            if path.stat().st_mtime < time.time() - MAX_PARTIAL_FILE_AGE_SECONDS:
-                path.unlink()
+def _link(link: Path, home: Path) -> None:
+    """Make FlashInfer's folder in the home a part of the key's folder, so that it is archived."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink() or not link.exists():
+        is_new = not link.is_symlink()
+        link.unlink(missing_ok=True)
+        link.symlink_to(home)
+        if is_new:
+            record_image_files(link.parent)
 
 
 def _writable_root(root: Path, is_required: bool) -> Path:
@@ -194,7 +211,3 @@ def _temporary_root() -> Path:
     if root.is_symlink() or root.stat().st_uid != os.getuid():
         return Path(tempfile.mkdtemp(prefix="llm-worker-"))
     return root
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

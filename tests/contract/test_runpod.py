@@ -6,7 +6,10 @@
 import ast
 import asyncio
 import inspect
+import subprocess
+import sys
 import textwrap
+from importlib import import_module
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -233,6 +236,25 @@ def test_the_sdk_has_the_log_levels():
 
 
 # ---- why they are replaced
+
+
+def test_the_sdk_asks_for_the_processor_at_its_import():
+    """It starts a process that takes a second; the worker answers in its place."""
+    code = (
+        "import cpuinfo, sys\n"
+        "from handler.serve.queue.sdk_patches import import_sdk, processor_name\n"
+        "ask = cpuinfo.get_cpu_info\n"
+        "processes = []\n"
+        "sys.addaudithook(lambda name, _: name == 'subprocess.Popen' and processes.append(name))\n"
+        "import_sdk()\n"
+        "from runpod.serverless.utils import rp_debugger\n"
+        "assert rp_debugger.PROCESSOR == processor_name()\n"
+        "assert cpuinfo.get_cpu_info is ask\n"
+        "assert processes == []\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    source = inspect.getsource(import_module("runpod.serverless.utils.rp_debugger"))
+    assert 'PROCESSOR = cpuinfo.get_cpu_info()["brand_raw"]' in source
 
 
 def test_the_sdk_configures_the_root_logger_at_its_import():

@@ -30,7 +30,9 @@ from handler.engine.flag_aliases import (
 )
 from handler.engine.flag_names import flag_names
 from handler.engine.removed_names import BOTH_ENGINES, REMOVED
+from handler.engine.vllm import start_method
 from handler.engine.vllm.adapter import RANK_PROCESS
+from handler.engine.vllm.core_process import RANK_NAME
 from handler.engine.vllm.flags import REFUSED, cli_args, engine_flags
 from handler.engine.vllm.platform import (
     CPU_ENVIRONMENT,
@@ -39,6 +41,7 @@ from handler.engine.vllm.platform import (
     REMOVED_VARIABLES,
     STARTUP_PLAN,
 )
+from handler.engine.vllm.start_method import StartMethod
 from handler.model.quantization import method_matches
 from handler.request.parse import RequestParser
 from handler.settings.types import SpeculativeMethod
@@ -135,7 +138,7 @@ def test_the_exported_environment_is_read_by_vllm():
 
     ours = {*ENVIRONMENT, *CPU_ENVIRONMENT, *REMOVED_VARIABLES, STARTUP_PLAN, "VLLM_LOGGING_LEVEL"}
     ours |= {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_OMP_THREADS_BIND"}
-    ours |= {*CPU_KV_CACHE_ENVIRONMENT}
+    ours |= {*CPU_KV_CACHE_ENVIRONMENT, start_method.VARIABLE}
     assert ours - environment_variables.keys() == {"TORCH_COMPILE_DISABLE"}
 
 
@@ -185,6 +188,22 @@ def test_replaced_get_mp_context():
 
     assert parameters_of("v1.engine.utils", "get_mp_context") == []
     assert "get_mp_context" in utils.CoreEngineProcManager.__init__.__code__.co_names
+
+
+def test_read_flags_of_the_start_method():
+    """The method is chosen by them."""
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    args = cli_args().make_arg_parser(FlexibleArgumentParser()).parse_args([])
+    chosen = start_method.choose(args, {}, is_cpu=False, architectures=[])
+    assert (chosen, start_method.fork_count(args)) == (StartMethod("fork"), 1)
+
+
+def test_read_name_of_the_process_of_a_rank():
+    """A rank finds the core as its parent."""
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    assert f'name=f"{RANK_NAME}-{{rank}}"' in inspect.getsource(WorkerProc.make_worker_process)
 
 
 def test_replaced_run_in_subprocess():

@@ -456,8 +456,11 @@ def test_as_many_jobs_at_once_as_the_engine_can_batch(endpoint):
 
 
 STAGES = {
-    "vllm": ["device", "weights", "compile and measure memory", "KV cache", "graphs"],
-    "sglang": ["weights", "KV cache"],
+    "vllm": [
+        *("configuration", "fork", "imports of the rank", "device", "weights"),
+        *("compile and measure memory", "KV cache", "graphs", "app"),
+    ],
+    "sglang": ["engine's processes", "weights", "KV cache"],
 }
 
 
@@ -469,16 +472,24 @@ def test_the_start_is_told_stage_by_stage(endpoint):
     seconds = {stage: value for (what, stage), value in shown.items() if what == "seconds"}
     began = {stage: value for (what, stage), value in shown.items() if what == "offset_seconds"}
     own = ["interpreter", "model", "imports", "engine", "SDK", "warm-up", "first take"]
-    inner = ["engine's processes", *STAGES[endpoint.engine]]
+    inner = STAGES[endpoint.engine]
     assert seconds.keys() == began.keys() == {*own, *inner}
     ends = {stage: began[stage] + seconds[stage] for stage in began}
     assert sorted(inner, key=began.__getitem__) == inner
     assert began["engine"] <= began[inner[0]] <= max(ends[stage] for stage in inner)
     assert max(ends[stage] for stage in inner) <= ends["engine"] + 0.01
     table = endpoint.log.read_text().split("the start took ")[1].splitlines()
-    assert float(table[0].split()[0]) == pytest.approx(max(ends.values()), abs=0.01)
-    rows = [line.split(maxsplit=2)[2].rsplit(maxsplit=2) for line in table[2 : 2 + len(seconds)]]
-    assert {name.strip() for name, _, _ in rows} == seconds.keys()
+    total = float(table[0].split()[0])
+    assert total == pytest.approx(max(ends.values()), abs=0.01)
+    middle = next(index for index, line in enumerate(table) if "of it, or beside it" in line)
+    steps, others = (
+        [line.split(maxsplit=2)[2].rsplit(maxsplit=2) for line in lines]
+        for lines in (table[2:middle], table[middle + 1 : middle + 3])
+    )
+    names = {name.strip() for name, _, _ in steps + others}
+    assert {name for name in names if not name.startswith("before ")} == seconds.keys()
+    assert {name.strip() for name, _, _ in others} == {"engine", "SDK"}
+    assert sum(float(took) for _, _, took in steps) == pytest.approx(total, abs=0.01 * len(steps))
 
 
 def test_the_very_first_job_hits_the_cache(endpoint):

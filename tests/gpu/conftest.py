@@ -1,8 +1,10 @@
 """Workers of vLLM's CUDA build beside simulated GPUs: `make test-gpu`."""
 
+from pathlib import Path
+
 import pytest
 
-from simulated_gpu.gpu import GPUS, SimulatedGpu
+from simulated_gpu.gpu import GPUS, LIBRARIES, SimulatedGpu
 from tests.support.environment import (
     CUDA_PYTHON,
     SIMULATED_ANSWER,
@@ -12,6 +14,13 @@ from tests.support.environment import (
 
 PYTHON = CUDA_PYTHON
 ANSWER = SIMULATED_ANSWER
+
+
+@pytest.fixture(scope="session")
+def libraries() -> Path:
+    """The folder of the stand-ins for NVML and the CUDA driver."""
+    simulated_host()
+    return LIBRARIES.expanduser()
 
 
 @pytest.fixture(scope="session")

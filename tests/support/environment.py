@@ -55,7 +55,6 @@ def simulated_host(
         **host_environment(libraries, gpu, count, executor=executor),
         "SIMULATED_TOKENS": json.dumps(tokenizer.encode(SIMULATED_ANSWER).ids),
         "SIMULATED_KV_CACHE_GIB": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "fork",
     }
 
 

@@ -88,7 +88,7 @@ class StandInEngine:
     """
 
     name = served_model_name = NAME
-    forks = False
+    forks = 0
 
     def __init__(self, start_fault: StartFault | None = None) -> None:
         self._start_fault = start_fault

@@ -6,17 +6,18 @@ no handler, and `patches.stop` replaces its shutdown. The names are those of 0.5
 lists the internal ones.
 """
 
+import asyncio
 import logging
 import os
 import signal
 import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -42,6 +43,10 @@ from handler.startup.timings import StartupStage
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+ALIVE_INTERVAL_SECONDS = 0.5
+
 # On other routes SGLang answers with the model itself when a LoRA adapter is chosen.
 ADAPTER_ROUTES = frozenset(
     ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/generate")
@@ -54,7 +59,7 @@ class SglangAdapter:
     """One SGLang engine; see `interface.EngineAdapter`."""
 
     name = "sglang"
-    forks = False
+    forks = 0
 
     def __init__(
         self, settings: Settings, model: ResolvedModel, environ: Mapping[str, str]
@@ -179,14 +184,14 @@ class SglangAdapter:
                 engine = Engine(server_args=self._args)
             ready = time.time()
             try:
-                info = patches.scheduler_info(engine)
+                info, alive = patches.scheduler_info(engine), self._alive(engine)
                 app = patches.prepared_app(engine, self._args)
                 manager = engine.tokenizer_manager
                 async with app.router.lifespan_context(app):
                     yield RunningEngine(
                         app=app,
-                        capacity=await _capacity(info, manager),
-                        alive=self._alive(engine),
+                        capacity=await _while_alive(_capacity(info, manager), alive),
+                        alive=alive,
                         adapter_routes=ADAPTER_ROUTES,
                         models=patches.model_names(manager),
                         generates=bool(manager.is_generation),
@@ -242,6 +247,20 @@ def _startup_stages(
         stages.append(StartupStage(name, at, seconds))
         at += seconds
     return tuple(stages)
+
+
+async def _while_alive(answer: Coroutine[Any, Any, T], alive: Callable[[], bool]) -> T:
+    """Return an answer of the schedulers, for which SGLang waits even if they have ended.
+
+    Raises:
+        EngineStartFailed: a process of the engine ended before the answer.
+    """
+    task = asyncio.create_task(answer)
+    while not (await asyncio.wait([task], timeout=ALIVE_INTERVAL_SECONDS))[0]:
+        if not alive():
+            task.cancel()
+            raise EngineStartFailed("A process of the engine ended during the start.")
+    return task.result()
 
 
 async def _capacity(info: Mapping[str, Any], manager: Any) -> Capacity:

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from handler.engine import preflight
@@ -22,9 +23,10 @@ from handler.engine.pacing import Pacer
 from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named
 from handler.engine.request_fields import request_fields
-from handler.engine.vllm import flags, platform
+from handler.engine.vllm import flags, platform, start_method
+from handler.engine.vllm.start_method import StartMethod
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
-from handler.model.checkpoint import WEIGHTS
+from handler.model.checkpoint import WEIGHTS, has_config, model_config
 from handler.model.resolve import ResolvedModel
 from handler.settings.environ import export, given_name, log_level_of
 from handler.settings.fields import Settings
@@ -53,16 +55,27 @@ class VllmAdapter:
         self.served_model_name = (*settings.model_names, model.name)[0]
 
     @property
-    def forks(self) -> bool:
-        """Whether the engine core is a fork of this process, which saves a second import.
+    def forks(self) -> int:
+        """How many forks of this process the engine's start makes; see `EngineAdapter.forks`."""
+        args = self._args
+        if args is None or self._start_method().name != start_method.FORK:
+            return 0
+        return start_method.fork_count(args)
 
-        By default on a CPU with one rank, where vLLM itself would spawn it.
-        """
-        chosen = self._environ.get(platform.START_METHOD)
-        if chosen is not None or self._args is None or not platform.is_cpu():
-            return chosen == "fork"
-        backend, replicas = self._args.distributed_executor_backend, self._args.data_parallel_size
-        return bool(backend == "uni" and replicas == 1)
+    def _start_method(self) -> StartMethod:
+        folder = self._model.path
+        config = model_config(folder) if has_config(folder) else {}
+        return start_method.choose(
+            self._checked_args(),
+            self._environ,
+            is_cpu=platform.is_cpu(),
+            architectures=config.get("architectures") or [],
+        )
+
+    def _checked_args(self) -> argparse.Namespace:
+        if self._args is None:
+            raise EngineStartFailed("check_flags() was not called before the start")
+        return self._args
 
     def prepare(self) -> None:
         """Do nothing: off the main thread vLLM installs no signal handler."""
@@ -149,6 +162,7 @@ class VllmAdapter:
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         """Start the engine and its app; see `interface.EngineAdapter.start`."""
+        began = time.time()
         from vllm import envs
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
@@ -156,17 +170,19 @@ class VllmAdapter:
 
         from handler.engine.vllm import patches
 
-        args = self._args
-        if args is None:
-            raise EngineStartFailed("check_flags() was not called before the start")
-        log.info("starting the engine")
-        is_cpu = platform.is_cpu()
-        patches.apply(pacer, is_cpu=is_cpu, forks=self.forks)
-        began = time.time()
+        args, is_cpu = self._checked_args(), platform.is_cpu()
+        method = self._start_method()
+        log.info("starting the engine: %s", method)
+        export({}, remove=[start_method.VARIABLE])  # it may be empty
+        export({start_method.VARIABLE: method.name})
+        patches.apply(pacer, is_cpu=is_cpu, forks=method.name == start_method.FORK)
         async with build_async_engine_client(args) as engine:
+            up = time.time()
+            if not is_cpu:
+                method = start_method.as_started(method)
             if is_cpu and args.pipeline_parallel_size > 1:
                 await engine.collective_rpc("execute_dummy_batch")
-            stages = await _startup_stages(engine, began)
+            stages = await _startup_stages(engine, began, method)
             tasks = await engine.get_supported_tasks()
             if "generate" in tasks and (line := output_limit_warning(engine.model_config)):
                 log.warning(line)
@@ -176,6 +192,7 @@ class VllmAdapter:
             envs.enable_envs_cache()  # without it each token reads os.environ
             async with app.router.lifespan_context(app):
                 ranks_running = all_running(descendants_named(RANK_PROCESS))
+                app_stage = StartupStage("app", up, time.time() - up)
                 yield RunningEngine(
                     app=app,
                     capacity=_capacity(engine.vllm_config),
@@ -183,12 +200,14 @@ class VllmAdapter:
                     models=_model_names(app.state.openai_serving_models),
                     generates="generate" in tasks,
                     request_fields=request_fields(app),
-                    stages=stages,
+                    stages=(*stages, app_stage),
                 )
 
 
-async def _startup_stages(engine: Any, began: float) -> tuple[StartupStage, ...]:
-    """Return the stages of the slowest rank, after the start of the engine's processes.
+async def _startup_stages(
+    engine: Any, began: float, method: StartMethod
+) -> tuple[StartupStage, ...]:
+    """Return the stages of the slowest rank, and before them those of the core's process.
 
     With data parallelism one replica answers.
     """
@@ -196,8 +215,9 @@ async def _startup_stages(engine: Any, began: float) -> tuple[StartupStage, ...]
         return ()
     ranks = await engine.collective_rpc("start_timings")
     slowest = max(ranks, key=lambda timings: timings[-1][1] + timings[-1][2])
-    stages = tuple(StartupStage(*timing) for timing in slowest)
-    return (StartupStage("engine's processes", began, stages[0].began - began), *stages)
+    core, *stages = (StartupStage(*timing) for timing in slowest)
+    configuration = StartupStage("configuration", began, max(0.0, core.began - began))
+    return (configuration, replace(core, name=method.name), *stages)
 
 
 def _capacity(config: Any) -> Capacity:

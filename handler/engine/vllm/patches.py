@@ -24,6 +24,10 @@ model_executor.models.registry._run_in_subprocess, on a CPU
     this process. Until vLLM can inspect in the same process.
 entrypoints.openai.models.serving.OpenAIServingModels.show_available_models
     /v1/models shows paths of this machine as `root`. Until it shows names.
+humming.ops.utils, humming.utils.nvrtc, on a GPU
+    Imported without the two processes that each starts: they import torch to find that the package
+    has the built library already, and take 3 s of a start on two cores. Until the package looks
+    first.
 app.state.server
     The handler of engine errors sets `should_exit` of vLLM's HTTP server, which does not run here.
     Until vLLM accepts an app without a server.
@@ -63,6 +67,9 @@ OpenAIServingModels.base_model_paths, .lora_requests (adapter.py)
 """
 
 import multiprocessing
+import os
+from importlib import import_module
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,11 +78,13 @@ from vllm.v1.engine import async_llm, output_processor
 from handler.engine.pacing import FlushGate, Pacer
 from handler.engine.vllm.paced_streams import PacedCollector, PacedState
 
+HUMMING_BUILDS = "HUMMING_DISABLE_PARALLEL_BUILD"
+
 
 def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
     """Replace names of vLLM in this process; call it once, before the engine is made.
 
-    With `forks` the engine core is a fork of this process on a CPU.
+    With `forks` the engine core is a fork of this process, on a CPU too.
     """
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.model_executor.models import registry
@@ -86,10 +95,29 @@ def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
     OpenAIServingModels.show_available_models = _names_only(
         OpenAIServingModels.show_available_models
     )
+    if not is_cpu:
+        import_humming()
     if is_cpu:
         registry._run_in_subprocess = lambda inspect: inspect()
         if forks:
             utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+
+
+def import_humming() -> None:
+    """Import vLLM's library of kernels, Humming, without its builds in the background.
+
+    What is missing is built at its first use. The variable that prevents them also limits the
+    compilers of the ranks, so it is set for the import only.
+    """
+    modules = ("humming.ops.utils", "humming.utils.nvrtc")
+    if find_spec("humming") is None or HUMMING_BUILDS in os.environ:
+        return
+    os.environ[HUMMING_BUILDS] = "1"
+    try:
+        for module in modules:
+            import_module(module)
+    finally:
+        del os.environ[HUMMING_BUILDS]
 
 
 def pace_streams(pacer: Pacer) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 
 from handler.startup.gpus import Gpu, visible_gpus
 
-START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
-    START_METHOD: "spawn",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # a redirect could lead to a private address
 }
 # vLLM saves how much memory a start has found for the KV cache. The next start with the same GPU

@@ -4,12 +4,18 @@ vLLM imports the class in the rank's process by its name in `worker_cls`; the ad
 timings through `collective_rpc`.
 """
 
+# ruff: noqa: E402
 import time
+
+BEGAN_WORK = time.time()  # before the imports of vLLM's own worker
+
 from collections.abc import Callable
 from typing import Any
 
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
+
+from handler.engine.vllm.core_process import core_started
 
 VLLM_WORKERS = {
     "cpu": "vllm.v1.worker.cpu_worker.CPUWorker",
@@ -23,7 +29,8 @@ class TimedWorker(VllmWorker):
     """A worker that records when each stage of its start began, and how long it took."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._timings: list[Timing] = []
+        imports = ("imports of the rank", BEGAN_WORK, time.time() - BEGAN_WORK)
+        self._timings: list[Timing] = [core_started(BEGAN_WORK), imports]
         super().__init__(*args, **kwargs)
 
     def init_device(self) -> None:

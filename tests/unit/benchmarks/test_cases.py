@@ -48,6 +48,7 @@ class InstantBench(Bench):
         ("prefix", 1),
         ("quantization", 2),
         ("speculation", 2),
+        ("start", 2),
     ],
 )
 def test_what_a_case_measures_makes_its_tables(monkeypatch, tmp_path, name, tables):

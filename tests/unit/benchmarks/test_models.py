@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.devices import DEVICES, command_line
+from benchmarks.devices import DEVICES, ROOT, command_line
 from benchmarks.models import SHAPES, make_tokenizer, model_config, write_model
+from simulated_gpu.gpu import EXECUTOR
 
 LLAMA_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -96,3 +97,11 @@ def test_a_simulated_gpu_runs_the_executor_that_was_given(tmp_path):
     device = DEVICES["simulated"].with_options("package.Executor", {})
     arguments = device.environment(tmp_path, dummy_weights=True)["ENGINE_ARGS"]
     assert "--distributed-executor-backend=package.Executor" in arguments.split()
+
+
+def test_a_simulated_gpu_has_the_cuda_build_and_the_simulated_engine(tmp_path):
+    device = DEVICES["simulated"]
+    environ = device.environment(tmp_path, dummy_weights=True)
+    assert f"--distributed-executor-backend={EXECUTOR}" in environ["ENGINE_ARGS"].split()
+    assert environ["SIMULATED_GPUS"] == "1"
+    assert device.python == str(ROOT / ".venv-cuda/bin/python")

@@ -1,12 +1,19 @@
-"""Compile caches on a network volume, copied by the Runpod SDK in a child process."""
+"""Compile caches on a network volume, archived by child processes."""
 
 import os
-import time
+import signal
+import subprocess
+import sys
+import tarfile
 
 import pytest
 
+from handler.startup.cache_archive import list_files, pack, restore
 from handler.startup.compile_cache import CompileCache
+from tests.support.conditions import wait_until
 from tests.support.environment import ROOT
+
+LARGE = str(10**10)
 
 
 @pytest.fixture
@@ -17,36 +24,45 @@ def volume(tmp_path):
     return folder
 
 
-def compile_cache(tmp_path, volume):
+def compile_cache(tmp_path, volume, key="key", **more):
     return CompileCache(
         tmp_path / "root",
         root_is_required=True,
+        key=key,
         volume=volume,
         environ={**os.environ, "RUNPOD_ENDPOINT_ID": "e1", "PYTHONPATH": str(ROOT)},
+        max_bytes=10**10,
         last_save_timeout_seconds=60.0,
+        **more,
     )
 
 
+def start_save(folder, archive):
+    """Start a process that saves a folder."""
+    command = [sys.executable, "-m", "handler.startup.cache_archive", "save"]
+    return subprocess.Popen([*command, folder, archive, LARGE], cwd=ROOT)
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
 def test_the_next_worker_finds_the_caches_on_the_volume(tmp_path, volume, caplog):
-    root = tmp_path / "root"
+    root = tmp_path / "root/key"
     files = {
         "vllm/startup_plan/plan.json": b"{}",
         "triton/kernel.cubin": os.urandom(300_000),
         "triton/later.cubin": b"compiled during a request",
     }
     of_this_machine = root / "vllm/gpu_p2p_access_cache_for_0,1.json"
-
-    def write(name):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(files[name])
-
     with compile_cache(tmp_path, volume) as first:
         first.wait_until_restored()
         for name in list(files)[:2]:
-            write(name)
-        of_this_machine.write_text("{}")
+            write(root / name, files[name])
+        write(of_this_machine, b"{}")
         first.start_save()
-        write("triton/later.cubin")
+        write(root / "triton/later.cubin", files["triton/later.cubin"])
         first.finish_save()
     for path in [*(root / name for name in files), of_this_machine]:
         path.unlink()
@@ -60,20 +76,69 @@ def test_the_next_worker_finds_the_caches_on_the_volume(tmp_path, volume, caplog
     assert not of_this_machine.exists()
 
 
-def test_partial_files_of_an_interrupted_copy_are_removed_with_the_next_one(tmp_path, volume):
-    old, new = (volume / f".cache/e1/big/{name}.rpvc.tmp" for name in ("old", "new"))
-    old.parent.mkdir(parents=True)
-    for path in (old, new):
-        path.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
-    with compile_cache(tmp_path, volume) as caches:
+def test_a_machine_of_another_key_finds_and_changes_nothing(tmp_path, volume, caplog):
+    caplog.set_level("INFO")
+    for key in ("one", "another"):
+        with compile_cache(tmp_path, volume, key) as caches:
+            caches.wait_until_restored()
+            write(tmp_path / f"root/{key}/triton/kernel", key.encode())
+            caches.finish_save()
+    assert [record.message for record in caplog.records] == [
+        "compile cache: restored 0 files from the volume"
+    ] * 2
+    for key in ("one", "another"):
+        restore(tmp_path / f"new-{key}", volume / f".cache/e1/compiled/{key}.tar")
+        assert (tmp_path / f"new-{key}/triton/kernel").read_text() == key
+
+
+def test_an_archive_in_the_image_comes_before_the_one_on_the_volume(tmp_path, caplog):
+    """Here without a volume: the log says where the files came from."""
+    write(tmp_path / "made/triton/kernel", b"code")
+    baked = tmp_path / "baked"
+    baked.mkdir()
+    pack(baked / "key.tar", {tmp_path / "made": list_files(tmp_path / "made")})
+    caplog.set_level("INFO")
+    with compile_cache(tmp_path, None, baked=baked) as caches:
         caches.wait_until_restored()
-        caches.finish_save()
-    assert (old.exists(), new.exists()) == (False, True)
+    assert [record.message for record in caplog.records] == [
+        "compile cache: restored 1 files from the image"
+    ]
+    assert (tmp_path / "root/key/triton/kernel").read_bytes() == b"code"
+
+
+def test_workers_that_save_at_once_leave_an_archive_with_the_files_of_all(tmp_path, volume):
+    archive = volume / "key.tar"
+    workers = [tmp_path / name for name in "abc"]
+    for worker in workers:
+        write(worker / f"triton/{worker.name}", os.urandom(20_000_000))
+    savers = [start_save(worker, archive) for worker in workers]
+    assert [saver.wait() for saver in savers] == [0, 0, 0]
+    restore(tmp_path / "new", archive)
+    for worker in workers:
+        name = f"triton/{worker.name}"
+        assert (tmp_path / "new" / name).read_bytes() == (worker / name).read_bytes()
+    assert list(volume.iterdir()) == [archive]
+
+
+def test_a_save_that_is_killed_leaves_the_archive_as_it_was(tmp_path, volume):
+    archive = volume / "key.tar"
+    write(tmp_path / "first/triton/kernel", b"code")
+    assert start_save(tmp_path / "first", archive).wait() == 0
+    large = tmp_path / "second/triton/large"
+    large.parent.mkdir(parents=True)
+    with large.open("wb") as file:
+        file.truncate(4 * 10**9)  # takes the saver seconds
+    saver = start_save(tmp_path / "second", archive)
+    wait_until(lambda: any(path.stat().st_size > 10**6 for path in volume.glob("*.partial")))
+    saver.send_signal(signal.SIGKILL)
+    assert saver.wait() == -signal.SIGKILL
+    with tarfile.open(archive) as tar:
+        assert tar.getnames() == ["triton/kernel"]
+    assert restore(tmp_path / "new", archive) == 1
 
 
 def test_a_worker_that_ends_early_leaves_no_copy_running(tmp_path, volume):
     with compile_cache(tmp_path, volume) as caches:
-        copy = caches._copy
-        assert copy.poll() is None
-    assert copy.poll() is not None
+        child = caches._child
+        assert child.poll() is None
+    assert child.poll() is not None

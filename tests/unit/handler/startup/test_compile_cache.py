@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from handler.errors import InvalidSetting
+from handler.startup.cache_archive import restore, save
 from handler.startup.compile_cache import CACHE_FOLDERS, CompileCache
 
 
@@ -17,16 +18,37 @@ def volume(tmp_path):
     return folder
 
 
-def compile_cache(root, volume=None, environ=None):
-    return CompileCache(root, root_is_required=True, volume=volume, environ=environ or {})
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The user's home."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
-def test_every_cache_is_below_one_root_unless_its_variable_is_set(tmp_path):
+def compile_cache(root, volume=None, environ=None, **more):
+    return CompileCache(
+        root,
+        root_is_required=True,
+        key="key",
+        volume=volume,
+        environ=environ or {},
+        max_bytes=10**9,
+        **more,
+    )
+
+
+def test_every_cache_is_below_the_keys_folder_unless_its_variable_is_set(tmp_path, home):
     root = tmp_path / "root"
     environ = compile_cache(root, environ={"TRITON_CACHE_DIR": "/elsewhere"}).environ
+    assert environ.pop("HF_HOME") == f"{home}/.cache/huggingface"
     assert environ.keys() == CACHE_FOLDERS.keys() - {"TRITON_CACHE_DIR"}
-    assert environ["VLLM_CACHE_ROOT"] == str(root / "vllm")
-    assert all(root in Path(path).parents for path in environ.values())
+    assert environ["VLLM_CACHE_ROOT"] == str(root / "key/vllm")
+    assert all(root / "key" in Path(path).parents for path in environ.values())
+
+
+def test_models_stay_where_the_users_cache_folder_has_them(tmp_path, home):
+    environ = compile_cache(tmp_path / "root", environ={"XDG_CACHE_HOME": "/elsewhere"}).environ
+    assert {"XDG_CACHE_HOME", "HF_HOME"}.isdisjoint(environ)
 
 
 def test_a_user_without_a_home_has_the_caches_in_a_private_temporary_folder(tmp_path, monkeypatch):
@@ -34,10 +56,15 @@ def test_a_user_without_a_home_has_the_caches_in_a_private_temporary_folder(tmp_
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for _ in range(2):  # a second start finds it
         caches = CompileCache(
-            tmp_path / "file/root", root_is_required=False, volume=None, environ={}
+            tmp_path / "file/root",
+            root_is_required=False,
+            key="key",
+            volume=None,
+            environ={},
+            max_bytes=0,
         )
         root = tmp_path / f"llm-worker-{os.getuid()}"
-        assert caches.environ["VLLM_CACHE_ROOT"] == str(root / "vllm")
+        assert caches.environ["VLLM_CACHE_ROOT"] == str(root / "key/vllm")
         assert root.stat().st_mode & 0o777 == 0o700
 
 
@@ -50,11 +77,52 @@ def test_a_required_root_that_is_not_writable_is_an_error(tmp_path):
     )
 
 
-def test_flashinfers_kernels_in_an_image_are_used_from_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / ".cache/flashinfer").mkdir(parents=True)
+def test_flashinfers_kernels_in_an_image_are_used_from_there_and_what_is_new_is_kept(
+    tmp_path, home
+):
+    shipped = home / ".cache/flashinfer/0.7/sampling.so"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_bytes(b"shipped")
+    for _ in range(2):  # a second start in the container
+        environ = compile_cache(tmp_path / "root").environ
+        assert environ["FLASHINFER_WORKSPACE_BASE"] == str(home)
+    folder = tmp_path / "root/key"
+    compiled = shipped.with_name("decode.so")
+    compiled.write_bytes(b"compiled")
+    assert save(folder, tmp_path / "key.tar", 10**9) == 1
+    compiled.unlink()
+    assert restore(folder, tmp_path / "key.tar") == 1
+    assert compiled.read_bytes() == b"compiled"
+
+
+def test_a_flashinfer_folder_without_kernels_is_not_an_images(tmp_path, home):
+    (home / ".cache/flashinfer/0.7").mkdir(parents=True)
+    (home / ".cache/flashinfer/0.7/flashinfer_jit.log").touch()
     environ = compile_cache(tmp_path / "root").environ
-    assert environ["FLASHINFER_WORKSPACE_BASE"] == str(tmp_path)
+    assert environ["FLASHINFER_WORKSPACE_BASE"] == str(tmp_path / "root/key/flashinfer")
+
+
+def test_a_flashinfer_folder_that_an_earlier_image_has_left_stays(tmp_path, home):
+    earlier = tmp_path / "root/key/flashinfer/.cache/flashinfer/decode.so"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    (home / ".cache/flashinfer").mkdir(parents=True)
+    (home / ".cache/flashinfer/shipped.so").touch()
+    environ = compile_cache(tmp_path / "root").environ
+    assert environ["FLASHINFER_WORKSPACE_BASE"] == str(home)
+    assert earlier.exists()
+
+
+def test_an_image_without_an_archive_of_this_key_says_so(tmp_path, caplog):
+    (tmp_path / "baked").mkdir()
+    for name in ("NVIDIA-L4", "NVIDIA-A100"):
+        (tmp_path / f"baked/{name}.tar").touch()
+    caplog.set_level("INFO")
+    caches = compile_cache(tmp_path / "root", baked=tmp_path / "baked")
+    assert not caches.restores
+    assert [record.message for record in caplog.records] == [
+        "compile cache: the image's archives are for NVIDIA-A100, NVIDIA-L4; this machine is key"
+    ]
 
 
 @pytest.mark.parametrize(

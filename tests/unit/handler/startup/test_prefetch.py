@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from handler.startup.prefetch import available_memory_bytes, prefetch_weights
+from handler.startup import prefetch
+from handler.startup.prefetch import (
+    available_memory_bytes,
+    prefetch_weights,
+    reads_around_page_cache,
+)
 
 
 def _resident_bytes(path: Path) -> int:
@@ -81,3 +86,36 @@ def test_the_available_memory_is_that_of_the_container(tmp_path):
     assert available_memory_bytes(tmp_path) == 850  # the kernel drops pages of files
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory_bytes(tmp_path) > 1000
+
+
+@pytest.mark.parametrize(
+    ("load_format", "environ", "around"),
+    [
+        ("", {}, False),
+        ("auto", {}, False),
+        ("instanttensor", {}, True),
+        ("instanttensor", {"INSTANTTENSOR_BACKEND": "URING_BUFFERED"}, False),
+        ("fastsafetensors", {}, True),
+        ("fastsafetensors", {"FASTSAFETENSORS_ODIRECT": "0"}, False),
+        ("runai_streamer", {}, False),
+        ("runai_streamer_sharded", {"RUNAI_STREAMER_DIRECTIO": "1"}, True),
+        ("runai_streamer", {"RUNAI_STREAMER_FS_STRATEGY": "io_uring_direct"}, True),
+        ("runai_streamer", {"RUNAI_STREAMER_FS_STRATEGY": "io_uring_buffered"}, False),
+    ],
+)
+def test_weights_are_not_prefetched_for_a_loader_that_reads_with_direct_io(
+    monkeypatch, tmp_path, load_format, environ, around
+):
+    monkeypatch.setattr(prefetch, "_file_system", lambda folder: "overlay")
+    assert reads_around_page_cache(load_format, tmp_path, environ) is around
+
+
+def test_fastsafetensors_reads_a_network_file_system_through_the_page_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(prefetch, "_file_system", lambda folder: "nfs4")
+    assert not reads_around_page_cache("fastsafetensors", tmp_path, {})
+    forced = {"FASTSAFETENSORS_ODIRECT": "1"}
+    assert reads_around_page_cache("fastsafetensors", tmp_path, forced)
+
+
+def test_the_file_system_is_that_of_the_innermost_mount():
+    assert prefetch._file_system(Path("/proc/self")) == "proc"

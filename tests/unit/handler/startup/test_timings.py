@@ -8,16 +8,59 @@ import time
 from handler.startup.timings import StartupStage, StartupTimings, process_start_time
 
 
-def test_the_table_is_in_the_order_of_time_and_its_total_ends_with_the_last_stage():
+def start():
+    """Return the timings of a start: an engine that consists of stages, and an SDK beside it."""
     timings = StartupTimings(began=1000.0)
-    timings.add(StartupStage("engine", 1002.0, 5.0))
-    timings.add(StartupStage("interpreter", 1000.0, 0.5), StartupStage("weights", 1003.25, 2.0))
-    assert str(timings).splitlines() == [
-        "the start took 7.00 s",
-        "                  from     took",
-        "  interpreter     0.00     0.50",
-        "  engine          2.00     5.00",
-        "  weights         3.25     2.00",
+    timings.add(StartupStage("engine", 1002.0, 5.0), StartupStage("interpreter", 1000.0, 0.5))
+    timings.add(StartupStage("fork", 1002.0, 1.0), StartupStage("weights", 1003.25, 2.75))
+    timings.add(StartupStage("SDK", 1003.0, 1.5, beside=True), StartupStage("app", 1006.0, 1.0))
+    timings.add(StartupStage("imports", 1000.5, 1.5), StartupStage("warm-up", 1007.5, 0.25))
+    return timings
+
+
+def test_the_table_says_what_was_done_one_after_the_other_and_what_ran_beside_it():
+    assert str(start()).splitlines() == [
+        "the start took 7.75 s",
+        "                     from     took",
+        "  interpreter        0.00     0.50",
+        "  imports            0.50     1.50",
+        "  fork               2.00     1.00",
+        "  SDK                3.00     0.25",  # nothing else was timed then
+        "  weights            3.25     2.75",
+        "  app                6.00     1.00",
+        "  before warm-up     7.00     0.50",
+        "  warm-up            7.50     0.25",
+        "of it, or beside it",
+        "  engine             2.00     5.00",
+        "  SDK                3.00     1.50",
+    ]
+
+
+def test_the_stages_of_the_sequence_add_up_to_the_total():
+    timings = start()
+    steps = timings.sequence()
+    assert sum(step.seconds for step in steps) == timings.total_seconds == 7.75
+    assert [after.began for after in steps[1:]] == [step.ended for step in steps[:-1]]
+
+
+def test_of_stages_that_overlap_the_later_one_has_what_is_left_of_it():
+    timings = StartupTimings(began=0.0)
+    timings.add(StartupStage("first", 0.0, 2.0), StartupStage("second", 1.0, 2.0))
+    assert timings.sequence() == [StartupStage("first", 0.0, 2.0), StartupStage("second", 2.0, 1.0)]
+
+
+def test_a_stage_that_runs_beside_others_and_ends_last_is_the_end_of_the_start():
+    timings = StartupTimings(began=0.0)
+    timings.add(StartupStage("engine", 0.0, 1.0), StartupStage("SDK", 0.5, 2.0, beside=True))
+    assert timings.sequence() == [StartupStage("engine", 0.0, 1.0), StartupStage("SDK", 1.0, 1.5)]
+
+
+def test_a_gap_shorter_than_the_table_shows_counts_with_the_stage_behind_it():
+    timings = StartupTimings(began=0.0)
+    timings.add(StartupStage("first", 0.0, 1.0), StartupStage("second", 1.0078125, 1.0))
+    assert timings.sequence() == [
+        StartupStage("first", 0.0, 1.0),
+        StartupStage("second", 1.0, 1.0078125),
     ]
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from handler.engine.capacity import Capacity
 from handler.engine.parallelism import Parallelism
-from handler.engine.sglang.adapter import _capacity, _parallelism
+from handler.engine.sglang import adapter
+from handler.engine.sglang.adapter import _capacity, _parallelism, _while_alive
+from handler.errors import EngineStartFailed
 
 ONE = {
     "tp_size": 1,
@@ -49,3 +51,15 @@ def test_the_capacity_is_that_of_all_schedulers():
     assert asyncio.run(_capacity({"max_total_num_tokens": 16384}, manager)) == Capacity(
         max_sequences=256, kv_cache_tokens=65536, max_model_tokens=8192
     )
+
+
+def test_a_scheduler_that_ends_before_it_answers_ends_the_start(monkeypatch):
+    monkeypatch.setattr(adapter, "ALIVE_INTERVAL_SECONDS", 0.01)
+    with pytest.raises(EngineStartFailed) as raised:
+        asyncio.run(_while_alive(asyncio.sleep(3600), lambda: False))
+    assert str(raised.value) == "A process of the engine ended during the start."
+
+
+def test_an_answer_of_the_schedulers_is_waited_for(monkeypatch):
+    monkeypatch.setattr(adapter, "ALIVE_INTERVAL_SECONDS", 0.01)
+    assert asyncio.run(_while_alive(asyncio.sleep(0.05, "answer"), lambda: True)) == "answer"
