@@ -65,7 +65,9 @@ class SimulatedExecutor(Executor):
     supports_pp = True
 
     def _init_executor(self) -> None:
-        began = time.time()
+        self._stage_began = time.time()
+        self._timings = [core_started(self._stage_began)]  # as TimedWorker has them
+        self._ends_stage("imports of the rank")
         setting = os.environ.get
         self._step_seconds = float(setting("SIMULATED_STEP_MS", "12")) / 1000
         self._prefill_rate = float(setting("SIMULATED_PREFILL_TOKENS_PER_SECOND", "30000"))
@@ -79,13 +81,9 @@ class SimulatedExecutor(Executor):
         self._answered_tokens: dict[str, int] = {}
         self._step = Step(due=0.0, is_sampled={})
         self._free_at = 0.0
+        self._ends_stage("device")
         time.sleep(float(setting("SIMULATED_LOAD_SECONDS", "0")))
-        self._timings = [  # as TimedWorker has them
-            core_started(began),
-            ("imports of the rank", began, 0.0),
-            ("device", began, 0.0),
-            ("weights", began, time.time() - began),
-        ]
+        self._ends_stage("weights")
 
     # ---- what the start asks of the ranks ----
 
@@ -133,7 +131,8 @@ class SimulatedExecutor(Executor):
         return self._timings
 
     def _ends_stage(self, name: str) -> None:
-        self._timings.append((name, time.time(), 0.0))
+        began, self._stage_began = self._stage_began, time.time()
+        self._timings.append((name, began, self._stage_began - began))
 
     def compile_or_warm_up_model(self) -> None:
         """Nothing is compiled."""
