@@ -36,9 +36,10 @@ def test_without_the_simulated_engine_a_start_ends_at_the_first_call_of_cuda(gpu
     done = run(gpu_environment(executor=False, VLLM_LOGGING_LEVEL="CRITICAL"))
     assert done.returncode == 4
     assert "\nRuntimeError: Found no NVIDIA driver on your system." in done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "The engine did not start: Engine core initialization failed. See root cause above. Failed "
-        "core proc(s): {}"
+    # vLLM has seen the end of its core by then, or not yet: {} or {'EngineCore': 1}.
+    assert done.stderr.splitlines()[-1].startswith(
+        "The engine did not start: Engine core initialization failed. See root cause above. "
+        "Failed core proc(s): {"
     )
 
 
