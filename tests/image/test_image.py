@@ -239,6 +239,15 @@ def test_a_build_that_cannot_succeed_says_why(build, image, options, token, mess
     assert not any(path.endswith(".safetensors") for _, path, _ in build.hub.asked[asked:])
 
 
+def test_warmed_caches_are_baked(docker, build, image, tmp_path):
+    """What a folder has, below /opt/caches; without one the folder is empty."""
+    (tmp_path / "key.tar").write_text("archive")
+    build("warmed", f"--build-context=caches={tmp_path}")
+    listed = ("run", "--rm", "--network=none", "--entrypoint=ls")
+    assert docker(*listed, "warmed", "/opt/caches").stdout == "key.tar\n"
+    assert docker(*listed, image.tag, "/opt/caches").stdout == ""
+
+
 def test_draft_tokenizer_and_adapters_are_baked_beside_the_model(docker, build, image):
     """Each with a manifest; the draft need not be quantized, the tokenizer has no weights."""
     options = [f"MODEL_NAME={REPOSITORY}", "DRAFT_MODEL_NAME=org/unquantized"]
@@ -268,13 +277,14 @@ ENTRYPOINT ["the engine's own server"]
 """
 
 
-@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize("engine", ["vllm-official", "sglang-official"])
 def test_the_worker_goes_on_an_image_with_a_system_python(docker, build, image, tmp_path, engine):
     """Its packages stay as they are, and its entry point does not."""
     base = docker.build_arguments[1].partition("=")[2] if docker.build_arguments else "debian:12"
     (tmp_path / "Dockerfile").write_text(STAND_IN.format(base=base))
     docker("build", "--network=host", "--tag=stand-in", str(tmp_path))
-    options = ["--build-arg", f"{engine.upper()}_IMAGE=stand-in"]
+    name = engine.removesuffix("-official").upper()
+    options = ["--build-arg", f"{name}_IMAGE=stand-in"]
     build("on-stand-in", *options, engine=engine)
     code = (
         "import tomli, runpod, handler.model.resolve, importlib.metadata as m; "
@@ -292,7 +302,7 @@ def test_make_image_hands_everything_on(docker, build, image):
     given = {"ENGINE": "cpu", "TAG": "made", "MODEL_NAME": REPOSITORY}
     given["HF_ENDPOINT"] = build.hub.url
     if docker.build_arguments:
-        given["CPU_IMAGE"] = docker.build_arguments[1].partition("=")[2]
+        given["DEBIAN_IMAGE"] = docker.build_arguments[1].partition("=")[2]
     flags = "--network=host " + " ".join(build.wheels())
     done = subprocess.run(
         ["make", "image", f"DOCKER_BUILD_FLAGS={flags}", *map("=".join, given.items())],
@@ -303,7 +313,7 @@ def test_make_image_hands_everything_on(docker, build, image):
     )
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    assert layers(docker, "made")[:-4] == layers(docker, image.tag)[:-4]
+    assert layers(docker, "made")[:-5] == layers(docker, image.tag)[:-5]
 
 
 def test_the_compose_file_gives_the_worker_every_gpu(docker):

@@ -1,0 +1,156 @@
+"""The layers of an image that is built from an engine's locked wheels.
+
+    python -m builder.image_layers split LOCK --pruned FILE --out DIRECTORY
+    python -m builder.image_layers install LAYER --remove FILE
+    python -m builder.image_layers shipped LOCK WORKER_LOCK --pruned FILE
+
+A layer is pushed and pulled again only when its own packages change: CUDA's libraries and torch
+change seldom, the engine often. `split` writes one hashed requirements file for each layer;
+`install` installs one into the environment of the Python that runs it, so that the same file always
+makes the same layer: every time stamp is the same, and bytecode is compiled. `shipped` prints the
+lock of everything that an image has.
+
+What the worker never loads is left out: the file of `--pruned` has names of packages, and patterns
+of files below site-packages, which `split` writes to `files.txt` for `install`.
+
+It imports nothing of the project, because a change there would install everything again.
+"""
+
+import argparse
+import compileall
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+LAYERS = ("cuda", "torch", "dependencies", "engine")
+ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]*)==.*(?:\n[ #].*)*", re.MULTILINE)
+TORCH = frozenset("torch torchaudio torchcodec torchvision triton".split())
+ENGINE = re.compile(r"vllm|sglang|sglang-kernel|sgl-[\w-]+")
+# Python packages for CUDA, which follow the engine and not the toolkit.
+NOT_TOOLKIT = re.compile(r"nvidia-(cutlass-dsl|cudnn-frontend|ml-py)")
+FILES = "files.txt"
+TIME_STAMP = 946684800  # 2000-01-01: the same files make the same layer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(argv)
+    if options.command == "split":
+        for name, text in split(options.lock.read_text(), options.pruned.read_text()).items():
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / name).write_text(text)
+        return 0
+    if options.command == "shipped":
+        pruned = options.pruned.read_text()
+        print(shipped(options.lock.read_text(), options.worker.read_text(), pruned))
+        return 0
+    return install(options.layer, options.remove.read_text().splitlines())
+
+
+def split(lock: str, pruned: str) -> dict[str, str]:
+    """Return the text of each layer's requirements file, and of the list of files to remove.
+
+    Raises:
+        SystemExit: a pruned package is not in the lock, so that the list is out of date.
+    """
+    packages, files = pruned_packages(pruned), pruned_files(pruned)
+    entries = {match["name"]: match[0] for match in ENTRY.finditer(lock)}
+    layers: dict[str, list[str]] = {name: [] for name in LAYERS}
+    for name, entry in entries.items():
+        if name not in packages:
+            layers[layer_of(name)].append(entry)
+    texts = {f"{name}.txt": "".join(f"{entry}\n" for entry in layers[name]) for name in LAYERS}
+    return {**texts, FILES: "".join(f"{pattern}\n" for pattern in files)}
+
+
+def layer_of(package: str) -> str:
+    """Return the layer of a package, by its normalized name."""
+    if ENGINE.fullmatch(package):
+        return "engine"
+    if package in TORCH:
+        return "torch"
+    if package.startswith("nvidia-") and not NOT_TOOLKIT.match(package):
+        return "cuda"
+    return "dependencies"
+
+
+def pruned_packages(pruned: str) -> set[str]:
+    return {line for line in _lines(pruned) if "/" not in line}
+
+
+def pruned_files(pruned: str) -> list[str]:
+    return [line for line in _lines(pruned) if "/" in line]
+
+
+def install(layer: Path, patterns: Iterable[str]) -> int:
+    """Install a layer's packages, remove files, compile the rest; return uv's exit code."""
+    command = ["uv", "pip", "install", "--python", sys.executable, "--no-cache", "--no-progress"]
+    command += ["--no-deps", "--require-hashes", "-r", str(layer)]
+    if layer.read_text() and (code := subprocess.run(command).returncode):
+        return code
+    packages, environment = Path(sysconfig.get_path("purelib")), Path(sys.prefix)
+    remove(packages, patterns)
+    set_time_stamps(environment)  # bytecode has its source's
+    compileall.compile_dir(packages, quiet=2, workers=0)
+    set_time_stamps(environment)
+    return 0
+
+
+def remove(folder: Path, patterns: Iterable[str]) -> None:
+    """Remove what matches the patterns, which `**` makes recursive."""
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def set_time_stamps(folder: Path) -> None:
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.utime(Path(parent, name), (TIME_STAMP, TIME_STAMP), follow_symlinks=False)
+    os.utime(folder, (TIME_STAMP, TIME_STAMP))
+
+
+def shipped(lock: str, worker: str, pruned: str) -> str:
+    """Return the lock of an image: the engine's without what is left out, and what the worker adds.
+
+    A package of both has the engine's version.
+    """
+    entries = {match["name"]: match[0] for text in (worker, lock) for match in ENTRY.finditer(text)}
+    return "\n".join(entries[name] for name in sorted(entries.keys() - pruned_packages(pruned)))
+
+
+def _lines(text: str) -> Iterator[str]:
+    for line in text.splitlines():
+        if line := line.partition("#")[0].strip():
+            yield line
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m builder.image_layers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("split", help="write each layer's requirements file")
+    command.add_argument("lock", type=Path, help="an engine's hashed requirements file")
+    command.add_argument("--pruned", type=Path, required=True, help="what is left out")
+    command.add_argument("--out", type=Path, required=True, metavar="DIRECTORY")
+    command = commands.add_parser("install", help="install one layer with uv")
+    command.add_argument("layer", type=Path, help="the layer's requirements file")
+    command.add_argument("--remove", type=Path, required=True, help="patterns of files")
+    command = commands.add_parser("shipped", help="print the lock of an image")
+    command.add_argument("lock", type=Path, help="an engine's hashed requirements file")
+    command.add_argument("worker", type=Path, help="the worker's")
+    command.add_argument("--pruned", type=Path, required=True, help="what is left out")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
