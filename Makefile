@@ -101,8 +101,10 @@ test-worker: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)  ## its part
 test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
 
+# With the tests of the CPU build that need no model's own answers.
+SHARED_WITH_GPU := $(foreach name,endpoint queue queue_worker http_worker process routes,tests/engine/test_$(name).py)
 test-gpu: .venv/dev .venv-cuda/vllm $(DEMOS)  ## the CUDA build beside simulated GPUs
-	@$(PYTEST) tests/gpu --ignore=tests/gpu/sglang -rs
+	@TEST_DEVICE=simulated $(PYTEST) tests/gpu --ignore=tests/gpu/sglang $(SHARED_WITH_GPU) -m "not needs_a_model" -k "not sglang"
 
 test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(DEMOS)  ## SGLang's CUDA build beside simulated GPUs
 	@$(PYTEST) tests/gpu/sglang -rs

@@ -13,11 +13,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from simulated_gpu.gpu import GPUS, build_libraries, host_environment
-
-LIBRARIES = Path("~/.cache/llm-worker/simulated_gpu")
+from simulated_gpu.gpu import GPUS, LIBRARIES, build_libraries, host_environment
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 SOURCES = {"libnvidia-ml.so.1": "nvml.c", "libcuda.so.1": "cuda.c"}
 FOLDER = Path(__file__).resolve().parent
+LIBRARIES = Path("~/.cache/llm-worker/simulated_gpu")
 EXECUTOR = "simulated_gpu.vllm_executor.SimulatedExecutor"
 """vLLM's `distributed_executor_backend` with which it computes nothing."""
 SGLANG_SITE = FOLDER / "sglang_site"

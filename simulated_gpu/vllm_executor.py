@@ -11,17 +11,21 @@ GPU's speed. Variables:
     SIMULATED_KV_CACHE_GIB              memory for the KV cache, where no flag says it (40)
     SIMULATED_VOCABULARY                tokens are drawn below this id (the model's vocabulary)
     SIMULATED_TOKENS                    JSON list of token ids: the answer to every request, which
-                                        then ends with the end-of-sequence token
+                                        then ends with the end-of-sequence token; with `ignore_eos`
+                                        it begins anew
+
+A grammar holds: where it forbids the next token, one that it allows comes in its place.
 """
 
 import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -29,10 +33,11 @@ from vllm.v1.outputs import ModelRunnerOutput
 from handler.engine.vllm.core_process import core_started
 
 DRAWN_TOKENS = 65537  # then they repeat; a prime, so that streams differ
+FEW_TOKENS = 16  # that a grammar allows where it prescribes the text
 SPECIAL_TOKENS = 8  # at the end of a vocabulary, not drawn
 
 
-class TimedResult(Future):
+class TimedResult(Future[Any]):
     """A result that is there from a moment on; nothing runs until then."""
 
     def __init__(self, due: float, value: object) -> None:
@@ -47,14 +52,22 @@ class TimedResult(Future):
         return self._value
 
 
+class Step(NamedTuple):
+    """A step that runs: when it ends, and which of its requests then get a token."""
+
+    due: float
+    is_sampled: Mapping[str, bool]
+
+
 class SimulatedExecutor(Executor):
     """All ranks of a model in the core's process; a step takes its time and no CPU."""
 
     supports_pp = True
 
     def _init_executor(self) -> None:
-        began = time.time()
-        self._core_started = core_started(began)
+        self._stage_began = time.time()
+        self._timings = [core_started(self._stage_began)]  # as TimedWorker has them
+        self._ends_stage("imports of the rank")
         setting = os.environ.get
         self._step_seconds = float(setting("SIMULATED_STEP_MS", "12")) / 1000
         self._prefill_rate = float(setting("SIMULATED_PREFILL_TOKENS_PER_SECOND", "30000"))
@@ -66,10 +79,11 @@ class SimulatedExecutor(Executor):
         self._end_token = _end_of_sequence(self.model_config.hf_config.eos_token_id)
         self._prompt_tokens: dict[str, int] = {}
         self._answered_tokens: dict[str, int] = {}
+        self._step = Step(due=0.0, is_sampled={})
         self._free_at = 0.0
-        self._step: TimedResult | None = None
+        self._ends_stage("device")
         time.sleep(float(setting("SIMULATED_LOAD_SECONDS", "0")))
-        self._weights = ("weights", began, time.time() - began)
+        self._ends_stage("weights")
 
     # ---- what the start asks of the ranks ----
 
@@ -77,8 +91,8 @@ class SimulatedExecutor(Executor):
         self,
         method: Any,
         timeout: float | None = None,
-        args: tuple = (),
-        kwargs: dict | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
         non_block: bool = False,
         single_value: bool = False,
     ) -> Any:
@@ -103,20 +117,30 @@ class SimulatedExecutor(Executor):
         return ["NHD", "HND"]
 
     def _rank_determine_available_memory(self) -> int:
+        self._ends_stage("compile and measure memory")
         gib = float(os.environ.get("SIMULATED_KV_CACHE_GIB", "40"))
         return self.cache_config.kv_cache_memory_bytes or int(gib * 2**30)
 
     def _rank_get_supported_tasks(self) -> tuple[str, ...]:
         return ("generate",)
 
+    def _rank_add_lora(self, request: Any) -> bool:
+        return True
+
     def _rank_start_timings(self) -> list[tuple[str, float, float]]:
-        return [self._core_started, self._weights]
+        return self._timings
+
+    def _ends_stage(self, name: str) -> None:
+        began, self._stage_began = self._stage_began, time.time()
+        self._timings.append((name, began, self._stage_began - began))
 
     def compile_or_warm_up_model(self) -> None:
         """Nothing is compiled."""
+        self._ends_stage("graphs")
 
     def initialize_from_config(self, kv_cache_configs: Any) -> None:
         """No memory is taken."""
+        self._ends_stage("KV cache")
 
     def check_health(self) -> None:
         """It cannot fail."""
@@ -133,40 +157,43 @@ class SimulatedExecutor(Executor):
             computed[new.req_id] = new.num_computed_tokens
         running = scheduler_output.scheduled_cached_reqs
         computed |= dict(zip(running.req_ids, running.num_computed_tokens, strict=True))
-        sampled: dict[str, list[int]] = {}
+        is_sampled = {}
         prefill_tokens = 0
         for request, scheduled in scheduler_output.num_scheduled_tokens.items():
             prompt = self._prompt_tokens[request]
             prefill_tokens += max(0, min(scheduled, prompt - computed[request]))
-            is_prefilled = computed[request] + scheduled >= prompt
-            sampled[request] = [self._next_token(request)] if is_prefilled else []
-        begin = max(time.perf_counter(), self._free_at)
-        if sampled:
-            begin += self._step_seconds + prefill_tokens / self._prefill_rate
-        self._free_at = begin
-        output = ModelRunnerOutput(
-            req_ids=list(sampled),
-            req_id_to_index={request: index for index, request in enumerate(sampled)},
-            sampled_token_ids=list(sampled.values()),
-        )
-        self._step = TimedResult(begin, output)
-        if not sampled:
-            return self._step if non_block else output
-        return TimedResult(0.0, None) if non_block else None
+            is_sampled[request] = computed[request] + scheduled >= prompt
+        due = max(time.perf_counter(), self._free_at)
+        if is_sampled:
+            due += self._step_seconds + prefill_tokens / self._prefill_rate
+        self._free_at = due
+        self._step = Step(due, is_sampled)
+        output = None if is_sampled else _output({})  # sample_tokens gives that of a step
+        return TimedResult(0.0, output) if non_block else output
 
     def sample_tokens(self, grammar_output: Any, non_block: bool = False) -> Any:
-        assert self._step is not None
-        return self._step if non_block else self._step.result()
+        masks = {}
+        if grammar_output is not None:
+            constrained = grammar_output.structured_output_request_ids
+            masks = dict(zip(constrained, grammar_output.grammar_bitmask, strict=True))
+        sampled = {
+            request: [self._next_token(request, masks.get(request))] if is_sampled else []
+            for request, is_sampled in self._step.is_sampled.items()
+        }
+        result = TimedResult(self._step.due, _output(sampled))
+        return result if non_block else result.result()
 
     def take_draft_token_ids(self) -> None:
         """There is no draft model."""
 
-    def _next_token(self, request: str) -> int:
+    def _next_token(self, request: str, mask: np.ndarray | None) -> int:
         if self._answer is None:
-            return self._tokens.draw()
-        index = self._answered_tokens.get(request, 0)
-        self._answered_tokens[request] = index + 1
-        return self._answer[index] if index < len(self._answer) else self._end_token
+            token = self._tokens.draw()
+        else:
+            index = self._answered_tokens.get(request, 0)
+            self._answered_tokens[request] = (index + 1) % (len(self._answer) + 1)
+            token = self._answer[index] if index < len(self._answer) else self._end_token
+        return token if mask is None else _allowed_token(mask, token, self._end_token)
 
     def shutdown(self) -> None:
         """Nothing is held."""
@@ -187,6 +214,31 @@ class Drawn:
     def draw(self) -> int:
         self._next = (self._next + 1) % DRAWN_TOKENS
         return self._tokens[self._next]
+
+
+def _output(sampled: Mapping[str, list[int]]) -> ModelRunnerOutput:
+    return ModelRunnerOutput(
+        req_ids=list(sampled),
+        req_id_to_index={request: index for index, request in enumerate(sampled)},
+        sampled_token_ids=list(sampled.values()),
+    )
+
+
+def _allowed_token(mask: np.ndarray, *preferred: int) -> int:
+    """Return the first of these tokens that a grammar allows, else another that it allows.
+
+    Where few are allowed they begin the same text: the last of the vocabulary is the longest. Where
+    any text is allowed, the first of the vocabulary is a printable character.
+
+    Args:
+        mask: one bit a token, 32 in each element.
+    """
+    bits = np.unpackbits(np.ascontiguousarray(mask).view(np.uint8), bitorder="little")
+    for token in preferred:
+        if bits[token]:
+            return token
+    allowed = bits.nonzero()[0]
+    return int(allowed[-1 if len(allowed) <= FEW_TOKENS else 0])
 
 
 def _end_of_sequence(token: int | list[int]) -> int:

@@ -113,6 +113,7 @@ def test_stop_ends_the_text(client, endpoint):
     assert answer.choices[0].finish_reason == "stop"
 
 
+@pytest.mark.needs_a_model
 def test_log_probabilities(client, endpoint, paris):
     """One entry a token, with the alternatives asked for."""
     answer = client.chat.completions.create(
@@ -125,6 +126,7 @@ def test_log_probabilities(client, endpoint, paris):
     assert {len(entry.top_logprobs) for entry in entries} == {3}
 
 
+@pytest.mark.needs_a_model
 def test_a_seed_makes_sampling_repeatable(client, endpoint):
     """Same seed, same text; another seed, another text."""
 

@@ -98,6 +98,7 @@ def test_a_worker_finds_on_the_volume_what_an_earlier_one_has_compiled(runs_on_a
         assert done.cached == ["vllm-model_executor-models-llama-LlamaForCausalLM.json"]
 
 
+@pytest.mark.needs_a_model
 def test_an_fp8_checkpoint_counts():
     """Of a capital the model is not sure, and another CPU's FP8 would say another word."""
     job = {"prompt": "One, two, three, four, five,", "max_tokens": 6, "temperature": 0}
@@ -159,6 +160,7 @@ def test_a_checkpoint_without_weights_ends_with_code_3(tmp_path, engine):
     )
 
 
+@pytest.mark.needs_a_model
 def test_an_engine_that_does_not_start_ends_with_code_4():
     """Its core process refuses what its parser has let through; SGLang's parser judges it."""
     done = run_worker(**worker_environment("bf16", LOAD_FORMAT="nosuch"))

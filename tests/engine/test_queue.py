@@ -10,6 +10,7 @@ from runpod_local import JobState
 from tests.engine.conftest import ANSWERS
 from tests.support.client_bodies import CLIENT_BODIES
 from tests.support.conditions import wait_until
+from tests.support.environment import IS_SIMULATED
 from tests.support.processes import arguments
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -70,6 +71,8 @@ def test_bodies_of_clients_are_answered(endpoint):
     """As the clients send them; no stream has an error in it."""
     failed = {}
     for client, (path, body) in CLIENT_BODIES.items():
+        if IS_SIMULATED and body.get("logprobs"):
+            continue  # nothing is sampled
         data = {"openai_route": path, "openai_input": {**body, "model": endpoint.model}}
         job = endpoint.run(data)
         text = "".join(output for output in job.output or [] if isinstance(output, str))
@@ -303,14 +306,17 @@ def test_jobs_at_once_are_batched(endpoint):
             "openai_route": "/v1/chat/completions",
             "openai_input": {"messages": QUESTION, "stream": True, "n": 2, "min_tokens": 4000},
         },
-        {
-            "openai_route": "/v1/messages",
-            "openai_input": {
-                "messages": [{"role": "user", "content": "Write a very long story."}],
-                "max_tokens": 4000,
-                "stream": True,
+        pytest.param(
+            {
+                "openai_route": "/v1/messages",
+                "openai_input": {
+                    "messages": [{"role": "user", "content": "Write a very long story."}],
+                    "max_tokens": 4000,
+                    "stream": True,
+                },
             },
-        },
+            marks=pytest.mark.needs_a_model,
+        ),
     ],
     ids=["native stream", "plain", "openai n=2", "anthropic"],
 )
@@ -359,6 +365,7 @@ def test_a_broken_connection_loses_nothing(endpoint, paris):
 LARGE = {"prompt": [100] * 1500, "max_tokens": 1, "echo": True, "logprobs": 50}
 
 
+@pytest.mark.needs_a_model
 def test_a_large_stream_is_split_under_the_limit(endpoint):
     """One event of nearly 2 MB: the pieces fit, and make it up again."""
     body = {**LARGE, "stream": True}
@@ -373,6 +380,7 @@ def test_a_large_stream_is_split_under_the_limit(endpoint):
     assert sum(len(some) for some in tokens) == 1501
 
 
+@pytest.mark.needs_a_model
 def test_a_large_plain_answer_arrives_with_the_end_of_the_job(endpoint):
     """The stream refuses it whole; the job's result has no such limit."""
     job = endpoint.run(LARGE)
@@ -493,5 +501,6 @@ def test_the_very_first_job_hits_the_cache(endpoint):
     assert line.split(" prefix 1: ")[1].startswith(PREFILLED[endpoint.engine])
 
 
-PREFIX_TOKENS = {"vllm": (424, 384), "sglang": (432, 417)}  # prompt, cached
+# Prompt, cached. A block of vLLM has 16 tokens on a GPU, 128 on a CPU.
+PREFIX_TOKENS = {"vllm": (424, 400 if IS_SIMULATED else 384), "sglang": (432, 417)}
 PREFILLED = {"vllm": "408 tokens prefilled in ", "sglang": "420 tokens prefilled in "}

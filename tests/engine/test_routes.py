@@ -94,6 +94,7 @@ def test_vllm_answers_several_conversations_at_once(endpoint, paris):
 
 
 @on_vllm
+@pytest.mark.needs_a_model
 def test_vllm_scores_with_a_model_that_writes(endpoint):
     body = {"query": "Paris is in", "items": [" France", " Peru"], "label_token_ids": [2, 28]}
     [scored] = answer(endpoint, "/generative_scoring", body)

@@ -1,33 +1,30 @@
 """Workers of vLLM's CUDA build beside simulated GPUs: `make test-gpu`."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from simulated_gpu.gpu import GPUS, SimulatedGpu, build_libraries, host_environment
-from tests.support.environment import ROOT, worker_environment
+from simulated_gpu.gpu import GPUS, LIBRARIES, SimulatedGpu
+from tests.support.environment import (
+    CUDA_PYTHON,
+    SIMULATED_ANSWER,
+    simulated_host,
+    worker_environment,
+)
 
-PYTHON = str(ROOT / ".venv-cuda/bin/python")
-ANSWER = "The capital of France is Paris."
+PYTHON = CUDA_PYTHON
+ANSWER = SIMULATED_ANSWER
 
 
 @pytest.fixture(scope="session")
-def libraries(tmp_path_factory) -> Path:
+def libraries() -> Path:
     """The folder of the stand-ins for NVML and the CUDA driver."""
-    folder = tmp_path_factory.mktemp("libraries")
-    build_libraries(folder)
-    return folder
+    simulated_host()
+    return LIBRARIES.expanduser()
 
 
 @pytest.fixture(scope="session")
-def cache_root(tmp_path_factory) -> Path:
-    """What the starts of one run share: vLLM inspects a model class for 15 seconds, then once."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def gpu_environment(libraries, cache_root):
+def gpu_environment():
     """Return the environment of a worker beside some GPUs; every answer is ANSWER."""
 
     def environment(
@@ -38,19 +35,7 @@ def gpu_environment(libraries, cache_root):
         executor: bool = True,
         **more: str,
     ) -> dict[str, str]:
-        host = host_environment(libraries, gpu, count, executor=executor)
-        defaults = {"CACHE_ROOT": str(cache_root), "SIMULATED_TOKENS": json.dumps(tokens())}
-        return worker_environment(variant, **{**host, **defaults, **more})
+        host = simulated_host(gpu, count, executor=executor)
+        return worker_environment(variant, **{**host, **more})
 
     return environment
-
-
-def tokens(text: str = ANSWER) -> list[int]:
-    """Return the demo model's token ids of a text."""
-    from tokenizers import Tokenizer
-
-    return (
-        Tokenizer.from_file(str(ROOT / "models/smollm2-135m-instruct-awq/tokenizer.json"))
-        .encode(text)
-        .ids
-    )

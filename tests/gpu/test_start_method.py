@@ -70,7 +70,9 @@ def test_a_forked_start_has_a_table_of_stages_that_adds_up(gpu_environment):
     stages = [line.split(maxsplit=2)[2].rsplit(maxsplit=2) for line in lines[start + 2 : end]]
     names = [name for name, _, _ in stages]
     assert [name for name in names if not name.startswith("before ")] == [
-        *("interpreter", "model", "imports", "configuration", "fork", "weights", "app", "warm-up")
+        *("interpreter", "model", "imports", "configuration", "fork", "imports of the rank"),
+        *("device", "weights", "compile and measure memory", "KV cache", "graphs", "app"),
+        "warm-up",
     ]
     took = [float(seconds) for _, _, seconds in stages]
     assert sum(took) == pytest.approx(total, abs=0.01 * len(took))
