@@ -62,6 +62,17 @@ def test_at_the_fork_cuda_is_not_initialised_and_no_other_thread_of_ours_works(
     }
 
 
+def test_nothing_calls_the_driver_before_the_fork(gpu_environment, tmp_path):
+    """A call of cuInit would make CUDA fail in the fork, and torch would not know of it."""
+    calls = tmp_path / "calls"
+    environment = gpu_environment(GPUS["l4"], SIMULATED_CUDA_CALLS=str(calls))
+    state_of(environment, "-m", "tests.gpu.at_fork")
+    assert not calls.exists()
+    code = "import torch; print(str(torch.cuda.is_available()).lower())"
+    assert state_of(environment, "-c", code) is False
+    assert "cuGetProcAddress" in calls.read_text()
+
+
 def test_a_forked_start_has_a_table_of_stages_that_adds_up(gpu_environment):
     lines = run(gpu_environment(GPUS["l4"], VLLM_LOGGING_LEVEL="ERROR")).stdout.splitlines()
     start = next(index for index, line in enumerate(lines) if "the start took" in line)
@@ -95,6 +106,12 @@ def test_the_core_is_spawned_where_cuda_is_initialised(gpu_environment, tmp_path
     environment = gpu_environment(GPUS["l4"])
     environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
     assert start_line(environment) == (
+        "starting the engine: spawn because CUDA was initialised in the worker's process"
+    )
+
+
+def test_the_core_is_spawned_where_the_driver_is_initialised(gpu_environment):
+    assert start_line(gpu_environment(GPUS["l4"], SIMULATED_CUDA_INITIALISED="1")) == (
         "starting the engine: spawn because CUDA was initialised in the worker's process"
     )
 

@@ -6,16 +6,20 @@ of several GPUs are started by the core, in the same way.
 """
 
 import argparse
+import ctypes
 import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from handler.startup.driver import CUDA_LIBRARY
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
 FORK, SPAWN = "fork", "spawn"
 CUDA_INITIALISED = "CUDA was initialised in the worker's process"
+CUDA_SUCCESS = 0
 NO_FORK_ARCHITECTURES = {"WhisperForConditionalGeneration"}  # vLLM warns of a start that hangs
 
 
@@ -83,7 +87,20 @@ def _spawn_reason(args: argparse.Namespace, *, is_cpu: bool, architectures: list
 
 
 def cuda_is_initialised() -> bool:
-    """Whether CUDA is initialised in this process. vLLM has imported torch by then."""
+    """Whether CUDA is initialised in this process. vLLM has imported torch by then.
+
+    torch knows only of what it has initialised itself. Another library may have called the
+    driver's cuInit, after which CUDA fails in a fork.
+    """
     import torch
 
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized()) or _driver_is_initialised()  # type: ignore[no-untyped-call]
+
+
+def _driver_is_initialised() -> bool:
+    """Ask the driver, which refuses every call before cuInit."""
+    try:
+        count_devices = ctypes.CDLL(CUDA_LIBRARY).cuDeviceGetCount
+    except (OSError, AttributeError):
+        return False
+    return bool(count_devices(ctypes.byref(ctypes.c_int())) == CUDA_SUCCESS)
