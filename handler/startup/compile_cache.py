@@ -113,9 +113,9 @@ class CompileCache:
             self._sources[str(archive)] = "the image"
         if volume is not None and self.on_volume:
             below = ARCHIVES_ON_VOLUME.format(endpoint=environ["RUNPOD_ENDPOINT_ID"])
-            archive = volume / below / f"{key}.tar"
-            self._save_arguments = [str(archive), str(max_bytes)]
-            self._sources[str(archive)] = "the volume"
+            archives = volume / below / key
+            self._save_arguments = [str(archives), str(max_bytes)]
+            self._sources[str(archives)] = "the volume"
         self.restores = bool(self._sources)
         self._last_save_timeout_seconds = last_save_timeout_seconds
         self._child: subprocess.Popen[str] | None = None

@@ -89,9 +89,9 @@ def test_flashinfers_kernels_in_an_image_are_used_from_there_and_what_is_new_is_
     folder = tmp_path / "root/key"
     compiled = shipped.with_name("decode.so")
     compiled.write_bytes(b"compiled")
-    assert save(folder, tmp_path / "key.tar", 10**9) == 1
+    assert save(folder, tmp_path / "key", 10**9) == 1
     compiled.unlink()
-    assert restore(folder, tmp_path / "key.tar") == 1
+    assert restore(folder, tmp_path / "key") == 1
     assert compiled.read_bytes() == b"compiled"
 
 
