@@ -29,8 +29,14 @@ KEPT = """
     cutile_cache/_env.py
     flash_attn/cute/cache_utils.py
     flashinfer/cute_dsl/sparse/bsa_utils/cache_utils.py
+    flashinfer/experimental/b12x/_lib/compiler.py
+    flashinfer/experimental/b12x/comm/roce/_proxy.py
+    flashinfer/experimental/b12x/loader/_native.py
     flashinfer/jit/env.py
     flashinfer/moe_ep/kernel_src/cutedsl_megamoe/shim/knob_cache.py
+    flashinfer/moe_ep/kernel_src/sm100/cutedsl_megamoe/shim/knob_cache.py
+    flashinfer/moe_ep/kernel_src/sm107/next_cutedsl_megamoe/shim/knob_cache.py
+    flashinfer/moe_ep/kernel_src/sm90/pull_style_cutedsl_megakernel/shim/knob_cache.py
     flashinfer/prims_ts/utils.py
     humming/utils/jit.py
     numba/misc/appdirs.py
@@ -60,7 +66,8 @@ KEPT = """
 # Why the folder of another file, or of all files of a package, need not be kept.
 HARMLESS = {
     "models, data or vocabularies": """
-        blobfile botocore datasets fsspec huggingface_hub scipy tiktoken torch/hub.py transformers
+        blobfile botocore datasets fsspec huggingface_hub modelscope modelscope_hub scipy tiktoken
+        torch/hub.py transformers
         sglang/srt/model_loader/weight_utils.py vllm/model_executor/model_loader/weight_utils.py
         tilelang/3rdparty/tvm/python/tvm/contrib/download.py
     """,
@@ -69,7 +76,8 @@ HARMLESS = {
         click fastapi_cloud_cli
     """,
     "tools for development and builds": """
-        IPython _pytest dill jedi numpy parso pip pkg_resources setuptools sympy ray
+        Cython IPython _pytest dill jedi numpy parso pip pkg_resources pyximport setuptools sympy
+        ray
         tilelang/3rdparty/tvm/python/tvm/contrib/hexagon/build.py
         tilelang/3rdparty/tvm/python/tvm/contrib/pickle_memoize.py
         tilelang/3rdparty/tvm/python/tvm/contrib/utils.py
@@ -95,6 +103,7 @@ HARMLESS = {
         fastsafetensors torch/backends/xeon/run_cpu.py vllm/models/deepseek_v41/amd/mono/runner.py
         sglang/srt/models/deepseek_common/amd/aiter_intree_tune.py
     """,
+    "settings of one machine's disks": "flashinfer/experimental/b12x/loader/_gds_native.py",
     "sources that are written anew for each process": "torch/_vendor/quack/_compile_payload.py",
     "no engine imports it": """
         flashinfer/data/cutlass/python/CuTeDSL/cutlass/base_dsl/cache_helpers.py
@@ -157,6 +166,13 @@ CUDA: Paths = {
     ),
     "TileLang": ("tilelang.env as m", "m.TILELANG_CACHE_DIR"),
 }
+B12X: Paths = {
+    "FlashInfer's b12x": (
+        "flashinfer.experimental.b12x._lib.compiler as m",
+        "m._cute_compile_cache_dir()",
+    ),
+}
+ONLY_WITH_VLLM = {"tokenspeed's Triton", "flash attention", "FA4", "fmha_sm100"}
 REPORT = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
