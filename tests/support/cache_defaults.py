@@ -2,11 +2,13 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 from handler.startup.compile_cache import CompileCache
 from tests.support.environment import clean_environment
@@ -194,10 +196,12 @@ def paths_outside(root: Path, paths: Paths, python: str = sys.executable, **more
         python: the interpreter that has them.
         more: further variables.
     """
-    caches = CompileCache(
-        root, root_is_required=True, key="key", volume=None, environ={}, max_bytes=0
-    )
-    environ = clean_environment(**caches.environ, **more) | {"HOME": "/nonexistent"}
+    home = {"HOME": "/nonexistent"}  # FlashInfer's kernels would be used from there
+    with patch.dict(os.environ, home):
+        caches = CompileCache(
+            root, root_is_required=True, key="key", volume=None, environ={}, max_bytes=0
+        )
+    environ = clean_environment(**caches.environ, **more) | home
     done = subprocess.run(
         [python, "-c", REPORT, json.dumps(paths)],
         env=environ,

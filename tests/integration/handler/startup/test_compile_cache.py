@@ -15,6 +15,12 @@ from tests.support.environment import ROOT
 LARGE = str(10**10)
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A home of the test's own, without an image's kernels."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture
 def volume(tmp_path):
     """A mounted network volume."""

@@ -18,9 +18,9 @@ def volume(tmp_path):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """The user's home."""
+    """The user's home, which has no image's kernels."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path / "home"
 
