@@ -74,7 +74,7 @@ IMAGE_RECORD = ".of-the-image"  # in the folder: files that every worker has
 MAX_PARTIAL_FILE_AGE_SECONDS = 3600.0  # an older one belongs to a save that was cut off
 EXIT_FAILED = 1
 
-# A file's size in bytes and time of modification in nanoseconds.
+# A file's time of modification in nanoseconds and its size in bytes.
 Stamp = tuple[int, int]
 Files = dict[str, Stamp]
 
@@ -130,7 +130,9 @@ def _restore_archive(folder: Path, archive: Path) -> int:
     except (OSError, tarfile.TarError) as error:
         print(f"compile cache: {archive} cannot be read: {error!r}", file=sys.stderr, flush=True)
         return 0
-    _write_files(folder / RECORD, _read_files(folder / RECORD) | archived)
+    recorded = _read_files(folder / RECORD)
+    newest = {name: max(stamp, recorded.get(name, stamp)) for name, stamp in archived.items()}
+    _write_files(folder / RECORD, recorded | newest)
     with contextlib.suppress(OSError):  # of a read-only image, or another worker removes it
         os.utime(archive, ns=(time.time_ns(), archive.stat().st_mtime_ns))  # its last use
     return restored
@@ -153,7 +155,7 @@ def save(folder: Path, archives: Path, max_bytes: int) -> int:
     new = {name: stamp for name, stamp in files.items() if known.get(name) != stamp}
     if not new:
         return 0
-    size = sum(size for size, _ in new.values())
+    size = sum(size for _, size in new.values())
     if size > max_bytes:
         raise TooLarge(f"{size / 1e9:.1f} GB, CACHE_MAX_GB={max_bytes / 1e9:g}")
     archives.mkdir(parents=True, exist_ok=True)
@@ -216,11 +218,11 @@ def _add(tar: tarfile.TarFile, path: Path, name: str, stamp: Stamp) -> None:
     try:
         with path.open("rb") as source:
             info = tar.gettarinfo(arcname=name, fileobj=source)
-            seconds, nanoseconds = divmod(stamp[1], 10**9)
+            seconds, nanoseconds = divmod(stamp[0], 10**9)
             info.mtime = seconds
             info.pax_headers = {"mtime": f"{seconds}.{nanoseconds:09d}"}
             info.type, info.linkname = tarfile.REGTYPE, ""  # also of a hard link
-            info.size = stamp[0]
+            info.size = stamp[1]
             tar.addfile(info, source)
             if _stamp(os.fstat(source.fileno())) != stamp:
                 raise ChangedWhileRead(name)
@@ -230,7 +232,7 @@ def _add(tar: tarfile.TarFile, path: Path, name: str, stamp: Stamp) -> None:
 
 def _move_if_newer(source: Path, target: Path, stamp: Stamp) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        if target.stat().st_mtime_ns >= stamp[1]:
+        if target.stat().st_mtime_ns >= stamp[0]:
             return False
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -243,7 +245,7 @@ def _move_if_newer(source: Path, target: Path, stamp: Stamp) -> bool:
 
 
 def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_size, status.st_mtime_ns
+    return status.st_mtime_ns, status.st_size
 
 
 @contextlib.contextmanager
@@ -268,7 +270,7 @@ def _read_files(record: Path) -> Files:
         files = json.loads(record.read_text())
     except (OSError, ValueError):
         return {}
-    return {name: (size, time_ns) for name, (size, time_ns) in files.items()}
+    return {name: (time_ns, size) for name, (time_ns, size) in files.items()}
 
 
 def _write_files(record: Path, files: Files) -> None:

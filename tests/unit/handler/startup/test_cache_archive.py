@@ -41,10 +41,10 @@ def folder(tmp_path):
     return folder
 
 
-def write(path, content):
+def write(path, content, time_ns=TIME_NS):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    os.utime(path, ns=(TIME_NS, TIME_NS))
+    os.utime(path, ns=(time_ns, time_ns))
 
 
 def restored(archives, folder):
@@ -63,8 +63,8 @@ def test_the_next_worker_has_the_files_with_their_exact_times(archives, folder):
     new = folder("second")
     assert restore(new, archives) == 2
     assert list_files(new) == {
-        "triton/kernel": (4, TIME_NS),
-        "triton/program": (9, TIME_NS),
+        "triton/kernel": (TIME_NS, 4),
+        "triton/program": (TIME_NS, 9),
     }
     assert os.access(new / "triton/program", os.X_OK)
 
@@ -112,6 +112,19 @@ def test_what_another_worker_has_saved_stays(archives, folder):
     write(second / "triton/c", b"c")
     save(second, archives, LARGE)
     assert restored(archives, folder) == {"common": b"1", "a": b"a", "b": b"b", "c": b"c"}
+
+
+def test_the_newer_file_of_two_archives_counts_and_is_not_saved_again(archives, folder):
+    """Workers that start at once compile the same, and do not save in the order of compiling."""
+    first, second = folder("first"), folder("second")
+    write(first / "triton/kernel", b"newer", TIME_NS + 1)
+    write(second / "triton/kernel", b"older")
+    for worker in (first, second):
+        assert save(worker, archives, LARGE) == 1
+    third = folder("third")
+    restore(third, archives)
+    assert (third / "triton/kernel").read_bytes() == b"newer"
+    assert save(third, archives, LARGE) == 0
 
 
 def test_a_root_that_outlives_its_volume_is_saved_on_the_next_one(archives, folder, capsys):
