@@ -10,6 +10,7 @@
   is complete.
 - Times are kept to the nanosecond: ninja compiles again what is newer than its own record of it.
 - They are not compressed: kernels are compressed already.
+- A worker with many archives of its key puts all files into one, and removes those that it has.
 - All archives of an endpoint together have a size; those that were used longest ago go first.
 
 The Runpod SDK's VolumeCache mirrors the files under their absolute names: each file is replaced
@@ -69,9 +70,10 @@ ARCHIVED_FOLDERS = (
 SKIPPED_SUFFIXES = (".lock", ".log", ".tmp", ".partial")
 PARTIAL = ".partial"
 STAGING = ".staging-"
-RECORD = ".archived"  # in the folder: the files that its archives have
+RECORD = ".archived"  # in the folder: its archives, and the files that they have
 IMAGE_RECORD = ".of-the-image"  # in the folder: files that every worker has
 MAX_PARTIAL_FILE_AGE_SECONDS = 3600.0  # an older one belongs to a save that was cut off
+MAX_ARCHIVES = 8  # of a key that a worker has; with more it puts all files into one
 EXIT_FAILED = 1
 
 # A file's time of modification in nanoseconds and its size in bytes.
@@ -103,7 +105,7 @@ def list_files(folder: Path) -> Files:
 
 def record_image_files(folder: Path) -> None:
     """Record a folder's files as those of the image, which no archive needs."""
-    _write_files(folder / IMAGE_RECORD, list_files(folder))
+    _write_record(folder / IMAGE_RECORD, [], list_files(folder))
 
 
 def restore(folder: Path, source: Path) -> int:
@@ -115,7 +117,7 @@ def restore(folder: Path, source: Path) -> int:
         source: the archive of an image, or the folder of a key.
     """
     archives = sorted(source.glob("*.tar")) if source.is_dir() else [source]
-    return sum(_restore_archive(folder, archive) for archive in archives if archive.exists())
+    return sum(_restore_archive(folder, archive) for archive in archives)
 
 
 def _restore_archive(folder: Path, archive: Path) -> int:
@@ -127,12 +129,14 @@ def _restore_archive(folder: Path, archive: Path) -> int:
                 _move_if_newer(staging / name, folder / name, stamp)
                 for name, stamp in archived.items()
             )
+    except FileNotFoundError:  # there is none, or another worker has removed it
+        return 0
     except (OSError, tarfile.TarError) as error:
         print(f"compile cache: {archive} cannot be read: {error!r}", file=sys.stderr, flush=True)
         return 0
-    recorded = _read_files(folder / RECORD)
+    earlier, recorded = _read_record(folder / RECORD)
     newest = {name: max(stamp, recorded.get(name, stamp)) for name, stamp in archived.items()}
-    _write_files(folder / RECORD, recorded | newest)
+    _write_record(folder / RECORD, [*earlier, archive], recorded | newest)
     with contextlib.suppress(OSError):  # of a read-only image, or another worker removes it
         os.utime(archive, ns=(time.time_ns(), archive.stat().st_mtime_ns))  # its last use
     return restored
@@ -140,6 +144,8 @@ def _restore_archive(folder: Path, archive: Path) -> int:
 
 def save(folder: Path, archives: Path, max_bytes: int) -> int:
     """Write the files that no archive of the key has into a new one; return how many.
+
+    If the folder has many archives, all its files are written, and those archives removed.
 
     Args:
         archives: the folder of the key, beside those of the endpoint's other keys.
@@ -150,19 +156,25 @@ def save(folder: Path, archives: Path, max_bytes: int) -> int:
         TooLarge: the files are more than `max_bytes`.
         OSError: the archive cannot be written.
     """
-    known = _read_files(folder / IMAGE_RECORD) | _read_files(folder / RECORD)
-    files = list_files(folder)
-    new = {name: stamp for name, stamp in files.items() if known.get(name) != stamp}
-    if not new:
+    earlier, recorded = _read_record(folder / RECORD)
+    files = _own_files(folder)
+    new = {name: stamp for name, stamp in files.items() if recorded.get(name) != stamp}
+    replaced = [path for path in earlier if path.parent == archives]
+    if len(replaced) <= MAX_ARCHIVES:
+        files, replaced = new, []
+    if not files:
         return 0
-    size = sum(size for _, size in new.values())
+    size = sum(size for _, size in files.values())
     if size > max_bytes:
         raise TooLarge(f"{size / 1e9:.1f} GB, CACHE_MAX_GB={max_bytes / 1e9:g}")
     archives.mkdir(parents=True, exist_ok=True)
     # The time first, so that the names are in the order of the saves.
     archive = archives / f"{time.time_ns()}-{os.getpid()}-{secrets.token_hex(4)}.tar"
-    pack(archive, folder, new)
-    _write_files(folder / RECORD, _read_files(folder / RECORD) | new)
+    pack(archive, folder, files)
+    for path in replaced:
+        path.unlink(missing_ok=True)
+    kept = [path for path in earlier if path not in replaced]
+    _write_record(folder / RECORD, [*kept, archive], recorded | files)
     _remove_oldest(archives.parent, archive, max_bytes)
     return len(new)
 
@@ -265,16 +277,24 @@ def _is_old(path: Path) -> bool:
         return False
 
 
-def _read_files(record: Path) -> Files:
+def _own_files(folder: Path) -> Files:
+    """Return a folder's files without those of the image."""
+    _, image = _read_record(folder / IMAGE_RECORD)
+    return {name: stamp for name, stamp in list_files(folder).items() if image.get(name) != stamp}
+
+
+def _read_record(path: Path) -> tuple[list[Path], Files]:
+    """Return the archives, and the files that they have."""
     try:
-        files = json.loads(record.read_text())
+        record = json.loads(path.read_text())
     except (OSError, ValueError):
-        return {}
-    return {name: (time_ns, size) for name, (time_ns, size) in files.items()}
+        return [], {}
+    files = {name: (time_ns, size) for name, (time_ns, size) in record["files"].items()}
+    return [Path(archive) for archive in record["archives"]], files
 
 
-def _write_files(record: Path, files: Files) -> None:
-    record.write_text(json.dumps(files))
+def _write_record(path: Path, archives: Sequence[Path], files: Files) -> None:
+    path.write_text(json.dumps({"archives": [*map(str, archives)], "files": files}))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -300,9 +320,7 @@ def main(arguments: Sequence[str]) -> int:
 def pack_all(root: Path, target: Path) -> Iterator[Path]:
     """Write an archive for each key below a root, without the image's own files."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        image = _read_files(folder / IMAGE_RECORD)
-        files = {n: stamp for n, stamp in list_files(folder).items() if image.get(n) != stamp}
-        if files:
+        if files := _own_files(folder):
             archive = target / f"{folder.name}.tar"
             pack(archive, folder, files)
             yield archive

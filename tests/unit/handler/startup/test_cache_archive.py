@@ -3,11 +3,13 @@
 import os
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 
 from handler.startup import cache_archive
 from handler.startup.cache_archive import (
+    MAX_ARCHIVES,
     ChangedWhileRead,
     TooLarge,
     list_files,
@@ -45,6 +47,15 @@ def write(path, content, time_ns=TIME_NS):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     os.utime(path, ns=(time_ns, time_ns))
+
+
+def contents(archives):
+    """Return the sorted names of the files in each archive, in the order of the saves."""
+    found = []
+    for path in sorted(archives.iterdir()):
+        with tarfile.open(path) as tar:
+            found.append(sorted(Path(name).name for name in tar.getnames()))
+    return found
 
 
 def restored(archives, folder):
@@ -125,6 +136,41 @@ def test_the_newer_file_of_two_archives_counts_and_is_not_saved_again(archives, 
     restore(third, archives)
     assert (third / "triton/kernel").read_bytes() == b"newer"
     assert save(third, archives, LARGE) == 0
+
+
+def test_a_worker_with_many_archives_puts_all_files_into_one(archives, folder):
+    """Each of many workers that start at once beside an empty volume saves the same."""
+    workers = [folder(name, kernel=b"code", **{name: b""}) for name in "abcdefghi"]
+    for worker in workers[:MAX_ARCHIVES]:
+        save(worker, archives, LARGE)
+    eighth, ninth = folder("eighth"), folder("ninth")
+    restore(eighth, archives)
+    assert save(eighth, archives, LARGE) == 0
+    save(workers[MAX_ARCHIVES], archives, LARGE)
+    restore(ninth, archives)
+    save(folder("meanwhile", other=b"code"), archives, LARGE)
+    assert save(ninth, archives, LARGE) == 0
+    assert contents(archives) == [["other"], [*"abcdefghi", "kernel"]]
+    assert save(ninth, archives, LARGE) == 0
+    assert len(contents(archives)) == 2
+
+
+def test_many_archives_stay_while_their_files_are_written_to(archives, folder, monkeypatch):
+    worker = folder("worker")
+    for number in range(MAX_ARCHIVES + 1):
+        write(worker / f"triton/{number}", b"code")
+        save(worker, archives, LARGE)
+    before = contents(archives)
+    pack = cache_archive.pack
+
+    def changing(archive, folder, files):
+        write(worker / "triton/0", b"more code")
+        pack(archive, folder, files)
+
+    monkeypatch.setattr(cache_archive, "pack", changing)
+    with pytest.raises(ChangedWhileRead):
+        save(worker, archives, LARGE)
+    assert contents(archives) == before
 
 
 def test_a_root_that_outlives_its_volume_is_saved_on_the_next_one(archives, folder, capsys):
