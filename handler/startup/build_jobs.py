@@ -31,7 +31,7 @@ JOB_VARIABLES = {
     "QUACK_COMPILE_WORKERS": 8,
     "VLLM_TRITON_JIT_WARMUP_NUM_THREADS": 4,
 }
-# Threads of the inductor's, which are forks of one process: a core each.
+# Threads of the inductor's, which are forks of one process: a core each. vLLM sets it to 1 itself.
 INDUCTOR_VARIABLE, MAX_INDUCTOR_THREADS = "TORCHINDUCTOR_COMPILE_THREADS", 32
 
 

@@ -2,7 +2,7 @@
 
 Kernels are valid for one of each. A key is the name of a folder and of an archive, such as
 `NVIDIA-L4-sm89-driver580.95.05-vllm0.32.0-1f0c93aa`: what a person tells apart by, and a hash of
-everything.
+everything but the driver.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ BUILD_PACKAGES = (
     "sglang-kernel sgl-deep-gemm cuda-core cuda-tile nvidia-cudnn-frontend nvidia-cuda-nvcc "
     "nvidia-cuda-nvrtc nvidia-cuda-runtime"
 ).split()
+DRIVER = re.compile(r"-driver[0-9.]+")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -41,11 +42,11 @@ def cache_key(engine: str, environ: Mapping[str, str], cpu_info: Path = CPU_INFO
     engine_version = next(filter(None, map(_version, ENGINES[engine])), "unknown")
     if kinds:
         device = [f"{name} sm{major}{minor}" for name, (major, minor) in kinds]
-        device.append(f"driver{_driver_version()}")
+        of_driver = [f"driver{_driver_version()}"]
         details = ""
     else:
         cpu = _cpu_description(cpu_info)
-        device = ["cpu", cpu.get("model name", platform.machine())]
+        device, of_driver = ["cpu", cpu.get("model name", platform.machine())], []
         details = cpu.get("flags", "")
     identity = {
         "device": device,
@@ -56,7 +57,14 @@ def cache_key(engine: str, environ: Mapping[str, str], cpu_info: Path = CPU_INFO
         "packages": {name: _version(name) for name in BUILD_PACKAGES},
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return re.sub(r"[^A-Za-z0-9.]+", "-", " ".join([*device, engine + engine_version, digest]))
+    return re.sub(
+        r"[^A-Za-z0-9.]+", "-", " ".join([*device, *of_driver, engine + engine_version, digest])
+    )
+
+
+def differ_in_driver_only(key: str, other: str) -> bool:
+    """Whether two keys are of the same GPUs, engine and packages."""
+    return DRIVER.sub("", key) == DRIVER.sub("", other)
 
 
 def _version(distribution: str) -> str | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from handler.errors import InvalidSetting
 from handler.startup.cache_archive import record_image_files
+from handler.startup.cache_key import differ_in_driver_only
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,9 @@ class CompileCache:
             folders[FLASHINFER] = home  # ninja would compile a copy again
             _link(self._folder / CACHE_FOLDERS[FLASHINFER], home)
         if "XDG_CACHE_HOME" not in environ:  # models stay where huggingface-hub has them
-            folders["HF_HOME"] = home / ".cache/huggingface"
+            # A user without a home, or a read-only one, needs a folder for a model's own code.
+            in_home = os.access(home if home.exists() else home.parent, os.W_OK)
+            folders["HF_HOME"] = (home if in_home else root) / ".cache/huggingface"
         self.environ = {name: str(path) for name, path in folders.items() if name not in environ}
         self.on_volume = (
             volume is not None
@@ -172,12 +175,21 @@ class CompileCache:
 
 
 def _baked_archive(folder: Path, key: str) -> Path | None:
-    """Return the image's archive of a key; a line in the log says what the others are for."""
-    archives = {path.name.removesuffix(".tar"): path for path in folder.glob("*.tar")}
-    if archives and key not in archives:
-        names = ", ".join(sorted(archives))
+    """Return the image's archive of a key, or of that key with another driver.
+
+    Kernels are compiled for a GPU, not for a driver; what the driver has compiled it checks itself.
+    """
+    archives = {path.name.removesuffix(".tar"): path for path in sorted(folder.glob("*.tar"))}
+    if key in archives:
+        return archives[key]
+    for name, path in archives.items():
+        if differ_in_driver_only(name, key):
+            log.info("compile cache: the image's archive is of another driver: %s", name)
+            return path
+    if archives:
+        names = ", ".join(archives)
         log.info("compile cache: the image's archives are for %s; this machine is %s", names, key)
-    return archives.get(key)
+    return None
 
 
 def _link(link: Path, home: Path) -> None:
@@ -192,13 +204,13 @@ def _link(link: Path, home: Path) -> None:
 
 
 def _writable_root(root: Path, is_required: bool) -> Path:
-    folder = root.expanduser().resolve()
     try:
+        folder = root.expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user who has no home
         if is_required:
-            reason = error.strerror or repr(error)
+            reason = getattr(error, "strerror", None) or str(error)
             raise InvalidSetting(f"CACHE_ROOT='{root}' is not writable ({reason}).") from error
         return _temporary_root()
     return folder

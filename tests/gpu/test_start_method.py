@@ -62,10 +62,13 @@ def test_at_the_fork_cuda_is_not_initialised_and_no_other_thread_of_ours_works(
     }
 
 
-def test_nothing_calls_the_driver_before_the_fork(gpu_environment, tmp_path):
+@pytest.mark.parametrize(("gpu", "variant"), [("l4", "awq"), ("h100", "fp8"), ("b200", "bf16")])
+def test_nothing_calls_the_driver_before_the_fork(gpu_environment, tmp_path, gpu, variant):
     """A call of cuInit would make CUDA fail in the fork, and torch would not know of it."""
     calls = tmp_path / "calls"
-    environment = gpu_environment(GPUS["l4"], SIMULATED_CUDA_CALLS=str(calls))
+    environment = gpu_environment(
+        GPUS[gpu], variant=variant, QUANTIZATION="", SIMULATED_CUDA_CALLS=str(calls)
+    )
     state_of(environment, "-m", "tests.gpu.at_fork")
     assert not calls.exists()
     code = "import torch; print(str(torch.cuda.is_available()).lower())"

@@ -12,7 +12,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from handler.startup.driver import CUDA_LIBRARY
+from handler.settings.types import TRUE_WORDS
+from handler.startup.driver import COMPATIBILITY, CUDA_LIBRARY
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ def choose(
     """
     if chosen := environ.get(VARIABLE):
         return StartMethod(chosen, f"{VARIABLE} is set")
+    if not is_cpu and environ.get(COMPATIBILITY, "").strip().lower() in TRUE_WORDS:
+        return StartMethod(SPAWN, f"{COMPATIBILITY} takes effect in a new process")
     reason = _spawn_reason(args, is_cpu=is_cpu, architectures=architectures)
     return StartMethod(SPAWN, reason) if reason else StartMethod(FORK)
 

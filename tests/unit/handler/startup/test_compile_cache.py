@@ -125,6 +125,33 @@ def test_an_image_without_an_archive_of_this_key_says_so(tmp_path, caplog):
     ]
 
 
+def test_an_image_whose_archive_is_of_another_driver_is_used(tmp_path, caplog):
+    (tmp_path / "baked").mkdir()
+    (tmp_path / "baked/NVIDIA-L4-sm89-driver580.1-vllm0.32.0-a.tar").touch()
+    (tmp_path / "baked/NVIDIA-L4-sm89-driver580.1-vllm0.33.0-b.tar").touch()
+    caplog.set_level("INFO")
+    caches = CompileCache(
+        tmp_path / "root",
+        root_is_required=True,
+        key="NVIDIA-L4-sm89-driver575.2.3-vllm0.32.0-a",
+        volume=None,
+        environ={},
+        max_bytes=0,
+        baked=tmp_path / "baked",
+    )
+    assert caches.restores
+    assert [record.message for record in caplog.records] == [
+        "compile cache: the image's archive is of another driver: "
+        "NVIDIA-L4-sm89-driver580.1-vllm0.32.0-a"
+    ]
+
+
+def test_a_home_that_cannot_be_written_to_has_no_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "no/such/home"))
+    environ = compile_cache(tmp_path / "root").environ
+    assert environ["HF_HOME"] == f"{tmp_path}/root/.cache/huggingface"
+
+
 @pytest.mark.parametrize(
     ("root", "mount", "environ"),
     [

@@ -52,6 +52,13 @@ def test_what_needs_spawn_is_the_reason(monkeypatch, changed, text):
     assert str(choose(monkeypatch, **changed)) == text
 
 
+def test_a_newer_driver_library_needs_a_new_process(monkeypatch):
+    chosen = choose(monkeypatch, {"VLLM_ENABLE_CUDA_COMPATIBILITY": "1"})
+    reason = "VLLM_ENABLE_CUDA_COMPATIBILITY takes effect in a new process"
+    assert chosen == StartMethod("spawn", reason)
+    assert choose(monkeypatch, {"VLLM_ENABLE_CUDA_COMPATIBILITY": "0"}) == StartMethod("fork")
+
+
 def test_one_rank_on_a_cpu_is_a_fork(monkeypatch):
     chosen = choose(monkeypatch, is_cpu=True, distributed_executor_backend="uni")
     assert str(chosen) == "fork"
