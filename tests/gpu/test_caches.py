@@ -80,7 +80,7 @@ def test_ninja_compiles_nothing_again_after_a_restore(tmp_path):
         return done.stdout.splitlines()[-1]
 
     assert ninja().startswith("[2/2]")
-    save(root, tmp_path / "key", 10**9)
+    save(root, tmp_path / "volume/key", 10**9)
     shutil.rmtree(root)
-    restore(root, tmp_path / "key")
+    restore(root, tmp_path / "volume/key")
     assert ninja() == "ninja: no work to do."
