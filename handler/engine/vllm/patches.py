@@ -77,6 +77,7 @@ from vllm.v1.engine import async_llm, output_processor
 
 from handler.engine.pacing import FlushGate, Pacer
 from handler.engine.vllm.paced_streams import PacedCollector, PacedState
+from handler.settings.environ import export
 
 HUMMING_BUILDS = "HUMMING_DISABLE_PARALLEL_BUILD"
 
@@ -112,12 +113,12 @@ def import_humming() -> None:
     modules = ("humming.ops.utils", "humming.utils.nvrtc")
     if find_spec("humming") is None or HUMMING_BUILDS in os.environ:
         return
-    os.environ[HUMMING_BUILDS] = "1"
+    export({HUMMING_BUILDS: "1"})
     try:
         for module in modules:
             import_module(module)
     finally:
-        del os.environ[HUMMING_BUILDS]
+        export({}, remove=[HUMMING_BUILDS])
 
 
 def pace_streams(pacer: Pacer) -> None:
