@@ -58,7 +58,7 @@ class TimedEvent:
         self._due = due
 
     def record(self) -> None:
-        """Nothing runs that could be recorded."""
+        """Do nothing: the time is set when the event is made."""
 
     def query(self) -> bool:
         return time.perf_counter() >= self._due
@@ -110,7 +110,7 @@ class SimulatedWorker(TpModelWorker):
         )
 
     def get_pad_input_ids_func(self) -> None:
-        """There is no model."""
+        """Return no function: no model is loaded."""
 
     def forward_batch_generation(self, batch: Any, *_: Any, **__: Any) -> GenerationBatchResult:
         prefill_tokens = batch.extend_num_tokens or 0 if batch.forward_mode.is_extend() else 0
@@ -204,13 +204,13 @@ class SimulatedModelRunner(ModelRunner):
         return int(self.req_to_token_pool.schedulable_token_capacity(self.max_total_num_tokens))
 
     def init_attention_backends(self) -> None:
-        """Nothing attends."""
+        """Create no attention backend."""
 
     def init_cuda_graphs(self, capture_decode_cuda_graph: bool = True) -> None:
-        """Nothing is captured."""
+        """Capture no CUDA graph."""
 
     def prewarm_sampling(self) -> None:
-        """Nothing is sampled."""
+        """Sample no token: tokens are drawn."""
 
 
 class WithoutMemory(KVCache):

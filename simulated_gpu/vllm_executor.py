@@ -135,7 +135,7 @@ class SimulatedExecutor(Executor):
         self._timings.append((name, began, self._stage_began - began))
 
     def compile_or_warm_up_model(self) -> None:
-        """Nothing is compiled."""
+        """Compile nothing."""
         self._ends_stage("graphs")
 
     def initialize_from_config(self, kv_cache_configs: Any) -> None:
@@ -196,7 +196,7 @@ class SimulatedExecutor(Executor):
         return token if mask is None else _allowed_token(mask, token, self._end_token)
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Release nothing."""
 
     @classmethod
     def supports_async_scheduling(cls) -> bool:

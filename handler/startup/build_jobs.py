@@ -94,7 +94,7 @@ def _folders(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]
 
 
 def _numbers(path: Path) -> list[int]:
-    """Return the numbers in a file, none where there is no file or it says `max`."""
+    """Return the numbers in a file; an empty list if it is missing or says `max`."""
     try:
         return [int(word) for word in path.read_text().split()]
     except (OSError, ValueError):
