@@ -1,6 +1,8 @@
 """The engine's capacity, and how many jobs and batch lines are sent to it at once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 # MAX_CONCURRENCY=auto assumes requests of this many tokens, prompt and answer together. The engine
 # queues, and preempts, what does not fit.
@@ -20,6 +22,19 @@ class Capacity:
     max_sequences: int
     kv_cache_tokens: int
     max_model_tokens: int
+
+
+def max_token_characters(tokenizer: Callable[[], Any]) -> int | None:
+    """Return the characters of a tokenizer's longest token, None if it does not say.
+
+    Args:
+        tokenizer: returns the engine's tokenizer, None or an error if it has none.
+    """
+    try:
+        vocabulary: dict[str, int] = tokenizer().get_vocab()
+    except (AttributeError, NotImplementedError, ValueError):
+        return None
+    return max(map(len, vocabulary), default=None)
 
 
 def job_concurrency(max_concurrency: str | int, capacity: Capacity) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from handler.errors import InvalidSetting, one_line
+from handler.errors import InvalidSetting, is_lasting, one_line
 from handler.settings.variables import QUOTES
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ def read_chat_template(variable: str, value: str) -> str | None:
         try:
             value = Path(value).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidSetting(f"{where} cannot be read: {error}.") from error
+            raise InvalidSetting(
+                f"{where} cannot be read: {error}.", lasting=is_lasting(error)
+            ) from error
     text = _unescaped(where, _out_of_json(where, value))
     _check(where, text)
     return text

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 
-from handler.engine.flag_aliases import FLAG_NAMES
+from handler.engine.flags.aliases import FLAG_NAMES
 from handler.engine.sglang import flags as sglang
 from handler.engine.vllm import flags as vllm
 

@@ -1,6 +1,6 @@
 """The interface of an engine. No code outside this folder knows which engine runs."""
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 """ASGI 3, https://asgi.readthedocs.io/en/latest/specs/main.html"""
+AUTO = -1
+"""A length that the engine chooses: the longest that fits."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,61 @@ class EngineRequest:
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """What a start that ran out of GPU memory has tried; sizes in bytes are on each GPU.
+
+    Attributes:
+        graph_sizes: the batch sizes that have a CUDA graph, ascending.
+        token_bytes, sequence_bytes: what a batched token and a sequence take in a step.
+        graph_bytes: of all CUDA graphs, an estimate.
+        kv_token_bytes: the KV cache of a token, None where it is not known.
+        memory_fraction: of each GPU's memory, for the engine.
+        min_batched_tokens: that the engine accepts.
+        min_graphs: 1 where the user has decided whether there are graphs.
+        has_own_cache: whether the KV cache has a size that the user has set.
+        fixed: the fields with a variable that stay: the user has set them.
+        settings: the variable of each field that can be lowered; `no_graphs` is that which turns
+            graphs off.
+        total_bytes: of the GPU's memory, 0 if it is not known.
+        weight_bytes: what the weights take at least, 0 if it is not known.
+    """
+
+    batched_tokens: int
+    graph_sizes: Sequence[int]
+    sequences: int
+    model_tokens: int
+    token_bytes: int
+    sequence_bytes: int
+    graph_bytes: int
+    kv_token_bytes: int | None
+    memory_fraction: float
+    min_batched_tokens: int
+    min_graphs: int
+    has_own_cache: bool
+    fixed: frozenset[str]
+    settings: Mapping[str, str]
+    total_bytes: int = 0
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class LoweredSetting:
+    """A variable that the worker has lowered to fit the GPU's memory; `after` may be AUTO."""
+
+    name: str
+    before: float
+    after: float
+
+    @property
+    def value(self) -> str:
+        return "auto" if self.after == AUTO else str(self.after)
+
+    def __str__(self) -> str:
+        after = "what fits" if self.after == AUTO else self.value
+        return f"{self.name} {self.before} → {after}"
+
+
+@dataclass(frozen=True)
 class RunningEngine:
     """An engine that is up.
 
@@ -59,6 +116,11 @@ class RunningEngine:
         aborts_on_disconnect: whether `http.disconnect` aborts a request at once; else it is
             cancelled.
         stages: stages of the start that the engine's own processes have measured.
+        validators: for each POST path, the check of an encoded body by the engine's own model.
+        max_token_characters: the characters of the tokenizer's longest token, None if unknown.
+        constrains_tools: whether tools are compiled to a constraint though the model need call none
+            (TOOL_STRICT_LEVEL).
+        lowered: the settings that the check of the flags has lowered.
     """
 
     app: AsgiApp
@@ -70,10 +132,17 @@ class RunningEngine:
     request_fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
     aborts_on_disconnect: bool = True
     stages: tuple[StartupStage, ...] = ()
+    validators: Mapping[str, Callable[[bytes], None]] = field(default_factory=dict)
+    max_token_characters: int | None = None
+    constrains_tools: bool = False
+    lowered: tuple[LoweredSetting, ...] = ()
 
 
 class EngineAdapter(Protocol):
-    """One engine, in the order of its start: `prepare`, `check_flags`, `start`."""
+    """One engine, in the order of its start: `prepare`, `check_flags`, `start`.
+
+    The engine is imported before `check_flags`, maybe before the model is known.
+    """
 
     name: str
     served_model_name: str
@@ -90,7 +159,7 @@ class EngineAdapter(Protocol):
         """Install the signal handlers that the engine needs; called on the main thread."""
 
     def check_flags(self) -> None:
-        """Import the engine and have its own parser check the flags; quick, needs no device.
+        """Have the engine's own parser check the flags; quick, needs no device.
 
         Raises:
             InvalidSetting: the engine does not accept a flag or its value.
@@ -102,3 +171,6 @@ class EngineAdapter(Protocol):
         Raises:
             EngineStartFailed: with the engine's reason.
         """
+
+    def configuration(self) -> Configuration | None:
+        """Return what a start that ran out of memory has tried, None if there is no second one."""

@@ -6,7 +6,7 @@ layers all have the same attention; `python -m builder plan` calculates that of 
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +21,7 @@ from handler.model.attention import (
     kv_bytes_per_token,
 )
 from handler.model.checkpoint import model_config
-from handler.model.safetensors import tensors_in_folder
+from handler.model.safetensors import Tensor, tensors_in_folder
 from handler.startup.gpus import Gpu
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ SUGGESTED_GPU_COUNTS = (1, 2, 4, 8, 16)
 SUGGESTED_MAX_SHARE = 0.8  # of the memory for weights, where a number of GPUs is suggested
 SUGGESTED_RESERVE_BYTES = 2 << 30  # for activations and graphs, where a context is suggested
 ROUND_TOKENS = 256
+MIN_OWN_CONTEXT_TOKENS = 2048  # a model's own context is not shortened to less
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,16 @@ def check_load_format(load_format: str) -> None:
         )
 
 
-def check_memory(demand: MemoryDemand, gpus: Sequence[Gpu]) -> None:
+def check_memory(demand: MemoryDemand, gpus: Sequence[Gpu]) -> int | None:
     """Refuse weights, or one request of the longest context, that cannot fit the GPUs.
 
     Args:
         demand: of the engine.
         gpus: that the engine will see; without one, or if a GPU's memory is unknown, nothing is
             refused but the fraction. The smallest counts.
+
+    Returns:
+        The context that will fit, about, if the model's own has no room and no other one is set.
 
     Raises:
         InvalidSetting: the memory fraction is not between 0 and 1, such as a percentage.
@@ -117,52 +121,106 @@ def check_memory(demand: MemoryDemand, gpus: Sequence[Gpu]) -> None:
             f"{demand.memory_setting}={demand.memory_fraction:g} must be above 0 and at most 1, "
             "such as 0.9."
         )
-    memory = [gpu.memory_bytes for gpu in gpus]
-    known = [size for size in memory if size is not None]
-    if not known or len(known) < len(memory):
-        return
-    total = min(known)
+    known = [(gpu.memory_bytes, gpu.name) for gpu in gpus if gpu.memory_bytes is not None]
+    if not known or len(known) < len(gpus):
+        return None
+    total, gpu_name = min(known)
+    weights = _Weights.of(demand, total, gpu_name)
     can_have_more = not any(gpu.is_mig_slice for gpu in gpus)
-    larger = "a larger GPU" if can_have_more else "a larger MIG slice or a whole GPU"
-    more = " or more GPUs (TENSOR_PARALLEL_SIZE)" if can_have_more else ""
-    config = model_config(demand.folder)
-    tensors = tensors_in_folder(demand.folder)
-    model_bytes = sum(tensor.loaded_bytes for tensor in tensors)
-    optional = sum(each.loaded_bytes for each in tensors if OTHER_MODALITIES.search(each.name))
-    weights = model_bytes / demand.gpus
-    min_weights = MIN_LOADED_SHARE * (model_bytes - optional) / demand.gpus
-    allowed = total * demand.memory_fraction
-    setting = demand.memory_setting and f" ({demand.memory_setting}={demand.memory_fraction:g})"
-    sizes = (
-        f"{demand.model_name} has {model_bytes / GB:.1f} GB of weights, {weights / GB:.1f} GB per "
-        f"GPU; the engine may use {allowed / GB:.1f} of {total / GB:.1f} GB per GPU{setting}"
-    )
-    if min_weights > allowed:
-        count = _sufficient_gpus(config, model_bytes, allowed) if can_have_more else None
-        several = f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), " if count else ""
-        raise EngineStartFailed(
-            f"{sizes}: use {several}{larger}, or a checkpoint with fewer bits (AWQ, FP8)."
+    _check_weights(weights, can_have_more)
+    return _context_that_fits(demand, weights, can_have_more)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A checkpoint's weights beside what the engine may use of the smallest GPU.
+
+    Attributes:
+        config: the model's.
+        model_bytes: all weights.
+        bytes: on each GPU.
+        min_bytes: on each GPU at least.
+        allowed_bytes: for the engine on that GPU.
+        sizes: all this, for errors.
+    """
+
+    config: Config
+    model_bytes: int
+    bytes: float
+    min_bytes: float
+    allowed_bytes: float
+    sizes: str
+
+    @classmethod
+    def of(cls, demand: MemoryDemand, gpu_bytes: int, gpu_name: str) -> "_Weights":
+        tensors = tensors_in_folder(demand.folder)
+        model_bytes = sum(tensor.loaded_bytes for tensor in tensors)
+        each, allowed = model_bytes / demand.gpus, gpu_bytes * demand.memory_fraction
+        setting = demand.memory_setting and f" ({demand.memory_setting}={demand.memory_fraction:g})"
+        sizes = (
+            f"{demand.model_name} has {model_bytes / GB:.1f} GB of weights, {each / GB:.1f} GB per "
+            f"GPU; the engine may use {allowed / GB:.1f} of {gpu_bytes / GB:.1f} GB per {gpu_name}"
+            f"{setting}"
         )
+        config = model_config(demand.folder)
+        least = min_weight_bytes(tensors, demand.gpus)
+        return cls(config, model_bytes, each, least, allowed, sizes)
+
+
+def _check_weights(weights: _Weights, can_have_more: bool) -> None:
+    if weights.min_bytes <= weights.allowed_bytes:
+        return
+    missing = weights.bytes - weights.allowed_bytes
+    several = ""
+    if can_have_more and (count := _sufficient_gpus(weights)):
+        several = f"{count} such GPUs (TENSOR_PARALLEL_SIZE={count}), "
+    raise EngineStartFailed(
+        f"{weights.sizes}: {missing / GB:.1f} GB are missing; use {several}"
+        f"{_larger_gpu(can_have_more)}, or a checkpoint with fewer bits (AWQ, FP8).",
+        lasting=True,
+    )
+
+
+def _context_that_fits(demand: MemoryDemand, weights: _Weights, can_have_more: bool) -> int | None:
+    """Return the context that fits, about, in place of the model's own; None if all have room."""
+    config = weights.config
     token_bytes = kv_bytes_per_token(config, demand.kv_element_bytes, demand.tensor_parallel_size)
     tokens = demand.context_tokens or default_context_tokens(config)
     if demand.context_tokens is None or token_bytes is None or tokens is None:
-        return
+        return None
     cache = tokens * token_bytes / demand.kv_cache_parts
-    if min_weights + cache > allowed:
-        room = (allowed - weights - SUGGESTED_RESERVE_BYTES) * demand.kv_cache_parts
-        fitting = int(room / token_bytes) // ROUND_TOKENS * ROUND_TOKENS
-        shorter = f"set MAX_MODEL_LEN to at most {fitting}, or " if fitting > 0 else ""
-        raise EngineStartFailed(
-            f"{sizes}, and one request of {tokens} tokens needs {cache / GB:.1f} GB of KV cache: "
-            f"{shorter}use {larger}{more}."
-        )
+    if weights.min_bytes + cache <= weights.allowed_bytes:
+        return None
+    free = weights.allowed_bytes - weights.bytes
+    room = (free - SUGGESTED_RESERVE_BYTES) * demand.kv_cache_parts
+    fitting = int(room / token_bytes) // ROUND_TOKENS * ROUND_TOKENS
+    if fitting >= MIN_OWN_CONTEXT_TOKENS and not demand.context_tokens:
+        return fitting
+    shorter = f"set MAX_MODEL_LEN to at most {fitting}, or " if fitting > 0 else ""
+    more = " or more GPUs (TENSOR_PARALLEL_SIZE)" if can_have_more else ""
+    raise EngineStartFailed(
+        f"{weights.sizes}, and one request of {tokens} tokens needs {cache / GB:.1f} GB of KV "
+        f"cache: {(cache - free) / GB:.1f} GB are missing; {shorter}use "
+        f"{_larger_gpu(can_have_more)}{more}.",
+        lasting=True,
+    )
 
 
-def _sufficient_gpus(config: Config, model_bytes: int, allowed: float) -> int | None:
+def _larger_gpu(can_have_more: bool) -> str:
+    return "a larger GPU" if can_have_more else "a larger MIG slice or a whole GPU"
+
+
+def min_weight_bytes(tensors: Iterable[Tensor], gpus: int) -> float:
+    """Return what the weights take at least on each GPU."""
+    required = (each for each in tensors if not OTHER_MODALITIES.search(each.name))
+    return MIN_LOADED_SHARE * sum(each.loaded_bytes for each in required) / gpus
+
+
+def _sufficient_gpus(weights: _Weights) -> int | None:
     """Return the smallest number of GPUs that holds the weights and divides the heads."""
-    heads, kv_heads = attention_heads(config)
+    heads, kv_heads = attention_heads(weights.config)
     for count in SUGGESTED_GPU_COUNTS:
         splits = heads is None or heads_split_evenly(count, heads, kv_heads or heads)
-        if splits and model_bytes / count <= SUGGESTED_MAX_SHARE * allowed:
+        if splits and weights.model_bytes / count <= SUGGESTED_MAX_SHARE * weights.allowed_bytes:
             return count
     return None

@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from handler.engine.asgi_call import AsgiCall
-from handler.engine.deadline import Deadline
-from handler.engine.flag_aliases import flags_to_variables
+from handler.engine.call.asgi_call import AsgiCall
+from handler.engine.call.deadline import Deadline
+from handler.engine.call.sse import EventSplitter, error_in
+from handler.engine.call.task_end import call_at_task_end
+from handler.engine.call.usage import is_usage_event
+from handler.engine.flags.aliases import flags_to_variables
 from handler.engine.interface import EngineRequest
 from handler.engine.runtime import ENGINE_DIED, EngineRuntime
-from handler.engine.sse import EventSplitter, error_in
-from handler.engine.task_end import call_at_task_end
-from handler.engine.usage import is_usage_event
 from handler.errors import EngineError, EngineUnavailable, InvalidInput, UnknownRoute
 
 log = logging.getLogger(__name__)

@@ -11,22 +11,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
 
 import psutil
 import uvloop
-from pydantic import ValidationError
 
-from handler.engine.asgi_call import ABORT_GRACE_SECONDS, AsgiCall
-from handler.engine.interface import EngineAdapter, EngineRequest, RunningEngine
+from handler.engine.call.asgi_call import ABORT_GRACE_SECONDS, AsgiCall
+from handler.engine.failed_start.error import reported_error, start_error
+from handler.engine.failed_start.report import FailureReport
+from handler.engine.failed_start.second_start import values
+from handler.engine.failed_start.smaller_configuration import LARGER
+from handler.engine.interface import EngineAdapter, EngineRequest, LoweredSetting, RunningEngine
 from handler.engine.pacing import Pacer
-from handler.errors import (
-    EngineStartFailed,
-    EngineUnavailable,
-    InvalidSetting,
-    StartError,
-    one_line,
-)
+from handler.engine.processes import kill_children
+from handler.errors import EngineStartFailed, EngineUnavailable, StartError
 from handler.startup.timings import StartupTimings
 
 log = logging.getLogger(__name__)
@@ -44,25 +43,31 @@ class EngineRuntime:
     """Runs one engine on a thread of its own.
 
     Args:
-        adapter: the engine.
+        import_engine: imports the engine, with the variables that its modules read.
         pacer: how long the tokens of a stream are merged.
         timings: records the stages of the engine's start.
+        lowered: the settings that a second start has lowered.
 
-    Use as `with EngineRuntime(adapter) as runtime:`; leaving it asks the engine to stop, waits at
-    most `STOP_GRACE_SECONDS`, then kills what is left of its processes.
+    Use as `with EngineRuntime(import_engine) as runtime:`, and give it the adapter with
+    `check_flags`; leaving it asks the engine to stop, waits at most `STOP_GRACE_SECONDS`, then
+    kills what is left of its processes.
 
     Attributes:
         running: the engine, None until it is up.
         dead: whether it ended without being stopped.
+        lowered: the values of the settings that a second start, or the check before a start, has
+            lowered.
     """
 
     def __init__(
         self,
-        adapter: EngineAdapter,
+        import_engine: Callable[[], None],
         pacer: Pacer | None = None,
         timings: StartupTimings | None = None,
+        lowered: tuple[LoweredSetting, ...] = (),
     ) -> None:
-        self._adapter = adapter
+        self._import_engine = import_engine
+        self._adapter: Future[EngineAdapter] = Future()
         self.pacer = pacer or Pacer()
         self._timings = timings or StartupTimings(time.time())
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -77,19 +82,33 @@ class EngineRuntime:
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self.running: RunningEngine | None = None
         self.dead = False
+        self._lowered = lowered
+        self.lowered: Mapping[str, float] = {}
         self._ending = False
-        self._launching = self._stopped = False
+        self._importing = self._launching = self._stopped = False
         self._forks_left = 0
 
     def __enter__(self) -> "EngineRuntime":
         self._other_children = {child.pid for child in psutil.Process().children()}
-        self._adapter.prepare()
         os.register_at_fork(after_in_parent=self._count_fork)
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def begin_import(self) -> None:
+        """Import the engine on its thread from now on, beside what this one does."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def check_flags(self, adapter: EngineAdapter) -> None:
+        """Have the adapter check the flags, on the engine's thread, once the engine is imported.
+
+        Call it on the main thread.
+        """
+        adapter.prepare()
+        self._adapter.set_result(adapter)
+        self.begin_import()
 
     def launch(self) -> None:
         """Let the engine start its processes, once it is imported and its flags are checked.
@@ -119,8 +138,6 @@ class EngineRuntime:
         """
         if self.dead or self.running is None or self._loop is None:
             raise EngineUnavailable(NOT_RUNNING)
-        if self._ending:
-            raise EngineUnavailable(STOPPING)
         grace_seconds = ABORT_GRACE_SECONDS if self.running.aborts_on_disconnect else 0.0
         call = AsgiCall(
             app=self.running.app,
@@ -130,6 +147,9 @@ class EngineRuntime:
             on_close=self._calls.discard,
         )
         self._calls.add(call)
+        if self._ending:  # not earlier: `fail_requests` fails the calls that it sees
+            call.close()
+            raise EngineUnavailable(STOPPING)
         return call
 
     @property
@@ -154,16 +174,23 @@ class EngineRuntime:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
         self._stopped = True
+        self._adapter.cancel()
+        if self._importing and self._thread.is_alive():
+            # The import cannot be stopped, and the process ends without waiting for it: what it
+            # logs must not follow the reason of the end.
+            logging.captureWarnings(True)
+            logging.disable()
+            self._thread.join(POLL_INTERVAL_SECONDS)  # it may be in the middle of a line
         until = time.monotonic() + STOP_GRACE_SECONDS
         try:
             if self.running is not None:
                 self._thread.join(STOP_GRACE_SECONDS)
             # An engine that is being launched may start more processes while others are killed.
             while self._launching and self._thread.is_alive() and time.monotonic() < until:
-                self._kill_children()
+                kill_children(self._other_children, STOP_GRACE_SECONDS)
                 self._thread.join(POLL_INTERVAL_SECONDS)
         finally:  # also if a signal handler raises
-            self._kill_children()
+            kill_children(self._other_children, STOP_GRACE_SECONDS)
 
     # ---- the engine's thread ----
 
@@ -172,7 +199,7 @@ class EngineRuntime:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._serve())
         except (Exception, SystemExit) as error:  # an engine may call sys.exit
-            self._failure = error if isinstance(error, StartError) else _failed(error)
+            self._failure = start_error(error)
         finally:
             self._launched.set()
             self._up.set()
@@ -181,21 +208,21 @@ class EngineRuntime:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        adapter = self._checked_adapter()
+        self._may_launch.wait()
+        self._forks_left = adapter.forks
+        if not self._forks_left:
+            self._launched.set()
+        began = time.time()
+        self._launching = True
+        if self._stopped:  # `stop` sets this before it reads `_launching`
+            raise EngineStartFailed("The engine was stopped before it started.")
         try:
-            with self._timings.stage("imports"), _garbage_collection_off():
-                self._adapter.check_flags()
-            self._may_launch.wait()
-            self._forks_left = self._adapter.forks
-            if not self._forks_left:
-                self._launched.set()
-            began = time.time()
-            self._launching = True
-            if self._stopped:  # `stop` sets this before it reads `_launching`
-                raise EngineStartFailed("The engine was stopped before it started.")
-            async with self._adapter.start(self.pacer) as running:
+            async with self._started(adapter) as running:
                 self._launching = False
                 self._timings.since(began, "engine")
                 self._timings.add(*running.stages)
+                self._note_lowered(running)
                 self.running = running
                 self._launched.set()
                 self._up.set()
@@ -203,16 +230,50 @@ class EngineRuntime:
                 self.fail_requests(STOPPING)
         except StartError:
             raise
-        except ValidationError as error:  # of the engine's configuration as a whole
-            raise InvalidSetting(
-                f"The engine refuses its settings: {_complaints(error)}"
-            ) from error
         except Exception as error:
-            if self.running is not None:
-                log.warning("the engine did not stop cleanly: %r", error)
-                return
-            log.debug("the engine did not start", exc_info=error)
-            raise _failed(error) from error
+            if self.running is None:
+                raise
+            log.warning("the engine did not stop cleanly: %r", error)
+
+    def _checked_adapter(self) -> EngineAdapter:
+        """Import the engine, then have the adapter check the flags."""
+        with _garbage_collection_off():
+            self._importing = True
+            with self._timings.stage("imports", beside=not self._adapter.done()):
+                self._import_engine()
+            self._importing = False
+            adapter = self._adapter.result()
+            with self._timings.stage("flags"):
+                adapter.check_flags()
+        return adapter
+
+    @contextlib.asynccontextmanager
+    async def _started(self, adapter: EngineAdapter) -> AsyncIterator[RunningEngine]:
+        """Start the engine; leaving it stops it.
+
+        Raises:
+            EngineStartFailed: one of the engine's processes has failed; the text is its own cause.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            with FailureReport() as report:
+                try:
+                    running = await stack.enter_async_context(adapter.start(self.pacer))
+                except Exception as error:
+                    if (failure := report.read()) is None:
+                        raise
+                    log.debug("the engine did not start", exc_info=error)
+                    raise reported_error(failure, adapter.configuration, self._lowered) from error
+            yield running
+
+    def _note_lowered(self, running: RunningEngine) -> None:
+        tokens = running.capacity.max_model_tokens
+        self.lowered = values((*self._lowered, *running.lowered), tokens)
+        if self._lowered:
+            settings = values(self._lowered, tokens).items()
+            log.warning(
+                "the second start has succeeded: set %s to start once, or %s",
+                *(" ".join(f"{name}={value}" for name, value in settings), LARGER),
+            )
 
     def _count_fork(self) -> None:
         self._forks_left -= 1
@@ -245,19 +306,6 @@ class EngineRuntime:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), WATCH_INTERVAL_SECONDS)
 
-    def _kill_children(self) -> None:
-        """Kill what is left of the engine's processes, and no other child of the worker."""
-        left = [
-            process
-            for child in psutil.Process().children()
-            if child.pid not in self._other_children
-            for process in (child, *_descendants(child))
-        ]
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=STOP_GRACE_SECONDS)
-
 
 @contextlib.contextmanager
 def _garbage_collection_off() -> Iterator[None]:
@@ -271,29 +319,3 @@ def _garbage_collection_off() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _failed(error: BaseException) -> EngineStartFailed:
-    """Return the start's error with the text of the innermost cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return EngineStartFailed(f"The engine did not start: {one_line(str(error)) or repr(error)}")
-
-
-def _complaints(error: ValidationError) -> str:
-    """Return each setting that the engine's configuration refuses, its value and the reason."""
-    texts = []
-    for problem in error.errors(include_url=False):
-        reason = one_line(problem["msg"].removeprefix("Value error, "))
-        where = str(problem["loc"][-1]).upper() if problem["loc"] else ""
-        value = problem["input"]
-        named = f"{where}={value!r}: " if where and isinstance(value, str | int | float) else ""
-        texts.append(named + reason)
-    return "; ".join(dict.fromkeys(texts))

@@ -21,6 +21,7 @@ from handler.errors import (
     InvalidSetting,
     UnknownRoute,
     WorkerError,
+    is_lasting,
 )
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,9 @@ def parse_prefixes(setting: str | None) -> tuple[Prefix, ...]:
             raise ValueError("it is not a list")
         return tuple(_prefix(number, item) for number, item in enumerate(items, 1))
     except OSError as error:
-        raise InvalidSetting(f"{SETTING}={shown!r} {EXPECTED} ({error.strerror}).") from error
+        raise InvalidSetting(
+            f"{SETTING}={shown!r} {EXPECTED} ({error.strerror}).", lasting=is_lasting(error)
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InvalidSetting(f"{SETTING}={shown!r} {EXPECTED} ({error}).") from error
 

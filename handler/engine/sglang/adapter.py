@@ -7,6 +7,7 @@ lists the internal ones.
 """
 
 import asyncio
+import importlib
 import logging
 import os
 import signal
@@ -22,22 +23,26 @@ from typing import Any, TypeVar
 import psutil
 
 from handler.engine import preflight
-from handler.engine.capacity import Capacity
+from handler.engine.awake_clock import awake_clock
+from handler.engine.capacity import Capacity, max_token_characters
 from handler.engine.chat_template import read_chat_template
-from handler.engine.flag_aliases import flags_to_variables
-from handler.engine.flags import parse_engine_flags
-from handler.engine.interface import RunningEngine
+from handler.engine.failed_start.report import HOST_WORDS
+from handler.engine.flags.aliases import flags_to_variables
+from handler.engine.flags.parallelism import Parallelism, check_parallelism
+from handler.engine.flags.parser import parse_engine_flags
+from handler.engine.interface import Configuration, RunningEngine
 from handler.engine.pacing import Pacer
-from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running
-from handler.engine.request_fields import request_fields
+from handler.engine.request_fields import request_fields, request_validators
 from handler.engine.sglang import flags, patches, platform
-from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, one_line
+from handler.engine.sglang.configuration import read_configuration
+from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable, is_lasting, one_line
 from handler.model import harmony
 from handler.model.checkpoint import WEIGHTS
 from handler.model.resolve import ResolvedModel
 from handler.settings.environ import export, given_name, log_level_of
 from handler.settings.fields import Settings
+from handler.startup.build_jobs import build_jobs_environment
 from handler.startup.gpus import Gpu
 from handler.startup.timings import StartupStage
 
@@ -45,7 +50,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+LOG_LEVEL = "SGLANG_LOGGING_LEVEL"
 ALIVE_INTERVAL_SECONDS = 0.5
+MIN_FALSE_ALARM_SECONDS = 60.0  # SGLang collects stacks, then waits 5 s before the signal
 
 # On other routes SGLang answers with the model itself when a LoRA adapter is chosen.
 ADAPTER_ROUTES = frozenset(
@@ -68,7 +75,7 @@ class SglangAdapter:
         self._model = model
         self._environ = dict(environ)
         self._args: Any = None
-        self._ranks = 1
+        self._gpus: list[Gpu] = []
         self._chat_template: str | None = None
         self._chat_template_path = Path(tempfile.gettempdir(), f"chat-{os.getpid()}.jinja")
         self._failed = False
@@ -83,28 +90,54 @@ class SglangAdapter:
         signal.signal(signal.SIGQUIT, self._on_sigquit)
 
     def _on_sigquit(self, number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if awake_clock.seconds_since_freeze < self._false_alarm_seconds():
+            log.warning("%s after a freeze: SGLang's watchdog has counted it", name)
+            return
         self._failed = True
-        log.error("%s: a process of the engine has failed", signal.Signals(number).name)
+        log.error("%s: a process of the engine has failed", name)
 
-    def check_flags(self) -> None:
-        """Import SGLang and check all settings; see `interface.EngineAdapter.check_flags`."""
-        platform.check_quantization(
-            self._model.quantization, self._model.name, is_cpu=platform.is_cpu()
-        )
-        log_level = log_level_of(self._environ, "SGLANG_LOGGING_LEVEL", self._settings.log_level)
-        export(platform.environment(log_level, offline=self._model.is_local))
-        self._provide_harmony_vocabulary()
+    def _false_alarm_seconds(self) -> float:
+        """Return for how long after a freeze a signal may be the watchdog's false alarm.
+
+        The watchdog of a scheduler counts the frozen time for the step that was under way. Where a
+        step does hang, it sends the signal again; where the process has ended, `alive` says so.
+        """
+        timeout = getattr(self._args, "watchdog_timeout", None) or 0.0
+        return max(timeout, MIN_FALSE_ALARM_SECONDS)
+
+    @staticmethod
+    def import_engine(settings: Settings, environ: Mapping[str, str]) -> None:
+        """Import SGLang, with what its start needs.
+
+        Raises:
+            InvalidSetting: SGLANG_LOGGING_LEVEL is no level.
+        """
+        log_level = _log_level(settings, environ)
+        export(platform.environment(log_level))
         if platform.is_quiet(log_level):
             warnings.simplefilter("ignore")  # this process does not read PYTHONWARNINGS any more
         log.info("importing SGLang %s", platform.version())
         with patches.own_logging():
-            gpus = platform.gpus(self._environ)
+            importlib.import_module("sglang.srt.entrypoints.http_server")
+
+    def check_flags(self) -> None:
+        """Check all settings; see `interface.EngineAdapter.check_flags`."""
+        platform.check_quantization(
+            self._model.quantization, self._model.name, is_cpu=platform.is_cpu()
+        )
+        self._provide_harmony_vocabulary()
+        log_level = _log_level(self._settings, self._environ)
+        with patches.own_logging():
+            self._gpus = gpus = platform.gpus(self._environ)
             self._args = self._parse_args(log_level, len(gpus))
-            self._check_args(gpus)
+            parallelism = _parallelism(self._args)
+            self._check_args(gpus, parallelism)
         if platform.is_cpu():
             cores = sorted(os.sched_getaffinity(0))
             threads = self._environ.get("OMP_NUM_THREADS", "")
-            export(platform.thread_binding(self._ranks, cores, threads))
+            export(platform.thread_binding(parallelism.ranks, cores, threads))
+        export(build_jobs_environment(parallelism.ranks_on(len(gpus))))
 
     def _provide_harmony_vocabulary(self) -> None:
         if self._environ.get(harmony.VARIABLE) or not harmony.uses_harmony(self._model.path):
@@ -129,10 +162,8 @@ class SglangAdapter:
             )
         )
 
-    def _check_args(self, gpus: Sequence[Gpu]) -> None:
+    def _check_args(self, gpus: Sequence[Gpu], parallelism: Parallelism) -> None:
         args = self._args
-        parallelism = _parallelism(args)
-        self._ranks = parallelism.ranks
         check_parallelism(parallelism, self._environ, self._model.path, len(gpus))
         if args.chat_template:
             self._check_chat_template()
@@ -146,7 +177,10 @@ class SglangAdapter:
             args.resolve_once()
         except (ValueError, AssertionError, TypeError, NotImplementedError, OSError) as error:
             reason = flags_to_variables(one_line(str(error))) or repr(error)
-            raise InvalidSetting(f"The engine refuses its settings: {reason}") from error
+            raise InvalidSetting(
+                f"The engine refuses its settings: {reason}",
+                lasting=is_lasting(error) and not HOST_WORDS.search(reason),
+            ) from error
 
     def _check_chat_template(self) -> None:
         """Check the template; SGLang takes a path, so a text is written to a file for the start."""
@@ -200,9 +234,18 @@ class SglangAdapter:
                         ),
                         aborts_on_disconnect=False,
                         stages=_startup_stages(info.get("startup_time") or {}, began, ready),
+                        validators=request_validators(app),
+                        max_token_characters=max_token_characters(lambda: manager.tokenizer),
+                        constrains_tools=patches.constrains_tools(),
                     )
             finally:
                 await patches.stop(engine)
+
+    def configuration(self) -> Configuration | None:
+        """Return what the start has tried; see `interface.EngineAdapter.configuration`."""
+        if platform.is_cpu():
+            return None
+        return read_configuration(self._args, self._gpus, _parallelism(self._args), self._model)
 
     @contextmanager
     def _chat_template_file(self) -> Iterator[None]:
@@ -220,6 +263,10 @@ class SglangAdapter:
         pids = engine.get_all_child_pids()
         running = all_running([psutil.Process(pid) for pid in pids])
         return lambda: not self._failed and running()
+
+
+def _log_level(settings: Settings, environ: Mapping[str, str]) -> str:
+    return log_level_of(environ, LOG_LEVEL, settings.log_level)
 
 
 def _unread_fields(engine: Any) -> dict[str, tuple[str, ...]]:

@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import Any, NoReturn
 
-from handler.engine import speculative
-from handler.engine.flags import EngineFlags, FlagError
+from handler.engine.flags import speculative
+from handler.engine.flags.parser import EngineFlags, FlagError
 from handler.engine.preflight import MemoryDemand
 from handler.engine.sglang.platform import CPU_ARGUMENTS, is_cpu
 from handler.errors import InvalidSetting

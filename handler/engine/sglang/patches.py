@@ -16,6 +16,19 @@ entrypoints.openai.serving_responses.OpenAIServingResponses._generate_with_built
     with several at once it loses calls, arguments and the border between reasoning and text.
     Without a parser, tokens without text keep their logprobs.
     Until SGLang's parsers take any delta, and until it sends all logprobs.
+entrypoints.engine.Engine.run_scheduler_process_func
+    A scheduler's process replaces the next names by `run_scheduler`. Until those can go.
+managers.scheduler.get_exception_traceback, in a scheduler's process
+    The exception that ends the process is reported to the worker (failed_start/report.py) with the
+    step of the start (STEPS); SGLang only logs it. Until the error in the worker's process has the
+    scheduler's own.
+constrained.base_grammar_backend.BaseGrammarBackend.__init__: .executor, .cache,
+constrained.xgrammar_backend.GrammarCompiler, in the scheduler's process
+    Constraints are compiled in fewer threads, behind those of the engine, and few are kept
+    (grammars.py). Until SGLang bounds them.
+loggers of constrained.* and of managers.schedule_batch, in the scheduler's process
+    A line about a constraint that is refused has its text, a part of a caller's request
+    (grammars.py). Until SGLang logs no constraint.
 entrypoints.engine.Engine.run_detokenizer_process_func
     The detokenizer's process replaces the next name by `run_detokenizer`. Until that one can go.
 managers.detokenizer_manager.DecodeStatus, in the detokenizer's process
@@ -54,9 +67,14 @@ ServerArgs.add_cli_args, .from_cli_args, .resolve_once (flags.py, adapter.py)
 Engine._scheduler_init_result: scheduler_infos, all_child_pids; Engine.get_all_child_pids
     KV cache and timings of the schedulers; the processes to watch and to stop. Until public names
     have them.
+ServerArgs._raw_input; arg_groups.overrides.resolved_view, .model_config_of (configuration.py)
+    What the user has set and what SGLang has made of it, for a second start with less. Until
+    public names have them.
 TokenizerManager._subprocess_watchdog, .asyncio_tasks
     `Engine.shutdown` kills all children of the worker, so `stop` ends these itself. Until it ends
     its own only.
+environ.envs.SGLANG_TOOL_STRICT_LEVEL
+    Whether tools that the model need not call are compiled. Until a flag or an argument has it.
 TokenizerManager.get_internal_state, .context_len, .is_generation, .served_model_name,
 .enable_lora, .lora_registry
     Capacity, kind of model, names. Until public names have them.
@@ -69,10 +87,12 @@ import asyncio
 import contextlib
 import functools
 import logging
+import sys
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from traceback import walk_tb
 from typing import Any
 
 import psutil
@@ -80,12 +100,22 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from handler.engine.failed_start.report import DEVICE, GRAPHS, KV_CACHE, WEIGHTS, report
 from handler.engine.pacing import FlushGate, Pacer
 from handler.engine.sglang.detokenizer import append_only_status
+from handler.engine.sglang.grammars import bound_grammars, keep_constraints_out_of_logs
 from handler.engine.sglang.parsed_streams import chat_by_token, response_by_token
 from handler.engine.sglang.platform import version
 
 STOP_TIMEOUT_SECONDS = 5.0
+STEPS = {  # method of SGLang's model runner → step of the start
+    "init_torch_distributed": DEVICE,
+    "load_model": WEIGHTS,
+    "alloc_memory_pool": KV_CACHE,
+    "init_attention_backends": GRAPHS,
+    "init_cuda_graphs": GRAPHS,
+    "prewarm_sampling": GRAPHS,
+}
 
 
 def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
@@ -110,6 +140,7 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
     responses._generate_with_builtin_tools = response_by_token(
         responses._generate_with_builtin_tools
     )
+    Engine.run_scheduler_process_func = staticmethod(run_scheduler)
     Engine.run_detokenizer_process_func = staticmethod(run_detokenizer)
     tokenizer_manager.kill_process_tree = lambda *_, **__: None
     card, response = http_server.ModelCard, serving_embedding.EmbeddingResponse
@@ -129,6 +160,29 @@ def apply(pacer: Pacer, model_name: str, aliases: Sequence[str] = ()) -> None:
     completion._build_sampling_params = _without_context_limit(completion._build_sampling_params)
     http_server.app.add_exception_handler(RequestValidationError, _validation_error)
     http_server.app.add_api_route("/version", lambda: {"version": version()})
+
+
+def run_scheduler(*arguments: Any, **named: Any) -> None:
+    """Run a scheduler; SGLang calls this in the process of each rank."""
+    from sglang.srt.managers import scheduler
+
+    traceback = scheduler.get_exception_traceback
+
+    def reported_traceback() -> str:
+        if (error := sys.exception()) is not None:
+            report(error, _step(error))
+        return str(traceback())
+
+    scheduler.get_exception_traceback = reported_traceback
+    bound_grammars()
+    keep_constraints_out_of_logs()
+    scheduler.run_scheduler_process(*arguments, **named)
+
+
+def _step(error: BaseException) -> str:
+    """Return the step of the start in which an error was raised, from its traceback."""
+    frames = walk_tb(error.__traceback__)
+    return next((STEPS[name] for frame, _ in frames if (name := frame.f_code.co_name) in STEPS), "")
 
 
 def run_detokenizer(*arguments: Any, **named: Any) -> None:
@@ -182,6 +236,13 @@ def model_names(manager: Any) -> tuple[str, ...]:
     adapters = manager.lora_registry.get_all_adapters() if manager.enable_lora else {}
     names = (str(adapter.lora_name) for adapter in adapters.values())
     return (str(manager.served_model_name), *names)
+
+
+def constrains_tools() -> bool:
+    """Whether SGLANG_TOOL_STRICT_LEVEL constrains the calls of tools that are not strict."""
+    from sglang.srt.environ import envs
+
+    return bool(envs.SGLANG_TOOL_STRICT_LEVEL.get())
 
 
 def _without_context_limit(build_sampling_params: Any) -> Any:

@@ -61,16 +61,11 @@ def is_quiet(log_level: str) -> bool:
     return log_level.upper() in ("WARNING", "ERROR", "CRITICAL")
 
 
-def environment(log_level: str, *, offline: bool) -> dict[str, str]:
-    """Return the variables that SGLang and its processes read.
-
-    `offline` is whether all files of the model are local.
-    """
+def environment(log_level: str) -> dict[str, str]:
+    """Return the variables that SGLang and its processes read, some of them at the import."""
     made = dict(ENVIRONMENT)
     if is_cpu():
         made |= CPU_ENVIRONMENT
-    if offline:
-        made["HF_HUB_OFFLINE"] = "1"
     if is_quiet(log_level):
         made["PYTHONWARNINGS"] = "ignore"
     return made

@@ -14,22 +14,25 @@ from dataclasses import replace
 from typing import Any
 
 from handler.engine import preflight
-from handler.engine.capacity import Capacity
+from handler.engine.capacity import Capacity, max_token_characters
 from handler.engine.chat_template import read_chat_template
-from handler.engine.flag_aliases import flags_to_variables
-from handler.engine.flags import EngineFlags, parse_engine_flags
-from handler.engine.interface import RunningEngine
+from handler.engine.flags.aliases import flags_to_variables
+from handler.engine.flags.parallelism import Parallelism, check_parallelism
+from handler.engine.flags.parser import EngineFlags, parse_engine_flags
+from handler.engine.interface import AUTO, Configuration, LoweredSetting, RunningEngine
 from handler.engine.pacing import Pacer
-from handler.engine.parallelism import Parallelism, check_parallelism
 from handler.engine.processes import all_running, descendants_named
-from handler.engine.request_fields import request_fields
+from handler.engine.request_fields import request_fields, request_validators
 from handler.engine.vllm import flags, platform, start_method
+from handler.engine.vllm.configuration import read_configuration
 from handler.engine.vllm.start_method import StartMethod
 from handler.errors import EngineStartFailed, InvalidSetting, ModelUnavailable
+from handler.model.attention import default_context_tokens
 from handler.model.checkpoint import WEIGHTS, has_config, model_config
 from handler.model.resolve import ResolvedModel
 from handler.settings.environ import export, given_name, log_level_of
 from handler.settings.fields import Settings
+from handler.startup.build_jobs import build_jobs_environment
 from handler.startup.gpus import Gpu
 from handler.startup.timings import StartupStage
 
@@ -50,8 +53,9 @@ class VllmAdapter:
     ) -> None:
         self._settings = settings
         self._model = model
-        self._environ = dict(environ)  # as it was before `check_flags` exports defaults
+        self._environ = dict(environ)  # as it was before defaults are exported
         self._args: argparse.Namespace | None = None
+        self._lowered: list[LoweredSetting] = []
         self.served_model_name = (*settings.model_names, model.name)[0]
 
     @property
@@ -80,17 +84,24 @@ class VllmAdapter:
     def prepare(self) -> None:
         """Do nothing: off the main thread vLLM installs no signal handler."""
 
-    def check_flags(self) -> None:
-        """Import vLLM and check all settings; see `interface.EngineAdapter.check_flags`."""
-        log_level = log_level_of(self._environ, LOG_LEVEL, self._settings.log_level)
+    @staticmethod
+    def import_engine(settings: Settings, environ: Mapping[str, str]) -> None:
+        """Import vLLM, all of it that the check of the flags needs.
+
+        Raises:
+            InvalidSetting: VLLM_LOGGING_LEVEL is no level.
+        """
+        log_level = _log_level(settings, environ)
         export({}, remove=[LOG_LEVEL])
-        export(
-            platform.environment(log_level, offline=self._model.is_local),
-            remove=platform.REMOVED_VARIABLES,
-        )
+        export(platform.environment(log_level), remove=platform.REMOVED_VARIABLES)
         if platform.is_quiet(log_level) and not sys.warnoptions:
             warnings.simplefilter("ignore")  # in a fork, which does not read PYTHONWARNINGS
         log.info("importing vLLM %s", platform.version())
+        flags.engine_flags()
+
+    def check_flags(self) -> None:
+        """Check all settings; see `interface.EngineAdapter.check_flags`."""
+        log_level = _log_level(self._settings, self._environ)
         engine_flags = flags.engine_flags()
         gpus = platform.gpus(self._environ)
         args = parse_engine_flags(
@@ -109,6 +120,7 @@ class VllmAdapter:
             export({platform.STARTUP_PLAN: "1"})
         if platform.is_cpu():
             export(platform.configure_cpu_ranks(args))
+        export(build_jobs_environment(_parallelism(args).ranks_on(len(gpus))))
         self._args = args
 
     def _check_args(
@@ -137,7 +149,16 @@ class VllmAdapter:
             # vLLM notices in a child process, and the reason would only be in its log.
             raise ModelUnavailable(f"{self._model.name} has no weights ({' '.join(WEIGHTS)}).")
         if demand := flags.memory_demand(args, _parallelism(args), self._model):
-            preflight.check_memory(demand, gpus)
+            fitting = preflight.check_memory(demand, gpus)
+            if fitting is not None:
+                log.warning(
+                    "the KV cache has no room for a request of the model's own context, which vLLM "
+                    "shortens to what fits, about %d tokens (MAX_MODEL_LEN=auto)",
+                    fitting,
+                )
+                own = default_context_tokens(model_config(self._model.path)) or 0
+                self._lowered.append(LoweredSetting("MAX_MODEL_LEN", own, AUTO))
+                args.max_model_len = AUTO
         configure_logging_from_args(args)
         if args.worker_cls == "auto" and current_platform.device_name in ("cpu", "cuda"):
             args.worker_cls = TIMED_WORKER
@@ -168,14 +189,17 @@ class VllmAdapter:
         from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
         from vllm.entrypoints.launchers.app import build_app
 
-        from handler.engine.vllm import patches
+        from handler.engine.vllm import patches, rank_timeout
 
         args, is_cpu = self._checked_args(), platform.is_cpu()
         method = self._start_method()
         log.info("starting the engine: %s", method)
         export({}, remove=[start_method.VARIABLE])  # it may be empty
         export({start_method.VARIABLE: method.name})
-        patches.apply(pacer, is_cpu=is_cpu, forks=method.name == start_method.FORK)
+        forks = method.name == start_method.FORK
+        patches.apply(pacer, is_cpu=is_cpu, forks=forks)
+        if forks and args.tensor_parallel_size * args.pipeline_parallel_size > 1:
+            rank_timeout.leave_out_freezes()
         async with build_async_engine_client(args) as engine:
             up = time.time()
             if not is_cpu:
@@ -201,7 +225,20 @@ class VllmAdapter:
                     generates="generate" in tasks,
                     request_fields=request_fields(app),
                     stages=(*stages, app_stage),
+                    validators=request_validators(app),
+                    max_token_characters=max_token_characters(engine.get_tokenizer),
+                    constrains_tools=args.tool_strict_level != "auto",
+                    lowered=tuple(self._lowered),
                 )
+
+    def configuration(self) -> Configuration:
+        """Return what the last start tried; see `interface.EngineAdapter.configuration`."""
+        args = self._checked_args()
+        return read_configuration(args, self._environ, _parallelism(args), self._model)
+
+
+def _log_level(settings: Settings, environ: Mapping[str, str]) -> str:
+    return log_level_of(environ, LOG_LEVEL, settings.log_level)
 
 
 async def _startup_stages(

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from handler.engine import speculative
-from handler.engine.flags import EngineFlags, FlagError
-from handler.engine.parallelism import Parallelism
+from handler.engine.flags import speculative
+from handler.engine.flags.parallelism import Parallelism
+from handler.engine.flags.parser import EngineFlags, FlagError
 from handler.engine.preflight import MemoryDemand
 from handler.errors import InvalidSetting
 from handler.model.checkpoint import has_fp8_cache

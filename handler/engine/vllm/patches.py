@@ -11,6 +11,9 @@ v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollec
     vLLM merges by time: its `stream_interval` counts tokens. 24 are as fast, but then a
     stream of 30 tokens/s is flushed every 0.8 s.
     A request that the engine core ends by itself fails. Until vLLM does not end it as complete.
+v1.engine.core.StructuredOutputManager
+    The core compiles each constraint with the backend that it was checked for, and none for a
+    request that was aborted meanwhile (grammars.py). Until vLLM's core has several backends.
 parser.ParserManager.get_parser
     The class that it returns parses a flush token by token (token_parser.py), and the request
     states record where each token's text ends (parsed_streams.py). Many parsers lose calls where a
@@ -28,6 +31,13 @@ humming.ops.utils, humming.utils.nvrtc, on a GPU
     Imported without the two processes that each starts: they import torch to find that the package
     has the built library already, and take 3 s of a start on two cores. Until the package looks
     first.
+v1.executor.multiproc_executor.time, distributed.device_communicators.shm_broadcast.time,
+MultiprocExecutor._init_executor, in a core with several ranks that is a fork (rank_timeout.py)
+    A freeze within a step, longer than VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, would end the core.
+    Until that timeout does not count a freeze.
+handlers of the logger `vllm` (error_log.py)
+    Each running request would log the traceback of the engine core's death: thousands of lines.
+    Until vLLM logs it once.
 app.state.server
     The handler of engine errors sets `should_exit` of vLLM's HTTP server, which does not run here.
     Until vLLM accepts an app without a server.
@@ -57,6 +67,14 @@ v1.worker.cpu_worker.CPUWorker, v1.worker.gpu_worker.Worker (timed_worker.py)
 Worker.execute_dummy_batch, on a CPU (adapter.py)
     With pipeline parallelism the later stages need tensors of a dry run that vLLM skips on a CPU.
     Until it does not skip it.
+v1.core.kv_cache_utils: the texts of a KV cache that does not fit (out_of_memory.py);
+Worker.cudagraph_memory_estimate (timed_worker.py), AsyncEngineArgs.create_engine_config
+(configuration.py)
+    What the memory of a start lacked, and what it was started with. Until vLLM reports the reason
+    and the sizes of a failed start to its caller. Tests: tests/contract/test_vllm_memory.py.
+v1.engine.core.EngineCoreProc.run_engine_core (failed_start/report.py)
+    It raises what ends the core, so that the process can report it. Until the error in the worker's
+    process has the core's own.
 process title VLLM::Worker (adapter.py)
     vLLM reports a dead rank late. Until it does so within a second.
 AsyncLLM.errored, .vllm_config, .collective_rpc, .model_config.get_diff_sampling_param (adapter.py)
@@ -76,6 +94,8 @@ from typing import Any
 from vllm.v1.engine import async_llm, output_processor
 
 from handler.engine.pacing import FlushGate, Pacer
+from handler.engine.vllm import grammars
+from handler.engine.vllm.error_log import log_one_traceback
 from handler.engine.vllm.paced_streams import PacedCollector, PacedState
 from handler.settings.environ import export
 
@@ -91,6 +111,7 @@ def apply(pacer: Pacer, *, is_cpu: bool, forks: bool) -> None:
     from vllm.model_executor.models import registry
     from vllm.v1.engine import utils
 
+    grammars.use_in_core()
     pace_streams(pacer)
     parse_by_token(pacer)
     OpenAIServingModels.show_available_models = _names_only(
@@ -153,7 +174,11 @@ def _stream_with(state: type[PacedState], collector: type[PacedCollector], pacer
 
 
 def prepare_app(app: Any) -> None:
-    """Set what the app's error handlers read; `EngineRuntime` notices a dead engine itself."""
+    """Set what happens at the engine's death; `EngineRuntime` notices it itself.
+
+    Call it when the engine runs: its start may configure vLLM's logging anew.
+    """
+    log_one_traceback()
     app.state.server = SimpleNamespace(should_exit=False)
 
 

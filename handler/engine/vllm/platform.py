@@ -50,18 +50,13 @@ def is_quiet(log_level: str) -> bool:
     return log_level.upper() in ("WARNING", "ERROR", "CRITICAL")
 
 
-def environment(log_level: str, *, offline: bool) -> dict[str, str]:
-    """Return the variables that vLLM and its processes read.
-
-    `offline` is whether all files of the model are local.
-    """
+def environment(log_level: str) -> dict[str, str]:
+    """Return the variables that vLLM and its processes read, some of them at the import."""
     made = {**ENVIRONMENT, "VLLM_LOGGING_LEVEL": log_level}
     if is_cpu():
         made |= CPU_ENVIRONMENT
     if is_quiet(log_level):
         made |= QUIET_ENVIRONMENT
-    if offline:
-        made["HF_HUB_OFFLINE"] = "1"
     return made
 
 

@@ -1,4 +1,4 @@
-"""vLLM's worker of a rank, which also measures the stages of its start.
+"""vLLM's worker of a rank, which also measures the stages of its start and reports its failure.
 
 vLLM imports the class in the rank's process by its name in `worker_cls`; the adapter reads the
 timings through `collective_rpc`.
@@ -15,12 +15,23 @@ from typing import Any
 from vllm.platforms import current_platform
 from vllm.utils.import_utils import resolve_obj_by_qualname
 
+from handler.engine.failed_start.report import (
+    DEVICE,
+    GRAPHS,
+    KV_CACHE,
+    MEASURE,
+    WEIGHTS,
+    report_figures,
+    reported,
+)
 from handler.engine.vllm.core_process import core_started
+from handler.engine.vllm.grammars import use_in_core
 
 VLLM_WORKERS = {
     "cpu": "vllm.v1.worker.cpu_worker.CPUWorker",
     "cuda": "vllm.v1.worker.gpu_worker.Worker",
 }
+use_in_core()  # a core that was not forked has it from here, if it also is the rank
 Timing = tuple[str, float, float]  # stage, seconds since the epoch, seconds
 VllmWorker: Any = resolve_obj_by_qualname(VLLM_WORKERS[current_platform.device_name])
 
@@ -31,29 +42,34 @@ class TimedWorker(VllmWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         imports = ("imports of the rank", BEGAN_WORK, time.time() - BEGAN_WORK)
         self._timings: list[Timing] = [core_started(BEGAN_WORK), imports]
-        super().__init__(*args, **kwargs)
+        with reported():
+            super().__init__(*args, **kwargs)
 
     def init_device(self) -> None:
-        self._timed("device", super().init_device)
+        self._timed(DEVICE, super().init_device)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
-        self._timed("weights", super().load_model, *args, **kwargs)
+        self._timed(WEIGHTS, super().load_model, *args, **kwargs)
 
     def determine_available_memory(self) -> int:
-        """Return the free memory in bytes; the model is compiled here."""
-        return int(self._timed("compile and measure memory", super().determine_available_memory))
+        """Return the free memory in bytes, negative if it lacks; the model is compiled here."""
+        available = int(self._timed(MEASURE, super().determine_available_memory))
+        graphs = int(getattr(self, "cudagraph_memory_estimate", 0))
+        report_figures(available_bytes=available, graph_bytes=graphs)
+        return available
 
     def initialize_from_config(self, *args: Any, **kwargs: Any) -> None:
-        self._timed("KV cache", super().initialize_from_config, *args, **kwargs)
+        self._timed(KV_CACHE, super().initialize_from_config, *args, **kwargs)
 
     def compile_or_warm_up_model(self) -> Any:
-        return self._timed("graphs", super().compile_or_warm_up_model)
+        return self._timed(GRAPHS, super().compile_or_warm_up_model)
 
     def start_timings(self) -> list[Timing]:
         return self._timings
 
     def _timed(self, name: str, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         began, started = time.time(), time.monotonic()
-        result = step(*args, **kwargs)
+        with reported(name):
+            result = step(*args, **kwargs)
         self._timings.append((name, began, time.monotonic() - started))
         return result

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from handler.engine.sse import decode_event
+from handler.engine.call.sse import decode_event
 
 SGLANG_USAGE = b'"meta_info":'  # the usage of one prompt in SGLang's own routes
 USAGE_ON_REQUEST = frozenset({"/v1/chat/completions", "/v1/completions"})

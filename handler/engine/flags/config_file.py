@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.engine.flag_aliases import ALIASES, NO_SERVER, NOT_PASSED_ON, SERVER_ONLY
-from handler.engine.flag_text import split_arguments
-from handler.errors import InvalidSetting, one_line
+from handler.engine.flags.aliases import ALIASES, NO_SERVER, NOT_PASSED_ON, SERVER_ONLY
+from handler.engine.flags.text import split_arguments
+from handler.errors import InvalidSetting, is_lasting, one_line
 from handler.settings.environ import setting_variables
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,9 @@ def _read(path: str, source: str) -> ConfigFile:
         text = file.read_text(encoding="utf-8-sig")
         content, tree = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InvalidSetting(f"{path} cannot be read: {one_line(str(error))}.") from error
+        raise InvalidSetting(
+            f"{path} cannot be read: {one_line(str(error))}.", lasting=is_lasting(error)
+        ) from error
     if not isinstance(content, dict | None):
         raise InvalidSetting(f"{path} must have a flag and its value on each line.")
     spelled = [key.value for key, _ in tree.value] if content else []

@@ -37,6 +37,13 @@ class Parallelism:
     ranks: int
     groups: int = 1
 
+    def ranks_on(self, gpu_count: int) -> int:
+        """Return how many ranks a machine with so many GPUs has at most: each takes one.
+
+        Without a GPU all of them run on the CPU.
+        """
+        return min(self.ranks, gpu_count or self.ranks)
+
 
 def resolve_auto_tensor_parallel(environ: Mapping[str, str], gpu_count: int) -> Mapping[str, str]:
     """Return the environ with a number in place of TENSOR_PARALLEL_SIZE=auto.

@@ -1,16 +1,19 @@
-"""The deadline of one request. It bounds the waits for the engine, not those for the caller."""
+"""The deadline of one request. It bounds the waits for the engine, not those for the caller.
 
-import asyncio
+The time for which the worker was frozen does not count.
+"""
+
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from handler.engine.awake_clock import AwakeTimeout, awake_clock
 from handler.errors import RequestTimedOut
 
 T = TypeVar("T")
 
 
 class Deadline:
-    """A deadline that starts when it is made, on a running loop.
+    """A deadline that starts when it is made.
 
     Args:
         timeout_seconds: None for no deadline.
@@ -22,8 +25,7 @@ class Deadline:
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self._setting = setting
-        now = asyncio.get_running_loop().time()
-        self._at = None if timeout_seconds is None else now + timeout_seconds
+        self._at = None if timeout_seconds is None else awake_clock.now() + timeout_seconds
 
     async def wait_for(self, awaitable: Awaitable[T]) -> T:
         """Await within the time that is left.
@@ -34,7 +36,7 @@ class Deadline:
         if self._at is None:
             return await awaitable
         try:
-            async with asyncio.timeout_at(self._at):
+            async with AwakeTimeout(at=self._at):
                 return await awaitable
         except TimeoutError as error:
             raise RequestTimedOut(

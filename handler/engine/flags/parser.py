@@ -9,8 +9,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from handler.engine.config_file import refuse_unknown_keys
-from handler.engine.flag_aliases import (
+from handler.engine.flags.aliases import (
     ALIAS_NAMES,
     ALIASES,
     NO_SERVER,
@@ -22,17 +21,18 @@ from handler.engine.flag_aliases import (
     flag_rules,
     refuse_settings_of_other_engine,
 )
-from handler.engine.flag_text import (
+from handler.engine.flags.config_file import refuse_unknown_keys
+from handler.engine.flags.parallelism import resolve_auto_tensor_parallel
+from handler.engine.flags.removed_names import (
+    refuse_old_flags,
+    removed_names,
+    unused_variable_warnings,
+)
+from handler.engine.flags.text import (
     choices,
     flag_arguments,
     parser_reason,
     split_arguments,
-)
-from handler.engine.parallelism import resolve_auto_tensor_parallel
-from handler.engine.removed_names import (
-    refuse_old_flags,
-    removed_names,
-    unused_variable_warnings,
 )
 from handler.errors import InvalidSetting
 from handler.settings.environ import (

@@ -8,7 +8,7 @@ sglang, and docs/moving.md lists them. Those that still work are in
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 
-from handler.engine.flag_aliases import OTHER_ENGINE, SERVER_ONLY, TITLES, EngineName
+from handler.engine.flags.aliases import OTHER_ENGINE, SERVER_ONLY, TITLES, EngineName
 from handler.errors import InvalidSetting
 from handler.settings.old_names import OLD_NAMES
 from handler.settings.types import FALSE_WORDS
