@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from handler.errors import ModelUnavailable
+from handler.errors import ModelUnavailable, is_lasting
 from handler.model import mistral
 
 CONFIG = "config.json"
@@ -118,7 +118,7 @@ def json_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelUnavailable(f"{path.name} cannot be read") from error
+        raise ModelUnavailable(f"{path.name} cannot be read", lasting=is_lasting(error)) from error
     if not isinstance(content, dict):
         raise ModelUnavailable(f"{path.name} must be a JSON object")
     return content
@@ -130,7 +130,7 @@ def model_named_in_errors(name: str) -> Iterator[None]:
     try:
         yield
     except ModelUnavailable as error:
-        raise ModelUnavailable(f"{name}: {error}.") from error
+        raise ModelUnavailable(f"{name}: {error}.", lasting=error.lasting) from error
 
 
 def _quantization_config(folder: Path, config: dict[str, Any]) -> Any:

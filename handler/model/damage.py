@@ -102,7 +102,9 @@ def _files_read(folder: Path, kind: ArtifactKind) -> set[str]:
 def _safetensors_damage(path: Path, size: int) -> str | None:
     try:
         expected = expected_bytes(path)
-    except ModelUnavailable:
+    except ModelUnavailable as error:
+        if not error.lasting:
+            raise
         return _cut_short(size, "a safetensors file")
     if size < expected:
         return f"was cut short: it has {size} of {expected} bytes"

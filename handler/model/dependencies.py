@@ -87,7 +87,8 @@ def find_dependencies(
                 files = sources.find(reference, needed.kind)
             except ModelUnavailable as error:
                 if needed.kind != "code":
-                    raise ModelUnavailable(f"{reference.setting} names {error}") from error
+                    reason = f"{reference.setting} names {error}"
+                    raise ModelUnavailable(reason, lasting=error.lasting) from error
                 # An engine does not need it without TRUST_REMOTE_CODE, or if it implements the
                 # model itself.
                 log.warning("%s names code that is not available: %s", reference.setting, error)

@@ -22,14 +22,17 @@ from handler.model.hub_errors import (
     hub_errors_explained,
     retry,
 )
-from handler.model.hub_patches import PARTIAL_SUFFIX, turn_xet_off
+from handler.model.hub_names import check_access
+from handler.model.hub_patches import PARTIAL_SUFFIX, keep_to_own_requests, turn_xet_off
 from handler.model.reference import HubReference
 from handler.model.transfer import MAX_SILENCE_SECONDS, Transfer
 
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_SECONDS = 10.0
-LIST_TIMEOUT_SECONDS = 20.0
+# Of the first request, and of those after it: a hub answers in a fraction of a second, but the list
+# of a repository with thousands of files takes longer.
+LIST_TIMEOUTS_SECONDS = (2.0, 10.0)
 MAX_PARTIAL_FILE_AGE_SECONDS = 3 * 3600.0  # an older one belongs to a worker that was killed
 MIN_LOGGED_MEGABYTES = 1
 
@@ -73,6 +76,10 @@ def list_repository(
 ) -> RepoListing:
     """Resolve a revision to its commit and list the files.
 
+    This is one request, a second one for a gated repository, and one or two for names like one that
+    the hub does not have: what is wrong with a name is known before a byte is downloaded. A hub
+    that does not answer is asked twice.
+
     Raises:
         ModelUnavailable, InvalidSetting: the hub's reason in one sentence.
     """
@@ -80,6 +87,8 @@ def list_repository(
 
     api = HfApi(token=reference.plain_token())
     check_endpoint()
+    keep_to_own_requests()
+    timeouts_seconds = iter(LIST_TIMEOUTS_SECONDS)
     with hub_errors_explained(reference):
         try:
             info = retry(
@@ -87,12 +96,14 @@ def list_repository(
                     reference.name,
                     revision=reference.revision or "main",
                     files_metadata=True,
-                    timeout=LIST_TIMEOUT_SECONDS,
+                    timeout=next(timeouts_seconds, LIST_TIMEOUTS_SECONDS[-1]),
                 ),
                 waits_seconds=retry_waits_seconds,
             )
         except KeyError as error:  # JSON of another server
             raise ValueError(f"the answer has no {error}") from error
+        if info.gated:  # everybody sees the metadata of such a repository
+            check_access(reference)
         files = tuple(
             RemoteFile(
                 sibling.rfilename,
@@ -104,8 +115,21 @@ def list_repository(
         )
     licence = info.card_data.get("license") if info.card_data else None
     # The hub also knows a renamed repository by its old name; the cache then uses the old name.
-    name = info.id if same_repository(info.id, reference.name) else reference.name
+    name = info.id
+    if not same_repository(name, reference.name):
+        log.warning(
+            "%s was renamed on the hub: set %s=%s", reference.name, reference.setting, info.id
+        )
+        name = reference.name
     return RepoListing(name, str(info.sha), files, str(licence) if licence else None)
+
+
+def import_client() -> None:
+    """Import huggingface-hub, with all that `list_repository` and `download_files` need of it.
+
+    Its modules import each other in circles, which two threads must not do at the same time.
+    """
+    from huggingface_hub import HfApi, snapshot_download  # noqa: F401
 
 
 def default_cache() -> str:
@@ -171,10 +195,11 @@ def download_files(
 def disk_usage_bytes(folder: Path) -> int:
     """Return the disk space that a folder's files take, while files may come and go."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            if not path.is_symlink() and path.is_file():
-                total += path.stat().st_blocks * 512
+    with suppress(OSError):  # a folder that is listed may go
+        for path in folder.rglob("*"):
+            with suppress(OSError):
+                if not path.is_symlink() and path.is_file():
+                    total += path.stat().st_blocks * 512
     return total
 
 
@@ -192,11 +217,13 @@ def _check_free_space(name: str, target: Path, files: Collection[RemoteFile]) ->
         return blob.is_file() or (target / file.path).is_file()
 
     needed_bytes = sum(file.bytes for file in files if not is_there(file))
-    missing_bytes = needed_bytes - shutil.disk_usage(target).free
+    disk = shutil.disk_usage(target)
+    missing_bytes = needed_bytes - disk.free
     if missing_bytes > 0:
         raise ModelUnavailable(
             f"{name} needs {needed_bytes / 1e9:.1f} GB more on the disk of {target}: "
-            f"{missing_bytes / 1e9:.1f} GB too few are free."
+            f"{missing_bytes / 1e9:.1f} GB too few are free.",
+            lasting=needed_bytes > disk.total,  # else something on this host fills it
         )
 
 

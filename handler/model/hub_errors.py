@@ -11,6 +11,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from handler.errors import InvalidSetting, ModelUnavailable, one_line
+from handler.model.hub_names import similar_names
 from handler.model.reference import HubReference
 
 log = logging.getLogger(__name__)
@@ -19,10 +20,12 @@ T = TypeVar("T")
 RETRY_WAITS_SECONDS = (1.0, 2.0, 4.0)  # between failures in a row, none of which made progress
 # Sum of the waits that the hub may request; its rate limits are counted over 300 s.
 MAX_RATE_LIMIT_WAIT_SECONDS = 330.0
+TRANSIENT_STATUSES = (408, 429)  # and 5xx
 MAX_REASON_CHARACTERS = 200
 MAX_DIGITS = 9  # of a time in seconds
 NAME_AND_REVISION = re.compile(r"[\w.-]+/[\w.-]+[:@#]([\w./-]+)")
 READ_TIMEOUT = "ReadTimeout"  # of httpx, or of httpx2 from huggingface-hub 2.0 on
+TIMEOUTS = ("ConnectTimeout", READ_TIMEOUT)
 # Query strings may be signatures; an "illegal header value" error repeats the token.
 SECRETS = re.compile(r"\?[^\s']*|(?<=Bearer ).*", re.DOTALL)
 
@@ -42,7 +45,8 @@ def retry(
     Args:
         call: a request to the hub.
         progress: a count, such as of bytes; when it has grown, the retries start over.
-        waits_seconds: the waits between failures without progress; then the error is raised.
+        waits_seconds: the waits between failures without progress; then the error is raised, as
+            after a second silence in a row.
             Waits that the hub requests are counted separately.
         sleep: waits that many seconds.
     """
@@ -66,7 +70,7 @@ def retry(
                 failures = 1 if progress() > before else failures + 1
                 if failures > len(waits_seconds) or (has_stalled and failures > 1):
                     raise
-                has_stalled = isinstance(error, TransferStalled)
+                has_stalled = _is_silence(error)
                 wait_seconds = waits_seconds[failures - 1]
             log.warning("%s, trying again in %.0f s", _retry_reason(error), wait_seconds)
             sleep(wait_seconds)
@@ -74,7 +78,11 @@ def retry(
 
 @contextmanager
 def hub_errors_explained(reference: HubReference) -> Iterator[None]:
-    """Turn huggingface-hub's errors into ModelUnavailable or InvalidSetting."""
+    """Turn huggingface-hub's errors into ModelUnavailable or InvalidSetting.
+
+    Lasting is what the hub says of the repository, its revision and the token; what else its
+    server, the network or a disk does may pass, or be another on the next host.
+    """
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
         HfHubHTTPError,
@@ -102,20 +110,21 @@ def hub_errors_explained(reference: HubReference) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         reason = "no such repository on the hub, or it is private and HF_TOKEN gives no access"
-        raise ModelUnavailable(f"{name}: {reason}{advice}.") from error
+        names = similar_names(reference)
+        similar = f"; similar names there: {', '.join(names)}" if names else ""
+        raise ModelUnavailable(f"{name}: {reason}{advice}{similar}.") from error
     except HfHubHTTPError as error:
-        raise ModelUnavailable(f"{name}: {_status_reason(error, advice)}.") from error
+        raise _status_error(name, error, advice) from error
     except TransferStalled as error:
         reason = f"the hub at {_endpoint()} accepts the download and sends {error}"
-        raise ModelUnavailable(f"{name}: {reason}.") from error
-    except OfflineModeIsEnabled as error:
+        raise ModelUnavailable(f"{name}: {reason}.", lasting=False) from error
+    except OfflineModeIsEnabled as error:  # another host may have it
         reason = "it is not in the cache, and HF_HUB_OFFLINE is set"
-        raise ModelUnavailable(f"{name}: {reason}.") from error
+        raise ModelUnavailable(f"{name}: {reason}.", lasting=False) from error
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error.__cause__, HfHubHTTPError):  # "not in the cache", because of this
-            reason = _status_reason(error.__cause__, advice)
-            raise ModelUnavailable(f"{name}: {reason}.") from error
-        raise ModelUnavailable(f"{name}{_failure_reason(error)}.") from error
+            raise _status_error(name, error.__cause__, advice) from error
+        raise ModelUnavailable(f"{name}{_failure_reason(error)}.", lasting=False) from error
 
 
 def check_endpoint() -> None:
@@ -175,21 +184,24 @@ def _requested_wait_seconds(error: BaseException | None) -> float | None:
     return seconds if seconds > 1.0 else None  # "0" and a time in the past are no wait
 
 
-def _status_reason(error: BaseException, token_advice: str) -> str:
+def _status_error(name: str, error: BaseException, token_advice: str) -> ModelUnavailable:
     """Explain a status; 401 and 403 of the CDN for large files do not concern the token."""
     status, host = error.response.status_code, error.response.url.host  # type: ignore[attr-defined]
     if status == 429:
         asked = _requested_wait_seconds(error)
         wait = f" and asks to wait {asked:.0f} s" if asked is not None else ""
-        return (
-            f"the hub answered 429, too many requests{wait}: try again later, or with HF_TOKEN, "
-            "which has a higher limit"
+        return ModelUnavailable(
+            f"{name}: the hub answered 429, too many requests{wait}: try again later, or with "
+            "HF_TOKEN, which has a higher limit.",
+            lasting=False,
         )
     reasons = {401: "HF_TOKEN is not valid", 403: "HF_TOKEN has no permission to read it"}
     if status in reasons and host == urlsplit(_endpoint()).hostname:
-        return f"the hub answered {status}: {reasons[status]}{token_advice}"
+        return ModelUnavailable(
+            f"{name}: the hub answered {status}: {reasons[status]}{token_advice}."
+        )
     reason = "try again later" if status >= 500 else reason_of(error)
-    return f"the hub answered {status}: {reason}"
+    return ModelUnavailable(f"{name}: the hub answered {status}: {reason}.", lasting=False)
 
 
 def _failure_reason(error: Exception) -> str:
@@ -213,6 +225,13 @@ def _endpoint() -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
+def _is_silence(error: BaseException | None) -> bool:
+    """Whether no data came for as long as it was waited for."""
+    if isinstance(error, TransferStalled) or type(error).__name__ in TIMEOUTS:
+        return True
+    return error is not None and _is_silence(error.__cause__)
+
+
 def _is_transient(error: Exception) -> bool:
     """Whether a retry may succeed: no response, or an error of the hub's server."""
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -223,7 +242,8 @@ def _is_transient(error: Exception) -> bool:
     )
 
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+        status = error.response.status_code
+        return status >= 500 or status in TRANSIENT_STATUSES
     if isinstance(error, OfflineModeIsEnabled | FileMetadataError):
         return False
     if not isinstance(error, HTTPError) and isinstance(error.__cause__, Exception):

@@ -8,8 +8,16 @@ tests/contract/test_huggingface_hub.py has a test for each.
 | `constants.HF_HUB_DISABLE_XET` | after a transfer by Xet stalled,  | a transfer without a byte |
 |                                | plain HTTP is tried; the variable | ends by itself            |
 |                                | is read at the import             |                           |
+| `constants.HF_HUB_CACHE`,      | they follow from what was found,  | they are read where they  |
+| `constants.HF_HUB_OFFLINE`     | and the variables are read at the | are used                  |
+|                                | import; the engines read the      |                           |
+|                                | constants                         |                           |
 | `get_session().event_hooks`,   | it waits as long as an answer 429 | that wait has a bound     |
 | during a download              | says, in silence                  |                           |
+| `utils._detect_agent`          | a new container asks the hub for  | it asks where it is a     |
+| `._registry`                   | a list of programs that may have  | command line              |
+|                                | called it, before each first      |                           |
+|                                | request and for up to 3 s         |                           |
 
 | called or read                 | why                               | until                     |
 | ------------------------------ | --------------------------------- | ------------------------- |
@@ -22,6 +30,7 @@ tests/contract/test_huggingface_hub.py has a test for each.
 |                                |                                   | no byte comes             |
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +45,19 @@ def turn_xet_off() -> bool:
     was_on = not constants.HF_HUB_DISABLE_XET
     constants.HF_HUB_DISABLE_XET = True
     return was_on
+
+
+def keep_to_own_requests() -> None:
+    """Have huggingface-hub send no request of its own before the first one."""
+    from huggingface_hub.utils import _detect_agent
+
+    _detect_agent._registry = _detect_agent._EMPTY_REGISTRY
+
+
+def replace_constants(**values: object) -> None:
+    """Replace constants of huggingface-hub where it is imported, and so has read its variables."""
+    if constants := sys.modules.get("huggingface_hub.constants"):
+        vars(constants).update(values)
 
 
 def abort_xet() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from handler.errors import ModelUnavailable
+from handler.errors import ModelUnavailable, is_lasting
 
 MANIFEST_NAME = "manifest.json"
 
@@ -88,4 +88,5 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise ModelUnavailable(f"{path} is not a manifest of `builder fetch`.") from error
+        reason = f"{path} is not a manifest of `builder fetch`."
+        raise ModelUnavailable(reason, lasting=is_lasting(error)) from error

@@ -4,8 +4,9 @@ Requests choose the model by its repository's name, wherever `sources.py` finds 
 """
 
 import logging
+import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,11 +23,13 @@ from handler.model.draft import (
     translates_vocabularies,
 )
 from handler.model.hub_cache import caches_in_environ, same_repository
+from handler.model.hub_patches import replace_constants
 from handler.model.lora import LoraAdapter, resolve_adapters
 from handler.model.manifest import read_manifest
 from handler.model.quantization import check_quantization
 from handler.model.reference import HubReference
 from handler.model.sources import FoundFiles, ModelSources
+from handler.settings.environ import export
 from handler.settings.fields import Settings
 
 log = logging.getLogger(__name__)
@@ -65,11 +68,31 @@ class ResolvedModel:
         return has_weights(self.path)
 
 
-def model_sources(settings: Settings, environ: Mapping[str, str]) -> ModelSources:
+def model_sources(
+    settings: Settings, environ: Mapping[str, str], before_hub: Callable[[], None] = lambda: None
+) -> ModelSources:
     """Return the sources of models: the image, the user's caches, the hub."""
     return ModelSources(
-        settings.base_path, settings.hf_token, user_caches=caches_in_environ(environ)
+        settings.base_path,
+        settings.hf_token,
+        user_caches=caches_in_environ(environ),
+        before_hub=before_hub,
     )
+
+
+def export_environment(model: ResolvedModel) -> None:
+    """Export the variables with which the engine finds all files, and leaves the hub alone.
+
+    huggingface-hub reads them at its import. Where that is over they are set there too: the engines
+    look there, and this process, a fork of it and a spawned one have to do the same.
+    """
+    if model.environment:
+        export({}, remove=model.environment)  # even if the user has set it
+        export(model.environment)
+        replace_constants(**model.environment)
+    if model.is_local and "HF_HUB_OFFLINE" not in os.environ:
+        export({"HF_HUB_OFFLINE": "1"})
+        replace_constants(HF_HUB_OFFLINE=True)
 
 
 def resolve_model(

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from handler.errors import ModelUnavailable
+from handler.errors import ModelUnavailable, is_lasting
 from handler.model import mistral
 from handler.model.checkpoint import file_names, index_of_weights, shards
 
@@ -93,7 +93,8 @@ def _broken_file_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
-        raise ModelUnavailable(f"{path.name} is not a safetensors file") from error
+        reason = f"{path.name} is not a safetensors file"
+        raise ModelUnavailable(reason, lasting=is_lasting(error)) from error
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:

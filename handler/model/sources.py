@@ -11,13 +11,13 @@
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from handler.errors import InvalidSetting, ModelUnavailable
+from handler.errors import InvalidSetting, ModelUnavailable, is_lasting
 from handler.model import hub, mistral
 from handler.model.checkpoint import (
     CONFIG,
@@ -72,6 +72,7 @@ class ModelSources:
         platform_cache: the hub cache that the platform mounts.
         retry_waits_seconds: the waits between failures of the hub.
         user_caches: the hub caches that the user's variables name, in order of priority.
+        before_hub: called before each repository that the hub is asked for.
     """
 
     base_path: Path
@@ -80,6 +81,7 @@ class ModelSources:
     platform_cache: Path = PLATFORM_CACHE
     retry_waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS
     user_caches: Mapping[str, Path] = field(default_factory=dict)
+    before_hub: Callable[[], None] = lambda: None
 
     def find(self, reference: HubReference, kind: ArtifactKind = "model") -> FoundFiles:
         """Return the files from the first source that has them.
@@ -94,20 +96,29 @@ class ModelSources:
             found = (
                 self._in_image(reference, kind)
                 or _in_cache(self.platform_cache, "the platform's cache", reference, kind)
-                or _local_folder(reference, kind)
+                or _local_folder(reference, kind, self.base_path)
                 or self._in_user_cache(reference, kind)
                 or _in_cache(self.base_path / VOLUME_CACHE, "the volume", reference, kind)
                 or self._from_hub(reference, kind)
             )
-            check_files(found.path, found.name, kind)
+            self._check_files(found, kind)
             return found
         except OSError as error:  # a name too long for a file, a folder without permission
             name = reference.name
             if len(name) >= MAX_SHOWN_CHARACTERS:
                 name = f"{name[:MAX_SHOWN_CHARACTERS]}…"
             raise InvalidSetting(
-                f"{reference.setting}={name!r}: {error.strerror or error}."
+                f"{reference.setting}={name!r}: {error.strerror or error}.",
+                lasting=is_lasting(error),
             ) from error
+
+    def _check_files(self, found: FoundFiles, kind: ArtifactKind) -> None:
+        try:
+            check_files(found.path, found.name, kind)
+        except ModelUnavailable as error:
+            if found.path.is_relative_to(self.platform_cache):  # each host has its own copy
+                raise ModelUnavailable(str(error), lasting=False) from error
+            raise
 
     def _in_image(self, reference: HubReference, kind: ArtifactKind) -> FoundFiles | None:
         if kind == "lora":
@@ -150,6 +161,8 @@ class ModelSources:
             if found := _in_cache(cache, "the container's cache", reference, kind):
                 return found
             log.info("downloads are kept in this container only, in %s", cache)
+        hub.import_client()
+        self.before_hub()
         listing = hub.list_repository(reference, self.retry_waits_seconds)
         by_path = {file.path: file for file in listing.files}
         # The cache uses the hub's spelling of the name, as other programs do.
@@ -221,14 +234,15 @@ def _in_cache(
     return FoundFiles(path, reference.name, source) if path else None
 
 
-def _local_folder(reference: HubReference, kind: ArtifactKind) -> FoundFiles | None:
+def _local_folder(reference: HubReference, kind: ArtifactKind, volume: Path) -> FoundFiles | None:
     folder = Path(os.path.expanduser(reference.name))
     if folder.is_dir() and _is_usable(folder, kind):
         folder = folder.resolve()
         return FoundFiles(folder, _repository_name(folder), "a local folder")
     if folder.is_dir() or reference.name.startswith(("/", "./", "../", "~")):
         raise ModelUnavailable(
-            f"{reference.setting}={reference.name!r}{_unusable_reason(folder, kind)}."
+            f"{reference.setting}={reference.name!r}{_unusable_reason(folder, kind)}.",
+            lasting=volume.is_dir() or not folder.is_relative_to(volume),  # mounted elsewhere
         )
     return None
 

@@ -87,6 +87,12 @@ class Transfer:
                     raise
 
     def _download(self) -> None:
+        try:
+            self._result.set_result(self._downloaded())
+        except BaseException as error:
+            self._result.set_exception(error)
+
+    def _downloaded(self) -> str:
         from huggingface_hub import snapshot_download
         from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
@@ -94,6 +100,8 @@ class Transfer:
 
         class Progress(tqdm):
             """A hidden progress bar; huggingface-hub's threads call `update` for every chunk."""
+
+            monitor_interval = 0  # no thread, which would still work when vLLM forks its core
 
             def __init__(self, *args: object, **kwargs: object) -> None:
                 super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
@@ -104,24 +112,21 @@ class Transfer:
                 if n:
                     transfer._last_byte = time.monotonic()
 
-        try:
-            # The library's warnings show signed URLs.
-            with _library_log_level(logging.ERROR), rate_limits_raised():
-                path = snapshot_download(
-                    self._reference.name,
-                    revision=self._commit,
-                    token=self._reference.plain_token(),
-                    cache_dir=self._cache,
-                    local_dir=self._folder,
-                    allow_patterns=[escape(path) for path in self._paths],
-                    tqdm_class=Progress,
-                )
-            # When the hub fails, huggingface-hub returns with the files that exist.
-            if missing := [each for each in self._paths if not Path(path, each).is_file()]:
-                raise OSError(f"{self._reference.name}: {missing[0]} did not arrive")
-            self._result.set_result(path)
-        except BaseException as error:
-            self._result.set_exception(error)
+        # The library's warnings show signed URLs.
+        with _library_log_level(logging.ERROR), rate_limits_raised():
+            path = snapshot_download(
+                self._reference.name,
+                revision=self._commit,
+                token=self._reference.plain_token(),
+                cache_dir=self._cache,
+                local_dir=self._folder,
+                allow_patterns=[escape(path) for path in self._paths],
+                tqdm_class=Progress,
+            )
+        # When the hub fails, huggingface-hub returns with the files that exist.
+        if missing := [each for each in self._paths if not Path(path, each).is_file()]:
+            raise OSError(f"{self._reference.name}: {missing[0]} did not arrive")
+        return path
 
 
 @contextmanager
