@@ -10,7 +10,7 @@ import orjson
 
 from handler.errors import InputTooLarge, InvalidInput, UnsupportedBody
 from handler.request.form import FORM_TYPE, FormFile, decode_form, parse_form
-from handler.request.json_text import json_type
+from handler.request.json_text import json_type, paused_collector
 from handler.request.media import base64_to_data_uris, find_media, media_from_urls
 from handler.request.routes import FORMS
 
@@ -38,7 +38,8 @@ def http_fields(path: str, body: bytes, content_type: str) -> dict[str, Any]:
             raise UnsupportedBody(f"{path} needs a JSON object, not a form.")
         return decode_form(body, content_type)
     try:
-        value = orjson.loads(body)
+        with paused_collector():
+            value = orjson.loads(body)
     except ValueError as error:
         raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
     if not isinstance(value, dict):
@@ -69,7 +70,14 @@ def encode_body(path: str, fields: Mapping[str, Any], domains: Collection[str]) 
 
 def _json(body: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(body, ensure_ascii=False).encode()
+        content = orjson.dumps(body)
+        if b"null" not in content:  # orjson writes it for NaN too
+            return content
+    except TypeError:  # a large integer, a lone surrogate, or nested too deeply
+        pass
+    try:
+        # Compact: with spaces a body of 30 MB could be over the limit.
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
     except RecursionError as error:
         raise InvalidInput("The body is nested too deeply.", "body") from error
 

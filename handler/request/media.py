@@ -58,7 +58,7 @@ class RequestMedia:
             if file := by_url.get(field.url):
                 content = base64.b64encode(file.content).decode()
                 field.replace(f"data:{file.content_type};base64,{content}")
-        return json.dumps(value, ensure_ascii=False).encode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
     async def fetched(self) -> dict[str, FetchedFile]:
         """Fetch all media and return them by URL.

@@ -12,22 +12,25 @@ administrative ones. `client_defaults` and `unknown_fields` change the fields of
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handler.engine.call.usage import include_usage
 from handler.engine.interface import EngineRequest
-from handler.engine.usage import include_usage
 from handler.errors import InvalidInput, MethodNotAllowed, UnknownModel
 from handler.request.body import encode_body, http_fields
+from handler.request.body_limits import BodyLimits
 from handler.request.client_defaults import merge_extra_body, replace_defaults, without_nulls
 from handler.request.json_text import check_nesting, json_type, shown
+from handler.request.limits import RequestLimits
 from handler.request.native import MAX_TOKENS, is_native, native_request
 from handler.request.routes import FORMS, POST, Route, default_route, find_route
 from handler.request.sglang_input import sglang_body, takes_sglang_input
 from handler.request.unknown_fields import FieldTranslator
 
 ROUTE_FIELDS = ("route", "body", "method")
+MAX_UNCHECKED_ITEMS = 32  # the engine's error names each invalid one, some in 450 kB
 ROUTE_NAMES = ("openai_route", "route")
 
 
@@ -57,6 +60,10 @@ class RequestParser:
         media_domains: the domains of media URLs; empty for every public one.
         context_tokens: the model's context length, None if unknown.
         aliases: more names of the served model.
+        body_limits: bounds on the size of a body, None for none.
+        validators: checks of the engine's own for encoded bodies by POST path, which raise
+            InvalidInput for the first invalid item.
+        limits: bounds on what a request may ask of the engine, None for none.
     """
 
     def __init__(
@@ -68,6 +75,9 @@ class RequestParser:
         media_domains: frozenset[str] = frozenset(),
         context_tokens: int | None = None,
         aliases: Sequence[str] = (),
+        body_limits: BodyLimits | None = None,
+        validators: Mapping[str, Callable[[bytes], None]] | None = None,
+        limits: RequestLimits | None = None,
     ) -> None:
         self._models = models
         self._default_model = models[0]
@@ -78,6 +88,9 @@ class RequestParser:
         self._media_domains = media_domains
         self._context_tokens = context_tokens
         self._aliases = aliases
+        self.body_limits = body_limits
+        self._validators = validators or {}
+        self._limits = limits
 
     def parse_job(self, job: Mapping[str, Any]) -> ParsedJob:
         """Parse a job with a single request.
@@ -114,6 +127,8 @@ class RequestParser:
             return self._get(request_id, route, query)
         if not route.has_body:
             return EngineRequest("POST", route.path, query=query, request_id=request_id)
+        if self.body_limits is not None and route.path not in FORMS:
+            self.body_limits.check_text(body)
         value = http_fields(route.path, body, content_type)
         return self._post(request_id, route.path, value, query)
 
@@ -197,13 +212,18 @@ class RequestParser:
     def _post(
         self, job_id: str, path: str, body: dict[str, Any], query: str, *, native: bool = False
     ) -> EngineRequest:
-        check_nesting(body)
         is_own = takes_sglang_input(path, self._request_fields)
-        if path not in FORMS and not is_own:
+        has_openai_fields = path not in FORMS and not is_own
+        if has_openai_fields:
             body = merge_extra_body(body)
+        items = self.body_limits.check(path, body) if self.body_limits is not None else 0
+        check_nesting(body)
+        if has_openai_fields:
             self._fields.translate(path, body, native=native)
             replace_defaults(path, body, self._fields.log_once)
             _check_plugin(path, body)
+        if self._limits is not None:
+            self._limits.check(path, body)
         if native and path == POST["completions"]:
             self._fill_context(body)
         body["model"] = self._model(body.get("model"), path)
@@ -211,6 +231,8 @@ class RequestParser:
         if is_own:
             body = sglang_body(path, body, self._models)
         encoded = encode_body(path, body, self._media_domains)
+        if items > MAX_UNCHECKED_ITEMS and path in self._validators and path not in FORMS:
+            self._validators[path](encoded.content)
         return EngineRequest(
             method="POST",
             path=path,

@@ -7,7 +7,6 @@ Each redirect is checked like the first URL. No proxies, no cookies. Error texts
 the user of a URL, which may be secrets.
 """
 
-import asyncio
 import contextlib
 import ipaddress
 import re
@@ -19,6 +18,7 @@ from typing import Any
 from yarl import URL
 
 from handler import PRODUCT
+from handler.engine.awake_clock import AwakeTimeout
 from handler.errors import InvalidInput, UrlNotFound
 
 MAX_REDIRECTS = 3
@@ -86,7 +86,7 @@ class SafeFetch:
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_seconds),
+            timeout=aiohttp.ClientTimeout(total=None),  # `_errors_explained` has the limit
             headers={"user-agent": PRODUCT},  # some hosts block the default of aiohttp
         )
         return self
@@ -159,7 +159,7 @@ class SafeFetch:
 
         what = f"{self._what} at {_shown(url)}"
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with AwakeTimeout(self._timeout_seconds):
                 yield
         except _PrivateAddress as error:
             raise InvalidInput(f"{what}: {error}.", self._param) from error
