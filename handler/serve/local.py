@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handler.engine.sse import EventSplitter, decode_event
+from handler.engine.call.sse import EventSplitter, decode_event
 from handler.errors import InvalidSetting
 from handler.serve.worker import Output, Worker
 

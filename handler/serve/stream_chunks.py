@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from handler.engine.sse import CompletionChunk
+from handler.engine.call.sse import CompletionChunk
 
 # The platform rejects a chunk over 1 MB; the difference is for the envelope around it.
 MAX_CHUNK_BYTES = 990_000

@@ -5,21 +5,22 @@ has outputs of its own. An error is the last yield, `{"error": "<JSON text>"}`: 
 job FAILED and keeps the earlier outputs.
 """
 
+import asyncio
 import contextlib
 import functools
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from handler.engine.asgi_call import AsgiCall
+from handler.engine.awake_clock import awake_clock
+from handler.engine.call.asgi_call import AsgiCall
+from handler.engine.call.deadline import Deadline
+from handler.engine.call.sse import decode_event
+from handler.engine.call.task_end import call_at_task_end
 from handler.engine.capacity import batch_concurrency
-from handler.engine.deadline import Deadline
 from handler.engine.response import EngineResponse, send_request
 from handler.engine.runtime import NOT_RUNNING, EngineRuntime
-from handler.engine.sse import decode_event
-from handler.engine.task_end import call_at_task_end
 from handler.errors import EngineUnavailable, render
 from handler.logs import job_id
 from handler.metrics.monitor import Monitor
@@ -30,9 +31,11 @@ from handler.serve.batch.line import LineRunner
 from handler.serve.batch.output import RESCUE_TIMEOUT_SECONDS
 from handler.serve.batch.request import BatchRequest, parse_batch_request
 from handler.serve.batch.run import Batch, BatchCounts
+from handler.serve.memory import MemoryTrimmer
 from handler.serve.stream_chunks import join_events, merge_chunks
 
-LAST_OUTPUT_GRACE_SECONDS = 5.0  # for the delivery of errors after a drain or the engine's death
+# For the delivery of errors after a drain or the engine's death: longer than a POST's two retries.
+LAST_OUTPUT_GRACE_SECONDS = 7.0
 
 Output = str | dict[str, Any] | list[Any]
 
@@ -98,6 +101,7 @@ class Worker:
         self._observer: RequestObserver = monitor.metrics if monitor else RequestObserver()
         self._log_content = log_content
         self._batches: set[str] = set()
+        self._trimmer = MemoryTrimmer()
 
     @property
     def last_output_grace_seconds(self) -> float:
@@ -129,13 +133,19 @@ class Worker:
                 record.failed(error)
                 raise
 
+    def released(self, size: int) -> None:
+        """Take note that a job with an input of this size has ended."""
+        self._trimmer.released(size)
+
     def prepare(self, job: Mapping[str, Any]) -> PreparedJob:
         """Parse a job and prepare its call to the engine.
 
         Raises:
             RequestError: the input is invalid, or the engine is not running.
         """
-        parsed = self.parser.parse_job(job)
+        return self._prepared(self.parser.parse_job(job))
+
+    def _prepared(self, parsed: ParsedJob) -> PreparedJob:
         return PreparedJob(parsed, self.runtime.prepare_call(parsed.request))
 
     async def outputs(
@@ -145,6 +155,7 @@ class Worker:
         *,
         execution_timeout_seconds: float | None = None,
         prepared: PreparedJob | None = None,
+        is_large: bool = False,
     ) -> AsyncIterator[Output]:
         """Run one job and yield its outputs; the current task must end with the job.
 
@@ -153,8 +164,13 @@ class Worker:
             record: the job's record.
             execution_timeout_seconds: the job's own `policy.executionTimeout`.
             prepared: the result of `prepare`, if it was called before.
+            is_large: whether to parse the job on a thread; not for a batch.
         """
         try:
+            if is_large:
+                record.route = path_of_input(job.get("input")) or record.route
+                parsed = await asyncio.to_thread(self.parser.parse_job, job)
+                prepared = self._prepared(parsed)
             async for output in self._outputs(job, record, execution_timeout_seconds, prepared):
                 yield output
             record.status = 200
@@ -193,22 +209,24 @@ class Worker:
         self, prepared: PreparedJob, deadline: Deadline, record: RequestRecord
     ) -> AsyncIterator[Output]:
         job = prepared.job
-        async with send_request(
-            self.runtime,
-            job.request,
-            deadline=deadline,
-            call=prepared.call,
-            on_data=record.add_output,
-        ) as response:
-            if not response.is_stream:
-                yield await self._plain_output(job, response)
-                return
-            record.streams = True
-            async for events in response.events(with_error=not job.native):
-                for output in _merged(events) if job.native else join_events(events):
-                    started = time.monotonic()
-                    yield output
-                    self.runtime.pacer.flushed(time.monotonic() - started)
+        released = functools.partial(self._trimmer.released, len(job.request.body))
+        with call_at_task_end(released):
+            async with send_request(
+                self.runtime,
+                job.request,
+                deadline=deadline,
+                call=prepared.call,
+                on_data=record.add_output,
+            ) as response:
+                if not response.is_stream:
+                    yield await self._plain_output(job, response)
+                    return
+                record.streams = True
+                async for events in response.events(with_error=not job.native):
+                    for output in _merged(events) if job.native else join_events(events):
+                        started = awake_clock.now()
+                        yield output
+                        self.runtime.pacer.flushed(awake_clock.now() - started)
 
     async def _plain_output(self, job: ParsedJob, response: EngineResponse) -> Output:
         value: Output = await response.value()

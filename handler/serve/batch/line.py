@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 
-from handler.engine.deadline import Deadline
+from handler.engine.call.deadline import Deadline
 from handler.engine.interface import EngineRequest
 from handler.engine.response import send_request
 from handler.engine.runtime import EngineRuntime

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from handler.engine.awake_clock import AwakeTimeout
 from handler.errors import InputTooLarge, InvalidInput
 from handler.request.safe_fetch import SafeFetch
 from handler.serve.batch.spool import Spool
@@ -128,7 +129,7 @@ class UploadedOutput:
 
     async def rescue(self) -> None:
         try:
-            async with asyncio.timeout(RESCUE_TIMEOUT_SECONDS):
+            async with AwakeTimeout(RESCUE_TIMEOUT_SECONDS):
                 await self._try_to_save()
         except TimeoutError:
             log.warning("the results were not saved in %g s", RESCUE_TIMEOUT_SECONDS)

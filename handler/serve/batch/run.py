@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from handler.engine.deadline import Deadline
+from handler.engine.call.deadline import Deadline
 from handler.errors import InvalidLine
 from handler.serve.batch.input import BatchInput, fetch_earlier_results, open_input
 from handler.serve.batch.jsonl import BatchLine, numbered, parse_line

@@ -1,7 +1,9 @@
 """The ASGI app of the HTTP front end: routes, access checks and error responses."""
 
 import re
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +19,14 @@ from handler.engine.runtime import ENGINE_DIED, STOPPING
 from handler.errors import (
     ClientDisconnected,
     EngineUnavailable,
+    InvalidSetting,
     MethodNotAllowed,
     RequestError,
     UnknownRoute,
+    WorkerNotStarted,
     render,
 )
-from handler.request.routes import is_anthropic
+from handler.request.routes import find_route, is_anthropic
 from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.auth import ApiKeys
 from handler.serve.http.body import BodyMemory, RequestBody
@@ -36,12 +40,13 @@ from handler.serve.http.jobs import (
     HttpJobs,
 )
 
-State = Literal["starting", "ready", "draining", "dead"]
-PING_STATUS = {"starting": 204, "ready": 200, "draining": 503, "dead": 503}
+State = Literal["starting", "ready", "draining", "dead", "failed"]
+PING_STATUS = {"starting": 204, "ready": 200, "draining": 503, "dead": 503, "failed": 503}
 NOT_READY = {"starting": "The engine is starting.", "draining": STOPPING, "dead": ENGINE_DIED}
 # Runpod's path prefix of an endpoint; clients then only change the host.
 ENDPOINT_PREFIX = re.compile(r"^/v2/[^/]+(?=/)")
 WAIT_MILLISECONDS = re.compile(r"[0-9]{1,6}")  # of `/runsync?wait=`
+HEALTH_PATH = "/ping"
 PLAYGROUND = Path(__file__).with_name("playground.html")
 PLAYGROUND_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -81,16 +86,31 @@ class HttpApp:
         keys: the valid API keys.
         health_port: the port that answers `/ping` only; None without such a port.
         has_playground: whether `/` is a chat page.
+        health_path: another path that is answered like `/ping`.
+        failure: of the start, which answers everything but the health paths.
+
+    Raises:
+        InvalidSetting: the health path is one of the other routes.
 
     Attributes:
         state: the worker's state.
+        last_request_at: monotonic time at which the last request but those for health ended.
         service: None until the engine is up.
     """
 
-    def __init__(self, keys: ApiKeys, health_port: int | None, has_playground: bool) -> None:
+    def __init__(
+        self,
+        keys: ApiKeys,
+        health_port: int | None,
+        has_playground: bool,
+        health_path: str = HEALTH_PATH,
+        failure: WorkerNotStarted | None = None,
+    ) -> None:
         self._keys = keys
         self._health_port = health_port
-        self.state: State = "starting"
+        self._failure = failure
+        self.state: State = "failed" if failure else "starting"
+        self.last_request_at = time.monotonic()
         self.service: Service | None = None
         self._open_requests = 0
         self._memory = BodyMemory()
@@ -107,11 +127,15 @@ class HttpApp:
         for route in routes:
             if route.path not in ("/ping", "/health"):
                 (route.methods or set()).discard("HEAD")  # Starlette adds it to every GET
-        self._open_paths = {"/ping"}  # no key needed
+        self._health_paths = {HEALTH_PATH, health_path}
+        self._open_paths = {*self._health_paths}  # no key needed
         if has_playground:
             self._page = HTMLResponse(PLAYGROUND.read_text("utf-8"), headers=PLAYGROUND_HEADERS)
             self._open_paths.add("/")
             routes.append(Route("/", self._playground))
+        if health_path != HEALTH_PATH:
+            _check_health_path(health_path, routes)
+            routes.insert(0, Route(health_path, self._ping))
         self._router = Router(routes, redirect_slashes=False, default=self._inference)
 
     def publish(self, service: Service) -> None:
@@ -147,7 +171,9 @@ class HttpApp:
         scope = {**scope, "app": self, "path": path, "body": body}
         self._open_requests += 1
         try:
-            self._check_access(Request(scope))
+            scope["owner"] = self._owner(Request(scope))
+            if self._failure is not None and path not in self._health_paths:
+                raise self._failure
             await self._router(scope, receive, send_tracked)
         except ClientDisconnected:
             if started:
@@ -160,13 +186,16 @@ class HttpApp:
         finally:
             body.close()
             self._open_requests -= 1
+            if path not in self._health_paths:
+                self.last_request_at = time.monotonic()
 
-    def _check_access(self, request: Request) -> None:
+    def _owner(self, request: Request) -> int | None:
+        """Check whether a request may be answered, and return the number of its key."""
         path, server = request.scope["path"], request.scope.get("server") or ("", None)
-        if server[1] is not None and server[1] == self._health_port and path != "/ping":
+        is_health_port = server[1] is not None and server[1] == self._health_port
+        if is_health_port and path not in self._health_paths:
             raise UnknownRoute(f"There is no route {path!r} on this port.")
-        if path not in self._open_paths:
-            self._keys.check(request.headers)
+        return None if path in self._open_paths else self._keys.check(request.headers)
 
     # ---- endpoints ----
 
@@ -194,7 +223,12 @@ class HttpApp:
     async def _submit(self, request: Request) -> Response:
         jobs, is_sync = self._ready().jobs, request.scope["path"] == "/runsync"
         body: RequestBody = request.scope["body"]
-        job = jobs.submit(await body.read(), KEEP_SYNC_SECONDS if is_sync else KEEP_SECONDS)
+        content = await body.read()
+        job = await jobs.submit(
+            body.off_loop(len(content), jobs.parse, content, owner=request.scope["owner"]),
+            KEEP_SYNC_SECONDS if is_sync else KEEP_SECONDS,
+        )
+        del content
         if job.task is not None:
             body.keep_until(job.task)
         if is_sync:
@@ -203,7 +237,7 @@ class HttpApp:
         return OrjsonResponse(job.status())
 
     def _job(self, request: Request) -> HttpJob:
-        return self._started().jobs.get(request.path_params["name"])
+        return self._started().jobs.get(request.path_params["name"], owner=request.scope["owner"])
 
     async def _status(self, request: Request) -> Response:
         return OrjsonResponse(self._job(request).status())
@@ -233,6 +267,19 @@ class HttpApp:
         if self.state != "ready":
             raise EngineUnavailable(NOT_READY[self.state])
         return service
+
+
+def _check_health_path(path: str, routes: list[Route]) -> None:
+    """Raise InvalidSetting if a path is one of the worker's routes or the engine's."""
+    is_own = any(each.path_regex.match(path) for each in routes)
+    with suppress(UnknownRoute):
+        find_route(path, in_job=False)
+        is_own = True
+    if is_own or ENDPOINT_PREFIX.match(path):
+        raise InvalidSetting(
+            f"HEALTH_CHECK_PATH={path!r} is another route of the worker: leave it out, which is "
+            "/ping, or give a path of its own such as /healthz."
+        )
 
 
 def error_response(error: Exception, path: str, body: RequestBody) -> Response:

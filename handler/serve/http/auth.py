@@ -22,24 +22,33 @@ class ApiKeys:
         self._origins = origins
         self._keys = [key.encode() for key in keys]
 
-    def check(self, headers: Headers) -> None:
+    def check(self, headers: Headers) -> int | None:
         """Check the key of a request, in the header of OpenAI's or Anthropic's clients.
+
+        Returns:
+            The key's number, which owns the jobs that the request submits; None without keys.
 
         Raises:
             Unauthorized: the key is missing or invalid.
         """
         if not self._keys:
             self._check_origin(headers)
-            return
+            return None
         sent = [_key_in(headers.get(name, "")) for name in ("authorization", "x-api-key")]
         # A list, not a generator: constant time needs all comparisons.
-        matches = [hmac.compare_digest(each, key) for each in sent for key in self._keys]
-        if not any(matches):
+        matches = [
+            number
+            for each in sent
+            for number, key in enumerate(self._keys)
+            if hmac.compare_digest(each, key)
+        ]
+        if not matches:
             raise Unauthorized(
                 "The API key is invalid."
                 if any(sent)
                 else "The API key is missing: send the header `Authorization: Bearer …`."
             )
+        return matches[0]
 
     def _check_origin(self, headers: Headers) -> None:
         """Reject web pages of other sites, which could use the model through the user's browser.

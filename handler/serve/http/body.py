@@ -2,24 +2,38 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
+from handler.engine.awake_clock import AwakeTimeout
 from handler.errors import ClientDisconnected, InputTooLarge, QueueFull, RequestTimedOut
 from handler.request.body import MAX_BODY_BYTES
 from handler.serve.http.encoding import as_utf8, decompressed
+from handler.serve.memory import MemoryTrimmer
 
 BODY_TIMEOUT_SECONDS = 60.0  # for the whole body
 MAX_BODIES_BYTES = 2_000_000_000  # for all open requests together
+OFF_LOOP_BYTES = 100_000  # decoding a larger body takes a millisecond and more
+
+Result = TypeVar("Result")
 
 
 class BodyMemory:
-    """The memory of all request bodies, and its limit."""
+    """The memory of all request bodies, its limit, and the thread that decodes large ones.
+
+    One thread: its memory is one arena, and large bodies wait for each other.
+    """
 
     def __init__(self) -> None:
         self.taken_bytes = 0
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="bodies")
+        self._trimmer = MemoryTrimmer(self.thread)
 
     def take(self, size: int) -> None:
         """Reserve memory; raises QueueFull if too little is left."""
@@ -29,6 +43,7 @@ class BodyMemory:
 
     def give_back(self, size: int) -> None:
         self.taken_bytes -= size
+        self._trimmer.released(size)
 
 
 class RequestBody:
@@ -56,7 +71,7 @@ class RequestBody:
         _check_size(self._announced_bytes)
         chunks: list[bytes] = []
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            async with AwakeTimeout(BODY_TIMEOUT_SECONDS):
                 async for chunk in self._request.stream():
                     self._memory.take(len(chunk))
                     self._taken_bytes += len(chunk)
@@ -69,7 +84,9 @@ class RequestBody:
         except ClientDisconnect as error:
             raise ClientDisconnected from error
         self.is_unread = False
-        body = self._decoded(b"".join(chunks))
+        body = b"".join(chunks)
+        chunks.clear()
+        body = await self.off_loop(len(body), self._decoded, body)
         _check_size(len(body))
         if (growth := len(body) - self._taken_bytes) > 0:
             self._memory.take(growth)
@@ -83,6 +100,17 @@ class RequestBody:
         return (
             body if content_type.lower().startswith("multipart/") else as_utf8(body, content_type)
         )
+
+    async def off_loop(
+        self, size: int, function: Callable[..., Result], *args: Any, **named: Any
+    ) -> Result:
+        """Call a function that reads `size` bytes, on a thread if they are many."""
+        call = functools.partial(function, *args, **named)
+        if size < OFF_LOOP_BYTES:
+            return call()
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._memory.thread, context.run, call)
 
     def close(self) -> None:
         """Release the memory."""

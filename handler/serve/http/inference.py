@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Send
 
-from handler.engine.deadline import Deadline
+from handler.engine.call.deadline import Deadline
 from handler.engine.interface import EngineRequest
 from handler.engine.response import EngineResponse, send_request
 from handler.errors import render
@@ -39,14 +39,18 @@ class Inference:
         job_id.set(request_id)
         with self._worker.recorded(request_id) as record:
             record.route = POST.get(route_name(path), record.route)
-            engine_request = self._worker.parser.parse_http(
+            content = await body.read()
+            engine_request = await body.off_loop(
+                len(content),
+                self._worker.parser.parse_http,
                 method=request.method,
                 path=path,
                 query=request.url.query,
-                body=await body.read(),
+                body=content,
                 content_type=request.headers.get("content-type", ""),
                 request_id=request_id,
             )
+            del content
             record.route = route_label(engine_request.path)
             with cancelled_on_disconnect(request.receive):
                 if engine_request.method == "GET":

@@ -10,16 +10,25 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
-from handler.errors import InvalidInput, QueueFull, RequestError, UnknownJob, render
+from handler.errors import (
+    EngineUnavailable,
+    InvalidInput,
+    QueueFull,
+    RequestError,
+    UnknownJob,
+    render,
+)
 from handler.logs import job_id
-from handler.request.json_text import shown
+from handler.request.body_limits import SUBMISSION_FACTOR
+from handler.request.json_text import paused_collector, shown
 from handler.serve.http.admission import AdmissionQueue, Slot
+from handler.serve.http.body import OFF_LOOP_BYTES
 from handler.serve.worker import Output, Worker
 
 KEEP_SECONDS = 1800.0
@@ -29,6 +38,7 @@ MAX_KEPT_JOBS = 10_000
 MAX_KEPT_BYTES = 256_000_000  # for all results together
 SYNC_WAIT_SECONDS = 90.0
 STREAM_WAIT_SECONDS = 5.0
+INTERRUPTED = "The job was interrupted before it was complete: submit it again."
 UNSUPPORTED_FIELDS = {
     "webhook": "get the result from /status or /stream",
     "s3Config": "get the result from /status",
@@ -53,14 +63,24 @@ class HttpJob:
     Args:
         data: the job's input.
         execution_timeout_seconds: the job's own `policy.executionTimeout`.
+        owner: the number of the API key that submitted it; None without keys.
+        input_bytes: the size of the body with the input.
 
     Attributes:
         task: the task that runs the job.
     """
 
-    def __init__(self, data: Any, execution_timeout_seconds: float | None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        execution_timeout_seconds: float | None,
+        owner: int | None = None,
+        input_bytes: int = 0,
+    ) -> None:
+        self.owner = owner
         self.id = str(uuid.uuid4())
         self.input = data
+        self.input_bytes = input_bytes
         self.execution_timeout_seconds = execution_timeout_seconds
         self.state = JobState.IN_QUEUE
         self.outputs: list[orjson.Fragment] = []
@@ -77,6 +97,11 @@ class HttpJob:
     @property
     def is_batch(self) -> bool:
         return isinstance(self.input, dict) and self.input.get("batch") is not None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the job's request is parsed on a thread."""
+        return self.input_bytes >= OFF_LOOP_BYTES and not self.is_batch
 
     @property
     def is_task_done(self) -> bool:
@@ -159,15 +184,26 @@ class HttpJobs:
         self._jobs: dict[str, HttpJob] = {}
         self._finished_counts: dict[JobState, int] = dict.fromkeys(FINISHED, 0)
 
-    def submit(self, body: bytes, keep_seconds: float) -> HttpJob:
-        """Queue the job in a request body.
+    def parse(self, body: bytes, owner: int | None = None) -> HttpJob:
+        """Return the job in a request body, which only `owner` can get; on any thread.
 
         Raises:
+            InputTooLarge: the body has too many values.
             InvalidInput: the body is invalid.
+        """
+        if (limits := self._worker.parser.body_limits) is not None:
+            limits.check_text(body, factor=SUBMISSION_FACTOR)
+        return _parse_submission(body, owner)
+
+    async def submit(self, parsed: Awaitable[HttpJob], keep_seconds: float) -> HttpJob:
+        """Queue a job once it is parsed.
+
+        Raises:
+            RequestError: `parsed` raised it.
             QueueFull: too many jobs are waiting.
         """
         try:
-            job = _parse_submission(body)
+            job = await parsed
             batches = sum(each.is_batch and not each.is_task_done for each in self._jobs.values())
             if job.is_batch and batches >= MAX_BATCHES:
                 raise QueueFull(
@@ -182,11 +218,16 @@ class HttpJobs:
         job.task.add_done_callback(lambda _: self._end(job, slot, keep_seconds))
         return job
 
-    def get(self, name: str) -> HttpJob:
-        """Return a job by its id; raises UnknownJob."""
-        if name not in self._jobs:
+    def get(self, name: str, owner: int | None = None) -> HttpJob:
+        """Return a job by its id; raises UnknownJob, also for a job of another owner."""
+        job = self._jobs.get(name)
+        if job is None or job.owner != owner:
             raise UnknownJob(f"There is no job {name!r}, or its result has expired.")
-        return self._jobs[name]
+        return job
+
+    def report_progress(self, name: str, counts: Mapping[str, int]) -> None:
+        """Show the line counts of a batch in its `/status`."""
+        self._jobs[name].report_progress(counts)
 
     async def cancel(self, job: HttpJob) -> None:
         if job.state not in FINISHED and job.task is not None:
@@ -212,6 +253,7 @@ class HttpJobs:
 
     async def _run(self, job: HttpJob, slot: Slot) -> None:
         job_id.set(job.id)
+        record = None
         try:
             with self._worker.recorded(job.id) as record:
                 await slot.acquired()
@@ -222,6 +264,7 @@ class HttpJobs:
                     {"id": job.id, "input": job.input},
                     record,
                     execution_timeout_seconds=job.execution_timeout_seconds,
+                    is_large=job.is_large,
                 ):
                     if isinstance(output, dict) and output.keys() == {"error"}:
                         job.error = str(output["error"])
@@ -229,10 +272,15 @@ class HttpJobs:
                         await job.add(output)
         except Exception as error:
             job.error = render(error)
-        if record.outcome == "timeout":
-            await job.set_state(JobState.TIMED_OUT)
-        else:
-            await job.set_state(JobState.FAILED if job.error else JobState.COMPLETED)
+        except asyncio.CancelledError:
+            if job.state not in FINISHED:  # it was not `cancel`
+                job.error = render(EngineUnavailable(INTERRUPTED))
+            raise
+        finally:
+            if record is not None and record.outcome == "timeout":
+                await job.set_state(JobState.TIMED_OUT)
+            else:
+                await job.set_state(JobState.FAILED if job.error else JobState.COMPLETED)
 
     def _end(self, job: HttpJob, slot: Slot, keep_seconds: float) -> None:
         slot.close()
@@ -253,9 +301,10 @@ class HttpJobs:
             count, size = count - 1, size - job.output_bytes
 
 
-def _parse_submission(body: bytes) -> HttpJob:
+def _parse_submission(body: bytes, owner: int | None) -> HttpJob:
     try:
-        submission = orjson.loads(body)
+        with paused_collector():
+            submission = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"The body is not JSON: {error}.", "body") from error
     if not isinstance(submission, dict) or "input" not in submission:
@@ -266,7 +315,8 @@ def _parse_submission(body: bytes) -> HttpJob:
     policy = submission.get("policy") or {}
     if not isinstance(policy, dict):
         raise InvalidInput("policy must be a JSON object.", "policy")
-    return HttpJob(submission["input"], _execution_timeout(policy.get("executionTimeout")))
+    timeout_seconds = _execution_timeout(policy.get("executionTimeout"))
+    return HttpJob(submission["input"], timeout_seconds, owner, len(body))
 
 
 def _execution_timeout(milliseconds: object) -> float | None:

@@ -7,9 +7,16 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from handler.errors import EngineUnavailable, RequestError, UnknownRoute
-from handler.serve.http.app import METRICS_TYPE, NOT_READY, error_response
+from handler.serve.http.app import (
+    METRICS_TYPE,
+    NOT_READY,
+    PING_STATUS,
+    State,
+    error_response,
+)
 from handler.serve.http.body import BodyMemory, RequestBody
 from handler.serve.http.server import HttpServer
+from handler.supervisor import Supervisor
 
 
 class MetricsServer:
@@ -18,14 +25,24 @@ class MetricsServer:
     Args:
         host: the address to listen on.
         port: METRICS_PORT.
+        supervisor: watches the server's thread.
+        failed: whether the start has failed: `/ping` answers 503 then.
 
     Raises:
         InvalidSetting: the port is in use.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        supervisor: Supervisor | None = None,
+        *,
+        failed: bool = False,
+    ) -> None:
         self._exposition: Callable[[], Awaitable[str]] | None = None
-        self._server = HttpServer(self._serve, host, {"METRICS_PORT": port})
+        self._failed = failed
+        self._server = HttpServer(self._serve, host, {"METRICS_PORT": port}, supervisor)
 
     def __enter__(self) -> "MetricsServer":
         self._server.__enter__()
@@ -48,7 +65,8 @@ class MetricsServer:
 
     async def _response(self, path: str) -> Response:
         if path == "/ping":
-            return Response(status_code=204 if self._exposition is None else 200)
+            state: State = "starting" if self._exposition is None else "ready"
+            return Response(status_code=PING_STATUS["failed" if self._failed else state])
         if path != "/metrics":
             raise UnknownRoute(f"There is no route {path!r} on this port.")
         if self._exposition is None:

@@ -19,13 +19,13 @@ tests/contract/test_uvicorn.py has a test for each.
 | `.response_complete`,        |                                            | them                |
 | `.disconnected`,             |                                            |                     |
 | `.message_event`             |                                            |                     |
-| `Server.server_state`:       | A forked process closes them (server.py).  | no engine process   |
-| `.connections`               |                                            | is a fork           |
 """
 
 import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from handler.engine.awake_clock import AwakeTimer
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_SECONDS = 20.0  # from the connection, or a request's first byte, to the head's end
@@ -43,10 +43,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = self._line_bytes = 0
         self._in_head = False
         self._cycles: list[RequestResponseCycle] = []  # uvicorn notifies only the newest
-        self._stall: asyncio.TimerHandle | None = None
-        self._deadline: asyncio.TimerHandle | None = self.loop.call_later(
-            HEAD_TIMEOUT_SECONDS, transport.close
-        )
+        self._stall: AwakeTimer | None = None
+        self._deadline: AwakeTimer | None = AwakeTimer(HEAD_TIMEOUT_SECONDS, transport.close)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -67,7 +65,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head, self._head_bytes, self._line_bytes = True, 0, 0
         if self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_TIMEOUT_SECONDS, self.transport.close)
+            self._deadline = AwakeTimer(HEAD_TIMEOUT_SECONDS, self.transport.close)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -79,7 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stall is None:
-            self._stall = self.loop.call_later(STALL_TIMEOUT_SECONDS, self.transport.abort)
+            self._stall = AwakeTimer(STALL_TIMEOUT_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         self._cancel_stall()

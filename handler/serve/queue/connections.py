@@ -16,9 +16,12 @@ import httptools
 from aiohappyeyeballs import start_connection
 from yarl import URL
 
+from handler.engine.awake_clock import AwakeTimeout
+
 POST_TIMEOUT_SECONDS = 600.0  # as in the SDK
 CONNECT_TIMEOUT_SECONDS = 30.0  # as in aiohttp; includes TLS
 KEEP_ALIVE_SECONDS = 15.0  # as in aiohttp; a proxy may silently drop an older connection
+WAKE_GRACE_SECONDS = 5.0  # for the answers that arrived while the worker was frozen
 HAPPY_EYEBALLS_DELAY_SECONDS = 0.25  # RFC 8305; uvloop's create_connection does not do it
 LINE_BREAKS = {ord("\r"): " ", ord("\n"): " "}
 
@@ -54,7 +57,9 @@ class ConnectionPool:
         self._keep_alive_seconds = keep_alive_seconds
         self._connect_timeout_seconds = connect_timeout_seconds
         self._idle: dict[Origin, list[_Connection]] = {}
+        self._busy: set[_Connection] = set()
         self._ssl_context: ssl.SSLContext | None = None
+        self._freezes = 0
 
     async def post(self, url: str, body: bytes, headers: Iterable[tuple[str, str]]) -> PostResponse:
         """Send a POST and wait for the end of the response.
@@ -66,11 +71,14 @@ class ConnectionPool:
         origin = Origin(target.scheme == "https", target.raw_host or "", target.port or 0)
         head = _request_head(target, len(body), headers)
         try:
-            async with asyncio.timeout(POST_TIMEOUT_SECONDS):
+            async with AwakeTimeout(POST_TIMEOUT_SECONDS):
                 connection = self._take_idle(origin) or await self._connect(origin)
+                response = connection.send(head + body)
+                self._busy.add(connection)
                 try:
-                    return await connection.send(head + body)
+                    return await response
                 finally:
+                    self._busy.discard(connection)
                     self._release(origin, connection)
         except aiohttp.ServerTimeoutError:  # also a TimeoutError
             raise
@@ -79,6 +87,17 @@ class ConnectionPool:
             raise aiohttp.ServerTimeoutError(message) from error
         except OSError as error:
             raise aiohttp.ClientOSError(error.errno, error.strerror or str(error)) from error
+
+    def wake(self) -> None:
+        """Replace the connections that a freeze of the worker may have killed.
+
+        A POST that is under way fails, so that it is sent again, if it has no answer
+        WAKE_GRACE_SECONDS after the freeze, or after a part of its body was last sent.
+        """
+        self.close()
+        self._freezes += 1  # busy connections are not reused: their answers may have come before it
+        for connection in self._busy:
+            connection.fail_unless_it_sends()
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -90,25 +109,36 @@ class ConnectionPool:
     def _take_idle(self, origin: Origin) -> "_Connection | None":
         """Return the most recently used connection; close the unusable ones."""
         idle = self._idle.get(origin, [])
-        min_idle_since = asyncio.get_running_loop().time() - self._keep_alive_seconds
+        self._close_old(idle)
         while idle:
             connection = idle.pop()
-            if connection.reusable and connection.idle_since >= min_idle_since:
+            if connection.reusable:
                 return connection
             connection.close()
         return None
 
     def _release(self, origin: Origin, connection: "_Connection") -> None:
-        if connection.reusable:
+        if connection.reusable and connection.freezes == self._freezes:
             connection.idle_since = asyncio.get_running_loop().time()
-            self._idle.setdefault(origin, []).append(connection)
+            idle = self._idle.setdefault(origin, [])
+            self._close_old(idle)
+            idle.append(connection)
         else:
             connection.close()
 
+    def _close_old(self, idle: list["_Connection"]) -> None:
+        """Close those that have been idle for too long; the first one for the longest time."""
+        min_idle_since = asyncio.get_running_loop().time() - self._keep_alive_seconds
+        while idle and idle[0].idle_since < min_idle_since:
+            idle.pop(0).close()
+
     async def _connect(self, origin: Origin) -> "_Connection":
+        freezes = self._freezes
         try:
-            async with asyncio.timeout(self._connect_timeout_seconds):
-                return await self._open(origin)
+            async with AwakeTimeout(self._connect_timeout_seconds):
+                connection = await self._open(origin)
+                connection.freezes = freezes
+                return connection
         except TimeoutError as error:
             message = f"no connection in {self._connect_timeout_seconds:g} s"
             raise aiohttp.ServerTimeoutError(message) from error
@@ -140,6 +170,7 @@ class _Connection(asyncio.Protocol):
     Attributes:
         reusable: whether the last response is complete and the connection is still open.
         idle_since: begin of the idle time, on the event loop's clock.
+        freezes: how many freezes of the worker were before it.
     """
 
     def __init__(self) -> None:
@@ -150,6 +181,7 @@ class _Connection(asyncio.Protocol):
         self._status = 0  # of the current response; 0 before the end of its headers
         self.reusable = False
         self.idle_since = 0.0
+        self.freezes = 0
 
     def send(self, request: bytes) -> "asyncio.Future[PostResponse]":
         if self._transport is None:
@@ -158,6 +190,20 @@ class _Connection(asyncio.Protocol):
         self._response = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return self._response
+
+    def fail_unless_it_sends(self) -> None:
+        """Fail the request if it neither is answered nor has sent more after the grace."""
+        loop, unsent_bytes = asyncio.get_running_loop(), self._unsent_bytes()
+        loop.call_later(WAKE_GRACE_SECONDS, self._check_that_it_sends, unsent_bytes)
+
+    def _check_that_it_sends(self, unsent_bytes_before: int) -> None:
+        if self._unsent_bytes() < unsent_bytes_before:
+            self.fail_unless_it_sends()
+        else:
+            self._fail(aiohttp.ServerDisconnectedError("no answer after a freeze"))
+
+    def _unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def close(self) -> None:
         self.reusable = False

@@ -20,7 +20,9 @@ from handler.serve.queue.connections import ConnectionPool, PostResponse
 
 log = logging.getLogger(__name__)
 
-RETRY_PAUSES_SECONDS = (2.0, 3.0)  # as in the SDK
+# The first two are the SDK's. Three failures in a row come in a bad minute of the platform, and the
+# result of a job that nobody can ask for again must outlive them.
+RETRY_PAUSES_SECONDS = (2.0, 3.0, 5.0, 8.0, 13.0)
 RETRY_STATUSES = frozenset({408, 425, 429})  # and 5xx
 
 RESULT_HEADERS = (("charset", "utf-8"), ("Content-Type", "application/x-www-form-urlencoded"))

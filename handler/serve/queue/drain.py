@@ -5,10 +5,13 @@ The SDK's own shutdown waits up to 90 s for its open polls, and loses a job that
 
 import asyncio
 import contextlib
+import functools
 import logging
 import signal
+from collections.abc import Callable
 from typing import Any
 
+from handler.engine.awake_clock import AwakeTimeout
 from handler.logs import pluralize
 from handler.serve.queue.jobs import QueueJobs
 from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, Worker
@@ -16,7 +19,6 @@ from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS, Worker
 log = logging.getLogger(__name__)
 
 CANCEL_RETRY_INTERVAL_SECONDS = 0.1
-JOB_START_GRACE_SECONDS = 0.3  # the SDK starts a job up to 0.1 s after its poll
 
 
 class Drain:
@@ -24,17 +26,28 @@ class Drain:
 
     Args:
         timeout_seconds: the limit for running jobs after a signal.
+        on_start: called with the drain's task.
+
+    Attributes:
+        loop: the SDK's event loop, None before its first poll.
     """
 
-    def __init__(self, worker: Worker, jobs: QueueJobs, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        jobs: QueueJobs,
+        timeout_seconds: float,
+        on_start: Callable[[asyncio.Task[None]], object] = lambda _: None,
+    ) -> None:
         self._worker = worker
         self._runtime = worker.runtime
         self._jobs = jobs
         self._timeout_seconds = timeout_seconds
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._poll: asyncio.Task[Any] | None = None
         self._drain: asyncio.Task[None] | None = None
         self._second_signal = asyncio.Event()
+        self._on_start = on_start
         self._runtime.on_death(self._engine_died)
 
     @property
@@ -52,11 +65,11 @@ class Drain:
         do not exist earlier.
         """
         self._poll = asyncio.current_task()
-        if self._loop is not None:
+        if self.loop is not None:
             return False
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
+            self.loop.add_signal_handler(number, self._signalled, signal.Signals(number).name)
         if self._runtime.dead:
             self._begin(LAST_OUTPUT_GRACE_SECONDS)
         return True
@@ -71,15 +84,19 @@ class Drain:
         log.info("%s: %s", name, waiting if running else "no job is running")
         self._begin(self._timeout_seconds)
 
+    def call_on_loop(self, call: Callable[[], object]) -> None:
+        """Call on the SDK's event loop, if it runs; for any thread."""
+        if self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                self.loop.call_soon_threadsafe(call)
+
     def _engine_died(self) -> None:
-        """Called on the engine's thread."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the SDK's loop has ended
-                self._loop.call_soon_threadsafe(self._begin, LAST_OUTPUT_GRACE_SECONDS)
+        self.call_on_loop(functools.partial(self._begin, LAST_OUTPUT_GRACE_SECONDS))
 
     def _begin(self, timeout_seconds: float) -> None:
         if self._drain is None:
             self._drain = asyncio.get_running_loop().create_task(self._run(timeout_seconds))
+            self._on_start(self._drain)
 
     async def _run(self, timeout_seconds: float) -> None:
         """Wait for running jobs, fail the rest, and end the SDK's loop."""
@@ -99,21 +116,10 @@ class Drain:
 
     async def _wait_for_jobs(self, timeout_seconds: float) -> None:
         """Wait until all jobs have ended, until the timeout, or until a second signal."""
-        jobs_ended = asyncio.ensure_future(self._jobs_ended())
+        jobs_ended = asyncio.ensure_future(self._jobs.all_ended())
         second_signal = asyncio.ensure_future(self._second_signal.wait())
-        await asyncio.wait(
-            (jobs_ended, second_signal),
-            timeout=timeout_seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        with contextlib.suppress(TimeoutError):
+            async with AwakeTimeout(timeout_seconds):
+                await asyncio.wait((jobs_ended, second_signal), return_when=asyncio.FIRST_COMPLETED)
         for waiter in (jobs_ended, second_signal):
             waiter.cancel()
-
-    async def _jobs_ended(self) -> None:
-        """Wait until no job is running or about to start."""
-        while True:
-            while self._jobs.tasks:
-                await asyncio.wait(self._jobs.tasks)
-            await asyncio.sleep(JOB_START_GRACE_SECONDS)
-            if not self._jobs.busy:
-                return

@@ -7,33 +7,53 @@ tests/contract/test_runpod.py has a test for each.
 | ----------------------------- | ----------------------------------------------- | -------------- |
 | `rp_scale.get_job`            | takes jobs during a drain; a full worker checks | SDK 2, which   |
 |                               | for a free slot only once a second; a job in    | dispatches by  |
-|                               | the SDK's own queue counts twice                | events         |
+|                               | the SDK's own queue counts twice; loses all     | events         |
+|                               | jobs of a poll if one is nested too deeply, or  |                |
+|                               | has no id (`job_take`); no pause after errors   |                |
 | `rp_scale.get_stop_signals`   | loses the stop signal of a job that has not     | SDK 2          |
-|                               | started; polls a closed connection for ever     |                |
-| `rp_scale.JobScaler.run_jobs` | starts a job up to 0.1 s after its poll         | SDK 2          |
-| `rp_scale.AsyncClientSession` | loses all jobs of a poll if one is nested too   | SDK 2          |
-|                               | deeply for Python's JSON decoder                |                |
+|                               | started; after a freeze it and `get_job` wait   |                |
+|                               | on a dead connection (`long_poll`)              |                |
+| `rp_scale.JobScaler.run`      | lives on when one of its loops ended            | it ends then   |
+|                               | (`sdk_loops`)                                   |                |
+| `JobScaler.jobs_fetcher_`     | go on while the worker is frozen, and then lose | they stop then |
+| `timeout`,                    | the answer to a poll                            |                |
+| `.stop_signals_fetcher_`      |                                                 |                |
+| `timeout`                     |                                                 |                |
+| `rp_scale.JobScaler.run_jobs` | starts a job up to 0.1 s after its poll; a job  | SDK 2          |
+|                               | whose task fails never ends (`job_start`)       |                |
+| `rp_logger.RunPodLogger.log`  | repeats a line without a bound                  | it has a bound |
+|                               | (`repeated_lines`)                              |                |
 | `rp_http._transmit`           | loses a chunk when a connection breaks          | it retries, at |
 |                               | (`delivery`), takes 3.8 times the CPU time      | less CPU time  |
 |                               | (`connections`)                                 |                |
+| `rp_ping.Process`             | nobody notices that the process of pings has    | it is started  |
+|                               | ended (`ping_process`); after a freeze it waits | again          |
+|                               | on a dead connection                            |                |
 | `cpuinfo.get_cpu_info` while  | a debug figure of the SDK: it starts a process  | it looks when  |
 | the SDK is imported           | that measures the processor for a second        | it is asked    |
 
 | called or read                | why                                             | until          |
 | ----------------------------- | ----------------------------------------------- | -------------- |
-| `JobsProgress.get_job_count`  | `get_job` needs the number of taken jobs        | SDK 2          |
+| `rp_job._job_get_url`         | `get_job` needs the URL of its poll             | SDK 2          |
+| `http_client.get_auth_header` | the polls have sessions of their own            | SDK 2          |
+| `JobsProgress.get_job_count`, | `get_job` needs the number of taken jobs, and   | SDK 2          |
+| its elements of type `Job`    | whether one of this id was taken                |                |
+| `JobScaler.get_jobs`,         | `run` needs them                                | SDK 2          |
+| `.monitor_stop_signals`       |                                                 |                |
 | `JobScaler.handle_job`,       | `run_jobs` needs them                           | SDK 2          |
 | `.is_alive`, `.jobs_queue`,   |                                                 |                |
 | `.jobs_tasks`,                |                                                 |                |
 | `.job_progress`               |                                                 |                |
+| `Heartbeat._mirror`,          | `ping_process` runs the SDK's loop of pings     | the row of     |
+| `._session`, `._send_ping`,   |                                                 | `Process` goes |
+| `.ping_loop`,                 |                                                 |                |
+| `.PING_INTERVAL`              |                                                 |                |
 | `rp_http.send_result`         | `progress_update` posts from a thread, so the   | it can be      |
 |                               | last progress could arrive after the job's end  | awaited        |
 | handlers and level of the     | importing the SDK changes them                  | it leaves them |
 | root logger                   |                                                 |                |
 """
 
-import asyncio
-import functools
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -41,10 +61,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handler.request.json_text import loads
+from handler.serve.queue.connections import CONNECT_TIMEOUT_SECONDS
+from handler.serve.queue.job_start import fail_unstarted, send_error, start_jobs
+from handler.serve.queue.job_take import JobTake
+from handler.serve.queue.long_poll import LongPoll
+from handler.serve.queue.ping_process import PingProcess
+from handler.serve.queue.repeated_lines import RepeatedLines, bound_sdk_log
+from handler.serve.queue.sdk_loops import SdkLoops
 from handler.settings.environ import log_level_of
 
-POLL_INTERVAL_SECONDS = 0.1
+log = logging.getLogger(__name__)
 
 # The SDK reads these at import. Its checks of GPU and disk take seconds, and can create a CUDA
 # context in this process.
@@ -111,95 +137,98 @@ class SdkHooks:
         slot_freed: waits until a slot may be free.
         jobs_taken: called with the jobs of one poll.
         jobs_stopped: called with the job ids of one stop signal.
-        job_cancelled: called with the id of a job that was cancelled before its first step.
+        job_dropped: called with the id of a job that ended before the worker's generator began.
         transmit: posts a result, see `Delivery.transmit`.
+        decode: decodes the answer of a poll, see `JobDecoder.decode`.
     """
 
     free_slots: Callable[[int], int]
     slot_freed: Callable[[], Awaitable[object]]
     jobs_taken: Callable[[list[dict[str, Any]]], object]
     jobs_stopped: Callable[[list[str]], object]
-    job_cancelled: Callable[[str], object]
+    job_dropped: Callable[[str], object]
     transmit: Callable[..., Awaitable[None]]
+    decode: Callable[[bytes], Awaitable[Any]]
 
 
-def patch_sdk(hooks: SdkHooks) -> None:
-    """Replace the functions in the table above."""
-    from runpod.serverless.modules import rp_http, rp_scale
-    from runpod.serverless.modules.worker_state import JobsProgress
+def patch_sdk(hooks: SdkHooks, sdk_loops: SdkLoops, lines: RepeatedLines) -> Callable[[], None]:
+    """Replace the functions in the table above.
 
-    sdk_get_job, sdk_get_stop_signals = rp_scale.get_job, rp_scale.get_stop_signals
-    in_progress = JobsProgress()
+    Args:
+        hooks: the worker's functions.
+        sdk_loops: runs the SDK's loops.
+        lines: bounds the SDK's log.
 
-    async def get_job(session: Any, _: int = 1) -> list[dict[str, Any]]:
+    Returns:
+        A function that sends the polls again over new connections; for the SDK's event loop.
+    """
+    from runpod.http_client import AsyncClientSession
+    from runpod.serverless.modules import rp_http, rp_job, rp_logger, rp_ping, rp_scale
+    from runpod.serverless.modules.worker_state import Job, JobsProgress
+
+    sdk_get_stop_signals = rp_scale.get_stop_signals
+    in_progress, pings = JobsProgress(), PingProcess()
+    unstarted: dict[str, dict[str, Any]] = {}
+    job_take = JobTake(rp_job._job_get_url, lambda name: Job(id=name) in in_progress, hooks.decode)
+    jobs_poll = LongPoll(job_take.take, _poll_session)
+    stop_poll = LongPoll[str](lambda session, _: sdk_get_stop_signals(session), _poll_session)
+
+    async def get_job(_: Any, __: int = 1) -> list[dict[str, Any]]:
         free = hooks.free_slots(in_progress.get_job_count())
-        if free <= 0:
-            await hooks.slot_freed()
-            return []  # the SDK calls again, with its full timeout for the poll
-        jobs = list(await sdk_get_job(session, free) or [])
+        jobs = await jobs_poll.next(free, or_until=None if free > 0 else hooks.slot_freed)
+        unstarted.update((job["id"], job) for job in jobs)
         hooks.jobs_taken(jobs)
         return jobs
 
-    async def get_stop_signals(session: Any) -> list[str]:
-        if session.closed:
-            # The SDK's loop has ended, but an error of the closed connection replaced this poll's
-            # cancellation. Without another cancellation the SDK would poll for ever.
-            raise asyncio.CancelledError
-        names: list[str] = await sdk_get_stop_signals(session)
+    async def get_stop_signals(_: Any) -> list[str]:
+        names = await stop_poll.next(1)
         hooks.jobs_stopped(names)
         return names
 
+    def wake() -> None:
+        jobs_poll.wake()
+        stop_poll.wake()
+
     async def run_jobs(scaler: Any, session: Any) -> None:
-        await start_jobs(scaler, session, hooks.job_cancelled)
+        await start_jobs(scaler, session, unstarted, hooks.job_dropped, send_error)
+
+    async def run(scaler: Any) -> None:
+        # The polls have timeouts of their own. The SDK's would lose an answer that arrived while
+        # the worker was frozen, and in Python 3.11 a cancellation that comes with an answer.
+        scaler.jobs_fetcher_timeout = scaler.stop_signals_fetcher_timeout = None
+        async with AsyncClientSession() as session:
+
+            async def end() -> None:
+                unstarted.update((job["id"], job) for job in await jobs_poll.close())
+                await stop_poll.close()
+                await fail_unstarted(session, unstarted, hooks.job_dropped)
+
+            loops = {
+                "loop that takes jobs": scaler.get_jobs(session),
+                "loop that starts jobs": scaler.run_jobs(session),
+                "loop that takes stop signals": scaler.monitor_stop_signals(session),
+            }
+            beside = {"process of pings": pings.keep_running()}
+            await sdk_loops.run(loops, end, beside=beside)
 
     rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
     rp_scale.JobScaler.run_jobs = run_jobs
-    rp_scale.AsyncClientSession = functools.partial(
-        rp_scale.AsyncClientSession, response_class=_deep_response()
-    )
+    rp_scale.JobScaler.run = run
     rp_http._transmit = hooks.transmit
+    rp_ping.Process = pings.make
+    bound_sdk_log(rp_logger.RunPodLogger, lines)
+    return wake
 
 
-def _deep_response() -> type[Any]:
-    """Return aiohttp's response class, but for JSON of any depth; the parser rejects deep jobs."""
-    from aiohttp import ClientResponse
+def _poll_session() -> Any:
+    """Return a session for polls: the SDK's, without its timeout, which goes on in a freeze."""
+    import aiohttp
+    from runpod.http_client import get_auth_header
 
-    class DeepResponse(ClientResponse):
-        async def json(self, **named: Any) -> Any:
-            return await super().json(**{"loads": loads, **named})
-
-    return DeepResponse
-
-
-async def start_jobs(scaler: Any, session: Any, job_cancelled: Callable[[str], object]) -> None:
-    """Start each job at once; replaces `JobScaler.run_jobs`.
-
-    Args:
-        scaler: the SDK's JobScaler.
-        session: the SDK's aiohttp session.
-        job_cancelled: called with the id of a job that was cancelled before its first step; the
-            SDK's own clean-up does not run then.
-    """
-    tasks: set[asyncio.Task[None]] = set()
-
-    def ended(job: dict[str, Any], task: asyncio.Task[None]) -> None:
-        tasks.discard(task)
-        if scaler.jobs_tasks.get(job["id"]) is task:
-            del scaler.jobs_tasks[job["id"]]
-            scaler.job_progress.remove(job)
-            scaler.jobs_queue.task_done()
-            job_cancelled(job["id"])
-
-    while scaler.is_alive() or not scaler.jobs_queue.empty():
-        try:
-            job = await asyncio.wait_for(scaler.jobs_queue.get(), POLL_INTERVAL_SECONDS)
-        except TimeoutError:
-            continue  # checks is_alive again
-        task = asyncio.create_task(scaler.handle_job(session, job))
-        scaler.jobs_tasks[job["id"]] = task
-        tasks.add(task)
-        task.add_done_callback(functools.partial(ended, job))
-    await asyncio.gather(*tasks, return_exceptions=True)
+    return aiohttp.ClientSession(
+        headers=get_auth_header(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
+    )
 
 
 async def post_progress(job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
