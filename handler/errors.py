@@ -1,11 +1,14 @@
 """The exceptions, the one function that renders one as an error object, and redaction of secrets.
 
     WorkerError
-    ├── StartError            the worker cannot start or continue; exits with `exit_code`
+    ├── StartError            the worker cannot start or continue; exits with `exit_code`; `lasting`
+    │   │                         says whether every other start would fail in the same way
     │   ├── InvalidSetting    2  an environment variable or engine flag has an invalid value
     │   ├── ModelUnavailable  3  the model is not found, or cannot be downloaded
     │   ├── EngineStartFailed 4  the engine failed to start with this model and these flags
-    │   └── EngineDied        5  the engine died after its start
+    │   │   └── OutOfGpuMemory   a second start follows (engine/second_start.py)
+    │   ├── EngineDied        5  the engine died after its start
+    │   └── LoopFailed        6  a thread or task of the worker ended by an exception
     ├── ClientDisconnected    the client has disconnected, or does not read the response
     └── RequestError          one request fails; the worker continues
         ├── InvalidInput      400  the job's input is invalid
@@ -21,11 +24,13 @@
         ├── UnsupportedBody   415  the body has an unsupported format, encoding or charset
         ├── QueueFull         429  the admission queue is full
         ├── EngineUnavailable 503  the engine is starting, stopping or dead
+        ├── WorkerNotStarted  503  the start has failed, and every other start would
         └── EngineError       the engine's own status code and error object
 
 The Runpod SDK prints a nested object as a Python repr, so a job's error is a JSON string.
 """
 
+import errno
 import json
 import logging
 import re
@@ -37,6 +42,20 @@ log = logging.getLogger(__name__)
 EXIT_FAILED = 1  # the local job failed, or an unexpected error
 MAX_MESSAGE_CHARACTERS = 4_000  # error texts quote the input, which may be megabytes
 MAX_PARAM_CHARACTERS = 200
+# Errors of files that every host answers alike; others are of a disk, a mount or a network.
+LASTING_ERRNOS = frozenset(
+    {
+        errno.EACCES,
+        errno.EADDRNOTAVAIL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
 
 
 class WorkerError(Exception):
@@ -44,22 +63,44 @@ class WorkerError(Exception):
 
 
 class StartError(WorkerError):
-    """The worker cannot start or continue; the process exits with `exit_code`."""
+    """The worker cannot start or continue; the process exits with `exit_code`.
+
+    Args:
+        message: one sentence: what is wrong, and what to change.
+        lasting: overrides the class's `lasting`.
+
+    Attributes:
+        lasting: whether the cause follows from the configuration alone, so that every other start
+            would fail in the same way; jobs may then be failed with it. False where another host or
+            a later start may succeed, and where the cause is unknown.
+    """
 
     exit_code = EXIT_FAILED
+    lasting = False
+
+    def __init__(self, message: str, *, lasting: bool | None = None) -> None:
+        super().__init__(message)
+        if lasting is not None:
+            self.lasting = lasting
 
 
 class InvalidSetting(StartError):
     """The message has the setting's name, its value, and the valid values."""
 
     exit_code = 2
+    lasting = True
 
 
 class ModelUnavailable(StartError):
+    """Lasting, unless the network, the hub's server or this host's disk is the cause."""
+
     exit_code = 3
+    lasting = True
 
 
 class EngineStartFailed(StartError):
+    """Not lasting, unless the checkpoint, the flags and the kind of GPU decide it."""
+
     exit_code = 4
 
 
@@ -67,6 +108,12 @@ class EngineDied(StartError):
     """The engine died after its start; the platform must replace this worker."""
 
     exit_code = 5
+
+
+class LoopFailed(StartError):
+    """A thread or task of the worker ended by an exception; the platform must replace it."""
+
+    exit_code = 6
 
 
 class ClientDisconnected(WorkerError):
@@ -79,12 +126,14 @@ class RequestError(WorkerError):
     Attributes:
         status: the HTTP status code.
         type: the `type` of the OpenAI error object.
+        shows_paths: whether the caller may see the paths of files in a server error (5xx).
         param: the invalid input field.
         headers: HTTP response headers, such as `retry-after`.
     """
 
     status = 500
     type = "InternalServerError"
+    shows_paths = False
     headers: Mapping[str, str] = {}
 
     def __init__(
@@ -174,6 +223,13 @@ class EngineUnavailable(RequestError):
     headers: Mapping[str, str] = {"retry-after": "5"}
 
 
+class WorkerNotStarted(EngineUnavailable):
+    """The start has failed with a lasting cause, which the message is; it may name files."""
+
+    shows_paths = True
+    headers: Mapping[str, str] = {"x-should-retry": "false"}
+
+
 class EngineError(RequestError):
     """An error response of the engine, passed on to the caller.
 
@@ -207,13 +263,23 @@ NO_REASON = "The engine failed on this request without an error message."
 STARS = "***"
 # The user and password of a URL, up to the last @ before its path.
 USER_INFO = re.compile(r"(?<=://)[^/\s'\"]*(?=@)")
+NOISE = re.compile(
+    r"For further information visit.*|Supported architectures: .*|"
+    r"VLLM_ALLOW_LONG_MAX_MODEL_LEN must be used .*|"
+    r"This may lead to incorrect model outputs or CUDA errors\. ",
+    re.DOTALL,
+)
 _secrets: set[str] = set()
 _PATH = re.compile(r"(?<![\w:/.])(?:/[\w.@+-]+){2,}")
 
 
 def one_line(text: str) -> str:
-    """Join the lines of a library's message, without pydantic's link to its documentation."""
-    return " ".join(text.split("For further information visit")[0].split())
+    """Join the lines of a library's message, without what does not say the cause.
+
+    These are pydantic's link to its documentation, the names of hundreds of architectures, and what
+    CUDA would do if the engine did not refuse a length.
+    """
+    return " ".join(NOISE.sub("", text).split())
 
 
 def render(error: BaseException, for_anthropic: bool = False) -> str:
@@ -234,12 +300,13 @@ def render(error: BaseException, for_anthropic: bool = False) -> str:
         log.error("unexpected error", exc_info=error)
         message, param = "The worker failed on this request; see its log for the cause.", None
         kind, code = RequestError.type, RequestError.status
-    message = _redacted(message, code)[:MAX_MESSAGE_CHARACTERS]
+    hides_paths = code >= 500 and not (isinstance(error, RequestError) and error.shows_paths)
+    message = _redacted(message, hides_paths)[:MAX_MESSAGE_CHARACTERS]
     body: dict[str, Any] = {
         "error": {
             "message": message,
             "type": kind,
-            "param": param and _redacted(str(param), code)[:MAX_PARAM_CHARACTERS],
+            "param": param and _redacted(str(param), hides_paths)[:MAX_PARAM_CHARACTERS],
             "code": code,
         }
     }
@@ -266,7 +333,12 @@ def redact(text: str) -> str:
     return USER_INFO.sub(STARS, text) if "@" in text else text
 
 
-def _redacted(message: str, status: int) -> str:
-    """Remove secrets from every message, and file paths from server errors (5xx)."""
+def is_lasting(error: BaseException) -> bool:
+    """Whether a file's error follows from its name, not from a disk, a mount or a network."""
+    return not isinstance(error, OSError) or error.errno in LASTING_ERRNOS
+
+
+def _redacted(message: str, hides_paths: bool) -> str:
+    """Remove secrets, and file paths if they are to be hidden."""
     message = redact(message)
-    return _PATH.sub("[path]", message) if status >= 500 else message
+    return _PATH.sub("[path]", message) if hides_paths else message

@@ -22,7 +22,7 @@ def is_healthy(environ: Mapping[str, str]) -> bool:
     environ = {n: value for n, value in cleaned.items() if not is_no_value(value)}
     if not _serves_http(environ):
         return True
-    default = "80" if environ.get("RUNPOD_ENDPOINT_ID") else "8000"
+    default = "80" if _is_on_platform(environ) else "8000"
     port = _port(environ, "PORT_HEALTH") or _port(environ) or default
     if not port.isdigit():
         return False
@@ -42,7 +42,12 @@ def _serves_http(environ: Mapping[str, str]) -> bool:
     mode = environ.get("SERVE_MODE") or "auto"
     if mode != "auto":
         return mode == "http"
-    return not environ.get("RUNPOD_WEBHOOK_GET_JOB") and bool(_port(environ))
+    has_http = bool(_port(environ)) or _is_on_platform(environ)
+    return not environ.get("RUNPOD_WEBHOOK_GET_JOB") and has_http
+
+
+def _is_on_platform(environ: Mapping[str, str]) -> bool:
+    return bool(environ.get("RUNPOD_ENDPOINT_ID") or environ.get("RUNPOD_POD_ID"))
 
 
 def _host(environ: Mapping[str, str]) -> str:

@@ -1,99 +1,56 @@
-"""The steps of the worker's process, from settings to shutdown, and its exit codes.
+"""The steps of the worker's process, from the model to the shutdown."""
 
-0  the queue or HTTP server was shut down, or the local job succeeded
-1  the local job failed, or an unexpected error
-2  invalid setting              3  model unavailable
-4  the engine did not start     5  the engine died
-143, 130  SIGTERM or SIGINT during the start, or again during the shutdown
-"""
-
-import argparse
 import contextlib
 import logging
 import signal
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from handler import logs
 from handler.engine.capacity import job_concurrency
-from handler.engine.config_file import merge_config_file
-from handler.engine.flag_aliases import flag_rules
-from handler.engine.interface import EngineAdapter, RunningEngine
+from handler.engine.failed_start.second_start import SecondStart
+from handler.engine.interface import RunningEngine
 from handler.engine.pacing import WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
-from handler.engine.sglang import flags as sglang_flags
 from handler.engine.sglang.adapter import SglangAdapter
-from handler.engine.vllm import flags as vllm_flags
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
-from handler.errors import EXIT_FAILED, StartError, hide_secrets, redact
+from handler.errors import EXIT_FAILED
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.mistral import flag_value
-from handler.model.resolve import ResolvedModel, model_sources, resolve_model
+from handler.model.resolve import (
+    ResolvedModel,
+    export_environment,
+    model_sources,
+    resolve_model,
+)
+from handler.request.body_limits import BodyLimits
+from handler.request.limits import RequestLimits
 from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
 from handler.serve.queue.loop import QueueFrontEnd
+from handler.serve.queue.ping import bounded_jobs
 from handler.serve.queue.sdk_patches import LOG_LEVEL, import_sdk, sdk_environment
 from handler.serve.worker import NoFrontEnd, Worker
 from handler.settings.environ import (
-    clean_environ,
     export,
-    export_unquoted,
-    load_settings,
-    setting_rules,
 )
 from handler.settings.fields import Settings
-from handler.startup.build_jobs import build_jobs_environment
 from handler.startup.cache_key import cache_key
 from handler.startup.compile_cache import CompileCache
 from handler.startup.driver import check_driver
 from handler.startup.prefetch import prefetch_weights, reads_around_page_cache
-from handler.startup.timings import StartupTimings, process_start_time
+from handler.startup.timings import StartupTimings
+from handler.supervisor import Supervisor
 
 log = logging.getLogger("handler")
 
-CreateAdapter = Callable[[Settings, ResolvedModel, Mapping[str, str]], EngineAdapter]
-ENGINES: dict[str, CreateAdapter] = {"vllm": VllmAdapter, "sglang": SglangAdapter}
-REFUSED_FLAGS = vllm_flags.REFUSED | sglang_flags.REFUSED
-
-
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the worker and return the process's exit code."""
-    timings = StartupTimings(process_start_time())
-    timings.since(timings.began, "interpreter")
-    options = _parse_arguments(arguments)
-    config_file = None
-    try:
-        variables, unset = clean_environ(environ, setting_rules(), flag_rules())
-        export_unquoted(environ, variables)
-        variables, config_file = merge_config_file(variables, REFUSED_FLAGS)
-        settings = load_settings(variables)
-        logs.configure_logging(settings.log_level, settings.log_format)
-        hide_secrets(settings.secrets())
-        if unset:
-            log.info("read as not set: %s", ", ".join(unset))
-        if options.test_input is not None or settings.mode == "local":
-            job = local.load_job(options.test_input)
-            return WorkerProcess(settings, variables, timings).run_local(job)
-        return WorkerProcess(settings, variables, timings).serve()
-    except StartError as error:
-        reason = config_file.explain(str(error)) if config_file else str(error)
-        print(redact(reason), file=sys.stderr, flush=True)
-        return error.exit_code
-    except SystemExit as exit:  # from a signal or a library
-        if isinstance(exit.code, int | None):
-            return exit.code or 0
-        print(exit.code, file=sys.stderr, flush=True)
-        return EXIT_FAILED
-    except Exception:
-        traceback.print_exc()
-        return EXIT_FAILED
+AdapterClass = type[VllmAdapter] | type[SglangAdapter]
+ENGINES: dict[str, AdapterClass] = {"vllm": VllmAdapter, "sglang": SglangAdapter}
 
 
 class WorkerProcess:
@@ -103,6 +60,9 @@ class WorkerProcess:
         settings: the worker's settings.
         environ: the environment, which may hold engine flags.
         timings: records the stages of the start.
+
+    Attributes:
+        has_started: whether it serves, or did; what ends it then is no failed start.
 
     Raises:
         InvalidSetting: PREFIX_WARMUP or PROMETHEUS_PUSHGATEWAY is invalid.
@@ -116,6 +76,8 @@ class WorkerProcess:
         self._timings = timings
         self._prefixes = parse_prefixes(settings.prefix_warmup)
         self._pushgateway = self._parse_pushgateway()
+        self._supervisor = Supervisor()
+        self.has_started = False
 
     def run_local(self, job: Mapping[str, Any]) -> int:
         """Run one job, print its output and return the exit code."""
@@ -140,19 +102,23 @@ class WorkerProcess:
         with contextlib.ExitStack() as stack:
             http = metrics_server = None
             if settings.mode == "http":
-                http = stack.enter_context(HttpFrontEnd(settings))
+                http = stack.enter_context(HttpFrontEnd(settings, supervisor=self._supervisor))
             elif settings.metrics_port is not None:
                 metrics_server = stack.enter_context(
-                    MetricsServer(settings.http_host, settings.metrics_port)
+                    MetricsServer(settings.http_host, settings.metrics_port, self._supervisor)
                 )
             runtime, caches, parser = self._start_engine(stack, mode=settings.mode)
             engine = runtime.wait_until_up()
             max_jobs = job_concurrency(settings.max_concurrency, engine.capacity)
+            if settings.mode == "queue":
+                is_auto = settings.max_concurrency == "auto"
+                max_jobs = bounded_jobs(max_jobs, is_auto=is_auto, environ=self._environ)
             monitor = stack.enter_context(self._monitor(runtime, engine, max_jobs))
             if metrics_server is not None:
                 metrics_server.publish(monitor.exposition)
             log.info("ready for %d jobs at once as %s", max_jobs, engine.models[0])
-            with _signal_handlers_restored():
+            self.has_started = True
+            with signal_handlers_restored():
                 if http is not None:
                     self._log_timings()
                     worker = self._worker(runtime, parser, max_jobs, monitor, http)
@@ -171,10 +137,6 @@ class WorkerProcess:
         """Start and warm up the engine; closing `stack` stops it."""
         settings, timings = self._settings, self._timings
         check_driver(self._environ)
-        model = self._resolve_model()
-        adapter = ENGINES[settings.engine](settings, model, self._environ)
-        if settings.prefetch_weights:
-            self._prefetch(model.path)
         caches = stack.enter_context(
             CompileCache(
                 settings.cache_root,
@@ -183,11 +145,22 @@ class WorkerProcess:
                 volume=settings.base_path if settings.volume_cache else None,
                 environ=self._environ,
                 max_bytes=int(settings.cache_max_gb * 1e9),
+                supervisor=self._supervisor,
             )
         )
-        export({**caches.environ, **build_jobs_environment()})
+        export(caches.environ)
+        adapter = ENGINES[settings.engine]
+        import_engine = partial(adapter.import_engine, settings, self._environ)
         flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
-        runtime = stack.enter_context(EngineRuntime(adapter, Pacer(flushes), timings))
+        second_start = SecondStart.of(self._environ)
+        lowered = second_start.lowered if second_start else ()
+        runtime = stack.enter_context(
+            EngineRuntime(import_engine, Pacer(flushes), timings, lowered)
+        )
+        model = self._resolve_model(before_hub=runtime.begin_import)
+        if settings.prefetch_weights:
+            self._prefetch(model.path)
+        runtime.check_flags(adapter(settings, model, self._environ))
         if caches.restores:
             with timings.stage("caches", beside=True):
                 caches.wait_until_restored()
@@ -202,6 +175,7 @@ class WorkerProcess:
         with timings.stage("warm-up"):
             warm_up(runtime, self._prefixes)
         caches.start_save()
+        caches.bound_folders()
         return runtime, caches, self._parser(engine, model)
 
     def _prefetch(self, folder: Path) -> None:
@@ -211,14 +185,13 @@ class WorkerProcess:
         else:
             prefetch_weights(folder)
 
-    def _resolve_model(self) -> ResolvedModel:
+    def _resolve_model(self, before_hub: Callable[[], None]) -> ResolvedModel:
+        """Find the model; `before_hub` is called before the hub is asked for files."""
         with self._timings.stage("model"):
-            sources = model_sources(self._settings, self._environ)
+            sources = model_sources(self._settings, self._environ, before_hub)
             export(sources.environment())  # huggingface-hub reads it at import
             model = resolve_model(self._settings, sources, self._environ)
-            if model.environment:
-                export({}, remove=model.environment)  # even if the user has set it
-                export(model.environment)
+            export_environment(model)
         method = model.quantization or "unquantized"
         log.info("model %s (%s) from %s", model.name, method, model.source)
         return model
@@ -234,11 +207,18 @@ class WorkerProcess:
             adapter_routes=engine.adapter_routes,
             media_domains=self._settings.media_domains,
             context_tokens=engine.capacity.max_model_tokens,
+            validators=engine.validators,
+            body_limits=BodyLimits.from_settings(
+                self._settings, engine.capacity.max_model_tokens, engine.max_token_characters
+            ),
+            limits=RequestLimits.from_settings(
+                self._settings, constrains_tools=engine.constrains_tools
+            ),
         )
 
     def _monitor(self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int) -> Monitor:
         max_running = min(max_jobs, engine.capacity.max_sequences)
-        return Monitor(runtime, self._timings, max_running, self._pushgateway)
+        return Monitor(runtime, self._timings, max_running, self._pushgateway, self._supervisor)
 
     def _parse_pushgateway(self) -> Pushgateway | None:
         settings = self._settings
@@ -281,6 +261,7 @@ class WorkerProcess:
             drain_timeout_seconds=self._settings.drain_timeout_seconds,
             on_first_poll=first_poll,
             on_post=monitor.metrics.posted,
+            supervisor=self._supervisor,
         )
 
     def _log_timings(self) -> None:
@@ -289,7 +270,7 @@ class WorkerProcess:
 
 
 @contextlib.contextmanager
-def _signal_handlers_restored() -> Iterator[None]:
+def signal_handlers_restored() -> Iterator[None]:
     """Restore the signal handlers that a front end or asyncio has replaced or removed.
 
     So a signal can also interrupt the shutdown of the engine.
@@ -300,18 +281,3 @@ def _signal_handlers_restored() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m handler",
-        description="Serves a Runpod queue on a queue endpoint, HTTP if PORT is set, and otherwise "
-        "runs the job in test_input.json. SERVE_MODE=queue, http or local overrides this choice. "
-        "All settings are environment variables: see docs/settings.md.",
-    )
-    parser.add_argument(
-        "--test_input",
-        metavar="JSON",
-        help="run this job instead of the one in test_input.json, whatever SERVE_MODE is",
-    )
-    return parser.parse_args(arguments)

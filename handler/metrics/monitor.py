@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
+from handler.engine.awake_clock import AwakeTimeout
 from handler.engine.interface import EngineRequest
 from handler.engine.response import send_request
 from handler.engine.runtime import EngineRuntime
@@ -26,6 +27,7 @@ from handler.metrics.bottleneck import (
 from handler.metrics.engine_stats import EngineStats, StatsWindow, parse_stats, window_between
 from handler.metrics.prometheus import Gauges, WorkerMetrics
 from handler.startup.timings import StartupTimings
+from handler.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class Monitor:
         timings: the stages of the start.
         max_running: requests that the engine can run at once.
         pushgateway: receives the metrics; leaving the context deletes them there.
+        supervisor: watches the monitor's thread.
+        sample_interval_seconds: the time between two samples.
 
     Attributes:
         metrics: the worker's own metrics.
@@ -53,6 +57,8 @@ class Monitor:
         timings: StartupTimings,
         max_running: int,
         pushgateway: "Pushgateway | None" = None,
+        supervisor: Supervisor | None = None,
+        sample_interval_seconds: float = SAMPLE_INTERVAL_SECONDS,
     ) -> None:
         self._runtime = runtime
         self._max_running = max_running
@@ -62,7 +68,8 @@ class Monitor:
         self._lock = threading.Lock()
         self._bottleneck_log = BottleneckLog()
         self._stop_requested = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="monitor", daemon=True)
+        self._interval_seconds = sample_interval_seconds
+        self._thread = (supervisor or Supervisor()).thread("monitor", self._main)
 
     def __enter__(self) -> "Monitor":
         self._thread.start()
@@ -113,6 +120,8 @@ class Monitor:
         running = self._runtime.running
         is_alive = running is not None and not self._runtime.dead and running.alive()
         gauges: dict[str, float | dict[str, float]] = {"engine_up": float(is_alive)}
+        if self._runtime.lowered:
+            gauges["lowered_setting"] = dict(self._runtime.lowered)
         if (latest := self._latest()) is None:
             return gauges
         stats, window = latest
@@ -135,14 +144,19 @@ class Monitor:
 
     def _main(self) -> None:
         with asyncio.Runner() as runner:
-            while not self._stop_requested.wait(SAMPLE_INTERVAL_SECONDS):
+            problem = ""
+            while not self._stop_requested.wait(self._interval_seconds):
                 try:
                     runner.run(self._sample())
-                except Exception:  # the worker can serve without a monitor
-                    log.exception("the monitor failed to take a sample")
+                except Exception as error:  # the next sample may succeed
+                    if repr(error) != problem:  # a repeated one is logged once
+                        log.exception("the monitor failed to take a sample")
+                    problem = repr(error)
+                else:
+                    problem = ""
 
     async def _sample(self) -> None:
-        async with asyncio.timeout(SAMPLE_INTERVAL_SECONDS):
+        async with AwakeTimeout(SAMPLE_INTERVAL_SECONDS):
             exposition = await self.exposition()
         if (latest := self._latest()) is not None and not self._runtime.dead:
             stats, window = latest

@@ -29,6 +29,14 @@ GAUGES = {
         "Seconds from the start of the process to the begin of a stage",
         ("stage",),
     ),
+    "lowered_setting": (
+        "Value of a setting that the worker has lowered to fit the GPU's memory",
+        ("setting",),
+    ),
+    "start_failed": (
+        "1 if the start has failed, by its exit code; all other metrics are absent then",
+        ("exit_code",),
+    ),
     "engine_up": ("1 if the engine is alive", ()),
     "kv_cache_usage_ratio": ("Used share of the KV cache", ()),
     "engine_running_requests": ("Requests in the engine's batch", ()),
@@ -138,6 +146,15 @@ class WorkerMetrics(RequestObserver):
             },
             **self._engine_gauges(),
         }
+
+
+def failed_start_exposition(exit_code: int) -> str:
+    """Return the metrics of a worker whose start has failed with this exit code."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(_GaugeCollector(lambda: {"start_failed": {str(exit_code): 1}}))
+    return generate_latest(registry).decode()
 
 
 class _GaugeCollector:

@@ -8,7 +8,7 @@ import re
 import time
 from typing import Literal
 
-from handler.engine.usage import Usage, UsageCounter
+from handler.engine.call.usage import Usage, UsageCounter
 from handler.errors import ClientDisconnected, RequestError
 
 log = logging.getLogger(__name__)

@@ -25,6 +25,7 @@ WORDS_WITH_MEANING = {
     "speculative_method": "none",
     "cors_origins": "null",  # the origin of a local file
 }
+REALTIME_PORT = "RUNPOD_REALTIME_PORT"  # the SDK reads it
 
 # Variables that the engines, their libraries and the SDK read for themselves.
 LIBRARY_PREFIXES = tuple(
@@ -148,7 +149,32 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
             "SERVE_MODE='queue' needs RUNPOD_WEBHOOK_GET_JOB, which the platform sets: leave "
             "SERVE_MODE out, or set it to http or local."
         )
+    realtime_port = variables.get(REALTIME_PORT, "")
+    if settings.serve_mode in ("auto", "queue") and realtime_port and not is_zero(realtime_port):
+        raise InvalidSetting(
+            f"{REALTIME_PORT}={realtime_port!r} asks for the SDK's own HTTP server, which has no "
+            "OpenAI routes: leave it out, or set SERVE_MODE=http and PORT for the worker's server."
+        )
     return settings
+
+
+def readable_settings(environ: Mapping[str, str]) -> tuple[Settings, frozenset[str]]:
+    """Return the settings that can be read, for a worker whose start has failed.
+
+    Args:
+        environ: may be what the start failed with.
+
+    Returns:
+        The settings, with the defaults of those whose values are invalid, and the fields of these.
+    """
+    variables = dict(clean_environ(environ, setting_rules()).variables)
+    unreadable = set()
+    for field, names in setting_variables().items():
+        for name in names:
+            if not _takes_value(name, variables.get(name, "")):
+                del variables[name]
+                unreadable.add(field)
+    return Settings(**_Environ(variables)()), frozenset(unreadable)
 
 
 def export_unquoted(environ: Mapping[str, str], cleaned: Mapping[str, str]) -> None:
@@ -193,7 +219,10 @@ def _settings_with_two_values(environ: Mapping[str, str]) -> list[str]:
 
 def _takes(field: str, value: str) -> bool:
     """Whether a field takes this value."""
-    variable = setting_variables()[field][0]
+    return _takes_value(setting_variables()[field][0], value)
+
+
+def _takes_value(variable: str, value: str) -> bool:
     try:
         Settings(**_Environ({variable: value})())
     except ValidationError:

@@ -1,7 +1,7 @@
 """The worker's own settings, one frozen object that `environ.py` reads once.
 
 Variables that are named like a flag of the engine (`GPU_MEMORY_UTILIZATION`, `MAX_NUM_SEQS` …) are
-not here: `handler/engine/flags.py` takes them from the engine's own parser.
+not here: `handler/engine/flags/parser.py` takes them from the engine's own parser.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from handler.settings.types import (
     AnyCase,
     Bool,
     Domains,
+    HealthPath,
     HubToken,
     LogLevel,
     LowerCase,
@@ -23,6 +24,7 @@ from handler.settings.types import (
     OwnPort,
     Port,
     Seconds,
+    SecondsOrZero,
     parse_domains,
     parse_model_names,
 )
@@ -131,7 +133,8 @@ class Settings(BaseSettings):
     max_concurrency: Annotated[Literal["auto"] | PositiveInt, AnyCase] = Field(
         "auto",
         validation_alias="MAX_CONCURRENCY",
-        description="Concurrent jobs; auto: as many as fit into the engine's batch and KV cache",
+        description="Concurrent jobs; auto: as many as fit into the engine's batch and KV cache, "
+        "and on a queue into the ids that the SDK's ping can name, about 170",
     )
     max_posts_per_second: PositiveFloat = Field(
         POSTS_PER_SECOND,
@@ -145,6 +148,50 @@ class Settings(BaseSettings):
         30.0,
         validation_alias="DRAIN_TIMEOUT",
         description="Seconds for running jobs to end after SIGTERM",
+    )
+    max_json_values: PositiveInt = Field(
+        250_000,
+        validation_alias="MAX_JSON_VALUES",
+        description="Strings, numbers, objects and lists in a request's JSON, beyond as many as "
+        "the context has tokens; more get 413",
+    )
+    max_request_items: PositiveInt = Field(
+        8_192,
+        validation_alias="MAX_REQUEST_ITEMS",
+        description="Objects and texts in a request's messages, tools (without their schemas), "
+        "inputs and documents together; more get 400",
+    )
+    max_sequences_per_request: PositiveInt = Field(
+        128,
+        validation_alias="MAX_SEQUENCES_PER_REQUEST",
+        description="Prompts of a request times the answers to each (n, best_of); more get 400",
+    )
+    max_sampling_items: PositiveInt = Field(
+        1_024,
+        validation_alias="MAX_SAMPLING_ITEMS",
+        description="Entries of a request's stop, bad_words, logit_bias and lists of token ids",
+    )
+    max_top_logprobs: PositiveInt = Field(
+        20,
+        validation_alias="MAX_TOP_LOGPROBS",
+        description="SGLang: log probabilities that a request may ask for at each token; more get "
+        "400. vLLM's own setting is MAX_LOGPROBS",
+    )
+    max_schema_bytes: PositiveInt = Field(
+        131_072,
+        validation_alias="MAX_SCHEMA_BYTES",
+        description="Bytes of a request's JSON schemas, grammars, regexes, choices; more get 400",
+    )
+    max_schema_items: PositiveInt = Field(
+        2_048,
+        validation_alias="MAX_SCHEMA_ITEMS",
+        description="Properties, enumerated values and alternatives of these constraints",
+    )
+    startup_error_seconds: SecondsOrZero = Field(
+        60.0,
+        validation_alias="STARTUP_ERROR_SECONDS",
+        description="Seconds without a job until a worker whose start cannot succeed ends; until "
+        "then it fails jobs with the reason. 0: it takes none, and is reported as unhealthy",
     )
     hf_token: HubToken | None = Field(
         None,
@@ -169,8 +216,8 @@ class Settings(BaseSettings):
     cache_max_gb: PositiveFloat = Field(
         10.0,
         validation_alias="CACHE_MAX_GB",
-        description="Gigabytes of compiled code that an endpoint keeps on the network volume; the "
-        "archive that was used longest ago goes first",
+        description="Gigabytes of compiled code in an endpoint's archives on the network volume, "
+        "and in the folders below CACHE_ROOT; what was used longest ago goes first",
     )
     prefetch_weights: Bool = Field(
         True,
@@ -186,15 +233,21 @@ class Settings(BaseSettings):
     serve_mode: Annotated[Literal["auto", "queue", "http", "local"], AnyCase] = Field(
         "auto",
         validation_alias="SERVE_MODE",
-        description="auto is queue on a queue endpoint, http where PORT is set, else local",
+        description="auto is queue on a queue endpoint, http where PORT is set and on the rest of "
+        "the platform (load balancers, Pods), else local",
     )
     port: OwnPort = Field(
         None,
         validation_alias="PORT",
-        description="Port of HTTP; by default 80 on an endpoint and 8000 elsewhere",
+        description="Port of HTTP; by default 80 on the platform and 8000 elsewhere",
     )
     port_health: Port | None = Field(
         None, validation_alias="PORT_HEALTH", description="Port of /ping, if it is not PORT"
+    )
+    health_check_path: HealthPath = Field(
+        "/ping",
+        validation_alias="HEALTH_CHECK_PATH",
+        description="Another path that is answered like /ping, without a key",
     )
     http_host: str = Field(
         "0.0.0.0", validation_alias="HTTP_HOST", description="Address to serve HTTP on"
@@ -286,12 +339,17 @@ class Settings(BaseSettings):
             return self.serve_mode
         if self.job_url is not None:
             return "queue"
-        return "local" if self.port is None else "http"
+        return "http" if self.port is not None or self.is_on_platform else "local"
+
+    @property
+    def is_on_platform(self) -> bool:
+        """Whether this is a worker of an endpoint, or a Pod."""
+        return self.endpoint_id is not None or self.worker_id is not None
 
     @property
     def http_port(self) -> int:
         """The port of HTTP; the platform's gateway connects to 80 unless PORT is set."""
-        return self.port or (80 if self.endpoint_id else 8000)
+        return self.port or (80 if self.is_on_platform else 8000)
 
     @classmethod
     def settings_customise_sources(

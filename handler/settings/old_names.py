@@ -1,7 +1,7 @@
 """Variables of other workers and older engines that have another name today, and still work.
 
 The names are those of worker-vllm and worker-sglang; docs/moving.md lists them. Those that nothing
-can take the place of are in `handler/engine/removed_names.py`.
+can take the place of are in `handler/engine/flags/removed_names.py`.
 """
 
 import json

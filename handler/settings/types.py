@@ -68,6 +68,17 @@ def parse_origins(text: str) -> list[str]:
     return origins
 
 
+def check_health_path(path: str) -> str:
+    """Return the path of a health check.
+
+    Raises:
+        ValueError: what it must be.
+    """
+    if not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+        raise ValueError("a path that begins with /, such as /ping or /healthz")
+    return path
+
+
 def parse_domains(text: str) -> frozenset[str]:
     """Return host names in lower case.
 
@@ -157,6 +168,7 @@ def _lower_case(value: object) -> object:
 Bool = Annotated[bool, BeforeValidator(_bool)]
 AnyCase = BeforeValidator(_lower_case)  # of the words to choose from
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 HubToken = Annotated[SecretStr, AfterValidator(check_token)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 OwnPort = Annotated[Port | None, BeforeValidator(_without_service_link)]
@@ -165,4 +177,5 @@ Method = Annotated[SpeculativeMethod, BeforeValidator(parse_speculative_method)]
 LogLevel = Annotated[LogLevelName, BeforeValidator(parse_log_level)]
 ModelNames = Annotated[str, AfterValidator(_check_model_names)]
 Origins = Annotated[str, AfterValidator(_check_origins)]
+HealthPath = Annotated[str, AfterValidator(check_health_path)]
 Domains = Annotated[str, AfterValidator(_check_domains)]

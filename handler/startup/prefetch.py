@@ -13,12 +13,13 @@ from pathlib import Path
 
 import psutil
 
+from handler.startup.container_limits import available_memory_bytes
+
 log = logging.getLogger(__name__)
 
 MAX_READERS = 4  # a network volume serves several readers faster than one
 CHUNK_BYTES = 8 << 20
 MAX_MEMORY_SHARE = 0.8
-CGROUP = Path("/sys/fs/cgroup")
 # Where fastsafetensors 0.5 reads through the page cache.
 NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "sshfs", "fuse.sshfs", "lustre", "gpfs", "beegfs"),
@@ -88,18 +89,6 @@ def _file_system(folder: Path) -> str:
         if folder.is_relative_to(mount.mountpoint)
     ]
     return max(mounts, default=(0, ""))[1]
-
-
-def available_memory_bytes(cgroup: Path = CGROUP) -> int:
-    """Return the available memory of the machine, or of the container if its limit is lower."""
-    available = int(psutil.virtual_memory().available)
-    try:
-        limit = int((cgroup / "memory.max").read_text())  # `max` without a limit
-        used = int((cgroup / "memory.current").read_text())
-        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return available
-    return min(available, limit - used + int(stat.get("inactive_file", 0)))
 
 
 def _read_files(remaining: Iterator[Path], lock: threading.Lock) -> None:

@@ -82,8 +82,9 @@ class StartupTimings:
         parts = [each for each in self if not each.beside and not self._has_parts(each)]
         for stage in parts:
             if stage.began - reached >= MIN_GAP_SECONDS:  # a shorter one counts with the stage
-                steps += self._gap(reached, stage.began, stage.name)
-                reached = stage.began
+                gap = list(self._gap(reached, stage.began, stage.name))
+                steps += gap if gap[-1].seconds >= MIN_GAP_SECONDS else gap[:-1]
+                reached = steps[-1].ended
             if stage.ended > reached:
                 steps.append(StartupStage(stage.name, reached, stage.ended - reached))
                 reached = stage.ended
