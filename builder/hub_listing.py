@@ -30,7 +30,7 @@ TEST_TIMEOUT_MS = 600_000  # includes the first start
 # Settings of the platform, of the image, and of HTTP: a listing creates a queue endpoint.
 EXCLUDED_SETTINGS = frozenset(
     "job_url endpoint_id worker_id engine base_path cache_root serve_mode port port_health "
-    "http_host api_key allow_unauthenticated max_queue cors_origins playground "
+    "health_check_path http_host api_key allow_unauthenticated max_queue cors_origins playground "
     "metrics_port".split()
 )
 BASIC_INPUTS = ("MODEL_NAME", "HF_TOKEN", "MAX_MODEL_LEN")  # the others are under "advanced"
@@ -54,6 +54,7 @@ ENGINE_FLAGS: dict[str, tuple[str, str]] = {
     "REASONING_PARSER": ("string", "How the model writes its reasoning, such as qwen3"),
     "TRUST_REMOTE_CODE": ("boolean", "Run Python code that comes with the model"),
 }
+SWITCH_WORDS = {"trueValue": "true", "falseValue": "false"}  # what the variable is
 INPUT_TYPES: dict[Any, str] = {bool: "boolean", int: "number", float: "number"}
 
 
@@ -129,6 +130,7 @@ def _setting_input(key: str, field: str, info: FieldInfo) -> dict[str, Any]:
         "type": "huggingface" if field == "model_name" else input_type,
         "description": info.description,
     }
+    content |= SWITCH_WORDS if input_type == "boolean" else {}
     choices = [str(choice) for choice in types if not isinstance(choice, type)]
     if len(choices) == len(types):
         content["options"] = [{"label": choice, "value": choice} for choice in choices]
@@ -141,7 +143,8 @@ def _setting_input(key: str, field: str, info: FieldInfo) -> dict[str, Any]:
 
 def _flag_content(input_type: str, description: str) -> dict[str, Any]:
     if input_type != "choice":
-        return {"type": input_type, "description": description}
+        default = {"default": False, **SWITCH_WORDS} if input_type == "boolean" else {}
+        return {"type": input_type, "description": description, **default}
     options = [{"label": word, "value": word} for word in ("true", "false")]
     return {"type": "string", "description": description, "options": options, "default": ""}
 

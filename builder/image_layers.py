@@ -1,8 +1,8 @@
 """The layers of an image that is built from an engine's locked wheels.
 
-    python -m builder.image_layers split LOCK --pruned FILE --out DIRECTORY
-    python -m builder.image_layers install LAYER --remove FILE
-    python -m builder.image_layers shipped LOCK WORKER_LOCK --pruned FILE
+    python -m builder.image_layers split LOCK --pruned FILE… --out DIRECTORY
+    python -m builder.image_layers install LAYER --prune FILE
+    python -m builder.image_layers shipped LOCK WORKER_LOCK --pruned FILE…
 
 A layer is pushed and pulled again only when its own packages change: CUDA's libraries and torch
 change seldom, the engine often. `split` writes one hashed requirements file for each layer;
@@ -10,8 +10,9 @@ change seldom, the engine often. `split` writes one hashed requirements file for
 makes the same layer: every time stamp is the same, and bytecode is compiled. `shipped` prints the
 lock of everything that an image has.
 
-What the worker never loads is left out: the file of `--pruned` has names of packages, and patterns
-of files below site-packages, which `split` writes to `files.txt` for `install`.
+What the worker never loads is left out: the files of `--pruned` have names of packages, patterns of
+files below site-packages, and patterns of libraries to strip, which `split` writes to `files.txt`
+for `install`.
 
 It imports nothing of the project, because a change there would install everything again.
 """
@@ -34,29 +35,26 @@ ENGINE = re.compile(r"vllm|sglang|sglang-kernel|sgl-[\w-]+")
 # Python packages for CUDA, which follow the engine and not the toolkit.
 NOT_TOOLKIT = re.compile(r"nvidia-(cutlass-dsl|cudnn-frontend|ml-py)")
 FILES = "files.txt"
+STRIP = "strip "  # before the pattern of libraries that lose their debugging symbols
 TIME_STAMP = 946684800  # 2000-01-01: the same files make the same layer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.command == "split":
-        for name, text in split(options.lock.read_text(), options.pruned.read_text()).items():
+        for name, text in split(options.lock.read_text(), _read(options.pruned)).items():
             options.out.mkdir(parents=True, exist_ok=True)
             (options.out / name).write_text(text)
         return 0
     if options.command == "shipped":
-        pruned = options.pruned.read_text()
+        pruned = _read(options.pruned)
         print(shipped(options.lock.read_text(), options.worker.read_text(), pruned))
         return 0
-    return install(options.layer, options.remove.read_text().splitlines())
+    return install(options.layer, options.prune.read_text())
 
 
 def split(lock: str, pruned: str) -> dict[str, str]:
-    """Return the text of each layer's requirements file, and of the list of files to remove.
-
-    Raises:
-        SystemExit: a pruned package is not in the lock, so that the list is out of date.
-    """
+    """Return the text of each layer's requirements file, and of the list of files to prune."""
     packages, files = pruned_packages(pruned), pruned_files(pruned)
     entries = {match["name"]: match[0] for match in ENTRY.finditer(lock)}
     layers: dict[str, list[str]] = {name: [] for name in LAYERS}
@@ -64,7 +62,8 @@ def split(lock: str, pruned: str) -> dict[str, str]:
         if name not in packages:
             layers[layer_of(name)].append(entry)
     texts = {f"{name}.txt": "".join(f"{entry}\n" for entry in layers[name]) for name in LAYERS}
-    return {**texts, FILES: "".join(f"{pattern}\n" for pattern in files)}
+    files += [f"{STRIP}{pattern}" for pattern in stripped_files(pruned)]
+    return {**texts, FILES: "".join(f"{line}\n" for line in files)}
 
 
 def layer_of(package: str) -> str:
@@ -79,21 +78,26 @@ def layer_of(package: str) -> str:
 
 
 def pruned_packages(pruned: str) -> set[str]:
-    return {line for line in _lines(pruned) if "/" not in line}
+    return {line for line in _lines(pruned) if "/" not in line and not line.startswith(STRIP)}
 
 
 def pruned_files(pruned: str) -> list[str]:
-    return [line for line in _lines(pruned) if "/" in line]
+    return [line for line in _lines(pruned) if "/" in line and not line.startswith(STRIP)]
 
 
-def install(layer: Path, patterns: Iterable[str]) -> int:
-    """Install a layer's packages, remove files, compile the rest; return uv's exit code."""
+def stripped_files(pruned: str) -> list[str]:
+    return [line.removeprefix(STRIP) for line in _lines(pruned) if line.startswith(STRIP)]
+
+
+def install(layer: Path, pruned: str) -> int:
+    """Install a layer's packages, prune files, compile the rest; return uv's exit code."""
     command = ["uv", "pip", "install", "--python", sys.executable, "--no-cache", "--no-progress"]
     command += ["--no-deps", "--require-hashes", "-r", str(layer)]
     if layer.read_text() and (code := subprocess.run(command).returncode):
         return code
     packages, environment = Path(sysconfig.get_path("purelib")), Path(sys.prefix)
-    remove(packages, patterns)
+    remove(packages, pruned_files(pruned))
+    strip(packages, stripped_files(pruned))
     set_time_stamps(environment)  # bytecode has its source's
     compileall.compile_dir(packages, quiet=2, workers=0)
     set_time_stamps(environment)
@@ -107,6 +111,14 @@ def remove(folder: Path, patterns: Iterable[str]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def strip(folder: Path, patterns: Iterable[str]) -> None:
+    """Remove symbols that the loader does not need from the libraries that match the patterns."""
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        stripped = path.with_name(f"{path.name}.stripped")
+        subprocess.run(["strip", "--strip-unneeded", "-o", stripped, path], check=True)
+        stripped.replace(path)  # a hard link to the library keeps its content
 
 
 def set_time_stamps(folder: Path) -> None:
@@ -125,6 +137,10 @@ def shipped(lock: str, worker: str, pruned: str) -> str:
     return "\n".join(entries[name] for name in sorted(entries.keys() - pruned_packages(pruned)))
 
 
+def _read(files: Iterable[Path]) -> str:
+    return "\n".join(file.read_text() for file in files)
+
+
 def _lines(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if line := line.partition("#")[0].strip():
@@ -140,15 +156,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("split", help="write each layer's requirements file")
     command.add_argument("lock", type=Path, help="an engine's hashed requirements file")
-    command.add_argument("--pruned", type=Path, required=True, help="what is left out")
+    command.add_argument("--pruned", type=Path, nargs="*", default=[], help="what is left out")
     command.add_argument("--out", type=Path, required=True, metavar="DIRECTORY")
     command = commands.add_parser("install", help="install one layer with uv")
     command.add_argument("layer", type=Path, help="the layer's requirements file")
-    command.add_argument("--remove", type=Path, required=True, help="patterns of files")
+    command.add_argument("--prune", type=Path, required=True, help="patterns of files")
     command = commands.add_parser("shipped", help="print the lock of an image")
     command.add_argument("lock", type=Path, help="an engine's hashed requirements file")
     command.add_argument("worker", type=Path, help="the worker's")
-    command.add_argument("--pruned", type=Path, required=True, help="what is left out")
+    command.add_argument("--pruned", type=Path, nargs="*", default=[], help="what is left out")
     return parser
 
 

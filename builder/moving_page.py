@@ -19,8 +19,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from handler.engine.flag_aliases import ALIAS_NAMES, FLAG_NAMES, OTHER_ENGINE, TITLES, EngineName
-from handler.engine.removed_names import removed_names
+from handler.engine.flags.aliases import ALIAS_NAMES, FLAG_NAMES, OTHER_ENGINE, TITLES, EngineName
+from handler.engine.flags.removed_names import removed_names
 from handler.settings.environ import setting_variables
 from handler.settings.old_names import OLD_NAMES, SPECULATIVE_FIELDS, translate_old_names
 

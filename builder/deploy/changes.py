@@ -13,6 +13,7 @@ from typing import Any
 from builder.deploy.api import Kind, is_queue
 from builder.deploy.api_errors import Json
 from builder.deploy.environment import WorkerEnvironment, worker_environment
+from builder.deploy.start_timeout import INIT_TIMEOUT, Sizes, downloads_of, init_timeout_seconds
 from builder.errors import InvalidArgument
 from builder.hub_listing import CUDA_VERSIONS, DISK_GB
 from builder.plan.gpus import load_gpu_table
@@ -84,9 +85,20 @@ class Deployment:
 
 
 def desired_deployment(
-    options: argparse.Namespace, environ: Mapping[str, str], endpoint: Json, template: Json
+    options: argparse.Namespace,
+    environ: Mapping[str, str],
+    endpoint: Json,
+    template: Json,
+    download_bytes: Sizes = lambda _: None,
 ) -> Deployment:
     """Combine the arguments with the existing endpoint and template, which may be {}.
+
+    Args:
+        options: the arguments.
+        environ: the environment of this process.
+        endpoint: the existing endpoint.
+        template: its template.
+        download_bytes: returns the size of the model that an environment names, None if unknown.
 
     Raises:
         InvalidArgument: an argument is invalid or missing, or contradicts the existing endpoint.
@@ -104,7 +116,11 @@ def desired_deployment(
     if type == "LOAD_BALANCER" and (base or not endpoint):
         base |= {"SERVE_MODE": "http", "PORT": HTTP_PORT}
     template_env = template.get("env", {}) if template else None
-    env = worker_environment(options.env, environ, base, endpoint.get("env", {}), template_env)
+    current = endpoint.get("env", {})
+    env = worker_environment(options.env, environ, base, current, template_env)
+    if timeout := _init_timeout(options.env, base, env, download_bytes):
+        arguments = [f"{INIT_TIMEOUT}={timeout}", *options.env]
+        env = worker_environment(arguments, environ, base, current, template_env)
     fields = _desired_fields(options, type, endpoint, env)
     _check_fields(fields, options, name)
 
@@ -125,6 +141,24 @@ def desired_deployment(
         changes.append(Change("endpoint", endpoint["id"], body))
     shown = changed | {f"env.{variable}": variables[variable] for variable in sorted(variables)}
     return Deployment(name, type, env, shown, changes)
+
+
+def _init_timeout(
+    arguments: Sequence[str],
+    base: Mapping[str, str],
+    env: WorkerEnvironment,
+    download_bytes: Sizes,
+) -> str | None:
+    """Return RUNPOD_INIT_TIMEOUT for other downloads, or for a replaced environment; else None."""
+    named, before = downloads_of(env.values), downloads_of(env.before)
+    is_given = any(each.partition("=")[0] == INIT_TIMEOUT for each in arguments)
+    if not named or is_given or INIT_TIMEOUT in env.values or not (base or named != before):
+        return None
+    size = download_bytes(env.values)
+    if size is None:  # the hub cannot be asked: as it was
+        return env.before.get(INIT_TIMEOUT) if named == before else None
+    seconds = init_timeout_seconds(size)
+    return str(seconds) if seconds else None
 
 
 def _desired_fields(

@@ -128,8 +128,11 @@ def _deploy_parser() -> argparse.ArgumentParser:
     job = "time limit of a job (600)"
     add("--execution-timeout", type=_milliseconds, dest="timeout", metavar="SECONDS", help=job)
     add("--dry-run", action="store_true", help="print the plan, change nothing")
-    wait = "time limit for the first worker; 0 skips it and the test request (900)"
-    add("--wait", type=count, default=900, metavar="SECONDS", help=wait)
+    wait = (
+        "time limit for the first worker; 0 skips it and the test request "
+        "(900, or RUNPOD_INIT_TIMEOUT if that is longer)"
+    )
+    add("--wait", type=count, metavar="SECONDS", help=wait)
     return parser
 
 

@@ -7,8 +7,10 @@ from builder.cli import Console
 from builder.deploy.api import Api, openai_url
 from builder.deploy.changes import desired_deployment, endpoint_name
 from builder.deploy.smoke_test import QUESTION, run_smoke_test
+from builder.deploy.start_timeout import INIT_TIMEOUT, hub_sizes
 from builder.errors import DeployError
 
+WAIT_SECONDS = 900
 CLIENT_EXAMPLE = """
 {url}
 
@@ -36,7 +38,8 @@ def deploy(
         console.print("RUNPOD_API_KEY is not set: this is the plan for a new endpoint")
     endpoint = api.find("endpoint", name) if api else {}
     template = api.find("template", name) if api else {}
-    desired = desired_deployment(options, environ, endpoint, template)
+    sizes = hub_sizes(environ, console)
+    desired = desired_deployment(options, environ, endpoint, template, sizes)
     env = desired.env
     console.hide(env.secrets())  # before the check, whose error text has the value
     if not endpoint or env.values != env.before:
@@ -63,8 +66,8 @@ def deploy(
             console.print(done[-1])
             if change.kind == "endpoint":
                 endpoint = resource
-        if options.wait:
-            model = run_smoke_test(api, endpoint, env, options.wait, console)
+        if wait := _wait_seconds(options.wait, env.values):
+            model = run_smoke_test(api, endpoint, env, wait, console)
     except KeyboardInterrupt as error:
         raise DeployError(
             f"interrupted; {' and '.join(done) or 'nothing was changed'}: repeat the "
@@ -73,3 +76,11 @@ def deploy(
     url = openai_url(endpoint)
     example = CLIENT_EXAMPLE.format(url=url, model=model or env.model, question=QUESTION)
     console.print(example)
+
+
+def _wait_seconds(given: int | None, env: Mapping[str, str]) -> int:
+    """Return --wait, by default at least as long as the platform waits."""
+    if given is not None:
+        return given
+    timeout = env.get(INIT_TIMEOUT, "")
+    return max(WAIT_SECONDS, int(timeout) if timeout.isdecimal() else 0)

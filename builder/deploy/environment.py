@@ -116,7 +116,7 @@ def worker_environment(
 @cache
 def known_variables() -> frozenset[str]:
     """Return the worker's settings and the flags of both engines, as variables."""
-    flags = json.loads((files("handler") / "engine" / "flag_names.json").read_bytes())
+    flags = json.loads((files("handler") / "engine" / "flags" / "flag_names.json").read_bytes())
     lists = [*SETTINGS.values(), *(names for engine in flags.values() for names in engine.values())]
     return frozenset(name for names in lists for name in names)
 

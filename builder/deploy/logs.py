@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from urllib.parse import quote
@@ -22,14 +23,13 @@ def print_logs(options: argparse.Namespace, api: Api, console: Console) -> None:
     if not workers:
         console.print(f"{options.name} has no worker at the moment, and so no logs")
     params = {"tail": options.tail} | ({"source": options.source} if options.source else {})
-    idle_seconds = None if options.follow else api.timeouts.log_idle
 
     async def print_all() -> None:
         async with httpx.AsyncClient(
             base_url=api.http.base_url.join(f"serverless/{id}/workers"),
             headers=api.http.headers,
             params=params,
-            timeout=httpx.Timeout(api.timeouts.request, read=idle_seconds),
+            timeout=httpx.Timeout(api.timeouts.request, read=None),
         ) as http:
             for group in [workers] if options.follow else [[worker] for worker in workers]:
                 await asyncio.gather(
@@ -48,9 +48,12 @@ async def _print_worker(
 ) -> None:
     """Print one worker's lines; with --follow, a broken stream is resumed."""
     last_id, lines, failures, retries = "", 0, 0, api.timeouts.retries
+    idle_seconds = None if options.follow else api.timeouts.log_idle
     while True:
         try:
-            async for id, event in _events(http, worker, last_id):
+            async for id, event in _events(
+                http, worker, last_id, api.timeouts.request, idle_seconds
+            ):
                 last_id, lines, failures = id, lines + 1, 0
                 line = f"{worker}  {event.get('ts', '')}  {event.get('line', '')}".rstrip()
                 # Not the console's `print`: when stdout is closed, this command ends.
@@ -63,7 +66,7 @@ async def _print_worker(
             if not last_id:
                 console.print(f"{worker} has just ended, so its logs are gone")
             return
-        except httpx.ReadTimeout:
+        except TimeoutError:
             return  # all existing lines have been read
         except httpx.RequestError as error:
             failures += 1
@@ -75,16 +78,32 @@ async def _print_worker(
 
 
 async def _events(
-    http: httpx.AsyncClient, worker: str, last_id: str
+    http: httpx.AsyncClient,
+    worker: str,
+    last_id: str,
+    answer_seconds: float,
+    idle_seconds: float | None,
 ) -> AsyncIterator[tuple[str, Json]]:
-    """Yield each event's id (or its time) and its JSON object; other lines are skipped."""
+    """Yield each event's id (or its time) and its JSON object; other lines are skipped.
+
+    Raises:
+        httpx.ReadTimeout: no answer has begun.
+        TimeoutError: no line has come for `idle_seconds`.
+    """
     headers = {"last-event-id": last_id} if last_id else {}
-    async with http.stream("GET", f"{quote(worker, safe='')}/logs", headers=headers) as answer:
+    path = f"{quote(worker, safe='')}/logs"
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(answer_seconds):
+                answer = await stack.enter_async_context(http.stream("GET", path, headers=headers))
+        except TimeoutError:
+            raise httpx.ReadTimeout(f"no answer in {answer_seconds:g} s") from None
         if answer.status_code != 200:
             await answer.aread()
             raise error_of(answer, f"worker {worker}")
         id = ""
-        async for line in answer.aiter_lines():
+        lines = answer.aiter_lines()
+        while (line := await asyncio.wait_for(anext(lines, None), idle_seconds)) is not None:
             name, _, value = line.partition(":")
             if name == "id":
                 id = value.strip()

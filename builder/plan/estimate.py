@@ -10,6 +10,7 @@ from builder.plan.architecture import BF16_BYTES, Architecture
 from builder.plan.gpus import GpuPool
 from builder.plan.quantization_groups import split_error
 from builder.plan.weights import WeightSizes
+from handler.model.activations import sequence_bytes, token_bytes
 from handler.model.attention import heads_split_evenly
 
 MEMORY_FRACTION = 0.92  # vLLM's default for GPU_MEMORY_UTILIZATION
@@ -149,9 +150,8 @@ class Estimator:
         model = self.model
         memory = 0 if "A100" in pool.gpu_names else pool.memory_bytes
         batched_tokens = next(tokens for minimum, tokens in BATCHED_TOKENS if memory >= minimum)
-        layer = 6 * model.hidden_size + 3 * model.mlp_width // gpus
-        logits_bytes = 2 * MAX_SEQUENCES * model.vocab_size * 4
-        return batched_tokens * layer * BF16_BYTES + logits_bytes
+        layer_bytes = batched_tokens * token_bytes(model.hidden_size, model.mlp_width, gpus)
+        return layer_bytes + MAX_SEQUENCES * sequence_bytes(model.vocab_size)
 
     def _tokens_per_second(self, pool: GpuPool, gpus: int, sequences: int) -> float:
         """Return the tokens per second if a step takes as long as reading weights and KV cache."""
