@@ -24,7 +24,8 @@ class Settings:
     """The platform's settings. Durations may be changed while the server runs.
 
     The defaults are the real platform's. Its `poll_seconds` and `stream_wait_seconds` are not
-    known.
+    known, nor is `max_line_bytes`, the longest request line: 8190 is that of aiohttp and Apache.
+    A longer one is answered with 400.
     """
 
     endpoint_id: str = "demo"
@@ -37,6 +38,7 @@ class Settings:
     execution_timeout_seconds: float = 600.0
     post_delay_seconds: float = 0.0
     ping_interval_seconds: int = 10
+    max_line_bytes: int = 8190
 
     def __post_init__(self) -> None:
         if self.ping_interval_seconds < 1:  # the SDK would ping without a pause
@@ -81,6 +83,12 @@ class EndpointState:
             timeout_seconds = self.settings.execution_timeout_seconds
         job = self.jobs[job_id] = Job(job_id, job_input, timeout_seconds)
         self._enqueue(job)
+        return job
+
+    def submit_taken(self, job_id: str, worker_id: str = "worker-1") -> Job:
+        """Record a job as taken by a worker that gets it with a planned answer to its poll."""
+        job = self.jobs[job_id] = Job(job_id, None, self.settings.execution_timeout_seconds)
+        job.state, job.worker_id, job.taken_at = JobState.IN_PROGRESS, worker_id, time.monotonic()
         return job
 
     def job(self, job_id: str) -> Job:

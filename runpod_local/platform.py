@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from runpod_local.workers import Worker
 
 T = TypeVar("T")
 DEFAULT_WORKER_ID = "worker-1"
+REQUESTS_CHECK_INTERVAL_SECONDS = 0.02
 
 
 class Platform:
@@ -93,6 +95,14 @@ class Platform:
         """
         if not self.run_in_loop(self.state.wait_for_worker(predicate, timeout_seconds)):
             raise TimeoutError(f"waited {timeout_seconds} s for a worker")
+
+    def wait_until_requests(self, route: str, count: int, timeout_seconds: float = 10.0) -> None:
+        """Wait until a route was requested `count` times in all; raises TimeoutError."""
+        until = time.monotonic() + timeout_seconds
+        while self.requests[route] < count:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{route} was requested {self.requests[route]} times")
+            time.sleep(REQUESTS_CHECK_INTERVAL_SECONDS)
 
     def release_polls(self) -> None:
         """Answer all open polls with 204 now; later ones are held as usual."""

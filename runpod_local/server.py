@@ -35,6 +35,7 @@ async def running_server(state: EndpointState) -> AsyncIterator[str]:
         access_log=None,
         handler_cancellation=True,
         shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS,
+        max_line_size=state.settings.max_line_bytes,
     )
     await runner.setup()
     try:

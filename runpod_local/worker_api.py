@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from runpod_local.endpoint_state import ApiError, EndpointState
-from runpod_local.faults import DROP_CONNECTION, Kind
+from runpod_local.faults import Fault, Kind
 from runpod_local.jobs import Job
 from runpod_local.workers import Ping
 
@@ -104,6 +104,8 @@ class WorkerApi:
             job_ids=tuple(filter(None, query.get("job_id", "").split(","))),
             runpod_version=query.get("runpod_version"),
             status=query.get("status"),
+            check=query.get("check"),
+            reason=query.get("reason"),
         )
         self._state.add_ping(request.match_info["worker"], ping)
         return web.Response()
@@ -124,12 +126,12 @@ class WorkerApi:
             fault = self._state.faults.next(kind)
             if fault is None:
                 return await handler(request)
-            await request.read()
-            if fault != DROP_CONNECTION:
-                raise ApiError(fault, "a planned fault")
-            if request.transport is not None:
-                request.transport.abort()
-            return web.Response()
+            await asyncio.sleep(fault.delay_seconds)
+            if fault.is_answered:
+                response = await handler(request)
+                if fault.status and not fault.is_cut:
+                    return response
+            return await answer_with_fault(request, fault)
 
         return guarded
 
@@ -141,6 +143,24 @@ class WorkerApi:
                 "~/.runpod/config.toml, if there is that file, not RUNPOD_AI_API_KEY.",
                 flush=True,
             )
+
+
+async def answer_with_fault(request: web.Request, fault: Fault) -> web.StreamResponse:
+    """Answer as planned, or reset the connection before or in the middle of the answer."""
+    await request.read()
+    body = fault.body or b""
+    if fault.status and not fault.is_cut:
+        if fault.body is None:
+            raise ApiError(fault.status, "a planned fault")
+        return web.Response(body=body, status=fault.status, content_type=fault.content_type)
+    response = web.StreamResponse(headers={"Content-Type": fault.content_type})
+    if fault.is_cut:
+        response.content_length = len(body)
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+    if request.transport is not None:
+        request.transport.abort()
+    return response
 
 
 def job_body(job: Job) -> dict[str, object]:

@@ -25,7 +25,7 @@ def running_worker(
     *,
     worker_id: str = DEFAULT_WORKER_ID,
     ready_within_seconds: float = 60.0,
-    stop_within_seconds: float = 15.0,
+    stop_within_seconds: float = 60.0,
     log: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker: yields after its first poll, and stops it with SIGTERM.

@@ -9,12 +9,17 @@ from runpod_local.jobs import Notifier
 
 @dataclass(frozen=True)
 class Ping:
-    """A heartbeat. Only the report of a failed fitness check has a status: "unhealthy"."""
+    """A heartbeat, or the report of a failed fitness check.
+
+    Only the report has a status, "unhealthy", the name of the check, and the reason.
+    """
 
     arrived_at: float
     job_ids: tuple[str, ...]
     runpod_version: str | None
     status: str | None = None
+    check: str | None = None
+    reason: str | None = None
 
 
 @dataclass

@@ -1,5 +1,5 @@
-/* libcuda.so.1 without a device: the engines' extensions load, and every call answers
- * CUDA_ERROR_NO_DEVICE. The environment:
+/* libcuda.so.1 without a device: the engines' extensions and Triton's module load, and every call
+ * answers CUDA_ERROR_NO_DEVICE. The environment:
  *
  *   SIMULATED_CUDA_CALLS         a file to which each call adds its process and its name
  *   SIMULATED_CUDA_INITIALISED   answer as if the process had called cuInit (no)
@@ -43,7 +43,9 @@ WITHOUT_DEVICE(cuDevicePrimaryCtxRelease_v2)
 WITHOUT_DEVICE(cuDevicePrimaryCtxRetain)
 WITHOUT_DEVICE(cuCtxGetCurrent)
 WITHOUT_DEVICE(cuCtxGetDevice)
+WITHOUT_DEVICE(cuCtxGetLimit)
 WITHOUT_DEVICE(cuCtxSetCurrent)
+WITHOUT_DEVICE(cuCtxSetLimit)
 
 WITHOUT_DEVICE(cuMemAddressFree)
 WITHOUT_DEVICE(cuMemAddressReserve)
@@ -57,7 +59,9 @@ WITHOUT_DEVICE(cuMemUnmap)
 WITHOUT_DEVICE(cuPointerGetAttribute)
 WITHOUT_DEVICE(cuTensorMapEncodeTiled)
 
+WITHOUT_DEVICE(cuFuncGetAttribute)
 WITHOUT_DEVICE(cuFuncSetAttribute)
+WITHOUT_DEVICE(cuFuncSetCacheConfig)
 WITHOUT_DEVICE(cuLaunchKernel)
 WITHOUT_DEVICE(cuLaunchKernelEx)
 WITHOUT_DEVICE(cuModuleGetFunction)

@@ -13,6 +13,9 @@ SGLang finds it as a plugin (`sglang_site`), in the process of each rank. Variab
     SIMULATED_PREFILL_TOKENS_PER_SECOND (30000)
     SIMULATED_LOAD_SECONDS              for the weights (0)
     SIMULATED_KV_CACHE_GIB              memory for the KV cache, where no flag says it (40)
+    SIMULATED_WEIGHTS_GIB               in place of it: what the weights take of the share that
+                                        MEM_FRACTION_STATIC is
+    SIMULATED_GRAPH_GIB                 memory for the CUDA graphs, beside that share (0)
     SIMULATED_TOKENS                    JSON list of token ids: the answer to every request, which
                                         then ends with the end-of-sequence token
 """
@@ -34,10 +37,12 @@ from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator, TokenToK
 from sglang.srt.mem_cache.memory_pool import KVCache, ReqToTokenPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor.model_runner_components.layer_setup import ModelLayerInfo
+from sglang.srt.model_executor.pool_configurator import MemoryPoolConfig
+from sglang.srt.model_executor.runner_backend_utils import CUDA_GRAPH_CAPTURE_FAILED_MSG
 from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_context, get_parallel, get_schedule
 
-from simulated_gpu.torch_cuda import free_memory
+from simulated_gpu.torch_cuda import MISSING_MIB, free_memory, out_of_memory
 
 GIB = 1 << 30
 MAX_REQUESTS = 2048  # SGLang's own least number where no flag says it
@@ -162,6 +167,7 @@ class SimulatedModelRunner(ModelRunner):
 
     def alloc_memory_pool(self, memory_pool_config: Any = None, **_: Any) -> None:
         tokens = self._kv_cache_tokens()
+        MemoryPoolConfig(tokens)  # raises SGLang's error without room for a token
         self.max_total_num_tokens = tokens
         self.max_running_requests = min(
             get_schedule().max_running_requests or MAX_REQUESTS, tokens // 2
@@ -197,6 +203,9 @@ class SimulatedModelRunner(ModelRunner):
             2 * config.num_hidden_layers * config.get_num_kv_heads(ranks) * config.head_dim * 2
         )
         gib = float(os.environ.get("SIMULATED_KV_CACHE_GIB", "40"))
+        if weights := os.environ.get("SIMULATED_WEIGHTS_GIB"):
+            share = free_memory() / GIB * get_schedule().mem_fraction_static
+            gib = max(0.0, share - float(weights))
         return int(gib * GIB / token_bytes) // self.page_size * self.page_size
 
     @property
@@ -207,7 +216,11 @@ class SimulatedModelRunner(ModelRunner):
         """Create no attention backend."""
 
     def init_cuda_graphs(self, capture_decode_cuda_graph: bool = True) -> None:
-        """Capture no CUDA graph."""
+        """Capture no CUDA graph, but fail as SGLang does where they do not fit."""
+        left = free_memory() / GIB * (1 - get_schedule().mem_fraction_static)
+        if left < float(os.environ.get("SIMULATED_GRAPH_GIB", "0")):
+            error = out_of_memory(MISSING_MIB)
+            raise Exception(f"Capture cuda graph failed: {error}\n{CUDA_GRAPH_CAPTURE_FAILED_MSG}")
 
     def prewarm_sampling(self) -> None:
         """Sample no token: tokens are drawn."""

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 NO_DEVICE = "no device: a simulated GPU computes nothing"
 MIB = 1 << 20
+FREE_MIB, MISSING_MIB = 256, 256  # where the memory does not suffice
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ def properties() -> Properties:
 def free_memory() -> int:
     """Return the bytes of each GPU that no other process holds."""
     return properties().total_memory - int(os.environ.get("SIMULATED_GPU_USED_MIB", "0")) * MIB
+
+
+def out_of_memory(missing_mib: int) -> Exception:
+    """Return the error of an allocation that is larger than what is free."""
+    import torch
+
+    total = int(os.environ.get("SIMULATED_GPU_MIB", "81559")) / 1024
+    return torch.OutOfMemoryError(
+        f"CUDA out of memory. Tried to allocate {FREE_MIB + missing_mib:.2f} MiB. GPU 0 has a "
+        f"total capacity of {total:.2f} GiB of which {FREE_MIB:.2f} MiB is free. Process 1 has "
+        f"{total - FREE_MIB / 1024:.2f} GiB memory in use."
+    )
 
 
 def _no_device() -> NoReturn:

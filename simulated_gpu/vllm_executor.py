@@ -9,6 +9,13 @@ GPU's speed. Variables:
     SIMULATED_PREFILL_TOKENS_PER_SECOND (30000)
     SIMULATED_LOAD_SECONDS              for the weights (0)
     SIMULATED_KV_CACHE_GIB              memory for the KV cache, where no flag says it (40)
+    SIMULATED_ACTIVATION_KIB            of that memory, taken by each token of a step's batch (0)
+    SIMULATED_GRAPH_MIB                 of that memory, taken by each CUDA graph (0)
+    SIMULATED_OUT_OF_MEMORY             JSON object: a step of the start (weights, compile and
+                                        measure memory, graphs) → a value of the configuration → the
+                                        largest one with which the memory suffices for that step:
+                                        {"graphs": {"max_cudagraph_capture_size": 64}}; it can also
+                                        be a number of MiB that is always missing: {"weights": 512}
     SIMULATED_VOCABULARY                tokens are drawn below this id (the model's vocabulary)
     SIMULATED_TOKENS                    JSON list of token ids: the answer to every request, which
                                         then ends with the end-of-sequence token; with `ignore_eos`
@@ -30,10 +37,22 @@ from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
 
+from handler.engine.failed_start.report import (
+    DEVICE,
+    GRAPHS,
+    KV_CACHE,
+    MEASURE,
+    WEIGHTS,
+    report_figures,
+    reported,
+)
 from handler.engine.vllm.core_process import core_started
+from simulated_gpu.torch_cuda import out_of_memory
 
+GIB = 1 << 30
 DRAWN_TOKENS = 65537  # then they repeat; a prime, so that streams differ
 FEW_TOKENS = 16  # that a grammar allows where it prescribes the text
+MISSING_MIB = 32  # where a value is above its limit; a small model's batch can give that
 SPECIAL_TOKENS = 8  # at the end of a vocabulary, not drawn
 
 
@@ -65,6 +84,7 @@ class SimulatedExecutor(Executor):
     supports_pp = True
 
     def _init_executor(self) -> None:
+        self._limits = json.loads(os.environ.get("SIMULATED_OUT_OF_MEMORY", "{}"))
         self._stage_began = time.time()
         self._timings = [core_started(self._stage_began)]  # as TimedWorker has them
         self._ends_stage("imports of the rank")
@@ -81,9 +101,9 @@ class SimulatedExecutor(Executor):
         self._answered_tokens: dict[str, int] = {}
         self._step = Step(due=0.0, is_sampled={})
         self._free_at = 0.0
-        self._ends_stage("device")
+        self._ends_stage(DEVICE)
         time.sleep(float(setting("SIMULATED_LOAD_SECONDS", "0")))
-        self._ends_stage("weights")
+        self._ends_stage(WEIGHTS)
 
     # ---- what the start asks of the ranks ----
 
@@ -117,9 +137,16 @@ class SimulatedExecutor(Executor):
         return ["NHD", "HND"]
 
     def _rank_determine_available_memory(self) -> int:
-        self._ends_stage("compile and measure memory")
-        gib = float(os.environ.get("SIMULATED_KV_CACHE_GIB", "40"))
-        return self.cache_config.kv_cache_memory_bytes or int(gib * 2**30)
+        self._ends_stage(MEASURE)
+        setting = os.environ.get
+        tokens = self.scheduler_config.max_num_batched_tokens
+        activations = tokens * int(setting("SIMULATED_ACTIVATION_KIB", "0")) << 10
+        sizes = self.vllm_config.compilation_config.cudagraph_capture_sizes or ()
+        graphs = len(sizes) * int(setting("SIMULATED_GRAPH_MIB", "0")) << 20
+        free = int(float(setting("SIMULATED_KV_CACHE_GIB", "40")) * GIB) - activations - graphs
+        available: int = self.cache_config.kv_cache_memory_bytes or free
+        report_figures(available_bytes=available, graph_bytes=graphs)  # as TimedWorker does
+        return available
 
     def _rank_get_supported_tasks(self) -> tuple[str, ...]:
         return ("generate",)
@@ -131,16 +158,28 @@ class SimulatedExecutor(Executor):
         return self._timings
 
     def _ends_stage(self, name: str) -> None:
+        with reported(name):
+            self._check_memory(self._limits.get(name, {}))
         began, self._stage_began = self._stage_began, time.time()
         self._timings.append((name, began, self._stage_began - began))
 
+    def _check_memory(self, limits: Mapping[str, int] | int) -> None:
+        """Raise torch's error, in its words, if the configuration is above a limit."""
+        if isinstance(limits, int):
+            raise out_of_memory(limits)
+        configs = (self.vllm_config.compilation_config, self.scheduler_config, self.model_config)
+        for name, limit in limits.items():
+            value = next(getattr(config, name) for config in configs if hasattr(config, name))
+            if (value or 0) > limit:
+                raise out_of_memory(MISSING_MIB)
+
     def compile_or_warm_up_model(self) -> None:
         """Compile nothing."""
-        self._ends_stage("graphs")
+        self._ends_stage(GRAPHS)
 
     def initialize_from_config(self, kv_cache_configs: Any) -> None:
         """No memory is taken."""
-        self._ends_stage("KV cache")
+        self._ends_stage(KV_CACHE)
 
     def check_health(self) -> None:
         """It cannot fail."""
