@@ -1,5 +1,6 @@
 """Signals as a terminal leaves them, for all tests."""
 
+import gc
 import json
 import signal
 
@@ -12,6 +13,12 @@ from tests.support.model_folders import safetensors
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+gc.disable()  # until the tests and the engines are imported: a quarter of that time
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

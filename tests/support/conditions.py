@@ -6,7 +6,7 @@ from collections.abc import Callable
 POLL_INTERVAL_SECONDS = 0.01
 
 
-def wait_until(condition: Callable[[], object], timeout_seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], timeout_seconds: float = 60.0) -> None:
     """Wait until a condition is true.
 
     Raises TimeoutError if it does not become true.

@@ -7,11 +7,12 @@ import time
 import httpx
 
 from handler.engine.runtime import EngineRuntime
-from handler.errors import EngineDied
+from handler.errors import EngineDied, LoopFailed
 from handler.metrics.monitor import Monitor
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.settings.environ import load_settings
 from handler.startup.timings import StartupTimings
+from handler.supervisor import Supervisor
 from tests.support.conditions import wait_until
 from tests.support.http_worker import free_port
 from tests.support.stand_in_engine import StandInEngine, worker_on
@@ -30,15 +31,18 @@ class RunningFrontEnd:
         self.engine = StandInEngine()
         self.max_jobs = max_jobs
         self.failure = None
+        self.supervisor = Supervisor()
 
     def __enter__(self):
-        self._runtime = EngineRuntime(self.engine)
-        self.front_end = HttpFrontEnd(self.settings).__enter__()
+        self._runtime = EngineRuntime(lambda: None)
+        self.front_end = HttpFrontEnd(self.settings, supervisor=self.supervisor)
+        self.front_end.__enter__()
         return self
 
     def open(self, request_timeout_seconds=None):
         """Start the engine, and serve."""
         self._runtime.__enter__()
+        self._runtime.check_flags(self.engine)
         self._runtime.wait_until_up()
         self.monitor = Monitor(self._runtime, StartupTimings(time.time()), 2).__enter__()
         worker = worker_on(
@@ -57,7 +61,7 @@ class RunningFrontEnd:
     def _serve(self, worker):
         try:
             self.front_end.serve(worker, self.max_jobs, self.monitor)
-        except EngineDied as error:
+        except (EngineDied, LoopFailed) as error:
             self.failure = error
 
     def terminate(self):
@@ -92,7 +96,7 @@ class RunningFrontEnd:
     def call(self, method, path, key="one", **more):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return httpx.request(
-            method, self.url + path, headers=headers | more.pop("headers", {}), timeout=10, **more
+            method, self.url + path, headers=headers | more.pop("headers", {}), timeout=60, **more
         )
 
     def complete(self, prompt="Hi", **more):

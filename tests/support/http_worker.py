@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import IO
 import httpx
 
 PING_INTERVAL_SECONDS = 0.1
+PORTS = (20_000, 32_768)  # below those that Linux gives out itself
 KEY = "key-of-the-tests"
 
 
@@ -64,10 +66,12 @@ class HttpWorker:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """Return a port that nothing listens on, and that the system gives to nobody else."""
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -94,7 +98,7 @@ def running_http_worker(
         yield worker
         if process.poll() is None:
             process.terminate()
-            process.wait(15)
+            process.wait(60)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,9 +1,9 @@
 """A local model hub for the real huggingface-hub client.
 
 It has the routes that a download uses: model info, the tree, and resolve with redirects to another
-path for large files, ranges and ETags. Names of repositories may be in any case. Repositories may
-be gated or private; requests can be made to fail, and responses to be cut, changed or silent. Its
-chunk storage (xet) never answers.
+path for large files, ranges and ETags; and those of the search for names and of access. Names of
+repositories may be in any case, or older ones. Repositories may be gated or private; requests can
+be made to fail, and responses to be cut, changed or silent. Its chunk storage (xet) never answers.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_right"
@@ -30,8 +30,9 @@ class Repository:
 
     Attributes:
         folder: its content.
-        gated: only TOKEN's holder has accepted the licence.
+        gated: only TOKEN's holder has accepted the licence; everybody sees the metadata.
         private: 404 without TOKEN.
+        old_name: it was called org/{old_name}.
         licence: on its model card.
         xet: large files are in chunk storage too, which never answers.
     """
@@ -41,6 +42,7 @@ class Repository:
     private: bool = False
     xet: bool = False
     licence: str | None = "apache-2.0"
+    old_name: str | None = None
 
     def names(self) -> list[str]:
         files = (file for file in self.folder.rglob("*") if file.is_file())
@@ -77,6 +79,7 @@ class Fault:
         reset: with a reset instead of an orderly close,
         pause_seconds: or only after that time.
         damage: the first byte of the content is changed.
+        silent: there is no response, until the hub is closed.
         began: set when the body was cut.
     """
 
@@ -89,6 +92,7 @@ class Fault:
     reset: bool = False
     pause_seconds: float = 0.0
     damage: bool = False
+    silent: bool = False
     began: threading.Event = field(default_factory=threading.Event)
 
 
@@ -106,7 +110,7 @@ class Hub:
     def find(self, name: str) -> tuple[str, Repository | None]:
         """Return a repository and its name as the hub writes it."""
         for each, repository in self.repositories.items():
-            if each.casefold() == name.casefold():
+            if name.casefold() in (each.casefold(), f"org/{repository.old_name}"):
                 return each, repository
         return name, None
 
@@ -137,16 +141,20 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.status:
             headers = {"X-Error-Message": "broken on purpose", **fault.headers}
             return self.send(fault.status, b"{}", headers)
-        if path.startswith("/xet/"):
+        if path.startswith("/xet/") or (fault and fault.silent):
             self.hub.closed.wait()
             self.close_connection = True
             return None
         kind = "cdn" if path.startswith("/cdn/") else "api" if path.startswith("/api/") else "file"
+        if path == "/api/models":
+            return self.search()
         for prefix in ("/cdn", "/api/models", "/api/datasets", "/datasets"):
             path = path.removeprefix(prefix)
-        org, name, *rest = path.split("/")[1:]
+        org, name, *rest = [*path.split("/")[1:], ""]
+        rest = [part for part in rest if part]
         full_name, repository = self.hub.find(f"{org}/{name}")
-        if kind != "cdn" and (refusal := self.refusal(repository)):
+        shows_gated = kind == "api" and rest[:1] != ["auth-check"]
+        if kind != "cdn" and (refusal := self.refusal(repository, shows_gated)):
             return self.refuse(*refusal)
         if kind == "api":
             return self.api(full_name, repository, rest)
@@ -154,7 +162,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self.content(repository, "/".join(rest), {}, fault)
         return self.resolve(full_name, repository, rest[1], "/".join(rest[2:]), fault)
 
-    def refusal(self, repository):
+    def search(self):
+        """Names that contain the text, whatever their case, or those of an owner."""
+        query = parse_qs(urlsplit(self.path).query)
+        text = query.get("search", [""])[0].casefold()
+        shown = [name for name, each in self.hub.repositories.items() if not each.private]
+        if owner := query.get("author"):
+            shown = [name for name in shown if name.split("/")[0] == owner[0]]
+        found = [{"id": name} for name in shown if text in name.casefold()]
+        return self.send(200, json.dumps(found).encode(), {})
+
+    def refusal(self, repository, shows_gated):
         """The status and error code that the real hub answers, or None."""
         bearer = self.headers.get("authorization")
         allowed = bearer == f"Bearer {self.hub.token}"
@@ -162,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 401, None, "Invalid credentials in Authorization header"
         if repository is None or (repository.private and not allowed):
             return 404 if bearer else 401, "RepoNotFound", "Repository not found"
-        if repository.gated and not allowed:
+        if repository.gated and not allowed and not shows_gated:
             return 401, "GatedRepo", "Access is restricted"
         return None
 
@@ -170,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
         revision = rest[1] if len(rest) > 1 else "main"
         if revision not in ("main", COMMIT):
             return self.refuse(404, "RevisionNotFound", "Invalid rev id")
+        if rest[:1] == ["auth-check"]:
+            return self.send(200, b"", {})
         if rest[:1] == ["xet-read-token"]:
             headers = {
                 "X-Xet-Cas-Url": f"{self.hub.url}/xet/",
@@ -188,6 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         card = {"license": repository.licence} if repository.licence else {}
         info = {"id": name, "sha": COMMIT, "siblings": siblings, "cardData": card}
+        info["gated"] = "manual" if repository.gated else False
         return self.send(200, json.dumps(info).encode(), {})
 
     def resolve(self, repository_name, repository, revision, name, fault):
@@ -272,7 +293,7 @@ def running_hub(token: str = TOKEN, **repositories: Repository) -> Iterator[Hub]
     hub = Hub(f"http://127.0.0.1:{server.server_port}", named, token=token)
     server.daemon_threads = True
     server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
         yield hub

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Fault:
         status: answered, with `detail` and `headers` ...
         after: ... when the request has been carried out all the same.
         cut: the connection ends without an answer.
+        late_seconds: the request is carried out, and answered after that time.
         errors: of the request's validation.
         body: answered instead of an error.
     """
@@ -55,6 +57,7 @@ class Fault:
     times: int = 1
     after: bool = False
     cut: bool = False
+    late_seconds: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     body: Any = None
@@ -127,6 +130,9 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length)) if length else None
         self.api.asked.append((self.command, path, body))
         fault = self.next_fault(path)
+        if fault and fault.late_seconds:
+            time.sleep(fault.late_seconds)
+            fault = None
         if fault and not fault.after:
             return self.fail(fault)
         try:

@@ -211,7 +211,8 @@ def scripted_vllm(tokenizer: Path) -> Iterator[ScriptedVllm]:
         patch.setattr(adapter, "check_flags", lambda: None)  # it is done
         patch.setattr(EngineCoreClient, "make_async_mp_client", lambda **_: core)
         pacer = Pacer(flushes_per_second=NO_FLUSH)
-        with EngineRuntime(adapter, pacer, StartupTimings(0.0)) as runtime:
+        with EngineRuntime(lambda: None, pacer, StartupTimings(0.0)) as runtime:
+            runtime.check_flags(adapter)
             yield ScriptedVllm(runtime, adapter, core)
 
 

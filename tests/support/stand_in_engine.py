@@ -9,6 +9,7 @@ The prompt selects the answer of /v1/completions:
 | ---------- | -------------------------------- | -------------------------------------- |
 | `wait`     | the prompt, after `may_answer`   | the same, not streamed                 |
 | `slow`     | the prompt, after 0.1 s          |                                        |
+| `long`     | the prompt, after 3 s            |                                        |
 | `refuse`   | 400                              |                                        |
 | `in a 200` | 200 with an error object         | the same, not streamed                 |
 | `broken`   |                                  | two chunks, an error event, one chunk  |
@@ -35,10 +36,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from handler.engine.capacity import Capacity
-from handler.engine.interface import RunningEngine
+from handler.engine.interface import LoweredSetting, RunningEngine
 from handler.engine.pacing import Pacer
 from handler.engine.runtime import EngineRuntime
 from handler.errors import InvalidSetting
+from handler.request.body_limits import BodyLimits
 from handler.request.parse import RequestParser
 from handler.serve.worker import FrontEnd, NoFrontEnd, Worker
 
@@ -52,7 +54,8 @@ ERROR = {
     "code": 500,
 }
 EMBEDDINGS = (b"\0\xff", 200, {"metadata": "{}"}, "application/octet-stream")
-SECONDS = {"slow": 0.1}
+SECONDS = {"slow": 0.1, "long": 1.0}
+SLEEPS = {"long": 3}  # most of them after a freeze, during which one may end
 PLAIN = ("wait", "in a 200")  # also where a stream is asked for
 CHUNKS = {"endless": "x", "flood": "x" * 100_000}
 CHUNK_INTERVAL_SECONDS = 0.005
@@ -147,7 +150,8 @@ class StandInEngine:
         if body.get("stream") and prompt not in PLAIN:
             return StreamingResponse(self._stream(prompt), media_type="text/event-stream")
         with self._counted():
-            await asyncio.sleep(SECONDS.get(prompt, 0.01))
+            for _ in range(SLEEPS.get(prompt, 1)):
+                await asyncio.sleep(SECONDS.get(prompt, 0.01))
             while prompt == "wait" and not self.may_answer.is_set():
                 await asyncio.sleep(0.01)
         if prompt == "refuse":
@@ -198,10 +202,20 @@ async def _transcribe(request: Request) -> Response:
 
 
 @contextmanager
+def runtime_of(
+    engine: StandInEngine, lowered: tuple[LoweredSetting, ...] = ()
+) -> Iterator[EngineRuntime]:
+    """Return the stand-in's runtime; its import is over at once, and it checks its flags."""
+    with EngineRuntime(lambda: None, lowered=lowered) as runtime:
+        runtime.check_flags(engine)
+        yield runtime
+
+
+@contextmanager
 def running_stand_in() -> Iterator[tuple[StandInEngine, EngineRuntime]]:
     """Run a stand-in on its thread."""
     engine = StandInEngine()
-    with EngineRuntime(engine) as runtime:
+    with runtime_of(engine) as runtime:
         runtime.wait_until_up()
         yield engine, runtime
 
@@ -214,5 +228,6 @@ def worker_on(
     **more: Any,
 ) -> Worker:
     """Return a worker that answers with the stand-in."""
-    parser = RequestParser((NAME,), "org/name", {})
+    limits = BodyLimits(max_values=250_000, max_items=8_192)
+    parser = RequestParser((NAME,), "org/name", {}, body_limits=limits)
     return Worker(runtime, parser, max_jobs=max_jobs, front_end=front_end or NoFrontEnd(), **more)

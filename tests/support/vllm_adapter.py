@@ -15,6 +15,7 @@ def checked_vllm_adapter(folder: Path, **environ: str) -> VllmAdapter:
     adapter = VllmAdapter(settings, resolve_model(settings), environ)
     before = dict(os.environ)
     try:
+        adapter.import_engine(settings, environ)
         adapter.check_flags()
     finally:
         os.environ.clear()

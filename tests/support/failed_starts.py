@@ -1,0 +1,83 @@
+"""A start that fails on the platform in small: what its callers and the platform get."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from handler.engine.failed_start.report import Failure, FailureReport, report
+from runpod_local import Ping, Platform
+from tests.support.environment import ROOT, START_SECONDS
+
+JOB = {"prompt": "x"}
+MAX_REASON_CHARACTERS = 256  # of a report
+
+
+def start(
+    platform: Platform, command: Sequence[str], environ: Mapping[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Run a worker to its end; it fails jobs for a second."""
+    seconds = {"STARTUP_ERROR_SECONDS": "1"}
+    return subprocess.run(
+        command,
+        env=seconds | dict(environ) | platform.worker_environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+
+
+def assert_lasting(
+    platform: Platform, command: Sequence[str], environ: Mapping[str, str], code: int
+) -> str:
+    """Assert that a start ends with this code, and fails a job with its last line; return that."""
+    name = platform.submit(JOB)
+    done = start(platform, command, environ)
+    assert done.returncode == code, done.stderr
+    reason, job = done.stderr.splitlines()[-1], platform.job(name)
+    assert job.state == "FAILED", reason
+    error = json.loads(job.error)["error"]
+    assert error["code"] == 503
+    assert error["message"] == f"The worker cannot start. {reason}", done.stderr
+    assert not any(ping.status for ping in pings(platform))
+    return reason
+
+
+def assert_of_this_host(
+    platform: Platform, command: Sequence[str], environ: Mapping[str, str], code: int, check: str
+) -> str:
+    """Assert that a start ends with this code, and reports its last line instead of taking jobs."""
+    name = platform.submit(JOB)
+    done = start(platform, command, environ)
+    assert done.returncode == code, done.stderr
+    reason, job = done.stderr.splitlines()[-1], platform.job(name)
+    assert (job.state, job.attempts) == ("IN_QUEUE", 0)
+    [report] = unhealthy_pings(platform)
+    assert (report.check, report.reason) == (check, reason[:MAX_REASON_CHARACTERS])
+    return reason
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return the failure that the worker reads where a process of the engine ends by this."""
+    with FailureReport() as failure_report:
+        report(error)
+        failure = failure_report.read()
+    assert failure is not None
+    return failure
+
+
+def pings(platform: Platform) -> list[Ping]:
+    """Return the heartbeats and reports so far."""
+    return [ping for worker in platform.workers.values() for ping in worker.pings]
+
+
+def unhealthy_pings(platform: Platform) -> list[Ping]:
+    """Return the reports of a worker, once there is one."""
+    reports: list[Ping] = []
+
+    def has_reported(worker):
+        reports[:] = [ping for ping in worker.pings if ping.status == "unhealthy"]
+        return bool(reports)
+
+    platform.wait_for_worker(20, has_reported)
+    return reports
