@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from builder.moving_page import EXAMPLES, LIBRARY_VARIABLES, Outcome, documented_names, outcome
-from handler.engine.flag_aliases import ALIASES, EngineName
-from handler.engine.flags import EngineFlags, parse_engine_flags
-from handler.engine.removed_names import removed_names
+from handler.engine.flags.aliases import ALIASES, EngineName
+from handler.engine.flags.parser import EngineFlags, parse_engine_flags
+from handler.engine.flags.removed_names import removed_names
 from handler.errors import InvalidSetting
 from handler.settings.environ import load_settings
 from handler.settings.old_names import SPECULATIVE_FIELDS

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 
 import psutil
 
@@ -23,7 +24,7 @@ from handler.engine.interface import EngineRequest
 from handler.engine.runtime import EngineRuntime
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
-from handler.model.resolve import resolve_model
+from handler.model.resolve import export_environment, resolve_model
 from handler.settings.environ import load_settings
 from tests.support.engine_fields import ENGINE_FIELDS
 from tests.support.environment import NAME, ROOT, START_SECONDS, VARIANT, worker_environment
@@ -48,10 +49,13 @@ def main(engine):
     warnings = Warnings()
     logging.getLogger("handler").addHandler(warnings)
     settings = load_settings(os.environ)
-    adapter = ADAPTERS[engine](settings, resolve_model(settings), os.environ)
+    model = resolve_model(settings)
+    export_environment(model)
+    adapter = ADAPTERS[engine](settings, model, os.environ)
     adapter.prepare()
     before = handlers()
-    with EngineRuntime(adapter) as host:
+    with EngineRuntime(partial(adapter.import_engine, settings, os.environ)) as host:
+        host.check_flags(adapter)
         running = host.wait_until_up()
         seen = {
             "new_signal_handlers": sorted(n for n, h in handlers().items() if h != before[n]),

@@ -11,12 +11,14 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import _http, _xet, http_backoff
+from huggingface_hub.utils import _detect_agent, _headers, _http, _xet, http_backoff
 
 from handler.model.hub_patches import (
     PARTIAL_SUFFIX,
     abort_xet,
+    keep_to_own_requests,
     rate_limits_raised,
+    replace_constants,
     turn_xet_off,
 )
 
@@ -45,6 +47,28 @@ def test_replaced_switch_of_xet(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     assert (turn_xet_off(), constants.HF_HUB_DISABLE_XET, turn_xet_off()) == (True, True, False)
     assert "constants.HF_HUB_DISABLE_XET" in inspect.getsource(file_download)
+
+
+def test_replaced_cache_and_offline_mode(monkeypatch):
+    """They are looked at in the constants, at each use."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/before")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    replace_constants(HF_HUB_CACHE="/after", HF_HUB_OFFLINE=True)
+    assert (constants.HF_HUB_CACHE, huggingface_hub.is_offline_mode()) == ("/after", True)
+    assert "cache_dir = constants.HF_HUB_CACHE" in inspect.getsource(file_download)
+
+
+def test_replaced_list_of_agents(monkeypatch):
+    """Headers are made without a request, which they otherwise are not."""
+    asked = []
+    monkeypatch.setattr(_detect_agent, "_registry", None)
+    monkeypatch.setattr(_detect_agent, "_load_registry", lambda: asked.append("asked") or {})
+    _headers.build_hf_headers(token=False)
+    assert asked == ["asked"]
+    monkeypatch.setattr(_detect_agent, "_registry", None)
+    keep_to_own_requests()
+    _headers.build_hf_headers(token=False)
+    assert asked == ["asked"]
 
 
 def test_replaced_event_hooks(rate_limited):

@@ -6,6 +6,7 @@
 import ast
 import asyncio
 import inspect
+import json
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,14 @@ import pytest
 
 from handler.errors import InvalidInput
 from handler.request.json_text import check_nesting
+from handler.serve.queue import sdk_patches
+from handler.serve.queue.job_take import JobTake
+from handler.serve.queue.job_text import JobDecoder
+from handler.serve.queue.long_poll import POLL_TIMEOUT_SECONDS
+from handler.serve.queue.ping import JOB_ID as PING_JOB_ID
+from handler.serve.queue.ping import pinged_jobs
+from handler.serve.queue.repeated_lines import RepeatedLines
+from handler.serve.queue.sdk_loops import SdkLoops
 from handler.serve.queue.sdk_patches import (
     SDK_LOG_LEVELS,
     SdkHooks,
@@ -25,6 +34,8 @@ from handler.serve.queue.sdk_patches import (
     patch_sdk,
     sdk_environment,
 )
+from handler.supervisor import Supervisor
+from runpod_local import running_platform
 
 import_sdk()
 
@@ -35,6 +46,7 @@ from runpod.serverless.modules import (  # noqa: E402
     rp_http,
     rp_job,
     rp_logger,
+    rp_ping,
     rp_scale,
     worker_state,
 )
@@ -58,14 +70,29 @@ def scaler():
 
 
 @pytest.fixture
-def patched(monkeypatch):
+def poll_sessions(monkeypatch):
+    """The sessions that the polls have made."""
+    sessions, make = [], sdk_patches._poll_session
+
+    def session():
+        sessions.append(make())
+        return sessions[-1]
+
+    monkeypatch.setattr(sdk_patches, "_poll_session", session)
+    return sessions
+
+
+@pytest.fixture
+def patched(monkeypatch, poll_sessions):
     """A function that replaces the SDK's functions until the test ends, and returns its calls."""
     for owner, name in (
         (rp_scale, "get_job"),
         (rp_scale, "get_stop_signals"),
         (rp_scale.JobScaler, "run_jobs"),
-        (rp_scale, "AsyncClientSession"),
+        (rp_scale.JobScaler, "run"),
         (rp_http, "_transmit"),
+        (rp_ping, "Process"),
+        (rp_logger.RunPodLogger, "log"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is set back
     seen = []
@@ -82,10 +109,11 @@ def patched(monkeypatch):
             "slot_freed": slot_freed,
             "jobs_taken": seen.append,
             "jobs_stopped": seen.append,
-            "job_cancelled": seen.append,
+            "job_dropped": seen.append,
             "transmit": transmit,
+            "decode": JobDecoder().decode,
         }
-        patch_sdk(SdkHooks(**{**hooks, **more}))
+        patch_sdk(SdkHooks(**{**hooks, **more}), SdkLoops(Supervisor(), None), RepeatedLines())
         return seen
 
     return patch
@@ -108,6 +136,9 @@ def test_the_version_is_the_one_of_the_table():
         (worker_state.JobsProgress.get_job_count, ["self"]),
         (worker_state.JobsProgress.remove, ["self", "element"]),
         (http_client.AsyncClientSession, ["args", "kwargs"]),
+        (http_client.get_auth_header, []),
+        (rp_ping.Heartbeat.process_loop, ["mirror", "test"]),
+        (rp_ping.Heartbeat.ping_loop, ["self", "test"]),
     ],
     ids=lambda each: getattr(each, "__qualname__", ""),
 )
@@ -118,6 +149,7 @@ def test_a_function_has_its_parameters(function, parameters):
 @pytest.mark.parametrize(
     ("caller", "called"),
     [
+        (rp_scale.JobScaler.start, "self.run"),
         (rp_scale.JobScaler.run, "self.run_jobs"),
         (rp_scale.JobScaler.run, "self.get_jobs"),
         (rp_scale.JobScaler.run, "AsyncClientSession"),
@@ -126,6 +158,8 @@ def test_a_function_has_its_parameters(function, parameters):
         (rp_scale.JobScaler.monitor_stop_signals, "self.stop_signals_fetcher"),
         (rp_http._handle_result, "_transmit"),
         (rp_http.send_result, "_handle_result"),
+        (rp_ping.Heartbeat.start_ping, "Process"),
+        (rp_ping.Heartbeat.ping_loop, "self._send_ping"),
         (rp_http.stream_result, "_handle_result"),
     ],
     ids=lambda each: getattr(each, "__qualname__", each),
@@ -154,46 +188,112 @@ def test_a_new_scaler_takes_jobs_with_the_replaced_functions(patched):
     assert rp_scale.get_stop_signals is not rp_job.get_stop_signals
 
 
-def test_a_poll_takes_as_many_jobs_as_there_are_free_slots(patched, monkeypatch):
-    """`num_jobs` goes to the platform; the SDK adds what it gets to its own queue."""
+async def polled(poll, sessions):
+    """Return what a poll brings, and close the session that it leaves."""
+    try:
+        return await poll
+    finally:
+        for session in sessions:
+            await session.close()
+
+
+def test_a_poll_takes_as_many_jobs_as_there_are_free_slots(patched, monkeypatch, poll_sessions):
+    """The SDK adds what it gets to its own queue."""
     polls = []
 
-    async def get_job(session, num_jobs=1):
-        polls.append(num_jobs)
+    async def take(self, session, max_jobs):
+        polls.append((session.timeout.total, max_jobs))
         return [{"id": "a"}]
 
-    monkeypatch.setattr(rp_scale, "get_job", get_job)
+    monkeypatch.setattr(JobTake, "take", take)
     seen = patched()
-    assert asyncio.run(rp_scale.get_job("session", 7)) == [{"id": "a"}]
-    assert (polls, seen) == ([3], [[{"id": "a"}]])
+    assert asyncio.run(polled(rp_scale.get_job("session", 7), poll_sessions)) == [{"id": "a"}]
+    assert (polls, seen) == ([(None, 3)], [[{"id": "a"}]])
 
 
 def test_no_poll_is_sent_without_a_free_slot(patched, monkeypatch):
-    async def get_job(session, num_jobs=1):
+    async def take(self, session, max_jobs):
         raise AssertionError("polled")
 
-    monkeypatch.setattr(rp_scale, "get_job", get_job)
+    monkeypatch.setattr(JobTake, "take", take)
     seen = patched(free_slots=lambda taken: 0)
     assert asyncio.run(rp_scale.get_job("session", 7)) == []
-    assert seen == ["slot freed"]
+    assert seen == ["slot freed", []]
 
 
-def test_a_stop_signal_reaches_the_worker_and_the_sdk(patched, monkeypatch):
+def test_a_stop_signal_reaches_the_worker_and_the_sdk(patched, monkeypatch, poll_sessions):
     async def get_stop_signals(session):
         return ["a"]
 
     monkeypatch.setattr(rp_scale, "get_stop_signals", get_stop_signals)
     seen = patched()
-    assert asyncio.run(rp_scale.get_stop_signals(SimpleNamespace(closed=False))) == ["a"]
+    assert asyncio.run(polled(rp_scale.get_stop_signals("session"), poll_sessions)) == ["a"]
     assert seen == [["a"]]
 
 
-def test_a_poll_for_stop_signals_on_a_closed_session_is_cancelled(patched):
+def test_a_poll_after_a_cancelled_one_is_cancelled_too(patched, poll_sessions):
     """The SDK takes any other error for one that passes, and polls again."""
-
     patched()
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(rp_scale.get_stop_signals(SimpleNamespace(closed=True)))
+
+    async def poll_again():
+        task = asyncio.create_task(rp_scale.get_stop_signals("session"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        with pytest.raises(asyncio.CancelledError):
+            await rp_scale.get_stop_signals("session")
+        for session in poll_sessions:
+            await session.close()
+
+    asyncio.run(poll_again())
+
+
+def test_a_job_whose_answer_is_under_way_at_the_end_fails_with_a_reason(patched, monkeypatch):
+    """The loop that takes jobs is cancelled as by the drain, while the answer is decoded."""
+
+    async def run():
+        decoding, may_decode, tasks = asyncio.Event(), asyncio.Event(), []
+
+        async def decode(body):
+            decoding.set()
+            await may_decode.wait()
+            return json.loads(body)
+
+        def concurrency(_):
+            tasks.append(asyncio.current_task())
+            return 3
+
+        async def take(session):
+            monkeypatch.setattr(rp_job, "_job_get_url", lambda _: session._build_url("/"))
+            seen = patched(decode=decode)
+            scaler = rp_scale.JobScaler({"concurrency_modifier": concurrency})
+            running = asyncio.create_task(scaler.run())
+            await decoding.wait()
+            tasks[0].cancel()
+            await asyncio.wait([tasks[0]])
+            may_decode.set()
+            await asyncio.wait([running])
+            assert running.cancelled()
+            return seen
+
+        return await take_from(b'[{"id": "a", "input": {}}]', take)
+
+    [dropped, (_, data)] = asyncio.run(run())
+    assert dropped == "a"
+    error = json.loads(json.loads(data)["error"])["error"]
+    assert (error["code"], error["message"]) == (
+        503,
+        "The worker ended before it could start this job.",
+    )
+
+
+def test_the_sdk_reads_the_timeouts_of_its_polls_before_each_one(scaler):
+    for loop, name in (
+        (scaler.get_jobs, "jobs_fetcher_timeout"),
+        (scaler.monitor_stop_signals, "stop_signals_fetcher_timeout"),
+    ):
+        assert getattr(scaler, name) == POLL_TIMEOUT_SECONDS
+        assert f"timeout=self.{name}" in inspect.getsource(loop)
 
 
 def test_a_result_and_a_chunk_are_posted_by_the_replaced_function(patched):
@@ -273,11 +373,8 @@ def test_the_sdk_forgets_a_stop_of_a_job_that_has_not_started(scaler):
     assert asyncio.run(scaler.stop_job("taken, not started")) is False
 
 
-def test_the_sdk_loses_a_poll_with_a_job_that_is_nested_too_deeply(patched, monkeypatch):
-    """The jobs are taken, and no one knows their ids; with the worker's session they come."""
-    monkeypatch.setattr(rp_job, "_job_get_url", lambda _: "/")
-    deep = '{"id": "a", "input": {"prompt": ' + "[" * 5000 + "]" * 5000 + "}}"
-    body = f'[{deep}, {{"id": "b", "input": "]}}["}}]'.encode()
+async def take_from(body, take):
+    """Return what `take` of a session returns where the platform answers with a body."""
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
 
     async def answer(reader, writer):
@@ -286,20 +383,45 @@ def test_the_sdk_loses_a_poll_with_a_job_that_is_nested_too_deeply(patched, monk
         await writer.drain()
         writer.close()
 
-    async def take(make_session):
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            host, port = server.sockets[0].getsockname()
-            async with make_session(base_url=f"http://{host}:{port}") as session:
-                return await rp_job.get_job(session, 2)
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        async with aiohttp.ClientSession(base_url=f"http://{host}:{port}") as session:
+            return await take(session)
 
+
+def test_the_sdk_loses_a_poll_with_a_job_that_is_nested_too_deeply(monkeypatch):
+    """The jobs are taken, and no one knows their ids; the worker's own poll has them."""
+    monkeypatch.setattr(rp_job, "_job_get_url", lambda _: "/")
+    deep = '{"id": "a", "input": {"prompt": ' + "[" * 5000 + "]" * 5000 + "}}"
+    body = f'[{deep}, {{"id": "b", "input": "]}}["}}]'.encode()
     with pytest.raises(RecursionError):
-        asyncio.run(take(http_client.AsyncClientSession))
-    patched()
-    jobs = asyncio.run(take(rp_scale.AsyncClientSession))
+        asyncio.run(take_from(body, lambda session: rp_job.get_job(session, 2)))
+    job_take = JobTake(rp_job._job_get_url, lambda _: False, JobDecoder().decode)
+    jobs = asyncio.run(take_from(body, lambda session: job_take.take(session, 2)))
     assert [job["id"] for job in jobs] == ["a", "b"]
     assert jobs[1]["input"] == "]}["
     with pytest.raises(InvalidInput, match="'prompt' is nested too deeply"):
         check_nesting(jobs[0]["input"])
+
+
+def test_the_sdk_takes_a_job_that_ends_its_loop(scaler, monkeypatch):
+    """Without an id it is in the SDK's queue, and the loop that starts jobs fails on it."""
+    monkeypatch.setattr(rp_job, "_job_get_url", lambda _: "/")
+    body = b'[{"input": {}}]'
+    jobs = asyncio.run(take_from(body, lambda session: rp_job.get_job(session, 2)))
+    assert jobs == [{"input": {}}]
+    with pytest.raises(TypeError):
+        worker_state.Job(**jobs[0])
+    assert 'self.jobs_tasks[job["id"]] = task' in inspect.getsource(rp_scale.JobScaler.run_jobs)
+
+
+def test_a_job_of_the_sdk_is_found_by_its_id():
+    """So the worker sees that a job is running already."""
+    progress = worker_state.JobsProgress()
+    progress.add({"id": "a", "input": {}, "refused": "x"})
+    found = [worker_state.Job(id=name) in progress for name in ("a", "b")]
+    progress.clear()
+    assert found == [True, False]
 
 
 def test_the_sdk_loses_a_chunk_when_its_connection_breaks():
@@ -319,3 +441,34 @@ def test_the_sdk_loses_a_chunk_when_its_connection_breaks():
     with pytest.raises(aiohttp.ClientConnectionError):
         asyncio.run(transmit())
     assert len(connections) == 1
+
+
+def test_a_server_refuses_a_ping_that_names_more_jobs_than_fit(monkeypatch):
+    """The SDK does not say so: the ping is lost. As many as `pinged_jobs` says arrive."""
+    with running_platform() as platform:
+        environ = {
+            "RUNPOD_WEBHOOK_PING": f"{platform.base_url}/ping/$RUNPOD_POD_ID",
+            "RUNPOD_POD_ID": worker_state.WORKER_ID,
+            "RUNPOD_AI_API_KEY": platform.settings.worker_key,
+        }
+        for name, text in environ.items():
+            monkeypatch.setenv(name, text)
+        heartbeat, fitting = rp_ping.Heartbeat(), pinged_jobs(environ)
+        arrived = []
+        for count in (fitting, fitting + 5):
+            ids = ",".join([PING_JOB_ID] * count)
+            heartbeat._mirror = SimpleNamespace(get=lambda ids=ids: ids)
+            heartbeat._send_ping()
+        heartbeat._session.close()
+        for worker in platform.workers.values():
+            arrived += [len(ping.job_ids) for ping in worker.pings]
+    assert arrived == [fitting]
+
+
+def test_the_sdk_does_not_look_after_its_process_of_pings():
+    """`ping_process` does: it reads these, and sets a mirror and `_send_ping`."""
+    heartbeat = rp_ping.Heartbeat()
+    assert (heartbeat._mirror, heartbeat.PING_INTERVAL) == (None, 10)
+    assert callable(heartbeat._session.close)
+    assert "process.join" not in inspect.getsource(rp_ping)
+    assert "is_alive" not in inspect.getsource(rp_ping)

@@ -6,9 +6,12 @@ The tests whose names begin with `test_running` need one start of the engine; `-
 leaves them out.
 """
 
+import ast
 import contextlib
 import inspect
 import json
+import logging
+import math
 import os
 import pickle
 import signal
@@ -23,15 +26,19 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from handler.engine import speculative
-from handler.engine.flag_aliases import (
+from handler.engine.failed_start.out_of_memory import GIB, Shortage, is_out_of_memory, shortage_of
+from handler.engine.failed_start.report import KV_CACHE, WEIGHTS, Failure, FailureReport
+from handler.engine.flag_names import flag_names
+from handler.engine.flags import speculative
+from handler.engine.flags.aliases import (
     ALIASES,
     FLAG_NAMES,
     REASONING_PARSERS,
     TOOL_CALL_PARSERS,
 )
-from handler.engine.flag_names import flag_names
-from handler.engine.removed_names import BOTH_ENGINES, REMOVED
+from handler.engine.flags.removed_names import BOTH_ENGINES, REMOVED
+from handler.engine.sglang import adapter as sglang_adapter
+from handler.engine.sglang import configuration, patches
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.sglang.detokenizer import append_only_status
 from handler.engine.sglang.flags import (
@@ -42,7 +49,14 @@ from handler.engine.sglang.flags import (
     memory_demand,
     worker_arguments,
 )
-from handler.engine.sglang.patches import run_detokenizer
+from handler.engine.sglang.grammars import (
+    CONSTRAINT_LINE,
+    MAX_CACHE_BYTES,
+    MAX_CACHED,
+    REQUEST_MODULE,
+    WithoutConstraint,
+)
+from handler.engine.sglang.patches import run_detokenizer, run_scheduler
 from handler.engine.sglang.platform import CPU_ARGUMENTS, ENVIRONMENT
 from handler.errors import InvalidSetting
 from handler.model.harmony import FILE, VARIABLE
@@ -55,6 +69,9 @@ from tests.contract.routes import is_decided
 from tests.support.client_bodies import CHAT, CLIENT_BODIES, COMPLETIONS, MESSAGES, RESPONSES
 from tests.support.engine_fields import ENGINE_FIELDS
 from tests.support.environment import clean_environment
+from tests.support.failed_starts import failure_of
+
+MIB = 1 << 20
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # SGLang warns while it is imported
 
@@ -117,6 +134,77 @@ def test_replaced_streams_of_parsed_text():
 GENERATE_CONTENT = "OpenAIServingChat._generate_stream_content"
 
 
+def test_replaced_scheduler_process(monkeypatch):
+    """The scheduler's process keeps few constraints, whatever the backend."""
+    scheduler = import_module("sglang.srt.managers.scheduler")
+    base = import_module("sglang.srt.constrained.base_grammar_backend")
+    xgrammar = import_module("sglang.srt.constrained.xgrammar_backend")
+    engine = found("entrypoints.engine", "Engine")
+    assert engine.run_scheduler_process_func is scheduler.run_scheduler_process
+    assert pickle.loads(pickle.dumps(run_scheduler)) is run_scheduler
+    seen, made = [], []
+    init = base.BaseGrammarBackend.__init__
+    monkeypatch.setattr(base.BaseGrammarBackend, "__init__", init)  # so that it is set back
+    monkeypatch.setattr(scheduler, "get_exception_traceback", scheduler.get_exception_traceback)
+    monkeypatch.setattr(xgrammar, "GrammarCompiler", lambda **named: made.append(named))
+    monkeypatch.setattr(scheduler, "run_scheduler_process", lambda *a, **n: seen.append((a, n)))
+    run_scheduler("args", gpu_id=0)
+    assert seen == [(("args",), {"gpu_id": 0})]
+    for name in (xgrammar.__name__, REQUEST_MODULE):
+        assert isinstance(logging.getLogger(name).filters[-1], WithoutConstraint)
+    xgrammar.GrammarCompiler(tokenizer_info="info")
+    assert made == [{"tokenizer_info": "info", "cache_limit_bytes": MAX_CACHE_BYTES}]
+    backend = base.BaseGrammarBackend()
+    for number in range(MAX_CACHED + 1):
+        assert backend.cache.get(0, number) == 0  # used each time, so it stays
+        backend.set_cache(number, number)
+    assert sorted(backend.cache) == [0, *range(2, MAX_CACHED + 1)]
+
+
+def formatted_lines(module):
+    """Return the f-strings that a module logs, with SECRET for all but the kind of a constraint."""
+    tree = ast.parse(inspect.getsource(module))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    for call in calls:
+        if not ast.unparse(call.func).startswith("logger."):
+            continue
+        for text in call.args:
+            if isinstance(text, ast.JoinedStr):
+                kinds = {"key_type": "'json'", "self.rid": "'job-1'", "key[0]": "json"}
+                yield "".join(
+                    part.value
+                    if isinstance(part, ast.Constant)
+                    else kinds.get(ast.unparse(part.value), "SECRET")
+                    for part in text.values
+                )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["base_grammar_backend", "grammar_manager", "xgrammar_backend", "llguidance_backend"],
+)
+def test_a_constraint_is_cut_off_each_line_that_has_it(name):
+    """In a line of debugging it is not."""
+    module = import_module(f"sglang.srt.constrained.{name}")
+    lines = [
+        line
+        for line in formatted_lines(module)
+        if not line.startswith(("Grammar backend disabled", "Abort grammar queue request"))
+    ]
+    assert lines
+    assert [line for line in lines if "SECRET" in CONSTRAINT_LINE.sub(r"\1\2", line)] == []
+
+
+def test_a_request_whose_constraint_fails_logs_it_in_the_line_that_is_cut():
+    source = inspect.getsource(found("constrained.grammar_manager", "GrammarManager"))
+    assert 'f"Failed to compile {key[0]} grammar: {value.error_message}"' in source
+    assert (
+        'f"Failed to compile {req.grammar_key[0]} grammar: {req.grammar.error_message}"' in source
+    )
+    method = inspect.getsource(found("managers.schedule_batch", "Req").set_finish_with_abort)
+    assert 'logger.error(f"{error_msg}, {self.rid=}")' in method
+
+
 def test_replaced_detokenizer_process(monkeypatch):
     """The engine's own is the function that is called in it, and it can be sent to a process."""
     manager = import_module("sglang.srt.managers.detokenizer_manager")
@@ -129,6 +217,102 @@ def test_replaced_detokenizer_process(monkeypatch):
     run_detokenizer("args", port_args="ports")
     assert seen == [(("args",), {"port_args": "ports"})]
     assert manager.DecodeStatus.__name__ == append_only_status().__name__
+
+
+def test_a_scheduler_that_fails_is_reported_from_its_own_process(monkeypatch):
+    """SGLang catches the exception, logs its traceback, and sends SIGQUIT to the worker."""
+    from sglang.srt.managers import scheduler
+
+    class Failing:
+        def __init__(self, *_: object) -> None:
+            self.load_model()
+
+        def load_model(self) -> None:
+            raise RuntimeError("no memory") from ValueError("2 GiB")
+
+    engine = found("entrypoints.engine", "Engine")
+    assert engine.run_scheduler_process_func is scheduler.run_scheduler_process
+    assert pickle.loads(pickle.dumps(run_scheduler)) is run_scheduler
+    signals = []
+    parent = SimpleNamespace(send_signal=signals.append)
+    monkeypatch.setattr(scheduler, "get_exception_traceback", scheduler.get_exception_traceback)
+    monkeypatch.setattr(patches, "bound_grammars", lambda: None)
+    monkeypatch.setattr(patches, "keep_constraints_out_of_logs", lambda: None)
+    monkeypatch.setattr(scheduler, "Scheduler", Failing)
+    monkeypatch.setattr(scheduler.psutil, "Process", lambda: SimpleNamespace(parent=lambda: parent))
+    for name in (
+        *("load_plugins", "resolve_spawn_dp_rank", "publish", "spawn_world_rank", "SpawnRanks"),
+        *("configure_scheduler_process", "get_observability"),
+    ):
+        monkeypatch.setattr(scheduler, name, lambda *_, **__: SimpleNamespace(enable_trace=False))
+    with FailureReport() as report:
+        run_scheduler(None, None, 0, 0, 0, None, None)
+        assert report.read() == Failure(("RuntimeError: no memory", "ValueError: 2 GiB"), WEIGHTS)
+    assert signals == [signal.SIGQUIT]
+
+
+# ---- what the second start reads of SGLang
+
+
+def test_the_steps_of_the_start_are_methods_of_its_model_runner():
+    runner = found("model_executor.model_runner", "ModelRunner")
+    assert [name for name in patches.STEPS if not callable(getattr(runner, name, None))] == []
+
+
+def test_its_text_of_too_large_weights_is_understood(monkeypatch):
+    """Weights of 18 GiB of 24, with a share of 0.7."""
+    pools = import_module("sglang.srt.mem_cache.kv_cache_configurator")
+    group = SimpleNamespace(prefill=SimpleNamespace(full_prefill_max_req=None, backend=None))
+    for name, value in {
+        "get_available_gpu_memory": 6.0,
+        "get_parallel": SimpleNamespace(
+            launch_world_size=1, world_group=SimpleNamespace(cpu_group=None)
+        ),
+        "get_schedule": SimpleNamespace(
+            mem_fraction_static=0.7, prefill_max_requests=None, max_mamba_cache_size=None
+        ),
+        "get_exec": SimpleNamespace(graph=SimpleNamespace(cuda_graph_config=group)),
+        "get_disagg": SimpleNamespace(disaggregation_mode="null"),
+        "get_mm": SimpleNamespace(mm_feature_transport=None),
+        "mm_runtime_reservation_gb": 0.0,
+    }.items():
+        monkeypatch.setattr(pools, name, lambda *_, answer=value, **__: answer)
+    runner = SimpleNamespace(
+        device="cuda",
+        gpu_id=0,
+        mambaish_config=None,
+        model_config=SimpleNamespace(is_multimodal=False),
+    )
+    with pytest.raises(ValueError, match="Loaded weights") as caught:
+        pools.KVCacheConfigurator._profile_available_bytes(runner, 24.0)
+    failure = failure_of(caught.value)
+    start = SimpleNamespace(
+        memory_fraction=0.7, total_bytes=24 * GIB, model_tokens=2, kv_token_bytes=10
+    )
+    available = int((0.7 - 0.75) * 24 * GIB)
+    assert is_out_of_memory(failure)
+    assert shortage_of(failure, start) == Shortage(20 - available, KV_CACHE, available)
+
+
+def test_its_other_texts_are_understood():
+    config = found("model_executor.pool_configurator", "MemoryPoolConfig")
+    with pytest.raises(RuntimeError) as caught:
+        config(0)
+    assert is_out_of_memory(failure_of(caught.value))
+    capture = inspect.getsource(
+        import_module("sglang.srt.model_executor.runner.decode_cuda_graph_runner")
+    )
+    assert "Capture cuda graph failed: {e}" in capture  # with PyTorch's text in it
+
+
+def test_the_memory_that_it_reserves_for_a_step():
+    """By batched token, by sequence of the largest graph, and no less than for 2,048 tokens."""
+    hook = inspect.getsource(import_module("sglang.srt.arg_groups.memory_hook"))
+    assert "max(cfg.chunked_prefill_size, 2048)" in hook
+    assert "reserved_mem += activation_tokens * 1.5" in hook
+    assert "reserved_mem += decode_cuda_graph_config.max_bs * 2" in hook
+    assert (configuration.TOKEN_BYTES, configuration.GRAPH_BYTES) == (1.5 * MIB, 2 * MIB)
+    assert configuration.MIN_BATCHED_TOKENS == 2048
 
 
 def test_replaced_decode_status():
@@ -228,6 +412,12 @@ def test_set_on_the_app_what_its_launcher_sets():
 def test_read_server_args(function, parameter):
     assert parameters_of("server_args", f"ServerArgs.{function}") == [parameter]
     assert parameters_of("server_args", "ServerArgs.resolve_once") == ["self"]
+
+
+def test_read_the_strictness_of_tools(monkeypatch):
+    assert patches.constrains_tools() is False
+    monkeypatch.setenv("SGLANG_TOOL_STRICT_LEVEL", "1")
+    assert patches.constrains_tools() is True
 
 
 def test_read_scheduler_init_result():
@@ -478,6 +668,61 @@ def test_sigquit_of_a_failed_process_is_the_engines_death(tmp_path):
         assert not alive()
     finally:
         signal.signal(signal.SIGQUIT, before)
+
+
+@pytest.mark.parametrize(
+    ("since_freeze", "watchdog_timeout", "is_alive"),
+    [(math.inf, 300.0, False), (301.0, 300.0, False), (299.0, 300.0, True), (59.0, 5.0, True)],
+)
+def test_sigquit_soon_after_a_freeze_is_not_the_engines_death(
+    tmp_path, monkeypatch, since_freeze, watchdog_timeout, is_alive
+):
+    """But that of SGLang's watchdog, see the next test; a second one comes if a step does hang."""
+    (tmp_path / "config.json").write_text("{}")
+    environ = {"MODEL_NAME": str(tmp_path), "ENGINE": "sglang"}
+    settings = load_settings(environ)
+    adapter = SglangAdapter(settings, resolve_model(settings), environ)
+    adapter._args = SimpleNamespace(watchdog_timeout=watchdog_timeout)
+    clock = SimpleNamespace(seconds_since_freeze=since_freeze)
+    monkeypatch.setattr(sglang_adapter, "awake_clock", clock)
+    adapter._on_sigquit(signal.SIGQUIT, None)
+    alive = adapter._alive(SimpleNamespace(get_all_child_pids=list))
+    assert alive() == is_alive
+
+
+@pytest.mark.parametrize(
+    ("counters", "expected"),
+    [([1, 1], [signal.SIGQUIT]), ([1, 2], [])],
+    ids=["the step goes on after the freeze", "the next step has begun"],
+)
+def test_the_watchdog_counts_the_frozen_time(monkeypatch, counters, expected):
+    """In the step in which it last looked. Between steps it does not."""
+    from sglang.srt.utils import watchdog
+
+    class Done(Exception):
+        pass
+
+    def pause(seconds):
+        if seconds == 150 and not counters:  # before a third look
+            raise Done
+
+    sent, counters = [], [*counters]
+    clock = iter([0.0, 1.0, 400.0])
+    time = SimpleNamespace(perf_counter=lambda: next(clock), sleep=pause)
+    monkeypatch.setattr(watchdog, "time", time)
+    monkeypatch.setattr(watchdog, "pyspy_dump_schedulers", lambda: None)
+    scheduler = SimpleNamespace(
+        debug_name="Scheduler",
+        get_counter=lambda: counters.pop(0),
+        is_active=lambda: True,
+        watchdog_timeout=300,
+        soft=False,
+        dump_info=None,
+        parent_process=SimpleNamespace(send_signal=sent.append),
+    )
+    with contextlib.suppress(Done):
+        watchdog.WatchdogRaw._watchdog_once(scheduler)
+    assert sent == expected
 
 
 # The worker's name of a method → quantization_config. For ModelOpt SGLang ignores the user's name,

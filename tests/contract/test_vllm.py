@@ -13,6 +13,7 @@ import inspect
 import json
 import re
 import sys
+import time
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -21,16 +22,17 @@ from typing import get_args
 
 import pytest
 
-from handler.engine import speculative
-from handler.engine.flag_aliases import (
+from handler.engine.awake_clock import AwakeClock
+from handler.engine.flag_names import flag_names
+from handler.engine.flags import speculative
+from handler.engine.flags.aliases import (
     ALIASES,
     FLAG_NAMES,
     REASONING_PARSERS,
     TOOL_CALL_PARSERS,
 )
-from handler.engine.flag_names import flag_names
-from handler.engine.removed_names import BOTH_ENGINES, REMOVED
-from handler.engine.vllm import start_method
+from handler.engine.flags.removed_names import BOTH_ENGINES, REMOVED
+from handler.engine.vllm import error_log, rank_timeout, start_method
 from handler.engine.vllm.adapter import RANK_PROCESS
 from handler.engine.vllm.core_process import RANK_NAME
 from handler.engine.vllm.flags import REFUSED, cli_args, engine_flags
@@ -226,6 +228,20 @@ def test_replaced_show_available_models():
     registry = OpenAIModelRegistry(config, [BaseModelPath(name="m", model_path="/x/m")])
     [card] = asyncio.run(registry.show_available_models()).data
     assert (card.id, card.root) == ("m", "/x/m")
+
+
+def test_the_filter_of_the_logs_handlers():
+    """vLLM writes through handlers of one logger; one function logs what fails all requests."""
+    from vllm.logger import DEFAULT_LOGGING_CONFIG
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    assert issubclass(EngineDeadError, Exception)
+    logger = DEFAULT_LOGGING_CONFIG["loggers"]["vllm"]
+    assert (logger["handlers"], logger["propagate"]) == (["vllm"], False)
+    source = inspect.getsource(AsyncLLM._run_output_handler)
+    assert f"async def {error_log.OUTPUT_HANDLER}(" in source
+    assert "logger.exception(" in source
 
 
 def test_replaced_app_state_server():
@@ -447,7 +463,8 @@ def test_the_workers_own_flags_are_accepted(flags):
     assert {name: args[name] for name in READ} == READ
 
 
-READ = {  # the arguments that `check` reads
+READ = {  # the arguments that `check` and `start` read
+    "tool_strict_level": "auto",
     "model_tag": None,
     "chat_template": "x.jinja",
     "load_format": "auto",
@@ -602,3 +619,53 @@ def test_running_a_stream_that_is_left_is_aborted(seen):
 def test_running_it_stops_in_order(seen):
     """No process is left, and no warning is logged."""
     assert (seen["processes_left"], seen["warnings"]) == ([], [])
+
+
+# ---- freezes
+
+
+def test_the_timeout_of_ranks_does_not_count_a_freeze(monkeypatch):
+    """It is read on the clock that `rank_timeout` replaces, in the executor and in its queue."""
+    from vllm.distributed.device_communicators import shm_broadcast
+    from vllm.v1.executor import multiproc_executor
+
+    executor = multiproc_executor.MultiprocExecutor
+    for module in (shm_broadcast, multiproc_executor):
+        monkeypatch.setattr(module, "time", module.time)  # so that it is set back
+    monkeypatch.setattr(executor, "_init_executor", lambda self: started.append(self))
+    started, clocks = [], []
+
+    class Clock(AwakeClock):
+        def __init__(self, **options):
+            super().__init__(monotonic=lambda: self.seconds, cpu=lambda: 0.0, **options)
+            self.seconds = 100.0
+            clocks.append(self)
+
+    monkeypatch.setattr(rank_timeout, "AwakeClock", Clock)
+    rank_timeout.leave_out_freezes()
+    [clock] = clocks
+    made = SimpleNamespace()
+    executor._init_executor(made)
+    assert started == [made]
+    with made._watch_for_freezes:
+        timeout = shm_broadcast.MessageQueue.ReadTimeoutWithWarnings(300, should_warn=False)
+        clock.seconds += 400.0
+        assert timeout.timeout_ms() > 0
+        clock.tick()
+        assert timeout.timeout_ms() > 0
+        for _ in range(400):
+            clock.seconds += 1.0
+            clock.tick()
+        with pytest.raises(TimeoutError):
+            timeout.timeout_ms()
+    assert multiproc_executor.time.sleep is time.sleep
+    source = inspect.getsource(executor.collective_rpc)
+    assert "deadline - time.monotonic()" in source
+    assert "time.monotonic() + timeout" in source
+
+
+def test_one_rank_has_no_such_timeout():
+    """The executor of one device calls the rank in its own process."""
+    from vllm.v1.executor import uniproc_executor
+
+    assert "VLLM_EXECUTE_MODEL_TIMEOUT" not in inspect.getsource(uniproc_executor)

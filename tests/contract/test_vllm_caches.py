@@ -43,7 +43,8 @@ def test_two_workers_with_different_machines_have_one_key_of_compiled_graphs(tmp
             **identity,
             **caches.environ,
             **dict.fromkeys(JOB_VARIABLES, number),
-            **platform.environment("ERROR", offline=True),
+            **platform.environment("ERROR"),
+            "HF_HUB_OFFLINE": "1",
             platform.STARTUP_PLAN: "1",
         }
         with monkeypatch.context() as environ:

@@ -3,7 +3,7 @@
 | fixture        | engines      | model                       | platform                           |
 | -------------- | ------------ | --------------------------- | ---------------------------------- |
 | `endpoint`     | vLLM, SGLang | demo, quantized with vLLM   | the Runpod platform in small       |
-|                | vLLM         | demo, quantized             | HTTP; parameter `http`             |
+|                | vLLM, SGLang | demo, quantized with vLLM   | HTTP; a parameter of `HTTP`        |
 | `queue_worker` | vLLM, SGLang | demo, unquantized           | the Runpod platform in small       |
 
 A test starts a worker of its own where it needs settings that change the engine, or where it ends
@@ -13,6 +13,7 @@ the worker in a way of its own.
 import json
 import re
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from tests.support.environment import (
 )
 from tests.support.http_worker import HttpWorker, free_port, running_http_worker
 
+HTTP = {"http": "vllm", "http-sglang": "sglang"}
 ANSWERS = {  # text and completion tokens
     "vllm": ("The capital of France is Paris, France.", 10),
     "sglang": ("The capital of France is Paris.", 8),
@@ -134,7 +136,7 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("ends_the_worker"):
             return 3
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        return 1 if parameters.get("endpoint") == "http" else 2
+        return 1 if parameters.get("endpoint") in HTTP else 2
 
     items.sort(key=position)
 
@@ -151,40 +153,52 @@ def endpoint_environment(engine, folder, **more):
         HF_TOKEN="hf_not_to_be_seen",
         PREFIX_WARMUP=str(prefixes),
         LORA_MODULES=json.dumps([{"name": "org/other", "path": str(lora(folder / "other"))}]),
-        **({"MAX_LOGPROBS": "50"} if engine == "vllm" else {}),
+        **{"MAX_TOP_LOGPROBS" if engine == "sglang" else "MAX_LOGPROBS": "50"},
         **more,
     )
 
 
-@pytest.fixture(scope="session")
-def starting_http_endpoint(tmp_path_factory):
-    """A worker with vLLM that serves HTTP, whose engine is starting when it is first asked for.
+@contextmanager
+def starting_http_worker(engine, folder):
+    """Run a worker that serves HTTP; yields while its engine is starting.
 
     Its queue is long enough for the load of test_http_worker.py.
     """
-    folder = tmp_path_factory.mktemp("http-worker")
     log = folder / "log"
-    environment = endpoint_environment("vllm", folder, MAX_QUEUE="1000")
+    environment = endpoint_environment(engine, folder, MAX_QUEUE="1000")
     with (
         log.open("wb") as file,
         running_http_worker(
-            worker_command("vllm"), environment, ready_within_seconds=None, log=file
+            worker_command(engine), environment, ready_within_seconds=None, log=file
         ) as worker,
     ):
         worker.wait_for_ping(204, 60)
-        yield Endpoint(worker, psutil.Process(worker.process.pid), log, "vllm")
+        yield Endpoint(worker, psutil.Process(worker.process.pid), log, engine)
+
+
+@pytest.fixture(scope="session")
+def starting_http_endpoint(tmp_path_factory):
+    """A worker with vLLM that serves HTTP, whose engine is starting when it is first asked for."""
+    with starting_http_worker("vllm", tmp_path_factory.mktemp("http-worker")) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session", params=PYTHON)
 def endpoint(request, tmp_path_factory):
     """One worker for each engine, with the demo model, tool calls, a prefix and a LoRA adapter.
 
-    With the parameter `http` it is one with vLLM that serves HTTP.
+    With a parameter of `HTTP` it is one that serves HTTP.
     """
     if request.param == "http":
         http = request.getfixturevalue("starting_http_endpoint")
         http.platform.wait_for_ping(200, START_SECONDS)
         yield http
+        return
+    if request.param in HTTP:
+        folder = tmp_path_factory.mktemp(request.param)
+        with starting_http_worker(HTTP[request.param], folder) as http:
+            http.platform.wait_for_ping(200, START_SECONDS)
+            yield http
         return
     engine = request.param
     folder = tmp_path_factory.mktemp("worker")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.environment import PYTHON, ROOT, clean_environment
 
-TIMEOUT_SECONDS = 400  # one start of the engine in each
+TIMEOUT_SECONDS = 900  # one start of the engine in each
 
 
 @pytest.mark.parametrize("engine", PYTHON)

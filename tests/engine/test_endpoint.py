@@ -38,7 +38,7 @@ def test_a_streamed_chat_with_usage(client, endpoint, paris):
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == paris
     assert chunks[-1].usage.completion_tokens == ANSWERS[endpoint.engine][1]
-    assert len(chunks) > 3
+    assert len(chunks) > 2  # the last one is the usage
 
 
 def test_completions_plain_and_streamed(client, endpoint):

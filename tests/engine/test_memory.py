@@ -5,6 +5,7 @@ import json
 import pytest
 
 from builder.plan.architecture import parse_architecture
+from handler.engine.interface import AUTO
 from handler.engine.vllm import platform
 from handler.errors import EngineStartFailed
 from handler.startup.gpus import Gpu
@@ -26,8 +27,8 @@ def checkpoint(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"TENSOR_PARALLEL_SIZE": "2"}],
-    ids=["one GPU", "two GPUs without room for the longest context"],
+    [{}, {"TENSOR_PARALLEL_SIZE": "2", "MAX_MODEL_LEN": "131072"}],
+    ids=["one GPU", "two GPUs without room for the context that is set"],
 )
 def test_a_model_that_cannot_fit_is_refused_by_vllms_flags(checkpoint, environ):
     with pytest.raises(EngineStartFailed, match=r"m.* has 141\.0 GB of weights"):
@@ -59,6 +60,11 @@ def test_a_model_that_cannot_fit_is_refused_by_vllms_flags(checkpoint, environ):
 )
 def test_a_model_that_may_fit_is_accepted_by_vllms_flags(checkpoint, environ):
     check(checkpoint, **environ)
+
+
+def test_vllm_shortens_the_models_own_context_where_it_has_no_room(checkpoint):
+    adapter = check(checkpoint, TENSOR_PARALLEL_SIZE="2")
+    assert adapter._args.max_model_len == AUTO
 
 
 @pytest.mark.parametrize("queue_worker", ["vllm"], indirect=True)

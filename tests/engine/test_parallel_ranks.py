@@ -8,12 +8,14 @@ import pytest
 
 from runpod_local import JobState, running_platform, running_worker
 from tests.support.checkpoints import tiny_llama
+from tests.support.conditions import wait_until
 from tests.support.environment import (
     START_SECONDS,
     clean_environment,
     worker_command,
     worker_environment,
 )
+from tests.support.processes import running
 from tests.support.ray_cluster import PLUGIN, running_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # engines and torch warn while they are imported
@@ -79,8 +81,7 @@ def answer_and_lose_a_rank(engine, environment, answer, victim):
             assert job.state == JobState.FAILED, job
             error = json.loads(job.error)["error"]
             assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
-        _, left = psutil.wait_procs(family, timeout=5)  # orphans wait for this machine's init
-        assert left == []
+        wait_until(lambda: running(family) == [])
 
 
 def named(text):
@@ -131,7 +132,7 @@ def test_vllm_on_a_ray_cluster_dies_with_a_rank_and_leaves_the_cluster(checkpoin
             return ranks[-1]
 
         answer_and_lose_a_rank("vllm", environment, answer, last_rank)
-        _, left = psutil.wait_procs(ranks, timeout=5)
-        assert (len(ranks), left) == (2, [])
+        wait_until(lambda: running(ranks) == [])
+        assert len(ranks) == 2
         names = {process.name() for process in cluster.head.children(recursive=True)}
         assert {"gcs_server", "raylet"} <= names

@@ -131,7 +131,7 @@ def test_an_answer_is_streamed_with_its_figures(page):
     assert ask(page, FRANCE) == PARIS
     seen = page.run("return window.seen")
     texts = [text.removeprefix(FRANCE) for text, _ in seen]
-    assert len(set(texts)) > 3
+    assert len(set(texts)) > 1
     assert all(PARIS.startswith(text) for text in texts)
     kinds = [speed.split(" ")[1] for _, speed in seen if speed != "–"]
     assert kinds == ["estimated"] * (len(kinds) - 1) + ["counted"]

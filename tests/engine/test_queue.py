@@ -11,14 +11,14 @@ from tests.engine.conftest import ANSWERS
 from tests.support.client_bodies import CLIENT_BODIES
 from tests.support.conditions import wait_until
 from tests.support.environment import IS_SIMULATED
-from tests.support.processes import arguments
+from tests.support.processes import arguments, running
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 STORY = {"prompt": "Once upon a time", "max_tokens": 4000, "ignore_eos": True, "stream": True}
 IDLE = {"running": 0, "kv_cache_usage": 0}
 # The SDK gets a stop signal up to a second late: it pauses after a poll that brought nothing. A
 # story takes longer than this.
-STOP_TIMEOUT_SECONDS = 5.0
+STOP_TIMEOUT_SECONDS = 15.0
 
 
 def error_of(job):
@@ -471,7 +471,7 @@ def test_the_start_is_told_stage_by_stage(endpoint):
     shown = {(what, stage): float(value) for what, stage, value in found}
     seconds = {stage: value for (what, stage), value in shown.items() if what == "seconds"}
     began = {stage: value for (what, stage), value in shown.items() if what == "offset_seconds"}
-    own = ["interpreter", "model", "imports", "engine", "SDK", "warm-up", "first take"]
+    own = ["interpreter", "model", "imports", "flags", "engine", "SDK", "warm-up", "first take"]
     inner = STAGES[endpoint.engine]
     assert seconds.keys() == began.keys() == {*own, *inner}
     ends = {stage: began[stage] + seconds[stage] for stage in began}
@@ -504,3 +504,30 @@ def test_the_very_first_job_hits_the_cache(endpoint):
 # Prompt, cached. A block of vLLM has 16 tokens on a GPU, 128 on a CPU.
 PREFIX_TOKENS = {"vllm": (424, 400 if IS_SIMULATED else 384), "sglang": (432, 417)}
 PREFILLED = {"vllm": "408 tokens prefilled in ", "sglang": "420 tokens prefilled in "}
+
+
+CORES = {"vllm": "EngineCore", "sglang": "scheduler"}  # in the names of the processes
+TRACEBACKS = {"vllm": 1, "sglang": 0}  # of the death, however many requests run
+
+
+@pytest.mark.ends_the_worker
+def test_a_dead_engine_fails_its_jobs_and_ends_the_worker(endpoint):
+    """Eight streams and two plain jobs run, and nobody waits; what was streamed stays."""
+    platform, worker = endpoint.platform, endpoint.process
+    story = {**STORY, "max_tokens": 1500}  # SGLang reserves room for what is asked for
+    raw = {"openai_route": "/v1/completions", "openai_input": story}
+    streamed = [platform.submit(job) for job in (story,) * 4 + (raw,) * 4]
+    plain = [platform.submit({**story, "stream": False}) for _ in range(2)]
+    for job_id in streamed:
+        platform.wait_until(job_id, lambda job: len(job.chunks) > 2, 60)
+    family = worker.children(recursive=True)
+    [core] = [process for process in family if CORES[endpoint.engine] in arguments(process)]
+    core.kill()
+    assert worker.wait(120) == 5
+    for job_id in streamed + plain:
+        error = error_of(platform.job(job_id))
+        assert (error["code"], error["type"]) == (503, "ServiceUnavailableError")
+        assert error["message"] == "The engine died; the worker is being replaced."
+    assert all(len(platform.job(job_id).chunks) > 2 for job_id in streamed)
+    assert running(family) == []
+    assert endpoint.log.read_text().count("Traceback") == TRACEBACKS[endpoint.engine]

@@ -10,6 +10,7 @@ import pytest
 
 from runpod_local import JobState
 from tests.support.expositions import value
+from tests.support.processes import running
 
 CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 STORY = {"prompt": "Once upon a time", "ignore_eos": True, "stream": True}
@@ -94,4 +95,4 @@ def test_sigterm_lets_jobs_finish_and_leaves_nothing_behind(queue_worker):
     # The poll that was open at the signal may have brought the late job: then it was served.
     late = platform.job(late_id)
     assert late.state in (JobState.IN_QUEUE, JobState.COMPLETED)
-    assert [process for process in family if process.is_running()] == []
+    assert running(family) == []

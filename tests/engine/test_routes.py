@@ -12,7 +12,7 @@ PROMPT = "The capital of France is"
 GREEDY = {"temperature": 0, "max_new_tokens": 8}
 QUESTIONS = {"big": {"type": "choice", "criteria": {"yes": None, "no": None}}}
 IDLE = {"running": 0, "kv_cache_usage": 0}
-STOP_TIMEOUT_SECONDS = 5.0
+STOP_TIMEOUT_SECONDS = 15.0
 
 on_vllm = pytest.mark.parametrize("endpoint", ["vllm"], indirect=True)
 on_sglang = pytest.mark.parametrize("endpoint", ["sglang"], indirect=True)

@@ -3,7 +3,8 @@
     python -m tests.gpu.at_fork
 
 The process ends there. What it prints is JSON: whether CUDA is initialised, whether it would be
-unusable in the fork, the threads of Python, and how many threads the kernel has.
+unusable in the fork, the threads of Python, how many threads the kernel has, and how many compilers
+a rank may start.
 """
 
 import json
@@ -23,6 +24,7 @@ def before_fork() -> None:
         python_threads=sorted(thread.name for thread in threading.enumerate()),
         threads=len(os.listdir("/proc/self/task")),
         sdk_is_imported="runpod" in sys.modules,
+        compilers=os.environ["MAX_JOBS"],
     )
 
 
@@ -43,7 +45,7 @@ def after_fork() -> None:
 def main() -> None:
     """Start the worker of the environment."""
     os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=in_fork)
-    from handler.worker_process import main as run_worker
+    from handler.command_line import main as run_worker
 
     sys.exit(run_worker([], os.environ))
 

@@ -4,19 +4,39 @@ from dataclasses import replace
 
 import pytest
 
+from runpod_local import running_platform
 from simulated_gpu.gpu import GPUS
+from tests.gpu.conftest import PYTHON
 from tests.gpu.test_start import run as run_worker
+from tests.support.failed_starts import assert_of_this_host
 
 OLD = replace(GPUS["l4"], driver="570.86.15")
+NO_DRIVER = (
+    "There is no NVIDIA driver in this container: start it with `--gpus all`, on a host with an "
+    "NVIDIA GPU."
+)
 
 
 def test_a_worker_without_a_driver_ends_with_code_4(gpu_environment, tmp_path):
     done = run_worker(gpu_environment(LD_LIBRARY_PATH=str(tmp_path)))
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == (
-        "There is no NVIDIA driver in this container: start it with `--gpus all`, on a host with "
-        "an NVIDIA GPU.\n"
-    )
+    assert done.stderr == f"{NO_DRIVER}\n"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "environ", "reason"),
+    [
+        (GPUS["l4"], {"LD_LIBRARY_PATH": "/none"}, NO_DRIVER),
+        (OLD, {"SIMULATED_GPU_CUDA": "12080"}, "The host's NVIDIA driver 570.86.15 runs CUDA 12.8"),
+        (GPUS["l4"], {"CUDA_VISIBLE_DEVICES": "1"}, "CUDA_VISIBLE_DEVICES='1' leaves no GPU: "),
+    ],
+    ids=["no driver", "older driver", "no visible GPU"],
+)
+def test_such_a_host_is_reported_and_takes_no_job(gpu_environment, gpu, environ, reason):
+    with running_platform() as platform:
+        worker, given = [PYTHON, "-m", "handler"], gpu_environment(gpu, **environ)
+        last = assert_of_this_host(platform, worker, given, 4, "engine")
+    assert last.startswith(reason)
 
 
 @pytest.mark.parametrize(

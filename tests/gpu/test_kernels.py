@@ -97,3 +97,39 @@ def test_the_kernels_of_each_kind_of_gpu(gpu_environment, checkpoints, gpu):
     assert chosen_kernels(environment, checkpoints) == [
         {"linear": [kernel], "attention": [attention]} for kernel in linear
     ]
+
+
+SAMPLER, FP8_GEMM = "sampling", "fp8_blockscale_gemm_90"
+ALL_REDUCE = ("trtllm_comm", "trtllm_mnnvl_comm")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "count", "quantization", "names"),
+    [
+        pytest.param("a100", 2, "fp8 blocks", [SAMPLER], id="sm_80, several"),
+        pytest.param("l4", 1, "fp8 blocks", [SAMPLER], id="sm_89"),
+        pytest.param("h100", 1, "bf16", [SAMPLER], id="sm_90"),
+        pytest.param(
+            "h100", 2, "fp8 blocks", [FP8_GEMM, SAMPLER, *ALL_REDUCE], id="sm_90, several"
+        ),
+    ],
+)
+def test_the_build_compiles_the_modules_of_flashinfer(
+    gpu_environment, checkpoints, tmp_path, gpu, count, quantization, names
+):
+    """Those that vLLM loads on that GPU."""
+    folder = checkpoints[list(QUANTIZATIONS).index(quantization)]
+    environment = gpu_environment(GPUS[gpu], count, executor=False)
+    done = subprocess.run(
+        [PYTHON, "-m", "tests.gpu.flashinfer_modules", folder, str(count)],
+        env=environment
+        | {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+        | {"FLASHINFER_WORKSPACE_BASE": str(tmp_path)}
+        | {"FLASHINFER_CUDA_ARCH_LIST": GPUS[gpu].capability},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [names, names]

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from runpod_local import running_platform
 from simulated_gpu.gpu import GPUS
 from tests.gpu.conftest import PYTHON
 from tests.gpu.test_start import run as run_worker
 from tests.support.environment import ROOT, START_SECONDS
+from tests.support.failed_starts import assert_lasting
 from tests.support.header_checkpoints import header_checkpoint
 
 FRACTION = 0.9
@@ -69,47 +71,48 @@ class Case:
 
 
 FEWER_BITS = "or a checkpoint with fewer bits (AWQ, FP8)."
-TWO = f"use 2 such GPUs (TENSOR_PARALLEL_SIZE=2), a larger GPU, {FEWER_BITS}"
-FOUR = f"use 4 such GPUs (TENSOR_PARALLEL_SIZE=4), a larger GPU, {FEWER_BITS}"
+TWO = f"are missing; use 2 such GPUs (TENSOR_PARALLEL_SIZE=2), a larger GPU, {FEWER_BITS}"
+FOUR = f"are missing; use 4 such GPUs (TENSOR_PARALLEL_SIZE=4), a larger GPU, {FEWER_BITS}"
 H100 = (
-    "m has 81.0 GB of weights, 81.0 GB per GPU; the engine may use 77.0 of 85.5 GB per GPU "
-    f"(GPU_MEMORY_UTILIZATION=0.9): {TWO}"
+    "m has 81.0 GB of weights, 81.0 GB per GPU; the engine may use 77.0 of 85.5 GB per "
+    f"NVIDIA H100 80GB HBM3 (GPU_MEMORY_UTILIZATION=0.9): 4.1 GB {TWO}"
 )
 TWO_H100 = (
-    "m has 162.0 GB of weights, 81.0 GB per GPU; the engine may use 77.0 of 85.5 GB per GPU "
-    f"(GPU_MEMORY_UTILIZATION=0.9): {FOUR}"
+    "m has 162.0 GB of weights, 81.0 GB per GPU; the engine may use 77.0 of 85.5 GB per "
+    f"NVIDIA H100 80GB HBM3 (GPU_MEMORY_UTILIZATION=0.9): 4.1 GB {FOUR}"
 )
 CASES = {
     "L4": Case(
         "l4",
-        "m has 22.9 GB of weights, 22.9 GB per GPU; the engine may use 21.7 of 24.2 GB per GPU "
-        f"(GPU_MEMORY_UTILIZATION=0.9): {TWO}",
+        "m has 22.9 GB of weights, 22.9 GB per GPU; the engine may use 21.7 of 24.2 GB per "
+        f"NVIDIA L4 (GPU_MEMORY_UTILIZATION=0.9): 1.1 GB {TWO}",
     ),
     "RTX 4090": Case(
         "rtx4090",
-        "m has 24.4 GB of weights, 24.4 GB per GPU; the engine may use 23.2 of 25.8 GB per GPU "
-        f"(GPU_MEMORY_UTILIZATION=0.9): {TWO}",
+        "m has 24.4 GB of weights, 24.4 GB per GPU; the engine may use 23.2 of 25.8 GB per "
+        f"NVIDIA GeForce RTX 4090 (GPU_MEMORY_UTILIZATION=0.9): 1.2 GB {TWO}",
     ),
     "A40": Case(
         "a40",
-        "m has 45.8 GB of weights, 45.8 GB per GPU; the engine may use 43.5 of 48.3 GB per GPU "
-        f"(GPU_MEMORY_UTILIZATION=0.9): {TWO}",
+        "m has 45.8 GB of weights, 45.8 GB per GPU; the engine may use 43.5 of 48.3 GB per "
+        f"NVIDIA A40 (GPU_MEMORY_UTILIZATION=0.9): 2.3 GB {TWO}",
     ),
     "H100": Case("h100", H100),
     "MIG slice": Case(
         "h100-mig",
-        "m has 24.2 GB of weights, 24.2 GB per GPU; the engine may use 23.0 of 25.5 GB per GPU "
-        "(GPU_MEMORY_UTILIZATION=0.9): use a larger MIG slice or a whole GPU, " + FEWER_BITS,
+        "m has 24.2 GB of weights, 24.2 GB per GPU; the engine may use 23.0 of 25.5 GB per "
+        "NVIDIA H100 80GB HBM3 (GPU_MEMORY_UTILIZATION=0.9): 1.2 GB are missing; use a larger MIG "
+        "slice or a whole GPU, " + FEWER_BITS,
     ),
     "two H100, one used": Case("h100", H100, count=2),
     "two H100": Case("h100", TWO_H100, count=2, environ={"TENSOR_PARALLEL_SIZE": "2"}),
     "auto": Case("h100", TWO_H100, count=2, environ={"TENSOR_PARALLEL_SIZE": "auto"}),
     "context": Case(
         "h100",
-        "m has 69.7 GB of weights, 69.7 GB per GPU; the engine may use 77.0 of 85.5 GB per GPU "
-        "(GPU_MEMORY_UTILIZATION=0.9), and one request of 32768 tokens needs 10.7 GB of KV cache: "
-        "set MAX_MODEL_LEN to at most 15360, or use a larger GPU or more GPUs "
-        "(TENSOR_PARALLEL_SIZE).",
+        "m has 69.7 GB of weights, 69.7 GB per GPU; the engine may use 77.0 of 85.5 GB per "
+        "NVIDIA H100 80GB HBM3 (GPU_MEMORY_UTILIZATION=0.9), and one request of 32768 tokens needs "
+        "10.7 GB of KV cache: 3.5 GB are missing; set MAX_MODEL_LEN to at most 15360, or use a "
+        "larger GPU or more GPUs (TENSOR_PARALLEL_SIZE).",
         context_tokens=32768,
     ),
 }
@@ -164,3 +167,15 @@ def test_the_worker_ends_with_code_4_before_the_engine_starts(gpu_environment, t
     done = run_worker(gpu_environment(GPUS[case.gpu], **environ))
     assert (done.returncode, done.stderr) == (4, case.message + "\n")
     assert "starting the engine" not in done.stdout
+
+
+def test_a_checkpoint_that_cannot_fit_fails_every_job(gpu_environment, tmp_path):
+    case = CASES["L4"]
+    folder = tmp_path / "m"
+    folder.mkdir()
+    header_checkpoint(folder, case.weights_bytes() + ELEMENT_BYTES)
+    environ = {"MODEL_NAME": str(folder), "VLLM_LOGGING_LEVEL": "ERROR", **case.settings()}
+    given = gpu_environment(GPUS[case.gpu], **environ)
+    with running_platform() as platform:
+        last = assert_lasting(platform, [PYTHON, "-m", "handler"], given, 4)
+    assert last == case.message

@@ -5,10 +5,12 @@ import subprocess
 
 import pytest
 
+from handler.startup.build_jobs import build_jobs_environment
 from simulated_gpu.gpu import GPUS
 from tests.gpu.conftest import ANSWER, PYTHON
 from tests.gpu.test_start import run
-from tests.support.environment import ROOT, START_SECONDS
+from tests.support.environment import MODELS, NAME, ROOT, START_SECONDS
+from tests.support.hub import Repository, running_hub
 
 INITIALISE_CUDA = "import torch; torch.cuda._initialized = True  # no driver would do it here"
 
@@ -27,9 +29,16 @@ def state_of(environment, *command):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.fixture(scope="module")
+def hub():
+    """A hub with the demo model."""
+    with running_hub(public=Repository(MODELS / f"{NAME}-awq")) as hub:
+        yield hub
+
+
 def test_our_own_imports_start_no_thread_and_do_not_import_torch(gpu_environment):
     code = (
-        "import json, os, sys, threading, handler.worker_process\n"
+        "import json, os, sys, threading, handler.command_line\n"
         "threads = [threading.active_count(), len(os.listdir('/proc/self/task'))]\n"
         "print(json.dumps([threads, 'torch' in sys.modules, 'runpod' in sys.modules]))"
     )
@@ -37,13 +46,24 @@ def test_our_own_imports_start_no_thread_and_do_not_import_torch(gpu_environment
     assert state_of(environment, "-c", code) == [[1, 1], False, False]
 
 
-@pytest.mark.parametrize("ranks", [1, 3])  # the model has three heads
+@pytest.mark.parametrize(
+    ("ranks", "from_hub"),
+    [(1, False), (3, False), (1, True)],  # the model has three heads
+    ids=["1", "3", "model from the hub"],
+)
 def test_at_the_fork_cuda_is_not_initialised_and_no_other_thread_of_ours_works(
-    gpu_environment, ranks
+    gpu_environment, tmp_path, hub, ranks, from_hub
 ):
+    download = {
+        "MODEL_NAME": "org/public",
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_CACHE": str(tmp_path / "hub"),
+        "HF_HUB_DISABLE_XET": "1",
+    }
     environment = gpu_environment(
         GPUS["l4"],
         ranks,
+        **download if from_hub else {},
         TENSOR_PARALLEL_SIZE=str(ranks),
         SERVE_MODE="queue",
         RUNPOD_WEBHOOK_GET_JOB="http://127.0.0.1:9/job",
@@ -59,6 +79,7 @@ def test_at_the_fork_cuda_is_not_initialised_and_no_other_thread_of_ours_works(
         # Three more are ZeroMQ's for vLLM's client, and two for its handshake with the core.
         "threads": 7,
         "sdk_is_imported": False,
+        "compilers": build_jobs_environment(ranks)["MAX_JOBS"],
     }
 
 
@@ -76,17 +97,21 @@ def test_nothing_calls_the_driver_before_the_fork(gpu_environment, tmp_path, gpu
     assert "cuGetProcAddress" in calls.read_text()
 
 
-def test_a_forked_start_has_a_table_of_stages_that_adds_up(gpu_environment):
-    lines = run(gpu_environment(GPUS["l4"], VLLM_LOGGING_LEVEL="ERROR")).stdout.splitlines()
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_the_table_of_stages_adds_up(gpu_environment, method):
+    environment = gpu_environment(
+        GPUS["l4"], VLLM_LOGGING_LEVEL="ERROR", VLLM_WORKER_MULTIPROC_METHOD=method
+    )
+    lines = run(environment).stdout.splitlines()
     start = next(index for index, line in enumerate(lines) if "the start took" in line)
     total = float(lines[start].split()[-2])
     end = next(index for index, line in enumerate(lines) if "of it, or beside it" in line)
     stages = [line.split(maxsplit=2)[2].rsplit(maxsplit=2) for line in lines[start + 2 : end]]
     names = [name for name, _, _ in stages]
     assert [name for name in names if not name.startswith("before ")] == [
-        *("interpreter", "model", "imports", "configuration", "fork", "imports of the rank"),
-        *("device", "weights", "compile and measure memory", "KV cache", "graphs", "app"),
-        "warm-up",
+        *("interpreter", "model", "imports", "flags", "configuration", method),
+        *("imports of the rank", "device", "weights", "compile and measure memory", "KV cache"),
+        *("graphs", "app", "warm-up"),
     ]
     took = [float(seconds) for _, _, seconds in stages]
     assert sum(took) == pytest.approx(total, abs=0.01 * len(took))

@@ -73,17 +73,27 @@ def docker():
 
 
 @pytest.fixture(scope="session")
-def build(docker, tmp_path_factory):
-    """A hub with the AWQ model, which is gated, and the bf16 one, which is not; and the builder."""
+def build(docker, hub, tmp_path_factory):
+    """The builder, with the secret that the hub asks for."""
+    return Builder(docker, hub, secret_file(tmp_path_factory))
+
+
+def secret_file(tmp_path_factory) -> Path:
     secret = tmp_path_factory.mktemp("secret") / "token"
     secret.write_text(TOKEN)
+    return secret
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    """A hub with the AWQ model, which is gated, and the bf16 one, which is not."""
     gated = Repository(MODELS / f"{NAME}-awq", gated=True)
     public = Repository(MODELS / f"{NAME}-bf16")
     sharded = Repository(shards(tmp_path_factory.mktemp("sharded")))
     adapter = Repository(lora(tmp_path_factory.mktemp("adapter")))
     repositories = {"smollm2": gated, "unquantized": public, "sharded": sharded}
-    with running_hub(TOKEN, adapter=adapter, **repositories) as hub:
-        yield Builder(docker, hub, secret)
+    with running_hub(TOKEN, adapter=adapter, **repositories) as running:
+        yield running
 
 
 def shards(folder: Path) -> Path:

@@ -22,10 +22,14 @@ NEEDED = ("runc", "iptables", "mmdebstrap")
 PACKAGES = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "containerd")
 RELEASE = "trixie"  # bookworm's own engine is too old for the Dockerfile
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
-BASE = "llm-worker-test-base"
+BASE = "llm-worker-test-slim"
 BASE_RELEASE = "bookworm"
+# As in the official slim image, and for what is installed on it as well.
+SLIM = [f"path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")]
+SLIM += ["path-exclude=/usr/share/lintian/*", "path-include=/usr/share/doc/*/copyright"]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-START_SECONDS = 60
+CONTAINERD_STORE = "io.containerd.snapshotter.v1"
+START_SECONDS = 240
 
 
 @dataclass
@@ -61,21 +65,55 @@ def running_docker() -> Iterator[Docker]:
     if shutil.which("docker") and _answers(dict(os.environ)):
         yield Docker(dict(os.environ))
         return
+    sources, environment = _own_engine(HOME)
+    with _daemon(environment, HOME, "--storage-driver=overlay2"):
+        yield _with_base(environment, sources)
+
+
+@contextmanager
+def running_docker_with_containerd_store() -> Iterator[Docker]:
+    """Yield an engine whose images are containerd's, as a new installation of Docker has it.
+
+    Without it, an engine's own builder writes no layers with zstd. Its images are removed.
+    """
+    if shutil.which("docker") and _answers(dict(os.environ)):
+        docker = Docker(dict(os.environ))
+        if CONTAINERD_STORE not in docker("info", "--format={{.DriverStatus}}").stdout:
+            pytest.skip("the Docker engine that runs here has another image store")
+        yield docker
+        return
+    home = HOME / "containerd-store"
+    sources, environment = _own_engine(home)
+    home.mkdir(exist_ok=True)
+    (home / "daemon.json").write_text('{"features": {"containerd-snapshotter": true}}')
+    try:
+        with _daemon(environment, home, f"--config-file={home}/daemon.json"):
+            yield _with_base(environment, sources)
+    finally:
+        shutil.rmtree(home / "data", ignore_errors=True)
+
+
+def _own_engine(home: Path) -> tuple[Path, dict[str, str]]:
+    """Return apt's sources, and the environment of a client of the engine that `home` is for."""
     sources = [path for path in SOURCES if path.is_file()]
     if os.geteuid() != 0 or not shutil.which("apt-get") or not sources:
         pytest.skip("no Docker engine runs here, and to start one takes root and Debian's apt")
-    root = _unpacked(sources[0])
-    environment = _environment(root)
-    with _daemon(environment):
-        docker = Docker(environment, ["--build-arg", f"DEBIAN_IMAGE={BASE}"])
-        if docker("image", "inspect", BASE, check=False).returncode:
-            _make_base(docker, sources[0])
-        yield docker
+    return sources[0], _environment(_unpacked(sources[0]), home)
+
+
+def _with_base(environment: dict[str, str], sources: Path) -> Docker:
+    docker = Docker(environment, ["--build-arg", f"DEBIAN_IMAGE={BASE}"])
+    if docker("image", "inspect", BASE, check=False).returncode:
+        _make_base(docker, sources)
+    return docker
 
 
 def _answers(environment: dict[str, str]) -> bool:
     command = ["docker", "info", "--format", "{{.ServerVersion}}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    except subprocess.TimeoutExpired:
+        return False
     return done.returncode == 0 and done.stdout.strip() != ""
 
 
@@ -107,7 +145,7 @@ def _unpacked(sources: Path) -> Path:
     return root
 
 
-def _environment(root: Path) -> dict[str, str]:
+def _environment(root: Path, home: Path) -> dict[str, str]:
     plugins = HOME / "config/cli-plugins"
     plugins.mkdir(parents=True, exist_ok=True)
     for plugin in (root / "usr/libexec/docker/cli-plugins").iterdir():
@@ -115,27 +153,23 @@ def _environment(root: Path) -> dict[str, str]:
         (plugins / plugin.name).symlink_to(plugin)
     return os.environ | {
         "PATH": f"{root}/usr/bin:{root}/usr/sbin:{os.environ['PATH']}",
-        "DOCKER_HOST": f"unix://{HOME}/run/socket",
+        "DOCKER_HOST": f"unix://{home}/run/socket",
         "DOCKER_CONFIG": str(HOME / "config"),
     }
 
 
 @contextmanager
-def _daemon(environment: dict[str, str]) -> Iterator[None]:
+def _daemon(environment: dict[str, str], home: Path, *options: str) -> Iterator[None]:
     """dockerd without networks of its own: every build and container uses the host's."""
-    run = HOME / "run"
+    run = home / "run"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True)
-    options = [
-        "--iptables=false",
-        "--ip6tables=false",
-        "--bridge=none",
-        "--storage-driver=overlay2",
-    ]
-    options += [f"--data-root={HOME}/data", f"--exec-root={run}/exec", f"--pidfile={run}/pid"]
-    with (HOME / "log").open("wb") as log:
+    folders = [f"--data-root={home}/data", f"--exec-root={run}/exec", f"--pidfile={run}/pid"]
+    without_networks = ["--iptables=false", "--ip6tables=false", "--bridge=none"]
+    command = ["dockerd", *folders, *without_networks, *options]
+    with (home / "log").open("wb") as log:
         daemon = subprocess.Popen(
-            ["dockerd", *options, "-H", environment["DOCKER_HOST"]],
+            [*command, "-H", environment["DOCKER_HOST"]],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -146,7 +180,7 @@ def _daemon(environment: dict[str, str]) -> Iterator[None]:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(environment):
             if daemon.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"dockerd did not start: {(HOME / 'log').read_text()[-2000:]}")
+                pytest.fail(f"dockerd did not start: {(home / 'log').read_text()[-2000:]}")
             time.sleep(0.5)
         yield
     finally:
@@ -159,21 +193,24 @@ def _daemon(environment: dict[str, str]) -> Iterator[None]:
 
 
 def _make_base(docker: Docker, sources: Path) -> None:
-    """Debian as the Dockerfile's CPU base, with this machine's certificates for its builds."""
-    tar, pip_conf = HOME / "base.tar", HOME / "pip.conf"
-    pip_conf.write_text(f"[global]\ncert = {CERTIFICATES}\n")
-    _run(
-        "mmdebstrap",
-        "--variant=minbase",
-        "--include=ca-certificates",
-        f"--customize-hook=upload {CERTIFICATES} {CERTIFICATES}",
-        f"--customize-hook=upload {pip_conf} /etc/pip.conf",
-        BASE_RELEASE,
-        str(tar),
-        str(sources),
-    )
+    """Debian as the Dockerfile's base, with this machine's certificates for its builds."""
+    tar, pip_conf = HOME / f"{BASE}.tar", HOME / "pip.conf"
+    if not tar.is_file():
+        pip_conf.write_text(f"[global]\ncert = {CERTIFICATES}\n")
+        made = HOME / "made.tar"
+        _run(
+            "mmdebstrap",
+            "--variant=minbase",
+            "--include=ca-certificates",
+            *(f"--dpkgopt={option}" for option in SLIM),
+            f"--customize-hook=upload {CERTIFICATES} {CERTIFICATES}",
+            f"--customize-hook=upload {pip_conf} /etc/pip.conf",
+            BASE_RELEASE,
+            str(made),
+            str(sources),
+        )
+        made.rename(tar)
     docker("import", "--change", f"ENV SSL_CERT_FILE={CERTIFICATES}", str(tar), BASE)
-    tar.unlink()
 
 
 def _run(*command: str, cwd: Path | None = None) -> None:

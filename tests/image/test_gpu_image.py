@@ -11,14 +11,14 @@ import shutil
 import pytest
 
 from simulated_gpu.gpu import FOLDER, GPUS, SOURCES, build_libraries, host_environment
-from tests.gpu.conftest import ANSWER, tokens
+from tests.gpu.sglang.conftest import ANSWER, tokens
 from tests.image.conftest import REPOSITORY, Image
 from tests.image.test_image import layers
 from tests.support.environment import ROOT
 
 ENGINE = os.environ.get("ENGINE", "vllm")
 MAX_LAYER_BYTES = 5_000_000_000
-MAX_IMAGE_BYTES = {"vllm": 8_000_000_000, "sglang": 10_500_000_000}[ENGINE]
+MAX_IMAGE_BYTES = {"vllm": 7_300_000_000, "sglang": 8_200_000_000}[ENGINE]
 ENGINES_FILES = {"vllm": "vllm/benchmarks/lib", "sglang": "sglang/lang"}[ENGINE]
 RUN = ("run", "--rm", "--network=none")
 # What a hardened host gives a container: another user than root, nothing to write to but /tmp.
@@ -62,7 +62,7 @@ def gpu(tmp_path_factory):
     del host["LD_LIBRARY_PATH"]  # the driver is where the loader looks
     variables = {
         **host,
-        "SIMULATED_TOKENS": json.dumps(tokens()),
+        "SIMULATED_TOKENS": json.dumps(tokens(ANSWER)),
         "OMP_NUM_THREADS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "SGLANG_LOGGING_LEVEL": "ERROR",

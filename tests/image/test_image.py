@@ -52,12 +52,12 @@ def test_it_serves_the_platform_until_docker_stop(docker, image, tmp_path):
             asked = {**chat, "temperature": 0, "max_tokens": 20, "stream": True}
             stream = {"openai_route": "/v1/chat/completions", "openai_input": asked}
             streamed = platform.wait(platform.submit(stream), 120)
-            assert len(streamed.chunks) > 3
+            assert len(streamed.chunks) > 1
             assert "".join(streamed.output).endswith("data: [DONE]\n\n")
             processes = docker("top", "served", "-o", "pid,args").stdout.splitlines()
             assert processes[1].endswith(" /usr/bin/tini -- python3 -m handler")
             docker("stop", "--time=60", "served")
-            assert container.wait(30) == 0
+            assert container.wait(60) == 0
 
 
 def test_it_serves_http_until_docker_stop(docker, image):

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from runpod_local import Job, JobState, Platform, running_platform, running_worker
+from runpod_local.faults import Kind
 
 HANDLER = """
 import asyncio, collections, json, runpod
@@ -125,7 +126,7 @@ def handler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(platform: Platform) -> Iterator[openai.OpenAI]:
     """OpenAI's own client, which must not hide an error by trying again."""
     with openai.OpenAI(
-        base_url=platform.openai_base_url, api_key=platform.api_key, max_retries=0, timeout=20
+        base_url=platform.openai_base_url, api_key=platform.api_key, max_retries=0, timeout=60
     ) as client:
         yield client
 
@@ -145,7 +146,7 @@ def send(platform: Platform, method: str, path: str, **options: Any) -> tuple[in
     """Send a user's request; returns the status and the JSON answer."""
     headers = {"Authorization": f"Bearer {platform.api_key}"}
     response = requests.request(
-        method, platform.base_url + path, headers=headers, timeout=20, **options
+        method, platform.base_url + path, headers=headers, timeout=60, **options
     )
     return response.status_code, response.json()
 
@@ -160,7 +161,7 @@ def post(platform: Platform, kind: str, job_id: str, body: Any) -> int:
         "Content-Type": "application/x-www-form-urlencoded",
     }
     data = json.dumps(body).encode()
-    return requests.post(url + "&isStream=false", data, headers=headers, timeout=20).status_code
+    return requests.post(url + "&isStream=false", data, headers=headers, timeout=60).status_code
 
 
 def take(platform: Platform, key: str | None = None) -> requests.Response:
@@ -168,7 +169,7 @@ def take(platform: Platform, key: str | None = None) -> requests.Response:
     environment = platform.worker_environment()
     url = environment["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", "worker-1")
     headers = {"Authorization": key or environment["RUNPOD_AI_API_KEY"]}
-    return requests.get(url + "&job_in_progress=0", headers=headers, timeout=20)
+    return requests.get(url + "&job_in_progress=0", headers=headers, timeout=60)
 
 
 def finished_job(platform: Platform, *values: Any) -> Job:
@@ -330,6 +331,21 @@ def test_the_sdk_loses_a_chunk_with_the_connection(platform: Platform) -> None:
     assert [chunk.output for chunk in finished_job(platform, "a", "b").chunks] == ["b"]
 
 
+def test_a_chunk_whose_answer_is_lost_was_taken(platform: Platform) -> None:
+    """The connection breaks after the platform has recorded it."""
+    platform.faults.lose("stream")
+    assert [chunk.output for chunk in finished_job(platform, "a", "b").chunks] == ["a", "b"]
+    assert platform.faults.remaining("stream") == 0
+
+
+@pytest.mark.parametrize("route", ["stream", "done"])
+def test_what_is_posted_is_taken_before_its_answer_is_cut(platform: Platform, route: Kind) -> None:
+    platform.faults.cut(route, b'{"status": "accepted"}', is_answered=True)
+    job = finished_job(platform, "a", "b")
+    assert list(dict.fromkeys(chunk.output for chunk in job.chunks)) == ["a", "b"]
+    assert (job.output, platform.faults.remaining(route)) == (["a", "b"], 0)
+
+
 def test_a_500_on_job_stream_and_a_429_on_job_take_only_delay(platform: Platform) -> None:
     """Two 500s cost two more tries and no chunk, a 429 a pause: both five seconds, at once here."""
     posts = platform.requests["job-stream"]
@@ -388,7 +404,7 @@ def test_the_route_and_the_body_are_the_job_input(
 
 def test_a_single_string_is_a_text_response(platform: Platform) -> None:
     headers = {"Authorization": f"Bearer {platform.api_key}"}
-    response = requests.get(platform.openai_base_url + "/text", headers=headers, timeout=20)
+    response = requests.get(platform.openai_base_url + "/text", headers=headers, timeout=60)
     content_type = response.headers["Content-Type"]
     assert (content_type, response.text) == ("text/plain; charset=utf-8", "plain text")
 
@@ -466,9 +482,9 @@ def test_each_side_needs_its_own_key(empty: Platform) -> None:
     for key in ("", "Bearer wrong", empty.settings.worker_key):
         for path in ("/health", "/status/x", "/openai/v1/models"):
             headers = {"Authorization": key}
-            answer = requests.get(empty.base_url + path, headers=headers, timeout=20)
+            answer = requests.get(empty.base_url + path, headers=headers, timeout=60)
             assert answer.status_code == 401
-    answer = requests.get(f"{empty.base_url}/health", timeout=20)
+    answer = requests.get(f"{empty.base_url}/health", timeout=60)
     assert answer.json() == {
         "error": "The API key is missing or wrong; this endpoint's is demo-user-key."
     }
@@ -549,7 +565,7 @@ def test_the_program_prints_python_that_works_and_ends_on_sigterm(
         assert (example.stdout, example.stderr) == ("Paris\n", "")
         assert re.search(r'model="canned"', lines[-1])
         program.send_signal(signal.SIGTERM)
-        assert program.wait(20) == 0
+        assert program.wait(60) == 0
 
 
 def test_a_second_signal_kills_a_worker_that_ignores_sigterm(tmp_path: Path) -> None:
@@ -566,7 +582,7 @@ def test_a_second_signal_kills_a_worker_that_ignores_sigterm(tmp_path: Path) -> 
         program.send_signal(signal.SIGINT)
         assert program.stdout.readline() == "ignored\n"
         program.send_signal(signal.SIGINT)
-        rest = program.communicate(timeout=20)[0]
+        rest = program.communicate(timeout=60)[0]
     killed = "platform: the worker's remaining processes are killed\n"
     assert (rest, program.returncode) == (killed, 0)
 
@@ -599,4 +615,4 @@ def test_the_program_exits_with_the_code_of_a_worker_that_ends(
     tmp_path: Path, command: list[str], code: int, line: str
 ) -> None:
     with running_program(tmp_path, *command) as program:
-        assert (program.communicate(timeout=20)[0], program.returncode) == (line, code)
+        assert (program.communicate(timeout=60)[0], program.returncode) == (line, code)

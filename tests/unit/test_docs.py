@@ -14,9 +14,10 @@ from markdown_it import MarkdownIt
 from builder import moving_page
 from builder.hub_listing import ENGINE_FLAGS
 from builder.settings_page import BEGIN, END, GROUPS, PAGE, update
-from handler.engine.flag_aliases import ALIASES
+from handler.engine.flags.aliases import ALIASES
 from handler.request.routes import ADMINISTRATION, GET, INSPECTION, POST, REFUSED
 from handler.settings.environ import setting_variables
+from tests.support.sdk_2 import DIFFERENCES
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ".runpod benchmarks builder docs handler monitoring runpod_local tests".split()
@@ -218,3 +219,9 @@ def test_the_page_of_jobs_has_each_route_and_each_refused_one_by_its_kind():
     assert {*POST, *GET, "models/ID", "responses/ID", "responses/ID/cancel"} <= named
     kinds = (ADMINISTRATION, INSPECTION)
     assert {path for path, reason in REFUSED.items() if reason not in kinds} <= named
+
+
+def test_the_page_on_upgrades_names_each_test_that_differs_with_the_next_sdk():
+    table = page("docs/upgrading-engines.md").partition("## The next Runpod SDK")[2]
+    named = re.findall(r"^\| `(test_\w+)` \|", table, re.MULTILINE)
+    assert sorted(named) == sorted(name.partition("::")[2] for name in DIFFERENCES)

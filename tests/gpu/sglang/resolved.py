@@ -29,6 +29,7 @@ def main() -> None:
     environ = dict(os.environ)
     settings = load_settings(environ)
     adapter = SglangAdapter(settings, resolve_model(settings), environ)
+    adapter.import_engine(settings, environ)
     adapter.check_flags()
 
     from sglang.srt.arg_groups.overrides import model_config_of, resolved_view
@@ -53,6 +54,7 @@ def main() -> None:
                 "quantization": model.quantization,
                 "scheme": scheme,
                 "graph_batch": graphs.decode.max_bs,
+                "compilers": os.environ["MAX_JOBS"],
             }
         )
     )

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from handler.startup.build_jobs import build_jobs_environment
 from simulated_gpu.gpu import GPUS
 from tests.gpu.sglang.conftest import PYTHON
 from tests.support.environment import ROOT, START_SECONDS, clean_environment
@@ -57,6 +58,7 @@ def test_sglang_chooses_for_the_gpu(sglang_environment, gpu, variant, chosen):
         "device": "cuda",
         "sampling_backend": "flashinfer",
         "disable_overlap_schedule": False,
+        "compilers": build_jobs_environment(1)["MAX_JOBS"],
         **chosen,
     }
 
@@ -76,14 +78,18 @@ def test_its_parser_has_the_flags_of_the_cpu_build(sglang_environment):
     assert cuda.stdout.splitlines()[-1] == cpu.stdout.splitlines()[-1], cuda.stderr
 
 
-def test_a_model_larger_than_the_gpu_is_refused(sglang_environment):
+def test_a_model_larger_than_the_gpu_is_refused(sglang_environment, tmp_path):
+    """In one line, also where Triton finds its module that the first start has compiled."""
     small = dataclasses.replace(GPUS["l4"], memory_mib=200)
-    done = run("-m", "handler", env=sglang_environment(small, variant="bf16"))
-    assert (done.returncode, done.stderr) == (
-        4,
-        "smollm2-135m-instruct-bf16 has 0.3 GB of weights, 0.3 GB per GPU; the engine may use 0.2 "
-        "of 0.2 GB per GPU: use a larger GPU, or a checkpoint with fewer bits (AWQ, FP8).\n",
-    )
+    environment = sglang_environment(small, variant="bf16", CACHE_ROOT=str(tmp_path))
+    for _ in range(2):
+        done = run("-m", "handler", env=environment)
+        assert (done.returncode, done.stderr) == (
+            4,
+            "smollm2-135m-instruct-bf16 has 0.3 GB of weights, 0.3 GB per GPU; the engine may use "
+            "0.2 of 0.2 GB per NVIDIA L4: 0.1 GB are missing; use a larger GPU, or a checkpoint "
+            "with fewer bits (AWQ, FP8).\n",
+        )
 
 
 def test_without_a_driver_it_does_not_start(sglang_environment, tmp_path):
@@ -93,6 +99,30 @@ def test_without_a_driver_it_does_not_start(sglang_environment, tmp_path):
         "",
         "There is no NVIDIA driver in this container: start it with `--gpus all`, on a host with "
         "an NVIDIA GPU.\n",
+    )
+
+
+def test_without_the_simulated_engine_the_last_line_has_the_schedulers_own_cause(
+    sglang_environment,
+):
+    """SGLang says only that a scheduler died, and logs the rest in its process."""
+    done = run("-m", "handler", env=sglang_environment(executor=False))
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        4,
+        "The engine did not start: ValueError: ProcessGroupNCCL is only supported with GPUs, no "
+        "GPUs found!",
+    )
+
+
+def test_a_kv_cache_without_room_is_said_with_the_setting_that_helps(sglang_environment):
+    """It is raised in the scheduler, twice, and SGLang names a flag."""
+    done = run("-m", "handler", env=sglang_environment(GPUS["l4"], SIMULATED_KV_CACHE_GIB="0"))
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        4,
+        "The engine did not start: RuntimeError: Not enough memory. Please try to increase "
+        "MEM_FRACTION_STATIC. The second start had CHUNKED_PREFILL_SIZE 4096 → 3840, "
+        "MEM_FRACTION_STATIC 0.684 → 0.701. To start it, use a larger GPU, more GPUs "
+        "(TENSOR_PARALLEL_SIZE), or a checkpoint with fewer bits (AWQ, FP8).",
     )
 
 

@@ -17,6 +17,7 @@ from tests.support.conditions import wait_until
 from tests.support.environment import START_SECONDS
 from tests.support.expositions import value
 from tests.support.http_worker import running_http_worker
+from tests.support.processes import running
 
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
 STORY = {"prompt": "Once upon a time", "max_tokens": 5000, "ignore_eos": True, "stream": True}
@@ -90,7 +91,7 @@ def test_sigterm_lets_a_stream_finish_and_leaves_nothing_behind(worker):
     stream.join(60)
     assert ends(answers[0]) == ["length", "data: [DONE]"]
     assert worker.process.wait(60) == 0
-    assert [process for process in family if process.is_running()] == []
+    assert running(family) == []
 
 
 def ends(text: str) -> list[str]:

@@ -117,22 +117,55 @@ def test_a_signal_while_the_worker_is_imported_ends_it_in_order(tmp_path, number
 
 
 SPAWNING = """
-import multiprocessing, os, runpy
-import handler.worker_process
+import gc, multiprocessing, os, runpy
+import handler.command_line
 
 def main(arguments, environ):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(pool.apply(os.getpgrp) != os.getpgrp())
+        print(pool.apply(gc.isenabled), pool.apply(gc.get_freeze_count) > 1000)
     return 0
 
-handler.worker_process.main = main
+handler.command_line.main = main
 runpy.run_module("handler", run_name="__main__", alter_sys=True)
 """
 
 
-def test_ctrl_c_does_not_reach_a_spawned_process_of_the_engine():
-    """It is in a process group of its own, so requests that run can end."""
+def test_a_spawned_process_of_the_engine_is_out_of_reach_of_ctrl_c_and_collects_garbage():
+    """It is in a process group of its own, so requests that run can end; imports are frozen."""
     done = subprocess.run(
         [*worker_command("vllm")[:1], "-c", SPAWNING], cwd=ROOT, capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\nTrue True\n", "")
+
+
+@pytest.mark.parametrize(
+    "option", ["--rp_serve_api", "--rp_api_port=8000", "--rp_log_level", "--rp_debugger"]
+)
+def test_an_option_of_the_sdk_is_refused_with_what_to_use(option):
+    done = run_worker(option, **worker_environment("awq"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == (
+        f"python -m handler: error: {option.partition('=')[0]} is an option of the Runpod SDK: "
+        "SERVE_MODE=http serves the queue's API and OpenAI's on PORT, `make endpoint` runs a queue "
+        "on this machine, and RUNPOD_LOG_LEVEL sets the SDK's log level."
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"RUNPOD_POD_ID": "p"}, "API_KEY is not set, so anyone who can reach this port could"),
+        (
+            {"RUNPOD_ENDPOINT_ID": "e", "HEALTH_CHECK_PATH": "/health"},
+            "HEALTH_CHECK_PATH='/health' is another route of the worker: ",
+        ),
+    ],
+    ids=["a Pod without a key", "a route"],
+)
+def test_on_the_platform_http_is_refused_with_its_reason(environ, message):
+    variables = worker_environment("awq", STARTUP_ERROR_SECONDS="0", **environ)
+    done = run_worker(**variables)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(message)

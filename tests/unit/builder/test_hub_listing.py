@@ -7,7 +7,7 @@ import pytest
 
 from builder import hub_listing
 from builder.presets import PRESETS
-from handler.engine.flag_aliases import flag_rules
+from handler.engine.flags.aliases import flag_rules
 from handler.settings.environ import clean_environ, load_settings, setting_rules, setting_variables
 from tests.support.environment import ROOT
 
@@ -25,6 +25,7 @@ def test_the_form_has_every_setting_of_a_queue_endpoint_once_by_its_preferred_na
     of_the_platform = {"RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID"}
     of_the_image = {"ENGINE", "BASE_PATH", "CACHE_ROOT"}
     of_http = {"SERVE_MODE", "PORT", "PORT_HEALTH", "HTTP_HOST", "API_KEY", "MAX_QUEUE"}
+    of_http |= {"HEALTH_CHECK_PATH"}
     of_http |= {"ALLOW_UNAUTHENTICATED", "CORS_ORIGINS", "PLAYGROUND", "METRICS_PORT"}
     assert settings - set(keys) == of_the_platform | of_the_image | of_http
     assert set(keys) - settings == set(hub_listing.ENGINE_FLAGS)
@@ -35,6 +36,21 @@ def test_the_defaults_in_the_form_are_those_of_the_settings():
     entries = hub_listing.hub_json("vllm")["config"]["env"]
     sent = {e["key"]: str(e["input"]["default"]) for e in entries if "default" in e["input"]}
     assert load_settings(sent | {"MODEL_NAME": "m"}) == load_settings({"MODEL_NAME": "m"})
+
+
+@pytest.mark.parametrize("engine", hub_listing.FOLDERS)
+def test_every_switch_of_the_form_has_its_default(engine):
+    inputs = {e["key"]: e["input"] for e in hub_listing.hub_json(engine)["config"]["env"]}
+    switches = {key: made for key, made in inputs.items() if made["type"] == "boolean"}
+    words = {(made["trueValue"], made["falseValue"]) for made in switches.values()}
+    assert words == {("true", "false")}
+    assert {key: made["default"] for key, made in switches.items()} == {
+        "VOLUME_CACHE": True,
+        "PREFETCH_WEIGHTS": True,
+        "LOG_CONTENT": False,
+        "ENABLE_AUTO_TOOL_CHOICE": False,
+        "TRUST_REMOTE_CODE": False,
+    }
 
 
 def as_left_blank(entry):

@@ -1,14 +1,26 @@
 """The layers of an image: which package is in which, and what is left out."""
 
+import ctypes
+import os
 import re
+import subprocess
 
 import pytest
 
-from builder.image_layers import LAYERS, layer_of, main, pruned_packages, remove, shipped, split
+from builder.image_layers import (
+    LAYERS,
+    layer_of,
+    main,
+    pruned_packages,
+    remove,
+    shipped,
+    split,
+    strip,
+)
 from tests.support.environment import ROOT
+from tests.support.pruned_environment import pruned
 
 REQUIREMENTS = ROOT / "requirements"
-PRUNED = (REQUIREMENTS / "pruned.txt").read_text()
 LOCKS = {name: (REQUIREMENTS / f"{name}-cuda.txt").read_text() for name in ("vllm", "sglang")}
 LOCK = """\
 cuda-tile==1.7.0 \\
@@ -32,12 +44,12 @@ def names(text: str) -> set[str]:
 
 
 def test_each_package_goes_to_its_layer_with_its_hashes():
-    assert split(LOCK, "# why\ncuda-tile  # text\na/*.so\n") == {
+    assert split(LOCK, "# why\ncuda-tile  # text\nstrip b.*.so\na/*.so\n") == {
         "cuda.txt": "nvidia-cublas==13.1.1.3 \\\n    --hash=sha256:1 \\\n    --hash=sha256:2\n",
         "torch.txt": "torch==2.13.0 \\\n    --hash=sha256:4\n",
         "dependencies.txt": "nvidia-cutlass-dsl==4.8.0 \\\n    --hash=sha256:3\n",
         "engine.txt": "vllm==0.32.0 \\\n    --hash=sha256:5\n",
-        "files.txt": "a/*.so\n",
+        "files.txt": "a/*.so\nstrip b.*.so\n",
     }
 
 
@@ -58,15 +70,16 @@ def test_the_layer_of_a_package(package, layer):
 
 @pytest.mark.parametrize("engine", LOCKS)
 def test_the_layers_of_a_lock_are_all_of_it(engine):
-    layers = split(LOCKS[engine], PRUNED)
+    layers = split(LOCKS[engine], pruned(engine))
     packages = [name for layer in LAYERS for name in names(layers[f"{layer}.txt"])]
-    assert sorted(packages) == sorted(names(LOCKS[engine]) - pruned_packages(PRUNED))
+    assert sorted(packages) == sorted(names(LOCKS[engine]) - pruned_packages(pruned(engine)))
     assert engine in names(layers["engine.txt"])
 
 
-def test_what_is_left_out_is_in_a_lock():
-    """A package that is in none any more has to leave the list."""
-    assert pruned_packages(PRUNED) - names(LOCKS["vllm"]) - names(LOCKS["sglang"]) == set()
+@pytest.mark.parametrize("engine", LOCKS)
+def test_what_is_left_out_is_in_the_lock(engine):
+    """A package that is not there any more has to leave the list."""
+    assert pruned_packages(pruned(engine)) - names(LOCKS[engine]) == set()
 
 
 def test_the_shipped_lock_has_the_engines_version_of_a_package():
@@ -82,11 +95,21 @@ def test_the_shipped_lock_has_the_engines_version_of_a_package():
 
 def test_split_writes_a_file_for_each_layer(tmp_path):
     (tmp_path / "lock.txt").write_text(LOCK)
-    (tmp_path / "pruned.txt").write_text("")
-    paths = [str(tmp_path / name) for name in ("lock.txt", "pruned.txt", "out")]
-    assert main(["split", paths[0], "--pruned", paths[1], "--out", paths[2]]) == 0
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {*(f"{name}.txt" for name in LAYERS), "files.txt"}
+    (tmp_path / "pruned.txt").write_text("a/*.so")  # and no line end
+    (tmp_path / "more.txt").write_text("cuda-tile\n")
+    paths = {name: str(tmp_path / name) for name in ("lock.txt", "pruned.txt", "more.txt", "out")}
+    lists = ["--pruned", paths["pruned.txt"], paths["more.txt"]]
+    assert main(["split", paths["lock.txt"], *lists, "--out", paths["out"]]) == 0
+    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert written == split(LOCK, "a/*.so\ncuda-tile\n")
+    assert written.keys() == {*(f"{name}.txt" for name in LAYERS), "files.txt"}
+
+
+def test_nothing_is_left_out_without_a_list(tmp_path):
+    (tmp_path / "lock.txt").write_text(LOCK)
+    assert main(["split", str(tmp_path / "lock.txt"), "--out", str(tmp_path)]) == 0
+    assert names("".join(path.read_text() for path in tmp_path.iterdir())) == names(LOCK)
+    assert (tmp_path / "files.txt").read_text() == ""
 
 
 def test_files_folders_and_links_are_removed_by_pattern(tmp_path):
@@ -97,6 +120,23 @@ def test_files_folders_and_links_are_removed_by_pattern(tmp_path):
     remove(tmp_path, ["a/lib/x.so.*", "b/**/tests", "a/tests", "nothing/*"])
     files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if not p.is_dir())
     assert files == ["a/lib/y.so.1", "b/d/code.py"]
+
+
+def test_a_stripped_library_has_its_functions_and_no_debugging_symbols(tmp_path):
+    """A hard link to it, such as one of a package cache, stays what it is."""
+    library, linked = tmp_path / "a/lib.so.1", tmp_path / "linked.so"
+    library.parent.mkdir()
+    (tmp_path / "code.c").write_text("static int one(void) { return 1; } int two() { return 2; }")
+    command = ["cc", "-g", "-O0", "-shared", "-fPIC", "-o", library, tmp_path / "code.c"]
+    subprocess.run(command, check=True)
+    os.link(library, linked)
+    complete = linked.read_bytes()
+    strip(tmp_path, ["a/lib.so.*"])
+    assert [path.name for path in library.parent.iterdir()] == ["lib.so.1"]
+    assert b".debug_info" not in library.read_bytes()
+    assert ctypes.CDLL(str(library)).two() == 2
+    assert linked.read_bytes() == complete
+    assert b".debug_info" in complete
 
 
 @pytest.mark.parametrize("engine", LOCKS)

@@ -30,16 +30,28 @@ def test_anything_else_is_refused_in_one_line(capsys, tmp_path, text):
     assert "9.0a,8.9" in error
 
 
-def test_the_package_names_its_modules_and_gpus(flashinfer, tmp_path):
-    library = tmp_path / "sampling.so"
-    library.write_bytes(b"code")
-    write_package(tmp_path / "out", ["9.0a", "8.9"], {"sampling": library})
+def test_a_config_that_is_not_there_is_refused_in_one_line(capsys, tmp_path):
+    missing = tmp_path / "config.json"
+    assert main(["8.9", "--config", str(missing), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"kernels: {missing} is not a model's config.json: "
+        f"[Errno 2] No such file or directory: '{missing}'.\n"
+    )
+
+
+def test_the_package_names_its_modules_by_gpus(flashinfer, tmp_path):
+    sampling, cascade = tmp_path / "sampling.so", tmp_path / "cascade.so"
+    sampling.write_bytes(b"code")
+    cascade.write_bytes(b"code of one GPU")
+    write_package(tmp_path / "out", {("9.0a", "8.9"): [sampling], ("8.9",): [cascade]})
     package = tmp_path / "out/flashinfer_jit_cache"
     module = runpy.run_path(str(package / "__init__.py"))
     assert module["__version__"] == "0.7.0"
-    [provider] = module["get_jit_cache_providers"]()
-    assert provider.version == "0.7.0"
-    assert provider.cuda_architectures == ("sm90a", "sm89")
-    assert provider.modules == ("sampling",)
-    assert provider.jit_cache_dir == str(package / "modules")
+    both, one = module["get_jit_cache_providers"]()
+    assert {both.version, one.version} == {"0.7.0"}
+    assert {both.jit_cache_dir, one.jit_cache_dir} == {str(package / "modules")}
+    assert (both.cuda_architectures, both.modules) == (("sm90a", "sm89"), ("sampling",))
+    assert (one.cuda_architectures, one.modules) == (("sm89",), ("cascade",))
+    assert both.provider_id != one.provider_id
     assert (package / "modules/sampling/sampling.so").read_bytes() == b"code"
+    assert (package / "modules/cascade/cascade.so").read_bytes() == b"code of one GPU"

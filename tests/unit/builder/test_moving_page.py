@@ -13,8 +13,8 @@ from builder.moving_page import (
     outcome,
     update,
 )
-from handler.engine.flag_aliases import ALIAS_NAMES
-from handler.engine.removed_names import BOTH_ENGINES, REMOVED
+from handler.engine.flags.aliases import ALIAS_NAMES
+from handler.engine.flags.removed_names import BOTH_ENGINES, REMOVED
 from handler.settings.environ import setting_variables
 from handler.settings.old_names import OLD_NAMES
 

@@ -11,6 +11,7 @@ from handler.errors import (
     RequestTimedOut,
     UnknownRoute,
     hide_secrets,
+    one_line,
     redact,
     render,
 )
@@ -124,3 +125,30 @@ def test_paths_and_secrets_are_taken_out_of_server_errors():
 )
 def test_the_user_and_password_of_a_url_are_hidden(text, redacted):
     assert redact(text) == redacted
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("no\n  such value\nFor further information visit https://x", "no such value"),
+        (
+            "Model architectures ['Foo'] are not supported for now. Supported architectures: "
+            "dict_keys(['A', 'B'])",
+            "Model architectures ['Foo'] are not supported for now.",
+        ),
+        (
+            "To allow overriding this maximum, set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1. "
+            "VLLM_ALLOW_LONG_MAX_MODEL_LEN must be used with extreme caution: a CUDA error.",
+            "To allow overriding this maximum, set the env var VLLM_ALLOW_LONG_MAX_MODEL_LEN=1.",
+        ),
+        (
+            "context_length (9) is too long. This may lead to incorrect model outputs or CUDA "
+            "errors. Note that it differs.",
+            "context_length (9) is too long. Note that it differs.",
+        ),
+    ],
+    ids=["pydantic", "architectures", "vLLM's length", "SGLang's length"],
+)
+def test_an_engines_message_is_one_line_of_its_cause(text, line):
+    """Without a word of CUDA, which would make it a failure of the host."""
+    assert one_line(text) == line

@@ -10,10 +10,28 @@ import pytest
 
 from builder.deploy import commands
 from builder.deploy.api import Timeouts
+from builder.presets import PRESETS
+from tests.support.hub import Repository, running_hub
+from tests.support.model_folders import model_folder
 from tests.support.runpod_api import KEY, running_runpod_api
 
-TIMEOUTS = Timeouts((0.01, 0.02), request=20.0, poll=0.01, log_idle=0.2)
+TIMEOUTS = Timeouts((0.01, 0.02), request=20.0, poll=0.01, log_idle=1.0)
 CHAT = ("--name", "chat", "--model", "org/model", "--image", "me/worker:1", "--gpu", "ADA_24")
+
+
+@pytest.fixture(scope="session")
+def _model_folder(tmp_path_factory):
+    return model_folder(tmp_path_factory.mktemp("model"), model__safetensors="weights")
+
+
+@pytest.fixture(autouse=True)
+def hub(_model_folder, monkeypatch):
+    """A hub that has small models with the names that the tests deploy."""
+    names = ["org/model", "org/other", *(preset.model for preset in PRESETS)]
+    with running_hub() as running:
+        running.repositories |= {name: Repository(_model_folder) for name in names}
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
+        yield running
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.builder.deploy.conftest import CHAT, eventually
+from tests.integration.builder.deploy.conftest import CHAT, TIMEOUTS, eventually
 from tests.support.environment import ROOT, clean_environment
 from tests.support.runpod_api import KEY, Fault
 
@@ -79,6 +79,14 @@ def test_logs_of_all_workers(api, builder):
         "w-2  2026-06-01T12:00:00Z  line 0\n",
         "",
     )
+
+
+def test_an_answer_that_is_late_is_waited_for(api, builder):
+    """Longer than for a further line."""
+    builder("deploy", *CHAT, "--wait", "0")
+    api.workers, api.logs = [WORKER], {"w-1": LINES[:1]}
+    api.faults = [Fault("GET", "/w-1/logs", late_seconds=1.5 * TIMEOUTS.log_idle)]
+    assert builder("logs", "chat") == (0, "w-1  2026-06-01T12:00:00Z  line 0\n", "")
 
 
 def test_logs_of_workers_of_which_one_has_just_ended(api, builder):

@@ -114,6 +114,44 @@ def test_a_transfer_by_http_that_goes_silent_twice_is_an_error(tmp_path, folder)
 def test_a_list_of_files_that_never_comes_is_a_silent_transfer_too(tmp_path, folder):
     with running_hub(public=Repository(folder)) as hub:
         tree = f"/api/models/org/public/tree/{COMMIT}"
-        hub.faults.append(Fault(tree, after_bytes=0, pause_seconds=300))
+        hub.faults.append(Fault(tree, silent=True))
         out, _ = download(tmp_path / "cache", hub.url)
     assert out == str((folder / "model.safetensors").stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("fault", "timeouts_seconds", "requests", "reason"),
+    [
+        ({"silent": True}, (0.2, 0.4), 2, "accepted the connection and sent no data"),
+        ({"status": 503}, (60, 60), 4, "the hub answered 503: try again later"),
+    ],
+    ids=["silent", "503"],
+)
+def test_a_hub_that_does_not_answer_is_asked_twice_and_one_that_fails_four_times(
+    folder, fault, timeouts_seconds, requests, reason
+):
+    """For a list of files, with shorter waits."""
+    code = (
+        "from handler.errors import ModelUnavailable\n"
+        "from handler.model import hub\n"
+        "from handler.model.reference import HubReference\n"
+        f"hub.LIST_TIMEOUTS_SECONDS = {timeouts_seconds}\n"
+        "try:\n"
+        "    hub.list_repository(HubReference('org/public'), (0, 0, 0))\n"
+        "except ModelUnavailable as error:\n"
+        "    print(error.lasting, error)\n"
+    )
+    with running_hub(public=Repository(folder)) as hub:
+        hub.faults.append(Fault("", times=99, **fault))
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=clean_environment(HF_ENDPOINT=hub.url),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        path = "/api/models/org/public/revision/main"
+        assert [path for _, path, _ in hub.asked] == [path] * requests
+    assert done.stdout.startswith("False org/public: ")
+    assert reason in done.stdout

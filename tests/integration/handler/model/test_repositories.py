@@ -182,7 +182,8 @@ def test_the_engine_looks_where_the_files_are(tmp_path, hub, own, repository):
         "from handler.startup.timings import StartupTimings\n"
         "from handler.worker_process import WorkerProcess\n"
         "timings = StartupTimings(time.time())\n"
-        "WorkerProcess(load_settings(os.environ), os.environ, timings)._resolve_model()\n"
+        "worker = WorkerProcess(load_settings(os.environ), os.environ, timings)\n"
+        "worker._resolve_model(before_hub=lambda: None)\n"
         "print(os.environ['HF_HUB_CACHE'])\n"
     )
     own = {name: str(tmp_path / folder) for name, folder in own.items()}

@@ -21,7 +21,7 @@ class Server:
     """Sends each response in pieces; None closes the connection instead."""
 
     def __init__(self, *responses, tls=None):
-        self._responses, self._tls, self._tasks = list(responses), tls, []
+        self._responses, self._tls, self.tasks = list(responses), tls, []
         self.requests, self.connections = [], 0
 
     async def __aenter__(self):
@@ -33,10 +33,10 @@ class Server:
 
     async def __aexit__(self, *_):
         self._server.close()
-        await asyncio.gather(*self._tasks)  # they end with the client's connections
+        await asyncio.gather(*self.tasks)  # they end with the client's connections
 
     async def _serve(self, reader, writer):
-        self._tasks.append(asyncio.current_task())
+        self.tasks.append(asyncio.current_task())
         self.connections += 1
         with contextlib.suppress(asyncio.IncompleteReadError, OSError):
             while head := await reader.readuntil(b"\r\n\r\n"):
@@ -139,6 +139,21 @@ def test_a_connection_that_was_idle_for_too_long_is_not_reused():
     assert uvloop.run(run()) == 2
 
 
+def test_the_connections_of_a_busy_moment_are_closed_while_one_is_enough():
+    """The one that is used most recently is taken: the others would stay open for ever."""
+
+    async def run():
+        server = Server(*[[OK_BYTES]] * 1000)
+        async with server, asyncio.timeout(20):
+            with contextlib.closing(ConnectionPool(keep_alive_seconds=0.5)) as pool:
+                await asyncio.gather(*(pool.post(server.url, b"{}", HEADERS) for _ in range(4)))
+                while sum(task.done() for task in server.tasks) < 3:
+                    await asyncio.sleep(0.01)
+                    await pool.post(server.url, b"{}", HEADERS)
+
+    uvloop.run(run())
+
+
 @pytest.mark.parametrize("pieces", [None, [b"SSH-2.0-OpenSSH\r\n"]], ids=["closed", "not HTTP"])
 def test_a_broken_connection_is_an_aiohttp_error(pieces):
     server = Server(pieces, [OK_BYTES])
@@ -228,3 +243,20 @@ def test_https_checks_the_certificate(tmp_path, monkeypatch):
     assert post_in_turn(Server(tls=tls), 1) == [aiohttp.ClientOSError]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert post_in_turn(Server([OK_BYTES], [OK_BYTES], tls=tls), 2) == [OK, OK]
+
+
+def test_a_connection_that_was_busy_during_a_freeze_is_not_used_again():
+    """The answer may have come before the freeze, and the connection be dead since then."""
+
+    async def run():
+        async with Server((OK_BYTES[:10], OK_BYTES[10:]), (OK_BYTES,)) as server:
+            pool = ConnectionPool()
+            first = asyncio.create_task(pool.post(server.url, b"", HEADERS))
+            await server.request_received.wait()
+            pool.wake()
+            assert await first == OK
+            assert await pool.post(server.url, b"", HEADERS) == OK
+            pool.close()
+            return server.connections
+
+    assert asyncio.run(run()) == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import subprocess
 import threading
 
@@ -11,7 +12,15 @@ from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineStartFailed, InvalidSetting
 from handler.serve.queue.jobs import QueueJobs
 from tests.support.conditions import wait_until
-from tests.support.stand_in_engine import StandInEngine, running_stand_in, worker_on
+from tests.support.stand_in_engine import StandInEngine, running_stand_in, runtime_of, worker_on
+
+
+@pytest.fixture
+def logging_restored():
+    """A worker that is stopped while it imports the engine logs no more."""
+    yield
+    logging.disable(logging.NOTSET)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture
@@ -110,7 +119,7 @@ def test_a_task_that_ends_between_two_yields_aborts_the_request(worker, engine, 
 def test_a_prestarted_job_is_sent_at_once_and_once(worker, engine):
     """The SDK starts it later; by then a part of its answer is there."""
     jobs = QueueJobs(worker)
-    jobs.prestart([ENDLESS, {"id": "wrong", "input": 1}])
+    jobs.taken([ENDLESS, {"id": "wrong", "input": 1}])
     wait_until(lambda: engine.running_requests == 1)
 
     async def run():
@@ -136,7 +145,7 @@ async def assert_cancelled(jobs, job):
 def test_a_prestarted_job_that_is_stopped_before_it_starts_is_aborted(worker, engine):
     """Its request runs already."""
     jobs = QueueJobs(worker)
-    jobs.prestart([ENDLESS])
+    jobs.taken([ENDLESS])
     wait_until(lambda: engine.running_requests == 1)
     jobs.stop_early(["j"])
     asyncio.run(assert_cancelled(jobs, ENDLESS))
@@ -147,7 +156,7 @@ def test_a_job_that_is_stopped_before_it_is_taken_is_not_sent(worker, engine):
     """The stop may arrive before the job; a later job of the same id is another one."""
     jobs = QueueJobs(worker)
     jobs.stop_early(["j"])
-    jobs.prestart([native("not sent")])
+    jobs.taken([native("not sent")])
 
     async def run():
         await assert_cancelled(jobs, native("not sent"))
@@ -185,9 +194,18 @@ def test_pending_requests_fail_when_the_engine_dies(worker, runtime, engine):
     once_it_runs(engine, lambda: setattr(engine, "alive", False))
     [last] = outputs(worker, native("wait"))
     assert json.loads(last["error"])["error"]["code"] == 503
-    assert reported.wait(10)
+    assert reported.wait(60)
     [refused] = outputs(worker, native("wait"))
     assert json.loads(refused["error"])["error"]["code"] == 503
+
+
+def test_what_comes_after_all_requests_have_failed_is_refused_and_not_kept(worker, runtime, engine):
+    """Nothing would fail it later."""
+    runtime.fail_requests("The worker is being stopped.")
+    [refused] = outputs(worker, native("hello"))
+    error = json.loads(refused["error"])["error"]
+    assert (error["code"], error["message"]) == (503, "The worker is being stopped.")
+    assert (runtime._calls, engine.prompts) == (set(), [])
 
 
 def test_an_engine_that_ends_its_own_thread_is_dead(worker, runtime, engine):
@@ -197,7 +215,7 @@ def test_an_engine_that_ends_its_own_thread_is_dead(worker, runtime, engine):
     once_it_runs(engine, engine.exit)
     [last] = outputs(worker, native("wait"))
     assert json.loads(last["error"])["error"]["code"] == 503
-    assert reported.wait(10)
+    assert reported.wait(60)
     assert runtime.dead
 
 
@@ -217,20 +235,23 @@ def test_stopping_leaves_no_process_of_the_engine_and_no_other_is_touched():
 def test_stopping_in_the_middle_of_a_launch_leaves_no_process_either():
     """The engine has none yet when it is stopped, and starts one a moment later."""
     engine = StandInEngine("process dies")
-    runtime = EngineRuntime(engine).__enter__()
+    runtime = EngineRuntime(lambda: None).__enter__()
+    runtime.check_flags(engine)
     threading.Thread(target=runtime.launch).start()
-    assert engine.launching.wait(10)
+    assert engine.launching.wait(60)
     runtime.stop()
     with pytest.raises(EngineStartFailed, match="its process died"):
         runtime.wait_until_up()
     assert not engine.child.is_running()
 
 
-def test_an_engine_that_is_stopped_before_its_launch_is_never_launched():
+def test_an_engine_that_is_stopped_before_its_launch_is_never_launched(logging_restored):
     """Its imports take seconds, and the stop does not wait for them."""
-    engine = StandInEngine()
-    runtime = EngineRuntime(engine).__enter__()
+    engine, may_import = StandInEngine(), threading.Event()
+    runtime = EngineRuntime(may_import.wait).__enter__()
+    runtime.check_flags(engine)
     runtime.stop()
+    may_import.set()
     with pytest.raises(EngineStartFailed, match=r"^The engine was stopped before it started\.$"):
         runtime.wait_until_up()
     assert engine.child is None
@@ -250,6 +271,6 @@ def test_an_engine_that_is_stopped_before_its_launch_is_never_launched():
 )
 def test_a_failed_start_reports_the_root_cause(fault, error, message):
     """Not the outermost error, which says only that something failed."""
-    with EngineRuntime(StandInEngine(fault)) as runtime, pytest.raises(error) as caught:
+    with runtime_of(StandInEngine(fault)) as runtime, pytest.raises(error) as caught:
         runtime.wait_until_up()
     assert str(caught.value) == message

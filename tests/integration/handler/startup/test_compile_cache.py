@@ -1,5 +1,6 @@
 """Compile caches on a network volume, archived by child processes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from handler.startup.cache_archive import list_files, pack, restore
+from handler.startup.cache_folders import USE, note_use
 from handler.startup.compile_cache import CompileCache
 from tests.support.conditions import wait_until
 from tests.support.environment import ROOT
@@ -29,14 +31,14 @@ def volume(tmp_path):
     return folder
 
 
-def compile_cache(tmp_path, volume, key="key", **more):
+def compile_cache(tmp_path, volume, key="key", *, max_bytes=10**10, **more):
     return CompileCache(
         tmp_path / "root",
         root_is_required=True,
         key=key,
         volume=volume,
         environ={**os.environ, "RUNPOD_ENDPOINT_ID": "e1", "PYTHONPATH": str(ROOT)},
-        max_bytes=10**10,
+        max_bytes=max_bytes,
         last_save_timeout_seconds=60.0,
         **more,
     )
@@ -109,6 +111,23 @@ def test_an_archive_in_the_image_comes_before_the_one_on_the_volume(tmp_path, ca
         "compile cache: restored 1 files from the image"
     ]
     assert (tmp_path / "root/key/triton/kernel").read_bytes() == b"code"
+
+
+def test_workers_that_remove_folders_at_once_leave_those_in_use(tmp_path):
+    """The root is on the volume, and each worker has another key."""
+    for number in range(8):
+        folder = tmp_path / f"root/unused-{number}"
+        for name in range(50):
+            write(folder / f"triton/{name}", b"code")
+        note_use(folder)
+        os.utime(folder / USE, (number, number))
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(compile_cache(tmp_path, None, key, max_bytes=1)) for key in "abc"
+        ]
+        for worker in workers:
+            worker.bound_folders()
+        wait_until(lambda: {path.name for path in (tmp_path / "root").iterdir()} == {*"abc"})
 
 
 def test_workers_that_save_at_once_leave_the_files_of_all(tmp_path, volume):

@@ -16,9 +16,9 @@ from tests.support.header_checkpoints import header_checkpoint
 from tests.support.model_configs import DEEPSEEK_V3
 
 
-def gpu(memory_mib, number=0):
+def gpu(memory_mib, number=0, name="NVIDIA H100"):
     memory_bytes = None if memory_mib is None else memory_mib << 20
-    return Gpu("NVIDIA H100 80GB HBM3", (9, 0), memory_bytes, f"GPU-{number}")
+    return Gpu(name, (9, 0), memory_bytes, f"GPU-{number}")
 
 
 H100 = [gpu(81559)]
@@ -78,8 +78,8 @@ def test_a_load_format_whose_package_is_missing_is_refused():
 
 def test_the_smallest_gpu_counts(tmp_path):
     folder = header_checkpoint(tmp_path, 60_000_000_000)
-    with pytest.raises(EngineStartFailed, match=r"may use 23\.2 of 25\.8 GB per GPU"):
-        check_memory(demand(folder), [*H100, gpu(24564, 1)])
+    with pytest.raises(EngineStartFailed, match=r"may use 23\.2 of 25\.8 GB per NVIDIA L4 \("):
+        check_memory(demand(folder), [*H100, gpu(24564, 1, "NVIDIA L4")])
 
 
 @pytest.mark.parametrize("gpus", [[], [gpu(None)], [gpu(16), gpu(None, 1)]], ids=len)
@@ -94,8 +94,8 @@ def test_weights_that_cannot_fit_are_refused_with_the_sizes_and_what_to_change(t
         check_memory(demand(folder), H100)
     assert str(raised.value) == (
         "org/m has 141.0 GB of weights, 141.0 GB per GPU; the engine may use 77.0 of 85.5 GB per "
-        "GPU (GPU_MEMORY_UTILIZATION=0.9): use 4 such GPUs (TENSOR_PARALLEL_SIZE=4), a larger GPU, "
-        "or a checkpoint with fewer bits (AWQ, FP8)."
+        "NVIDIA H100 (GPU_MEMORY_UTILIZATION=0.9): 64.0 GB are missing; use 4 such GPUs "
+        "(TENSOR_PARALLEL_SIZE=4), a larger GPU, or a checkpoint with fewer bits (AWQ, FP8)."
     )
     check_memory(demand(folder, gpus=4), H100 * 4)
 
@@ -127,23 +127,30 @@ def test_a_number_of_gpus_is_suggested_only_if_the_heads_split_over_it(tmp_path)
         check_memory(demand(folder, memory_fraction=1.0, memory_setting=""), gpus)
     assert str(raised.value) == (
         "org/m has 20.0 GB of weights, 20.0 GB per GPU; the engine may use 17.2 of 17.2 GB per "
-        "GPU: use 2 such GPUs (TENSOR_PARALLEL_SIZE=2), a larger GPU, or a checkpoint with fewer "
-        "bits (AWQ, FP8)."
+        "NVIDIA H100: 2.8 GB are missing; use 2 such GPUs (TENSOR_PARALLEL_SIZE=2), a larger GPU, "
+        "or a checkpoint with fewer bits (AWQ, FP8)."
     )
     folder = header_checkpoint(tmp_path, 60_000_000_000, **heads)
-    with pytest.raises(EngineStartFailed, match=r"GPU: use a larger GPU, or a checkpoint"):
+    with pytest.raises(EngineStartFailed, match=r"missing; use a larger GPU, or a checkpoint"):
         check_memory(demand(folder, memory_fraction=1.0, memory_setting=""), gpus)
 
 
-@pytest.mark.parametrize("tokens", [0, 131072], ids=["the model's own", "MAX_MODEL_LEN"])
-def test_a_context_that_cannot_fit_is_refused_with_the_longest_that_does(tmp_path, tokens):
+def test_the_models_own_context_is_not_refused_if_a_shorter_one_fits(tmp_path):
+    folder = header_checkpoint(tmp_path, 70_000_000_000)
+    assert check_memory(demand(folder, context_tokens=0), H100) == 14592
+    folder = header_checkpoint(tmp_path, 74_800_000_000)
+    with pytest.raises(EngineStartFailed, match=r"missing; use a larger GPU or more"):
+        check_memory(demand(folder, context_tokens=0), H100)
+
+
+def test_a_context_that_cannot_fit_is_refused_with_the_longest_that_does(tmp_path):
     folder = header_checkpoint(tmp_path, 70_000_000_000)
     with pytest.raises(EngineStartFailed) as raised:
-        check_memory(demand(folder, context_tokens=tokens), H100)
+        check_memory(demand(folder, context_tokens=131072), H100)
     assert str(raised.value).endswith(
-        "GPU (GPU_MEMORY_UTILIZATION=0.9), and one request of 131072 tokens needs 42.9 GB of KV "
-        "cache: set MAX_MODEL_LEN to at most 14592, or use a larger GPU or more GPUs "
-        "(TENSOR_PARALLEL_SIZE)."
+        "H100 (GPU_MEMORY_UTILIZATION=0.9), and one request of 131072 tokens needs 42.9 GB of KV "
+        "cache: 36.0 GB are missing; set MAX_MODEL_LEN to at most 14592, or use a larger GPU or "
+        "more GPUs (TENSOR_PARALLEL_SIZE)."
     )
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from handler.engine.usage import Usage, UsageCounter
+from handler.engine.call.usage import Usage, UsageCounter
 from handler.errors import InvalidInput
 from handler.metrics.request_log import RequestRecord
 

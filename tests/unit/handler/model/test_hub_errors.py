@@ -6,7 +6,14 @@ from email.utils import formatdate
 
 import httpx
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from handler.errors import InvalidSetting, ModelUnavailable
 from handler.model.hub_errors import TransferStalled, hub_errors_explained, reason_of, retry
@@ -164,10 +171,19 @@ def test_a_rate_limit_is_explained(wrap):
     )
 
 
-def test_a_transfer_that_stalls_twice_is_not_tried_again():
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransferStalled("no data for 90 s"),
+        httpx.ConnectTimeout(""),
+        not_in_cache(httpx.ReadTimeout("")),
+    ],
+    ids=["transfer", "connect", "HEAD"],
+)
+def test_what_is_silent_twice_is_not_tried_again(error):
     slept = []
-    calls = Calls(*[TransferStalled("no data for 90 s")] * 3)
-    with pytest.raises(TransferStalled):
+    calls = Calls(*[error] * 3)
+    with pytest.raises(type(error)):
         retry(calls, waits_seconds=(0, 0, 0), sleep=slept.append)
     assert calls.count == 2
 
@@ -180,3 +196,51 @@ def test_a_hub_that_is_silent_is_not_one_that_cannot_be_reached(wrap):
     ):
         raise wrap(httpx.ReadTimeout(""))
     assert str(caught.value).endswith(" accepted the connection and sent no data.")
+
+
+def refusal(kind, status=401):
+    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/api"))
+    return kind("no", response=response)
+
+
+def cdn_refusal():
+    request = httpx.Request("GET", "https://cdn.example/file")
+    return HfHubHTTPError("no", response=httpx.Response(403, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "lasting"),
+    [
+        (refusal(GatedRepoError), True),
+        (refusal(RevisionNotFoundError, 404), True),
+        (answer(401), True),
+        (not_in_cache(answer(403)), True),
+        (cdn_refusal(), False),
+        (answer(429), False),
+        (answer(503), False),
+        (not_in_cache(answer(500)), False),
+        (TransferStalled("no data"), False),
+        (OfflineModeIsEnabled(), False),
+        (httpx.ReadTimeout(""), False),
+        (socket.gaierror(-2, "Name or service not known"), False),
+        (OSError(28, "No space left on device"), False),
+        (ValueError("no JSON"), False),
+    ],
+    ids=[
+        *("gated", "revision", "token", "permission", "CDN", "rate limit", "503", "500"),
+        *("silence", "offline", "timeout", "name server", "full disk", "no hub"),
+    ],
+)
+def test_what_the_hub_says_of_the_repository_is_lasting(error, lasting):
+    """What its server, the network or the disk does may be another at the next start."""
+    with pytest.raises(ModelUnavailable) as caught, hub_errors_explained(HubReference("org/m")):
+        raise error
+    assert caught.value.lasting is lasting
+
+
+def test_a_repository_that_is_not_there_is_lasting(monkeypatch):
+    monkeypatch.setattr("handler.model.hub_errors.similar_names", lambda _: ["org/n"])
+    with pytest.raises(ModelUnavailable) as caught, hub_errors_explained(HubReference("org/m")):
+        raise refusal(RepositoryNotFoundError)
+    assert caught.value.lasting
+    assert str(caught.value).endswith(" gives no access; similar names there: org/n.")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from handler.engine.flag_aliases import flag_rules
+from handler.engine.flags.aliases import flag_rules
 from handler.errors import InvalidSetting
 from handler.settings.environ import (
     clean_environ,

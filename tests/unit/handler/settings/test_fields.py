@@ -80,3 +80,51 @@ def test_every_setting_has_a_variable_and_a_description():
     ] == []
     names = [name for names in setting_variables().values() for name in names]
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("variable", ["RUNPOD_ENDPOINT_ID", "RUNPOD_POD_ID"])
+@pytest.mark.parametrize(
+    ("more", "mode", "port"),
+    [
+        ({}, "http", 80),
+        ({"PORT": "8001"}, "http", 8001),
+        ({"SERVE_MODE": "http"}, "http", 80),
+        ({"SERVE_MODE": "local"}, "local", 80),
+        ({"RUNPOD_WEBHOOK_GET_JOB": "http://queue"}, "queue", 80),
+    ],
+    ids=["alone", "PORT", "SERVE_MODE=http", "SERVE_MODE=local", "queue"],
+)
+def test_on_the_platform_what_has_no_queue_serves_http_on_port_80(variable, more, mode, port):
+    """A load-balancing endpoint, or a Pod."""
+    settings = load_settings({variable: "x", **more})
+    assert (settings.mode, settings.http_port) == (mode, port)
+
+
+def test_elsewhere_a_job_runs_unless_there_is_a_port():
+    modes = [load_settings(environ).mode for environ in ({}, {"PORT": "8000"})]
+    assert modes == ["local", "http"]
+
+
+@pytest.mark.parametrize("path", ["ping", "/", "//a", "/a/", "/a b", "/{id}", "/a?b", "/é"])
+def test_a_health_path_is_a_plain_path(path):
+    with pytest.raises(InvalidSetting) as caught:
+        load_settings({"HEALTH_CHECK_PATH": path})
+    assert str(caught.value) == (
+        f"HEALTH_CHECK_PATH={path!r} must be a path that begins with /, such as /ping or /healthz."
+    )
+
+
+@pytest.mark.parametrize("mode", [{}, {"RUNPOD_WEBHOOK_GET_JOB": "http://queue"}])
+def test_the_sdks_own_server_is_refused(mode):
+    with pytest.raises(InvalidSetting) as caught:
+        load_settings({"RUNPOD_REALTIME_PORT": "8080", **mode})
+    assert str(caught.value) == (
+        "RUNPOD_REALTIME_PORT='8080' asks for the SDK's own HTTP server, which has no OpenAI "
+        "routes: leave it out, or set SERVE_MODE=http and PORT for the worker's server."
+    )
+
+
+@pytest.mark.parametrize("more", [{"SERVE_MODE": "http"}, {"SERVE_MODE": "local"}])
+def test_the_sdks_own_server_is_none_where_the_sdk_does_not_run(more):
+    load_settings({"RUNPOD_REALTIME_PORT": "8080", **more})
+    load_settings({"RUNPOD_REALTIME_PORT": "0"})

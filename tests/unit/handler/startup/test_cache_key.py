@@ -7,7 +7,7 @@ import pytest
 
 from handler.startup import cache_key as module
 from handler.startup.cache_key import cache_key
-from handler.startup.gpus import Driver, Gpu
+from handler.startup.gpus import Gpu
 
 L4 = Gpu("NVIDIA L4", (8, 9), 24 * 10**9, "GPU-1")
 H100 = Gpu("NVIDIA H100 80GB HBM3", (9, 0), 80 * 10**9, "GPU-2")
@@ -26,7 +26,7 @@ def machine(monkeypatch):
             return versions[name]
 
         monkeypatch.setattr(module, "visible_gpus", lambda environ: list(gpus))
-        monkeypatch.setattr(module, "driver", lambda: Driver(driver, (13, 0)))
+        monkeypatch.setattr(module, "driver_version", lambda: driver)
         monkeypatch.setattr(importlib.metadata, "version", version)
 
     machine()

@@ -7,7 +7,9 @@ import pytest
 
 from handler.errors import InvalidSetting
 from handler.startup.cache_archive import restore, save
+from handler.startup.cache_folders import USE
 from handler.startup.compile_cache import CACHE_FOLDERS, CompileCache
+from tests.support.conditions import wait_until
 
 
 @pytest.fixture
@@ -170,4 +172,23 @@ def test_without_an_endpoint_and_its_volume_nothing_is_copied(
         caches.wait_until_restored()
         caches.start_save()
         caches.finish_save()
-    assert [path for path in volume.rglob("*") if path.is_file()] == []
+    assert [path.name for path in volume.rglob("*") if path.is_file()] in ([], [USE])
+
+
+def test_a_start_notes_the_use_of_its_folder_and_a_worker_repeats_it(tmp_path):
+    """A worker may run for weeks."""
+    use = tmp_path / "root/key" / USE
+    with compile_cache(tmp_path / "root", use_interval_seconds=0.01) as caches:
+        assert use.read_text() == "key"
+        caches.bound_folders()
+        os.utime(use, (0, 0))
+        wait_until(lambda: use.stat().st_mtime > 0)
+
+
+def test_a_key_whose_folder_cannot_be_made_is_a_warning(tmp_path, caplog):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/key").touch()
+    compile_cache(tmp_path / "root")
+    assert [record.message for record in caplog.records] == [
+        f"compile cache: {tmp_path}/root/key: File exists"
+    ]

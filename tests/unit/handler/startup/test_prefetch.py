@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 
 from handler.startup import prefetch
-from handler.startup.prefetch import (
-    available_memory_bytes,
-    prefetch_weights,
-    reads_around_page_cache,
-)
+from handler.startup.prefetch import prefetch_weights, reads_around_page_cache
 
 
 def _resident_bytes(path: Path) -> int:
@@ -77,15 +73,6 @@ def test_a_reader_goes_on_after_a_file_that_cannot_be_read(checkpoint, monkeypat
     assert [record.message for record in caplog.records] == [
         "prefetch of model-0.safetensors failed: Input/output error"
     ]
-
-
-def test_the_available_memory_is_that_of_the_container(tmp_path):
-    (tmp_path / "memory.max").write_text("1000\n")
-    (tmp_path / "memory.current").write_text("400\n")
-    (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 250\n")
-    assert available_memory_bytes(tmp_path) == 850  # the kernel drops pages of files
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory_bytes(tmp_path) > 1000
 
 
 @pytest.mark.parametrize(

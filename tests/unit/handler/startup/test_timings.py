@@ -64,6 +64,17 @@ def test_a_gap_shorter_than_the_table_shows_counts_with_the_stage_behind_it():
     ]
 
 
+def test_the_end_of_a_gap_that_a_stage_beside_has_filled_counts_with_the_stage_behind_it():
+    timings = StartupTimings(began=0.0)
+    timings.add(StartupStage("model", 0.0, 1.0), StartupStage("flags", 4.0078125, 1.0))
+    timings.add(StartupStage("imports", 0.5, 3.5, beside=True))
+    assert timings.sequence() == [
+        StartupStage("model", 0.0, 1.0),
+        StartupStage("imports", 1.0, 3.0),
+        StartupStage("flags", 4.0, 1.0078125),
+    ]
+
+
 def test_a_stage_that_fails_is_not_in_the_table():
     timings = StartupTimings(time.time())
     try:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from handler.engine.config_file import merge_config_file
+from handler.engine.flags.config_file import merge_config_file
 from handler.engine.vllm import platform
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.vllm.flags import REFUSED, engine_flags
@@ -242,7 +242,7 @@ def test_similar_and_removed_names_are_logged_once(model, caplog):
         RUNPOD_POD_ID="x",
         HOSTNAME="x",
     )
-    warned = [r.message for r in caplog.records if r.name == "handler.engine.flags"]
+    warned = [r.message for r in caplog.records if r.name == "handler.engine.flags.parser"]
     assert [line for line in warned if "effect" in line] == [
         "GPU_MEM_UTILIZATION is not a setting and has no effect: "
         "did you mean GPU_MEMORY_UTILIZATION?",
@@ -283,7 +283,9 @@ def test_measured_memory_is_reused_only_for_the_default_fraction(model, monkeypa
     monkeypatch.setattr(os, "environ", {**os.environ, **environ})
     environ = {**environ, "MODEL_NAME": str(model())}
     settings = load_settings(environ)
-    VllmAdapter(settings, resolve_model(settings), environ).check_flags()
+    adapter = VllmAdapter(settings, resolve_model(settings), environ)
+    adapter.import_engine(settings, environ)
+    adapter.check_flags()
     assert os.environ.get("VLLM_ENABLE_STARTUP_PLAN") == plan
 
 

@@ -122,7 +122,7 @@ def test_requests_over_the_limit_wait_and_those_over_the_queue_are_refused(http)
                 admission.running + admission.waiting == number
             )
         )
-    assert http.engine.running_requests == 2
+    wait_until(lambda: http.engine.running_requests == 2)
     refused = [
         http.complete(),
         http.call("POST", "/run", json={"input": PROMPT}),

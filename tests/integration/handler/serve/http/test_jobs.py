@@ -85,6 +85,25 @@ def test_a_job_is_cancelled_and_a_job_times_out(http):
     assert http.admission.running == 0
 
 
+def test_a_job_belongs_to_the_key_that_submitted_it(http):
+    """For another key it does not exist, whatever it asks, and it runs on."""
+    body = {"input": {"prompt": "endless", "stream": True}}
+    name = http.call("POST", "/run", json=body).json()["id"]
+    wait_until(lambda: http.engine.running_requests == 1)
+    calls = [("GET", "status"), ("POST", "status"), ("GET", "stream"), ("POST", "cancel")]
+    paths = [(method, f"/{route}/{name}") for method, route in calls]
+    refused = [http.call(*each, key="two") for each in paths]
+    unknown = f"There is no job {name!r}, or its result has expired."
+    assert [(each.status_code, message(each)) for each in refused] == [(404, unknown)] * 4
+    assert http.engine.running_requests == 1
+    headers = {"x-api-key": "one"}
+    assert http.call("GET", f"/status/{name}", key=None, headers=headers).status_code == 200
+    assert http.call("POST", f"/cancel/{name}").json() == {"id": name, "status": "CANCELLED"}
+    submitted = http.call("POST", "/run", key="two", json={"input": PROMPT}).json()["id"]
+    assert http.call("GET", f"/status/{submitted}").status_code == 404
+    assert http.call("GET", f"/status/{submitted}", key="two").status_code == 200
+
+
 def test_the_oldest_results_make_room(http, monkeypatch):
     """Where all of them together are too large."""
     monkeypatch.setattr(jobs, "MAX_KEPT_BYTES", 300)

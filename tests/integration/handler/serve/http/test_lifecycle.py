@@ -33,6 +33,14 @@ def test_a_ping_says_where_the_worker_is():
         http.finish()
 
 
+def test_the_health_check_path_says_the_same_without_a_key():
+    with RunningFrontEnd(HEALTH_CHECK_PATH="/healthz", RUNPOD_ENDPOINT_ID="e") as http:
+        assert http.call("GET", "/healthz", key=None).status_code == 204
+        http.open()
+        answers = [http.call("GET", path, key=None) for path in ("/healthz", "/ping", "/health")]
+        assert [answer.status_code for answer in answers] == [200, 200, 401]
+
+
 def test_a_second_signal_fails_what_still_runs():
     """Without waiting for the rest of DRAIN_TIMEOUT."""
     answers = []
@@ -105,3 +113,27 @@ def test_a_dead_engine_fails_what_runs_and_ends_the_front_end(http):
     streamed = next(each for each in stream if isinstance(each, str))
     assert (plain.status_code, plain.json()["error"]["type"]) == (503, "ServiceUnavailableError")
     assert '"code": 503' in streamed.strip().rpartition("\n\n")[2]
+
+
+def test_a_thread_that_ends_by_an_exception_fails_what_runs_and_ends_the_front_end(http):
+    """Like the engine's death; the ping says so before it is gone."""
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.append(http.complete("wait")))
+    waiting.start()
+    wait_until(lambda: http.engine.running_requests == 1)
+
+    def fail():
+        raise RuntimeError("planned")
+
+    http.supervisor.thread("monitor", fail).start()
+    waiting.join(10)
+    http.finish()
+    [answer] = answers
+    assert (answer.status_code, message(answer)) == (
+        503,
+        "The worker failed; it is being replaced.",
+    )
+    assert str(http.failure) == (
+        "The worker's monitor ended by RuntimeError. The platform must replace this worker."
+    )
+    assert http.ping() == 503

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from handler.engine.capacity import Capacity
-from handler.engine.parallelism import Parallelism
+from handler.engine.flags.parallelism import Parallelism
 from handler.engine.sglang import adapter
 from handler.engine.sglang.adapter import _capacity, _parallelism, _while_alive
 from handler.errors import EngineStartFailed

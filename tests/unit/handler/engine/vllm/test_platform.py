@@ -34,14 +34,11 @@ def test_ranks_are_placed_on_a_cpu(args, variables, backend):
 
 
 @pytest.mark.parametrize(
-    ("log_level", "offline", "added"),
-    [
-        ("INFO", False, {}),
-        ("warning", True, {**platform.QUIET_ENVIRONMENT, "HF_HUB_OFFLINE": "1"}),
-    ],
-    ids=["loud", "quiet and local"],
+    ("log_level", "added"),
+    [("INFO", {}), ("warning", platform.QUIET_ENVIRONMENT)],
+    ids=["loud", "quiet"],
 )
-def test_the_log_level_and_local_files_are_in_the_environment(log_level, offline, added):
-    made = platform.environment(log_level, offline=offline)
+def test_the_log_level_is_in_the_environment(log_level, added):
+    made = platform.environment(log_level)
     expected = {**platform.ENVIRONMENT, "VLLM_LOGGING_LEVEL": log_level, **added}
     assert made == expected | (platform.CPU_ENVIRONMENT if platform.is_cpu() else {})

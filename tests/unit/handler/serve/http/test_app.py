@@ -7,6 +7,7 @@ import httpx
 import pytest
 from starlette.responses import Response
 
+from handler.errors import InvalidSetting
 from handler.serve.http.admission import AdmissionQueue
 from handler.serve.http.app import SYNC_WAIT_SECONDS, HttpApp, Service
 from handler.serve.http.auth import ApiKeys
@@ -28,7 +29,11 @@ class RecordingJobs:
     unfinished = 0
     wait_seconds = None
 
-    def submit(self, body, keep_seconds):
+    def parse(self, body, owner):
+        return None
+
+    async def submit(self, parsed, keep_seconds):
+        await parsed
         return SimpleNamespace(task=None, status=dict, wait_until_finished=self.wait)
 
     async def wait(self, timeout_seconds):
@@ -112,3 +117,43 @@ def test_how_long_runsync_waits(query, seconds):
     app = ready_app()
     assert call(app, "POST", f"/runsync{query}", json={}).status_code == 200
     assert app.service.jobs.wait_seconds == seconds
+
+
+# ---- HEALTH_CHECK_PATH
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("starting", 204), ("ready", 200), ("draining", 503), ("dead", 503)]
+)
+def test_the_health_path_is_answered_like_ping_without_a_key(state, status):
+    app = HttpApp(ApiKeys(["k"]), None, has_playground=True, health_path="/health/live")
+    app.enter(state)
+    for path in ("/ping", "/health/live", "/v2/endpoint/health/live"):
+        assert call(app, "GET", path, key=None).status_code == status
+    assert call(app, "POST", "/health/live", key=None).status_code == 405
+    assert call(app, "GET", "/health/other", key=None).status_code == 401
+
+
+def test_the_health_port_answers_the_health_path():
+    app = HttpApp(ApiKeys(["k"]), 8080, has_playground=True, health_path="/healthz")
+
+    async def send():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://worker:8080") as client:
+            paths = ("/ping", "/healthz", "/")
+            return [(await client.get(path)).status_code for path in paths]
+
+    assert asyncio.run(send()) == [204, 204, 404]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/health", "/metrics", "/run", "/status/x", "/v1/models", "/openai/v1/health", "/v2/a/ping"],
+)
+def test_the_health_path_must_not_be_another_route(path):
+    with pytest.raises(InvalidSetting) as caught:
+        HttpApp(ApiKeys([]), None, has_playground=True, health_path=path)
+    assert str(caught.value) == (
+        f"HEALTH_CHECK_PATH={path!r} is another route of the worker: leave it out, which is /ping, "
+        "or give a path of its own such as /healthz."
+    )

@@ -1,4 +1,4 @@
-"""Retries of a result's POST: as often as the SDK does, and after a broken connection too."""
+"""Retries of a result's POST: longer than the SDK's, and after a broken connection too."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp_retry import FibonacciRetry
 
 from handler.serve.queue import delivery
+from handler.serve.worker import LAST_OUTPUT_GRACE_SECONDS
 
 BODY = '{"output": "é"}'
 PAUSES = (0.02, 0.03)  # short ones
@@ -95,10 +96,10 @@ def test_a_result_that_is_lost_raises_an_error_that_the_sdk_handles(
     assert type(error) is error_type
 
 
-def test_the_retries_are_the_sdks():
+def test_the_retries_begin_as_the_sdks():
     sdk = FibonacciRetry(attempts=3)
     pauses = tuple(sdk.get_timeout(attempt) for attempt in (1, 2))
-    assert pauses == delivery.RETRY_PAUSES_SECONDS
+    assert pauses == delivery.RETRY_PAUSES_SECONDS[:2]
 
 
 def test_the_headers_are_those_of_the_sdk():
@@ -136,3 +137,8 @@ def test_the_headers_are_those_of_the_sdk():
             "Content-Length": str(len(BODY.encode())),
         }
     ]
+
+
+def test_the_last_result_of_a_drain_has_the_retries_of_the_sdk():
+    """Two refusals took the whole grace: the job ended with its worker, and had no reason."""
+    assert sum(delivery.RETRY_PAUSES_SECONDS[:2]) < LAST_OUTPUT_GRACE_SECONDS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.engine.flag_aliases import (
+from handler.engine.flags.aliases import (
     ALIASES,
     flags_to_variables,
     refuse_settings_of_other_engine,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from handler.engine.parallelism import (
+from handler.engine.flags.parallelism import (
     Parallelism,
     check_parallelism,
     resolve_auto_tensor_parallel,
@@ -132,3 +132,12 @@ def test_idle_gpus_are_logged(heads, caplog):
         "the worker sees 4 GPUs and uses the first, the others are idle: "
         "TENSOR_PARALLEL_SIZE=auto uses all of them"
     ]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "gpus", "here"),
+    [(1, 4, 1), (4, 4, 4), (8, 4, 4), (3, 0, 3)],
+    ids=["idle GPUs", "one machine", "several machines", "CPU"],
+)
+def test_a_machine_has_as_many_ranks_as_gpus_at_most(ranks, gpus, here):
+    assert Parallelism(ranks, ranks).ranks_on(gpus) == here

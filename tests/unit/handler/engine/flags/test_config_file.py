@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.engine.config_file import merge_config_file
+from handler.engine.flags.config_file import merge_config_file
 from handler.errors import InvalidSetting
 
 REFUSED = frozenset(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.engine.speculative import sglang_flags, vllm_config
+from handler.engine.flags.speculative import sglang_flags, vllm_config
 from handler.errors import InvalidSetting
 
 DRAFT = Path("/draft")

@@ -16,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from handler.engine.asgi_call import HIGH_WATER_BYTES, AsgiCall
+from handler.engine.call.asgi_call import HIGH_WATER_BYTES, AsgiCall
 from handler.engine.interface import EngineRequest
 from handler.errors import EngineUnavailable
 

@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from handler.engine.flags import (
+from handler.engine.flags.parser import (
     EngineFlags,
     FlagError,
     parse_engine_flags,
 )
-from handler.engine.removed_names import unused_variable_warnings
+from handler.engine.flags.removed_names import unused_variable_warnings
 from handler.errors import InvalidSetting
 
 

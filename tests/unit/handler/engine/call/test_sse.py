@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler.engine.sse import EventSplitter, decode_event, error_in
+from handler.engine.call.sse import EventSplitter, decode_event, error_in
 
 EVENTS = [
     'data: {"text": "日本語 🦙"}\n\n'.encode(),

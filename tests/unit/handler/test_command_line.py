@@ -2,7 +2,7 @@
 
 import pytest
 
-from handler import worker_process
+from handler import command_line
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,6 @@ def test_an_exit_that_a_library_asks_for_is_kept(monkeypatch, capsys, code, retu
     def exit(_):
         raise SystemExit(code)
 
-    monkeypatch.setattr(worker_process, "load_settings", exit)
-    assert worker_process.main([], {}) == returned
+    monkeypatch.setattr(command_line, "load_settings", exit)
+    assert command_line.main([], {}) == returned
     assert capsys.readouterr().err == printed
