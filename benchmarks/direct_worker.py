@@ -37,14 +37,17 @@ class AnyVllmAdapter:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._arguments = arguments
+        self._parser = argparse.ArgumentParser()
         self._parsed = argparse.Namespace()
 
     def prepare(self) -> None:
         pass
 
+    def import_engine(self) -> None:
+        self._parser = vllm_object("make_arg_parser")(vllm_object("FlexibleArgumentParser")())
+
     def check_flags(self) -> None:
-        parser = vllm_object("make_arg_parser")(vllm_object("FlexibleArgumentParser")())
-        self._parsed = parser.parse_args(list(self._arguments))
+        self._parsed = self._parser.parse_args(list(self._arguments))
         vllm_object("validate_parsed_serve_args")(self._parsed)
 
     @asynccontextmanager
@@ -72,10 +75,12 @@ def run_worker(run: DirectRun, result: ResultFile) -> None:
     own_imports = time.time() - run.started_at
     arguments = command_line({"model": run.model, "served_model_name": MODEL, **run.vllm_args})
     timings = StartupTimings(run.started_at)
-    with EngineRuntime(AnyVllmAdapter(arguments), Pacer(), timings) as runtime:
+    adapter = AnyVllmAdapter(arguments)
+    with EngineRuntime(adapter.import_engine, Pacer(), timings) as runtime:
+        runtime.check_flags(adapter)
         running = runtime.wait_until_up()
         seconds = {stage.name: stage.seconds for stage in timings}
-        result.add("stages.imports", own_imports + seconds["imports"])
+        result.add("stages.imports", own_imports + seconds["imports"] + seconds["flags"])
         result.add("stages.engine", seconds["engine"])
         worker = Worker(
             runtime,
