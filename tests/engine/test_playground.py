@@ -144,8 +144,8 @@ def test_the_kv_cache_fills_while_an_answer_is_written(page):
     """The gauge of /metrics is shown as it is."""
     page.type("#question", STORY + ENTER)
     page.wait("document.getElementById('cache').value > 0")
-    share = page.run("return get('cache').value")
-    assert text(page, "cacheText") == f"{100 * share:.1f} %"
+    share, shown = page.run("return [get('cache').value, get('cacheText').textContent]")
+    assert shown == f"{100 * share:.1f} %"
     page.type("body", ESCAPE)
 
 
