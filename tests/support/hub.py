@@ -15,9 +15,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.support.http_server import Server
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_right"
@@ -289,16 +291,11 @@ class _Handler(BaseHTTPRequestHandler):
 def running_hub(token: str = TOKEN, **repositories: Repository) -> Iterator[Hub]:
     """Serve repositories as org/{name}; `url` is HF_ENDPOINT."""
     named = {f"org/{name.replace('_', '-')}": made for name, made in repositories.items()}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    hub = Hub(f"http://127.0.0.1:{server.server_port}", named, token=token)
-    server.daemon_threads = True
+    server = Server(_Handler)
+    hub = Hub(server.url, named, token=token)
     server.RequestHandlerClass = type("Handler", (_Handler,), {"hub": hub})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield hub
-    finally:
-        hub.closed.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with server.running():
+        try:
+            yield hub
+        finally:
+            hub.closed.set()

@@ -9,16 +9,15 @@ Scaling, money and time are not imitated: a test says what each look at an endpo
 
 import json
 import re
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.http_server import Server
 from tests.support.runpod_endpoint import ApiProblem, EndpointRoutes
 
 KEY = "rpa_right"
@@ -277,27 +276,14 @@ def merge(thing: dict, body: dict) -> None:
             thing[name] = value
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        """Say nothing of clients that leave: Ctrl-C does that."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)
-
-
 @contextmanager
 def running_runpod_api(**more: Any) -> Iterator[RunpodApi]:
     """Serve an account without endpoints on a free port."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    api = RunpodApi(f"http://127.0.0.1:{server.server_port}", **more)
+    server = Server(_Handler)
+    api = RunpodApi(server.url, **more)
     server.RequestHandlerClass = type("Handler", (_Handler,), {"api": api})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield api
-    finally:
-        api.keep_open = False
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with server.running():
+        try:
+            yield api
+        finally:
+            api.keep_open = False
