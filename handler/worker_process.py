@@ -32,6 +32,7 @@ from handler.request.parse import RequestParser
 from handler.serve import local
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.serve.http.metrics_server import MetricsServer
+from handler.serve.memory import share_arenas
 from handler.serve.queue.loop import QueueFrontEnd
 from handler.serve.queue.ping import bounded_jobs
 from handler.serve.queue.sdk_patches import LOG_LEVEL, import_sdk, sdk_environment
@@ -99,6 +100,7 @@ class WorkerProcess:
     def serve(self) -> int:
         """Serve the queue or HTTP until the shutdown and return the exit code."""
         settings = self._settings
+        share_arenas(self._environ)
         with contextlib.ExitStack() as stack:
             http = metrics_server = None
             if settings.mode == "http":

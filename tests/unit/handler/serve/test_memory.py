@@ -1,6 +1,9 @@
 """Memory of large requests goes back to the system."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 
 import psutil
@@ -84,3 +87,32 @@ def test_the_end_of_a_large_http_body_releases_memory_in_the_thread_that_decoded
 
     asyncio.run(run())
     assert threads == ["bodies_0"]
+
+
+EIGHT_THREADS_ALLOCATE = """
+import ctypes, os, threading
+from handler.serve.memory import share_arenas
+share_arenas(os.environ)
+all_have_allocated = threading.Barrier(8)
+def allocate():
+    block = bytes(1000)
+    all_have_allocated.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+
+
+@pytest.mark.parametrize(("own", "arenas"), [({}, 2), ({"MALLOC_ARENA_MAX": "3"}, 3)])
+def test_threads_share_two_arenas_unless_the_user_says_otherwise(own, arenas):
+    done = subprocess.run(
+        [sys.executable, "-c", EIGHT_THREADS_ALLOCATE],
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count("Arena ") == arenas
