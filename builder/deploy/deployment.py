@@ -11,6 +11,8 @@ from builder.deploy.start_timeout import INIT_TIMEOUT, hub_sizes
 from builder.errors import DeployError
 
 WAIT_SECONDS = 900
+# Options by whose values the workers of one endpoint differ.
+DIFFERENCES = {"gpu.pools": "kinds of GPUs", "networkVolumes": "network volumes"}
 CLIENT_EXAMPLE = """
 {url}
 
@@ -46,6 +48,12 @@ def deploy(
         env.check()
     if options.preset and options.preset.engine == "sglang" and not endpoint:
         console.print("note: this preset needs the image with SGLang")
+    several = [what for name, what in DIFFERENCES.items() if len(vars(options)[name] or ()) > 1]
+    if several and desired.changes and "STARTUP_ERROR_SECONDS" not in env.values:
+        console.print(
+            f"note: several {' and '.join(several)}: a worker that cannot start with its own fails "
+            "jobs that another may answer; --env STARTUP_ERROR_SECONDS=0 has it take none"
+        )
     for line in desired.lines():
         console.print(line)
     for volume in options.networkVolumes or ():

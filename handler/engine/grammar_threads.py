@@ -1,10 +1,12 @@
-"""The threads in which an engine compiles the constraints of outputs."""
+"""The threads in which an engine compiles the constraints of outputs, and the memory it keeps."""
 
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from handler.startup.container_limits import available_cores
+
+CACHE_MIB = 128  # of xgrammar's own cache, for parts of constraints
 
 LOWEST_PRIORITY = 19  # the `nice` of a thread, which Linux has for each
 

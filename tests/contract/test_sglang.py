@@ -37,6 +37,7 @@ from handler.engine.flags.aliases import (
     TOOL_CALL_PARSERS,
 )
 from handler.engine.flags.removed_names import BOTH_ENGINES, REMOVED
+from handler.engine.grammar_threads import CACHE_MIB
 from handler.engine.sglang import adapter as sglang_adapter
 from handler.engine.sglang import configuration, patches
 from handler.engine.sglang.adapter import SglangAdapter
@@ -51,7 +52,6 @@ from handler.engine.sglang.flags import (
 )
 from handler.engine.sglang.grammars import (
     CONSTRAINT_LINE,
-    MAX_CACHE_BYTES,
     MAX_CACHED,
     REQUEST_MODULE,
     WithoutConstraint,
@@ -153,7 +153,7 @@ def test_replaced_scheduler_process(monkeypatch):
     for name in (xgrammar.__name__, REQUEST_MODULE):
         assert isinstance(logging.getLogger(name).filters[-1], WithoutConstraint)
     xgrammar.GrammarCompiler(tokenizer_info="info")
-    assert made == [{"tokenizer_info": "info", "cache_limit_bytes": MAX_CACHE_BYTES}]
+    assert made == [{"tokenizer_info": "info", "cache_limit_bytes": CACHE_MIB << 20}]
     backend = base.BaseGrammarBackend()
     for number in range(MAX_CACHED + 1):
         assert backend.cache.get(0, number) == 0  # used each time, so it stays

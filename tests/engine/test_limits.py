@@ -14,7 +14,7 @@ from tests.support.conditions import wait_until
 
 TOKENS = 60
 WORDS = [f"word {number}" for number in range(100_000)]
-MAX_GROWTH_BYTES = 600 << 20  # vLLM's cache of constraints holds 512 MiB
+MAX_GROWTH_BYTES = 300 << 20  # the cache of constraints holds 128 MiB
 
 
 def chat(**fields):

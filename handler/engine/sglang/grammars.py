@@ -12,10 +12,9 @@ import re
 from collections import OrderedDict
 from typing import Any
 
-from handler.engine.grammar_threads import grammar_threads
+from handler.engine.grammar_threads import CACHE_MIB, grammar_threads
 
 MAX_CACHED = 64  # constraints; a copy of one is quick to make
-MAX_CACHE_BYTES = 128 << 20  # of xgrammar's own cache, for parts of constraints
 
 REQUEST_MODULE = "sglang.srt.managers.schedule_batch"
 # What SGLang says of a constraint; then the constraint, or an error that quotes it. A request's id
@@ -78,5 +77,5 @@ def bound_grammars() -> None:
 
     BaseGrammarBackend.__init__ = replacement
     xgrammar_backend.GrammarCompiler = functools.partial(
-        xgrammar_backend.GrammarCompiler, cache_limit_bytes=MAX_CACHE_BYTES
+        xgrammar_backend.GrammarCompiler, cache_limit_bytes=CACHE_MIB << 20
     )

@@ -4,11 +4,13 @@ import argparse
 import importlib.metadata
 from collections.abc import Mapping
 
+from handler.engine.grammar_threads import CACHE_MIB
 from handler.startup.gpus import Gpu, visible_gpus
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",  # a redirect could lead to a private address
+    "VLLM_XGRAMMAR_CACHE_MB": str(CACHE_MIB),  # 512 by default
 }
 # vLLM saves how much memory a start has found for the KV cache. The next start with the same GPU
 # type, model, flags and version reuses it without measuring, if as much memory is free.

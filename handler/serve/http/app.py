@@ -94,7 +94,8 @@ class HttpApp:
 
     Attributes:
         state: the worker's state.
-        last_request_at: monotonic time at which the last request but those for health ended.
+        last_request_at: monotonic time at which the last request of a caller ended: one with a key
+            where there are keys, and neither for health nor for the chat page.
         service: None until the engine is up.
     """
 
@@ -169,9 +170,11 @@ class HttpApp:
         path = ENDPOINT_PREFIX.sub("", scope["path"], count=1)
         body = RequestBody(Request(scope, receive), self._memory)
         scope = {**scope, "app": self, "path": path, "body": body}
+        is_callers = False
         self._open_requests += 1
         try:
             scope["owner"] = self._owner(Request(scope))
+            is_callers = path not in self._open_paths
             if self._failure is not None and path not in self._health_paths:
                 raise self._failure
             await self._router(scope, receive, send_tracked)
@@ -186,7 +189,7 @@ class HttpApp:
         finally:
             body.close()
             self._open_requests -= 1
-            if path not in self._health_paths:
+            if is_callers:
                 self.last_request_at = time.monotonic()
 
     def _owner(self, request: Request) -> int | None:

@@ -135,7 +135,7 @@ class JobTake:
             raise PollFailed(f"the answer is {json_type(answer)}, not a job or a list of jobs")
         items = answer if isinstance(answer, list) else [answer]
         jobs: dict[str, dict[str, Any]] = {}
-        refused = 0
+        refused: list[str] = []
         for item in items:
             try:
                 job = checked_job(item)
@@ -144,10 +144,12 @@ class JobTake:
                     raise NotAJob(f"{name} is running already")
                 jobs[name] = job
             except NotAJob as error:
-                refused += 1
-                log.warning("refused a job of the platform: %s", error)
+                refused.append(str(error))
         if refused and not jobs:
-            raise PollFailed("the platform sent nothing that is a job")
+            reasons = "; ".join(dict.fromkeys(refused))[:MAX_REASON_CHARACTERS]
+            raise PollFailed(f"refused what the platform sent: {reasons}")
+        for reason in refused:
+            log.warning("refused a job of the platform: %s", reason)
         return list(jobs.values())
 
 

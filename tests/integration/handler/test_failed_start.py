@@ -3,6 +3,7 @@
 The rows are those of docs/failed-starts.md; none needs a running engine.
 """
 
+import contextlib
 import json
 import signal
 import socket
@@ -295,6 +296,22 @@ def test_zero_seconds_takes_no_job_and_reports_a_lasting_cause_too(tmp_path):
     assert reason == INVALID_REASON
 
 
+def test_each_job_begins_the_idle_time_anew(tmp_path):
+    idle_seconds = 4.0
+    environ = worker_environment(
+        HOME=str(tmp_path), STARTUP_ERROR_SECONDS=str(idle_seconds), **INVALID
+    )
+    with running_platform() as platform, running_worker(platform, WORKER, environ) as worker:
+        jobs = []
+        for _ in range(3):
+            jobs.append(platform.wait(platform.submit(INPUTS[0]), START_SECONDS))
+            time.sleep(idle_seconds / 2)
+        assert worker.wait(60) == 2
+        ended = time.monotonic()
+    assert [job.state for job in jobs] == ["FAILED"] * 3
+    assert ended - jobs[-1].taken_at > idle_seconds
+
+
 def test_an_invalid_number_of_seconds_is_itself_told(tmp_path):
     """For the default of 60 s, until a signal ends it in order."""
     environ = worker_environment("awq", HOME=str(tmp_path), STARTUP_ERROR_SECONDS="soon")
@@ -393,6 +410,21 @@ def test_http_answers_503_with_the_reason_until_no_request_comes(tmp_path):
     assert statuses == [503, 503, 503, 503, 401]
     assert "MAX_CONCURRENCY" not in without_key.text
     assert (tmp_path / "log").read_text().splitlines()[-1] == INVALID_REASON
+
+
+def test_who_has_no_key_keeps_no_failed_worker(tmp_path):
+    environ = http_environment(tmp_path, STARTUP_ERROR_SECONDS="3", **INVALID)
+    with running_http_worker(WORKER, environ, ready_within_seconds=None) as worker:
+        assert wait_until_listening(worker) == 503
+        until, statuses = time.monotonic() + 60, set()
+        while worker.process.poll() is None and time.monotonic() < until:
+            with contextlib.suppress(requests.ConnectionError):
+                answer = requests.get(f"{worker.base_url}/v1/models", timeout=30)
+                statuses.add(answer.status_code)
+                requests.get(f"{worker.base_url}/", timeout=30)
+            time.sleep(0.2)
+        assert worker.process.poll() == 2
+    assert statuses == {401}
 
 
 def test_a_key_that_is_the_cause_tells_no_caller(tmp_path):

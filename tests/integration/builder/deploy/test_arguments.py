@@ -30,6 +30,28 @@ def test_every_preset_is_deployed_by_either_name(preset, api, builder):
     assert out.startswith(note) == (preset.engine == "sglang")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "several"),
+    [
+        (["--gpu", "ADA_24,AMPERE_24"], "kinds of GPUs"),
+        (
+            ["--gpu", "ADA_24,AMPERE_24", "--volume", "vol-1,vol-2"],
+            "kinds of GPUs and network volumes",
+        ),
+        (["--volume", "vol-1"], None),
+        (["--gpu", "ADA_24,AMPERE_24", "-e", "STARTUP_ERROR_SECONDS=0"], None),
+    ],
+    ids=["GPUs", "volumes", "one of each", "set"],
+)
+def test_workers_that_differ_are_noted(api, builder, arguments, several):
+    """One may fail the jobs that another could answer."""
+    api.volumes.add("vol-2")
+    code, out, _ = builder("deploy", *CHAT, "--dry-run", *arguments)
+    first = out.splitlines()[0]
+    assert code == 0
+    assert first.startswith(f"note: several {several}: " if several else "plan for chat")
+
+
 def test_a_secret_comes_from_the_environment_and_is_shown_nowhere(api, builder):
     environ = {"HF_TOKEN": TOKEN, "MY_WORD": "a-private-word"}
     private = (*CHAT, "-e", "HF_TOKEN", "-e", "MY_WORD")

@@ -55,10 +55,8 @@ def test_what_is_no_job_is_refused_with_one_line_and_the_next_is_taken(worker, a
     worker.poll()
     job = worker.run()
     assert job.output == [{"choices": [{"text": "hello"}], **usage(job)}]
-    lines = worker.lines("refused a job", "no job could be taken")
-    lines = [line for line in lines if "sent nothing that is a job" not in line]
-    assert len(lines) == len(reasons)
-    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+    (line,) = worker.lines("refused a job", "no job could be taken")
+    assert "; ".join(reasons) in line
     assert worker.process.poll() is None
 
 
@@ -113,7 +111,7 @@ def test_a_job_that_runs_is_not_started_twice(worker):
     worker.poll()
     platform.wait_until(job.id, lambda job: job.chunks, 60)
     assert worker.run().state is JobState.COMPLETED
-    assert len(worker.lines("refused a job of the platform: double is running already")) == 2
+    assert len(worker.lines("double is running already")) == 2
     platform.cancel(job.id)
     while not worker.lines(r"\[double\] .*cancelled"):
         worker.run()
