@@ -73,7 +73,7 @@ image:  ## a Docker image, with the model in it if there is a MODEL_NAME
 
 SBOM := sbom-$(ENGINE).cdx.json
 sbom: .venv-sbom/cyclonedx  ## the packages of an ENGINE's image, in CycloneDX
-	@python3 -m builder.image_layers shipped requirements/$(ENGINE)-cuda.txt requirements/worker.txt --pruned requirements/pruned.txt requirements/pruned-$(ENGINE).txt \
+	@.venv-sbom/bin/python -m builder.image_layers shipped requirements/$(ENGINE)-cuda.txt requirements/worker.txt --pruned requirements/pruned.txt requirements/pruned-$(ENGINE).txt \
 	| .venv-sbom/bin/cyclonedx-py requirements --output-reproducible --output-file $(SBOM) - && echo $(SBOM)
 
 licenses:  ## the page with the licences of what an ENGINE's image ships, from the image

@@ -131,10 +131,17 @@ def set_time_stamps(folder: Path) -> None:
 def shipped(lock: str, worker: str, pruned: str) -> str:
     """Return the lock of an image: the engine's without what is left out, and what the worker adds.
 
-    A package of both has the engine's version.
+    A package of both has the engine's version. Packages whose marker excludes this interpreter's
+    kind are not installed.
     """
+    from packaging.requirements import Requirement  # which the image's build has not
+
     entries = {match["name"]: match[0] for text in (worker, lock) for match in ENTRY.finditer(text)}
-    return "\n".join(entries[name] for name in sorted(entries.keys() - pruned_packages(pruned)))
+    names = sorted(entries.keys() - pruned_packages(pruned))
+    markers = {name: Requirement(entries[name].partition(" \\")[0]).marker for name in names}
+    return "\n".join(
+        entries[name] for name in names if (marker := markers[name]) is None or marker.evaluate()
+    )
 
 
 def _read(files: Iterable[Path]) -> str:

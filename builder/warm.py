@@ -13,8 +13,8 @@ from builder.errors import NothingCompiled, WorkerFailed
 
 TEXT = """Starts the worker once with the settings of the environment, runs a job, and writes what
 was compiled and tuned into FOLDER/KEY.tar. Run it in the image, on a machine with the GPU. An image
-that has the archive in /opt/caches/ starts with it on a machine of the same key: GPU, driver,
-engine and build.
+that has the archive in /opt/caches/ starts with it on a machine of the same key: GPU, engine and
+build; the driver may be another.
 
 Exit codes: 0 done; 1 interrupted; 2 a wrong argument; 4 the folder cannot be written; 11 the worker
 failed; 12 it compiled nothing."""

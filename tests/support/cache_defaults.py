@@ -52,7 +52,6 @@ KEPT = """
     torch/_appdirs.py
     torch/_inductor/runtime/cache_dir_utils.py
     torch/_inductor/runtime/cutedsl_cache.py
-    torch/_vendor/quack/autotuner.py
     torch/_vendor/quack/cache/jit.py
     torch/utils/cpp_extension.py
     triton/knobs.py
@@ -106,6 +105,9 @@ HARMLESS = {
         sglang/srt/models/deepseek_common/amd/aiter_intree_tune.py
     """,
     "settings of one machine's disks": "flashinfer/experimental/b12x/loader/_gds_native.py",
+    "torch calls nothing of it that writes": """
+        torch/_vendor/quack/autotuner.py
+    """,
     "sources that are written anew for each process": "torch/_vendor/quack/_compile_payload.py",
     "no engine imports it": """
         flashinfer/data/cutlass/python/CuTeDSL/cutlass/base_dsl/cache_helpers.py

@@ -93,6 +93,13 @@ def test_the_shipped_lock_has_the_engines_version_of_a_package():
     ]
 
 
+def test_a_package_of_another_interpreter_is_not_shipped():
+    other = "other==1 ; platform_python_implementation != 'CPython' \\\n    --hash=sha256:8\n"
+    own = "own==1 ; platform_python_implementation == 'CPython' \\\n    --hash=sha256:9\n"
+    assert shipped(LOCK, other + own, "").count("other==1") == 0
+    assert shipped(LOCK, other + own, "").count("own==1") == 1
+
+
 def test_split_writes_a_file_for_each_layer(tmp_path):
     (tmp_path / "lock.txt").write_text(LOCK)
     (tmp_path / "pruned.txt").write_text("a/*.so")  # and no line end
