@@ -8,7 +8,7 @@ import pytest
 from handler.engine.vllm import platform
 from handler.startup.build_jobs import JOB_VARIABLES
 from handler.startup.compile_cache import CompileCache
-from tests.support.cache_defaults import SHARED, VLLM, paths_outside, unknown_defaults
+from tests.support.cache_defaults import SHARED, VLLM, unknown_defaults, unsaved_folders
 
 # What Runpod and Docker set to another value for each worker.
 WORKER_VARIABLES = ("RUNPOD_POD_ID", "RUNPOD_POD_HOSTNAME", "RUNPOD_ENDPOINT_ID", "HOSTNAME")
@@ -16,8 +16,8 @@ WORKER_VARIABLES = ("RUNPOD_POD_ID", "RUNPOD_POD_HOSTNAME", "RUNPOD_ENDPOINT_ID"
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM and torch warn while they are imported
 
 
-def test_every_package_writes_below_cache_root(tmp_path):
-    assert paths_outside(tmp_path, {**SHARED, **VLLM}) == []
+def test_what_every_package_writes_is_saved(tmp_path):
+    assert unsaved_folders(tmp_path, {**SHARED, **VLLM}) == []
 
 
 def test_no_installed_file_has_a_folder_that_is_not_known():

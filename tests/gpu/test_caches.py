@@ -15,17 +15,17 @@ from tests.support.cache_defaults import (
     SHARED,
     TRITON,
     VLLM,
-    paths_outside,
     unknown_defaults,
+    unsaved_folders,
 )
 from tests.support.environment import ROOT
 
 
-def test_every_package_writes_below_cache_root(tmp_path, libraries):
+def test_what_every_package_writes_is_saved(tmp_path, libraries):
     """quack asks the driver for the architecture when it is imported, unless it is given."""
     paths = {**SHARED, **TRITON, **VLLM, **CUDA}
     environ = {"QUACK_ARCH": "90", "CUTE_DSL_ARCH": "sm_90a", "LD_LIBRARY_PATH": str(libraries)}
-    assert paths_outside(tmp_path, paths, PYTHON, **environ) == []
+    assert unsaved_folders(tmp_path, paths, PYTHON, **environ) == []
 
 
 def test_no_installed_file_has_a_folder_that_is_not_known():

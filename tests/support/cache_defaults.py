@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest.mock import patch
 
+from handler.startup.cache_archive import ARCHIVED_FOLDERS
 from handler.startup.compile_cache import CompileCache
 from tests.support.environment import clean_environment
 
@@ -176,6 +177,8 @@ B12X: Paths = {
         "m._cute_compile_cache_dir()",
     ),
 }
+# The folders in it are saved one by one; the packs of experts are tables of several gigabytes.
+NOT_SAVED_AS_A_WHOLE = {"vLLM": "vllm", "SGLang": "sglang", "SGLang's packs of experts": "xdg"}
 ONLY_WITH_VLLM = {"tokenspeed's Triton", "flash attention", "FA4", "fmha_sm100"}
 REPORT = """
 import json, sys, warnings
@@ -189,8 +192,10 @@ print(json.dumps(found))
 """
 
 
-def paths_outside(root: Path, paths: Paths, python: str = sys.executable, **more: str) -> list[str]:
-    """Return which of the packages' folders are not below the root of the worker's caches.
+def unsaved_folders(
+    root: Path, paths: Paths, python: str = sys.executable, **more: str
+) -> list[str]:
+    """Return which of the packages' folders are not among those that are saved.
 
     Args:
         root: CACHE_ROOT.
@@ -213,7 +218,13 @@ def paths_outside(root: Path, paths: Paths, python: str = sys.executable, **more
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.keys() == paths.keys()
-    return [f"{name}: {path}" for name, path in found.items() if root not in Path(path).parents]
+    saved = [root / "key" / folder for folder in ARCHIVED_FOLDERS]
+    return [
+        f"{name}: {path}"
+        for name, path in found.items()
+        if Path(path) != root / "key" / NOT_SAVED_AS_A_WHOLE.get(name, "none")
+        and not any(Path(path).is_relative_to(folder) for folder in saved)
+    ]
 
 
 def unknown_defaults(site_packages: Path) -> list[str]:

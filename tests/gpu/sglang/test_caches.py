@@ -8,19 +8,19 @@ from tests.support.cache_defaults import (
     SGLANG,
     SHARED,
     TRITON,
-    paths_outside,
     unknown_defaults,
+    unsaved_folders,
 )
 from tests.support.environment import ROOT
 
 
-def test_every_package_writes_below_cache_root(tmp_path, sglang_environment):
+def test_what_every_package_writes_is_saved(tmp_path, sglang_environment):
     """quack asks the driver for the architecture when it is imported, unless it is given."""
     paths = {**SHARED, **TRITON, **SGLANG, **B12X}
     paths |= {name: path for name, path in CUDA.items() if name not in ONLY_WITH_VLLM}
     environ = {"QUACK_ARCH": "90", "CUTE_DSL_ARCH": "sm_90a"}
     environ |= {"LD_LIBRARY_PATH": sglang_environment()["LD_LIBRARY_PATH"]}
-    assert paths_outside(tmp_path, paths, PYTHON, **environ) == []
+    assert unsaved_folders(tmp_path, paths, PYTHON, **environ) == []
 
 
 def test_no_installed_file_has_a_folder_that_is_not_known():
