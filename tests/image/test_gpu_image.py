@@ -7,6 +7,7 @@ it; `simulated_gpu` says what stands in for it. It takes 25 GB of disk.
 import json
 import os
 import shutil
+import tarfile
 
 import pytest
 
@@ -83,6 +84,18 @@ def test_docker_run_answers_test_input_json(docker, image, gpu, options):
     assert done.returncode == 0, done.stdout + done.stderr
     assert ANSWER in done.stdout
     assert f"model {REPOSITORY} (awq) from the image" in done.stdout
+
+
+@pytest.mark.skipif(ENGINE != "vllm", reason="SGLang's simulated engine compiles nothing")
+def test_builder_warm_leaves_an_archive_for_this_gpu(docker, image, gpu, tmp_path):
+    """It has what vLLM keeps of the model's class."""
+    options = (*gpu, f"--volume={tmp_path}:/out", "--entrypoint=python3")
+    done = docker(*RUN, *options, image.tag, "-m", "builder", "warm", "--out", "/out", check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [archive] = tmp_path.glob("*.tar")
+    assert archive.name.startswith("NVIDIA-H100-80GB-HBM3-sm90-driver580.95.05-vllm0.32.0-")
+    with tarfile.open(archive) as tar:
+        assert [name.partition("/")[0] for name in tar.getnames()] == ["vllm"]
 
 
 def test_without_a_driver_it_says_so(docker, image):
