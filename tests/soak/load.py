@@ -1,6 +1,7 @@
 """The jobs of a soak: what each one sends, and what must become of it."""
 
 import json
+import random
 import re
 import threading
 import time
@@ -15,8 +16,24 @@ WORDS = "one two three four five six seven eight nine ten".split()
 TEXTS = tuple(" ".join(WORDS[first:] + WORDS[:first]) for first in (0, 3, 6, 9))
 MARKER = "soakprompt"
 MAX_TOKENS = 64  # a text has fewer characters
-STORY = " ".join(WORDS * 40)  # goes on for seconds
-STORY_TOKENS = 400
+STORY_TOKENS = 400  # go on for seconds
+
+
+def without_repeats(length: int) -> list[str]:
+    """Return so many words of which no run equals the run before it.
+
+    So two chunks of a stream, one after the other, are equal only if one was sent twice.
+    """
+    source, words = random.Random(0), list[str]()
+    while len(words) < length:
+        words.append(source.choice(WORDS))
+        sizes = range(1, len(words) // 2 + 1)
+        if any(words[-size:] == words[-2 * size : -size] for size in sizes):
+            words.pop()
+    return words
+
+
+STORY = " ".join(without_repeats(STORY_TOKENS))
 CUT_SHORT = ": job"  # ends the kind of a job whose end a fault decides
 ANSWER = "answer"  # an expected outcome; the others are "refused" and "cancelled"
 

@@ -15,7 +15,7 @@ from runpod_local.faults import Kind
 from runpod_local.jobs import Chunk
 from tests.soak.faults import FaultInjector
 from tests.soak.invariants import exit_code
-from tests.soak.load import TEXTS, Sent
+from tests.soak.load import STORY, STORY_TOKENS, TEXTS, Sent
 from tests.soak.outcomes import judge
 from tests.soak.report import markdown
 from tests.soak.resources import MIN_JUDGED_SECONDS, MIN_WARM_UP_SECONDS
@@ -303,3 +303,14 @@ def test_a_freeze_ends_also_when_the_soak_fails_in_it():
             wait_until(lambda: frozen_one.status() == psutil.STATUS_SLEEPING)
         finally:
             process.kill()
+
+
+def test_equal_chunks_of_a_story_are_one_that_was_sent_twice():
+    words = STORY.split()
+    assert len(words) == STORY_TOKENS
+    assert [
+        words[at : at + size]
+        for size in range(1, len(words) // 2 + 1)
+        for at in range(len(words) - 2 * size + 1)
+        if words[at : at + size] == words[at + size : at + 2 * size]
+    ] == []
