@@ -131,17 +131,20 @@ def set_time_stamps(folder: Path) -> None:
 def shipped(lock: str, worker: str, pruned: str) -> str:
     """Return the lock of an image: the engine's without what is left out, and what the worker adds.
 
-    A package of both has the engine's version. Packages whose marker excludes this interpreter's
-    kind are not installed.
+    A package of both has the engine's version. Packages whose marker excludes this interpreter
+    are left out.
     """
+    entries = {match["name"]: match[0] for text in (worker, lock) for match in ENTRY.finditer(text)}
+    kept = [entries[name] for name in sorted(entries.keys() - pruned_packages(pruned))]
+    return "\n".join(entry for entry in kept if _is_installed(entry))
+
+
+def _is_installed(entry: str) -> bool:
+    """Whether an entry's marker is true for this interpreter."""
     from packaging.requirements import Requirement  # which the image's build has not
 
-    entries = {match["name"]: match[0] for text in (worker, lock) for match in ENTRY.finditer(text)}
-    names = sorted(entries.keys() - pruned_packages(pruned))
-    markers = {name: Requirement(entries[name].partition(" \\")[0]).marker for name in names}
-    return "\n".join(
-        entries[name] for name in names if (marker := markers[name]) is None or marker.evaluate()
-    )
+    marker = Requirement(entry.partition(" \\")[0]).marker
+    return marker is None or marker.evaluate()
 
 
 def _read(files: Iterable[Path]) -> str:
