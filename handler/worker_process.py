@@ -12,12 +12,13 @@ from typing import Any
 from handler.engine.capacity import job_concurrency
 from handler.engine.failed_start.second_start import SecondStart
 from handler.engine.interface import RunningEngine
-from handler.engine.pacing import WRITES_PER_SECOND, Pacer
+from handler.engine.pacing import ECONOMICAL_POSTS_PER_SECOND, WRITES_PER_SECOND, Pacer
 from handler.engine.runtime import EngineRuntime
 from handler.engine.sglang.adapter import SglangAdapter
 from handler.engine.vllm.adapter import VllmAdapter
 from handler.engine.warmup import parse_prefixes, warm_up
 from handler.errors import EXIT_FAILED
+from handler.metrics.cost import CostMeter, dollars_per_second
 from handler.metrics.monitor import Monitor, Pushgateway
 from handler.model.mistral import flag_value
 from handler.model.resolve import (
@@ -44,6 +45,7 @@ from handler.settings.fields import Settings
 from handler.startup.cache_key import cache_key
 from handler.startup.compile_cache import CompileCache
 from handler.startup.driver import check_driver
+from handler.startup.gpus import visible_gpus
 from handler.startup.prefetch import prefetch_weights, reads_around_page_cache
 from handler.startup.timings import StartupTimings
 from handler.supervisor import Supervisor
@@ -153,13 +155,15 @@ class WorkerProcess:
         export(caches.environ)
         adapter = ENGINES[settings.engine]
         import_engine = partial(adapter.import_engine, settings, self._environ)
-        flushes = settings.max_posts_per_second if mode == "queue" else WRITES_PER_SECOND
+        pacer = (
+            Pacer(settings.max_posts_per_second, ECONOMICAL_POSTS_PER_SECOND)
+            if mode == "queue"
+            else Pacer(WRITES_PER_SECOND)
+        )
         second_start = SecondStart.of(self._environ)
         lowered = second_start.lowered if second_start else ()
-        runtime = stack.enter_context(
-            EngineRuntime(import_engine, Pacer(flushes), timings, lowered)
-        )
-        model = self._resolve_model(before_hub=runtime.begin_import)
+        runtime = stack.enter_context(EngineRuntime(import_engine, pacer, timings, lowered))
+        model = self._resolve_model(before_download=runtime.begin_import)
         if settings.prefetch_weights:
             self._prefetch(model.path)
         runtime.check_flags(adapter(settings, model, self._environ))
@@ -187,10 +191,10 @@ class WorkerProcess:
         else:
             prefetch_weights(folder)
 
-    def _resolve_model(self, before_hub: Callable[[], None]) -> ResolvedModel:
-        """Find the model; `before_hub` is called before the hub is asked for files."""
+    def _resolve_model(self, before_download: Callable[[], None]) -> ResolvedModel:
+        """Find the model; `before_download` is called before anything is downloaded."""
         with self._timings.stage("model"):
-            sources = model_sources(self._settings, self._environ, before_hub)
+            sources = model_sources(self._settings, self._environ, before_download)
             export(sources.environment())  # huggingface-hub reads it at import
             model = resolve_model(self._settings, sources, self._environ)
             export_environment(model)
@@ -220,7 +224,15 @@ class WorkerProcess:
 
     def _monitor(self, runtime: EngineRuntime, engine: RunningEngine, max_jobs: int) -> Monitor:
         max_running = min(max_jobs, engine.capacity.max_sequences)
-        return Monitor(runtime, self._timings, max_running, self._pushgateway, self._supervisor)
+        price = dollars_per_second(self._settings, visible_gpus(self._environ))
+        return Monitor(
+            runtime,
+            self._timings,
+            max_running,
+            CostMeter(price, start_seconds=time.time() - self._timings.began),
+            self._pushgateway,
+            self._supervisor,
+        )
 
     def _parse_pushgateway(self) -> Pushgateway | None:
         settings = self._settings

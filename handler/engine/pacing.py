@@ -4,8 +4,11 @@ A flush is one POST to the platform, or one write to a connection. The first tok
 ones are flushed at once. In between, the engine merges the tokens of an interval into one delta, so
 that work is done per flush and not per token.
 
-With `streams` open the interval is streams / flushes_per_second. It is never shorter than the
-platform's round trip, because the SDK posts the chunks of a stream one after the other.
+A flush costs the same for one token and for many. The more streams are open, the less often each is
+flushed: all together `economical_flushes_per_second` times a second, until the interval of each is
+COMFORTABLE_SECONDS. Still more streams have more flushes, up to `max_flushes_per_second`. An
+interval is never shorter than the platform's round trip, because the chunks of a stream are posted
+one after the other.
 """
 
 import asyncio
@@ -14,6 +17,8 @@ from handler.settings.fields import POSTS_PER_SECOND
 
 # Over HTTP a flush is a write to a socket: up to about a hundred streams get every token at once.
 WRITES_PER_SECOND = 4000.0
+ECONOMICAL_POSTS_PER_SECOND = 800.0
+COMFORTABLE_SECONDS = 0.22  # between two flushes; a reader sees a flow, not steps
 ROUND_TRIP_WEIGHT = 0.1  # of the newest round trip in the running mean
 MAX_INTERVAL_SECONDS = 2.0  # however long the platform takes to answer
 
@@ -21,14 +26,23 @@ MAX_INTERVAL_SECONDS = 2.0  # however long the platform takes to answer
 class Pacer:
     """The flush interval of one worker.
 
+    Args:
+        max_flushes_per_second: of all streams together.
+        economical_flushes_per_second: of all streams together, while the interval is comfortable;
+            None for the maximum.
+
     Attributes:
-        flushes_per_second: of all streams together.
         streams: open now.
         round_trip_seconds: running mean, from a yield to the SDK's next call of the generator.
     """
 
-    def __init__(self, flushes_per_second: float = POSTS_PER_SECOND) -> None:
-        self.flushes_per_second = flushes_per_second
+    def __init__(
+        self,
+        max_flushes_per_second: float = POSTS_PER_SECOND,
+        economical_flushes_per_second: float | None = None,
+    ) -> None:
+        self.max_flushes_per_second = max_flushes_per_second
+        self._economical_flushes_per_second = economical_flushes_per_second
         self.streams = 0
         self.round_trip_seconds = 0.0
 
@@ -44,8 +58,11 @@ class Pacer:
 
     def interval_seconds(self) -> float:
         """Return the shortest time between two flushes of one stream. Thread-safe."""
-        shared = self.streams / self.flushes_per_second
-        return min(max(self.round_trip_seconds, shared), MAX_INTERVAL_SECONDS)
+        shortest = max(self.round_trip_seconds, self.streams / self.max_flushes_per_second)
+        if self._economical_flushes_per_second is not None:
+            economical = self.streams / self._economical_flushes_per_second
+            shortest = max(shortest, min(economical, COMFORTABLE_SECONDS))
+        return min(shortest, MAX_INTERVAL_SECONDS)
 
 
 class FlushGate(asyncio.Event):

@@ -16,7 +16,7 @@ from handler.model.hub_files import LORA_FILES
 from handler.model.lora_check import check_adapter
 from handler.model.manifest import read_manifest
 from handler.model.reference import HubReference
-from handler.model.sources import ModelSources, baked_lora_folders
+from handler.model.sources import FoundFiles, Located, ModelSources, baked_lora_folders
 
 SETTING = "LORA_MODULES"
 NAME = re.compile(r"\w(?!.*--)[\w./-]*")  # two dashes stand for a slash in a folder's name
@@ -85,52 +85,56 @@ def parse_lora_modules(text: str) -> tuple[LoraSpec, ...]:
     return tuple(specs)
 
 
-def resolve_adapters(
-    lora_modules: str | None,
-    sources: ModelSources,
-    model_names: Collection[str | None] = (),
-    model: Path | None = None,
-) -> tuple[LoraAdapter, ...]:
-    """Find the adapters in LORA_MODULES, or without the setting those in the image.
+def locate_adapters(
+    lora_modules: str | None, sources: ModelSources, model_names: Collection[str | None] = ()
+) -> dict[str, Located]:
+    """Return where the adapters in LORA_MODULES are, or without the setting those in the image.
 
     Args:
         model_names: names that no adapter may have.
+
+    Raises:
+        InvalidSetting, ModelUnavailable: see `ModelSources.locate`; or an adapter has the model's
+            name.
+    """
+    if lora_modules is None:
+        folders = {
+            folder.name.replace("--", "/"): folder
+            for folder in baked_lora_folders(sources.baked)
+            if read_manifest(folder)
+        }
+        adapters: dict[str, Located] = {
+            name: FoundFiles(folder, name, "the image") for name, folder in folders.items()
+        }
+    else:
+        adapters = {
+            spec.name: sources.locate(HubReference(spec.source, spec.revision, SETTING), "lora")
+            for spec in parse_lora_modules(lora_modules)
+        }
+    if taken := [name for name in adapters if name in model_names]:
+        raise InvalidSetting(f"{SETTING}: {taken[0]!r} is the model's name; choose another one.")
+    return adapters
+
+
+def read_adapter(name: str, found: FoundFiles, model: Path | None = None) -> LoraAdapter:
+    """Check an adapter's files and read its rank.
+
+    Args:
         model: the model's folder.
 
     Raises:
-        InvalidSetting, ModelUnavailable: see `ModelSources.find` and `check_adapter`; or an adapter
-            has the model's name.
+        InvalidSetting, ModelUnavailable: see `check_adapter`; or the rank is none.
     """
-    if lora_modules is None:
-        adapters = [
-            _adapter(folder.name.replace("--", "/"), folder, model, is_local=True)
-            for folder in baked_lora_folders(sources.baked)
-            if read_manifest(folder)
-        ]
-    else:
-        adapters = []
-        for spec in parse_lora_modules(lora_modules):
-            found = sources.find(HubReference(spec.source, spec.revision, SETTING), "lora")
-            adapters.append(_adapter(spec.name, found.path, model, found.is_local))
-    for adapter in adapters:
-        if adapter.name in model_names:
-            raise InvalidSetting(
-                f"{SETTING}: {adapter.name!r} is the model's name; choose another one."
-            )
-    return tuple(adapters)
-
-
-def _adapter(name: str, path: Path, model: Path | None, is_local: bool) -> LoraAdapter:
     with model_named_in_errors(name):
-        config = json_object(path / LORA_FILES[0])
-        check_adapter(name, path, model)
+        config = json_object(found.path / LORA_FILES[0])
+        check_adapter(name, found.path, model)
     patterns = config.get("rank_pattern") or {}
     ranks = [config.get("r"), *(patterns.values() if isinstance(patterns, dict) else [patterns])]
     if not all(type(rank) is int and rank > 0 for rank in ranks):
         raise InvalidSetting(
             f"{SETTING}: {name} needs a rank `r` above zero in its adapter_config.json."
         )
-    return LoraAdapter(name, path, max(ranks), is_local)
+    return LoraAdapter(name, found.path, max(ranks), found.is_local)
 
 
 def _pair(text: str) -> dict[str, str]:

@@ -24,11 +24,11 @@ from handler.model.draft import (
 )
 from handler.model.hub_cache import caches_in_environ, same_repository
 from handler.model.hub_patches import replace_constants
-from handler.model.lora import LoraAdapter, resolve_adapters
+from handler.model.lora import LoraAdapter, locate_adapters, read_adapter
 from handler.model.manifest import read_manifest
 from handler.model.quantization import check_quantization
 from handler.model.reference import HubReference
-from handler.model.sources import FoundFiles, ModelSources
+from handler.model.sources import FoundFiles, Located, ModelSources
 from handler.settings.environ import export
 from handler.settings.fields import Settings
 
@@ -69,14 +69,16 @@ class ResolvedModel:
 
 
 def model_sources(
-    settings: Settings, environ: Mapping[str, str], before_hub: Callable[[], None] = lambda: None
+    settings: Settings,
+    environ: Mapping[str, str],
+    before_download: Callable[[], None] = lambda: None,
 ) -> ModelSources:
     """Return the sources of models: the image, the user's caches, the hub."""
     return ModelSources(
         settings.base_path,
         settings.hf_token,
         user_caches=caches_in_environ(environ),
-        before_hub=before_hub,
+        before_download=before_download,
     )
 
 
@@ -113,17 +115,27 @@ def resolve_model(
     """
     sources = sources or model_sources(settings, environ)
     mistral_requested = mistral.is_requested(environ, settings.engine_args)
-    model = _find_model(settings, sources, mistral_requested)
-    tokenizer = _find_tokenizer(settings, sources, model)
-    draft = _find_draft(settings, sources)
+    # All that the settings name is located before the first of it is downloaded: a wrong name, or a
+    # gated repository, is known within a second.
+    model_on = _locate_model(settings, sources, mistral_requested)
+    tokenizer_on = _locate_tokenizer(settings, sources, model_on)
+    draft_on = _locate_draft(settings, sources)
+    adapters_on = locate_adapters(
+        settings.lora_modules, sources, {model_on.name, *settings.model_names}
+    )
+    model = sources.fetch(model_on)
+    tokenizer = sources.fetch(tokenizer_on) if tokenizer_on else None
+    draft = sources.fetch(draft_on) if draft_on else None
     with model_named_in_errors(model.name):
         quantization = quantization_of(model.path)
     check_quantization(settings.quantization, quantization, model.name)
     if draft and not translates_vocabularies(settings.speculative_config):
         with model_named_in_errors(draft.name):
             check_vocabulary(draft.name, draft.path, model.path)
-    names = {model.name, *settings.model_names}
-    adapters = resolve_adapters(settings.lora_modules, sources, names, model.path)
+    adapters = tuple(
+        read_adapter(name, sources.fetch(located), model.path)
+        for name, located in adapters_on.items()
+    )
     named = [
         needed
         for found in (model, tokenizer, draft)
@@ -156,7 +168,7 @@ def _link_dependencies(named: list[FoundFiles], cache_root: Path) -> dict[str, s
     return {"HF_HUB_CACHE": str(cache)}
 
 
-def _find_model(settings: Settings, sources: ModelSources, mistral_requested: bool) -> FoundFiles:
+def _locate_model(settings: Settings, sources: ModelSources, mistral_requested: bool) -> Located:
     name, baked = settings.model_name, read_manifest(sources.baked / "model")
     if name is None:
         if baked is None:
@@ -169,31 +181,30 @@ def _find_model(settings: Settings, sources: ModelSources, mistral_requested: bo
     reference = reference.resolve_url()
     if baked and not same_repository(reference.name, baked.repository):
         log.warning("MODEL_NAME=%s is not the model in the image, %s", name, baked.repository)
-    return sources.find(reference)
+    return sources.locate(reference)
 
 
-def _find_tokenizer(
-    settings: Settings, sources: ModelSources, model: FoundFiles
-) -> FoundFiles | None:
-    """Find TOKENIZER_NAME, or without it the tokenizer that was baked with the model."""
+def _locate_tokenizer(settings: Settings, sources: ModelSources, model: Located) -> Located | None:
+    """Locate TOKENIZER_NAME, or without it the tokenizer that was baked with the model."""
     name = settings.tokenizer_name
     if name is None:
         baked = read_manifest(sources.baked / "tokenizer")
-        if baked is None or model.path != sources.baked / "model":
+        is_baked = isinstance(model, FoundFiles) and model.path == sources.baked / "model"
+        if baked is None or not is_baked:
             return None
         name = baked.repository
     reference = HubReference(name, settings.tokenizer_revision, "TOKENIZER_NAME")
-    return sources.find(reference, "tokenizer")
+    return sources.locate(reference, "tokenizer")
 
 
-def _find_draft(settings: Settings, sources: ModelSources) -> FoundFiles | None:
-    """Find the draft model in the settings, or without a name the baked one."""
+def _locate_draft(settings: Settings, sources: ModelSources) -> Located | None:
+    """Locate the draft model in the settings, or without a name the baked one."""
     method, name = settings.speculative_method, settings.speculative_model
     config = settings.speculative_config
     check_speculative_settings(method, name, settings.num_speculative_tokens, config)
     if config:
         reference = draft_in_config(config)
-        return sources.find(reference) if reference else None
+        return sources.locate(reference) if reference else None
     if method not in DRAFT_MODEL_METHODS:
         return None
     if name is None:
@@ -204,6 +215,6 @@ def _find_draft(settings: Settings, sources: ModelSources) -> FoundFiles | None:
                 "built with a DRAFT_MODEL_NAME."
             )
         name = baked.repository
-    return sources.find(
+    return sources.locate(
         HubReference(name, settings.speculative_model_revision, "SPECULATIVE_MODEL")
     )

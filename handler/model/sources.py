@@ -5,32 +5,27 @@
 3. a local folder;
 4. the hub caches that the user's variables name (HF_HUB_CACHE, HF_HOME, DOWNLOAD_DIR …);
 5. the hub cache on the network volume;
-6. the hub; files are downloaded into the first writable cache of 4 and 5.
+6. the hub (`hub_source.py`); files are downloaded into the first writable cache of 4 and 5.
 """
 
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from handler.errors import InvalidSetting, ModelUnavailable, is_lasting
-from handler.model import hub, mistral
-from handler.model.checkpoint import (
-    CONFIG,
-    file_names,
-    has_config,
-    index_of_weights,
-    model_named_in_errors,
-    shards,
-)
+from handler.model import hub
+from handler.model.checkpoint import CONFIG, file_names, has_config
 from handler.model.damage import check_files
-from handler.model.hub_cache import find_snapshot, has_files, same_repository, write_ref
+from handler.model.hub_cache import find_snapshot, has_files, same_repository
 from handler.model.hub_errors import RETRY_WAITS_SECONDS
-from handler.model.hub_files import LORA_FILES, engine_files, no_model_reason, other_kind_reason
+from handler.model.hub_files import LORA_FILES, other_kind_reason
+from handler.model.hub_source import HubRepository
 from handler.model.manifest import read_manifest
 from handler.model.reference import ArtifactKind, HubReference
 
@@ -61,6 +56,9 @@ class FoundFiles:
     is_local: bool = True
 
 
+Located = FoundFiles | HubRepository
+
+
 @dataclass(frozen=True)
 class ModelSources:
     """All sources of a worker.
@@ -72,7 +70,7 @@ class ModelSources:
         platform_cache: the hub cache that the platform mounts.
         retry_waits_seconds: the waits between failures of the hub.
         user_caches: the hub caches that the user's variables name, in order of priority.
-        before_hub: called before each repository that the hub is asked for.
+        before_download: called before each repository that is downloaded.
     """
 
     base_path: Path
@@ -81,10 +79,14 @@ class ModelSources:
     platform_cache: Path = PLATFORM_CACHE
     retry_waits_seconds: Sequence[float] = RETRY_WAITS_SECONDS
     user_caches: Mapping[str, Path] = field(default_factory=dict)
-    before_hub: Callable[[], None] = lambda: None
+    before_download: Callable[[], None] = lambda: None
 
     def find(self, reference: HubReference, kind: ArtifactKind = "model") -> FoundFiles:
-        """Return the files from the first source that has them.
+        """Return the files from the first source that has them; see `locate` and `fetch`."""
+        return self.fetch(self.locate(reference, kind))
+
+    def locate(self, reference: HubReference, kind: ArtifactKind = "model") -> Located:
+        """Return where the files are, without a download.
 
         Raises:
             InvalidSetting: the name can be neither a repository's nor a folder's.
@@ -92,25 +94,34 @@ class ModelSources:
                 is damaged.
         """
         reference = replace(reference.resolve_url(), token=self.token)
-        try:
+        with _name_explained(reference):
             found = (
                 self._in_image(reference, kind)
                 or _in_cache(self.platform_cache, "the platform's cache", reference, kind)
                 or _local_folder(reference, kind, self.base_path)
                 or self._in_user_cache(reference, kind)
                 or _in_cache(self.base_path / VOLUME_CACHE, "the volume", reference, kind)
-                or self._from_hub(reference, kind)
+                or self._on_hub(reference, kind)
             )
-            self._check_files(found, kind)
+            if isinstance(found, FoundFiles):
+                self._check_files(found, kind)
             return found
-        except OSError as error:  # a name too long for a file, a folder without permission
-            name = reference.name
-            if len(name) >= MAX_SHOWN_CHARACTERS:
-                name = f"{name[:MAX_SHOWN_CHARACTERS]}…"
-            raise InvalidSetting(
-                f"{reference.setting}={name!r}: {error.strerror or error}.",
-                lasting=is_lasting(error),
-            ) from error
+
+    def fetch(self, located: Located) -> FoundFiles:
+        """Download what only the hub has.
+
+        Raises:
+            ModelUnavailable: the hub's reason, or a full disk, in one sentence; or a file is
+                damaged.
+        """
+        if isinstance(located, FoundFiles):
+            return located
+        self.before_download()
+        with _name_explained(located.reference):
+            path = located.download()
+            found = FoundFiles(path, located.name, "the hub", is_local=False)
+            self._check_files(found, located.kind)
+        return found
 
     def _check_files(self, found: FoundFiles, kind: ArtifactKind) -> None:
         try:
@@ -152,7 +163,7 @@ class ModelSources:
                 return found
         return None
 
-    def _from_hub(self, reference: HubReference, kind: ArtifactKind) -> FoundFiles:
+    def _on_hub(self, reference: HubReference, kind: ArtifactKind) -> Located:
         cache = self.hub_cache()
         if (caches := self._caches()) and cache != caches[0]:
             log.warning("%s is not writable", caches[0])
@@ -161,39 +172,7 @@ class ModelSources:
             if found := _in_cache(cache, "the container's cache", reference, kind):
                 return found
             log.info("downloads are kept in this container only, in %s", cache)
-        hub.import_client()
-        self.before_hub()
-        listing = hub.list_repository(reference, self.retry_waits_seconds)
-        by_path = {file.path: file for file in listing.files}
-        # The cache uses the hub's spelling of the name, as other programs do.
-        remote = replace(reference, name=listing.repository)
-        if remote.name != reference.name:
-            log.info("%s is called %s on the hub", reference.name, remote.name)
-
-        def download(names: Sequence[str]) -> Path:
-            return hub.download_files(
-                remote,
-                listing.commit,
-                [by_path[name] for name in names],
-                cache=cache,
-                retry_waits_seconds=self.retry_waits_seconds,
-            )
-
-        indexed = None
-        index = index_of_weights(by_path, reference.mistral_requested)
-        if kind == "model" and index:
-            snapshot = download([index])
-            with model_named_in_errors(reference.name):
-                indexed = shards(snapshot, index)
-        names = engine_files(kind, by_path, indexed, mistral_requested=reference.mistral_requested)
-        if reason := _incomplete_reason(reference.name, kind, by_path, names, indexed):
-            raise ModelUnavailable(f"{reason}.")
-        path = download(names)
-        try:
-            write_ref(cache, remote, listing.commit)
-        except OSError as error:  # only costs the next start a request to the hub
-            log.warning("%s: its commit was not recorded: %s", reference.name, error.strerror)
-        return FoundFiles(path, reference.name, "the hub", is_local=False)
+        return HubRepository.find(reference, kind, cache, self.retry_waits_seconds)
 
     def hub_cache(self) -> Path | None:
         """Return the cache for downloads, None for the container's own.
@@ -210,6 +189,24 @@ class ModelSources:
     def _caches(self) -> list[Path]:
         volume = [self.base_path / VOLUME_CACHE] if self.base_path.is_dir() else []
         return [*self.user_caches.values(), *volume]
+
+
+@contextmanager
+def _name_explained(reference: HubReference) -> Iterator[None]:
+    """Explain the errors of a name that is too long for a file, a folder without permission …
+
+    Raises:
+        InvalidSetting: an error of the operating system.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = reference.name
+        if len(name) >= MAX_SHOWN_CHARACTERS:
+            name = f"{name[:MAX_SHOWN_CHARACTERS]}…"
+        raise InvalidSetting(
+            f"{reference.setting}={name!r}: {error.strerror or error}.", lasting=is_lasting(error)
+        ) from error
 
 
 def baked_lora_folders(baked: Path) -> list[Path]:
@@ -278,22 +275,3 @@ def _repository_name(folder: Path) -> str:
         log.debug("%s has another program's manifest.json", folder)
     snapshot = SNAPSHOT.search(str(folder))
     return snapshot[1].replace("--", "/", 1) if snapshot else folder.name
-
-
-def _incomplete_reason(
-    repository: str,
-    kind: ArtifactKind,
-    names: Collection[str],
-    selected: Sequence[str],
-    index: set[str] | None,
-) -> str | None:
-    """Return why a repository cannot be used as a model or adapter, None if it can."""
-    if kind == "lora":
-        missing = [name for name in LORA_FILES if name not in names]
-        return f"{repository} has no {missing[0]}: it is not a LoRA adapter" if missing else None
-    if missing := sorted((index or set()) - set(names)):
-        return f"{repository} has no {missing[0]}, which is in its index"
-    has_weights = any(name.endswith(".safetensors") for name in selected)
-    if kind == "model" and not (has_weights and {CONFIG, mistral.PARAMS}.intersection(names)):
-        return no_model_reason(repository, names)
-    return None

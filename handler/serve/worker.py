@@ -99,6 +99,7 @@ class Worker:
         self._front_end = front_end
         self._monitor = monitor
         self._observer: RequestObserver = monitor.metrics if monitor else RequestObserver()
+        self._cost = monitor.cost if monitor else None
         self._log_content = log_content
         self._batches: set[str] = set()
         self._trimmer = MemoryTrimmer()
@@ -119,7 +120,7 @@ class Worker:
     @contextlib.contextmanager
     def recorded(self, name: str) -> Iterator[RequestRecord]:
         """Record one request for the log and the metrics, from begin to end of the block."""
-        record = RequestRecord(name, self._log_content)
+        record = RequestRecord(name, self._log_content, self._cost)
         self._observer.began(record)
 
         def end() -> None:

@@ -20,6 +20,8 @@ import pytest
 from handler.errors import InvalidInput
 from handler.request.json_text import check_nesting
 from handler.serve.queue import sdk_patches
+from handler.serve.queue.delivery import Delivery
+from handler.serve.queue.job_run import JobRunner
 from handler.serve.queue.job_take import JobTake
 from handler.serve.queue.job_text import JobDecoder
 from handler.serve.queue.long_poll import POLL_TIMEOUT_SECONDS
@@ -47,6 +49,7 @@ from runpod.serverless.modules import (  # noqa: E402
     rp_job,
     rp_logger,
     rp_ping,
+    rp_progress,
     rp_scale,
     worker_state,
 )
@@ -88,9 +91,9 @@ def patched(monkeypatch, poll_sessions):
     for owner, name in (
         (rp_scale, "get_job"),
         (rp_scale, "get_stop_signals"),
+        (rp_scale, "handle_job"),
         (rp_scale.JobScaler, "run_jobs"),
         (rp_scale.JobScaler, "run"),
-        (rp_http, "_transmit"),
         (rp_ping, "Process"),
         (rp_logger.RunPodLogger, "log"),
     ):
@@ -98,19 +101,23 @@ def patched(monkeypatch, poll_sessions):
     seen = []
 
     def patch(**more):
-        async def transmit(session, url, data):
-            seen.append((url, data))
+        async def fail_job(session, job, error):
+            seen.append((job["id"], str(error)))
 
         async def slot_freed():
             seen.append("slot freed")
 
+        async def run_job(session, config, job):
+            seen.append(job)
+
         hooks = {
+            "run_job": run_job,
             "free_slots": lambda taken: 3 - taken,
             "slot_freed": slot_freed,
             "jobs_taken": seen.append,
             "jobs_stopped": seen.append,
             "job_dropped": seen.append,
-            "transmit": transmit,
+            "fail_job": fail_job,
             "decode": JobDecoder().decode,
         }
         patch_sdk(SdkHooks(**{**hooks, **more}), SdkLoops(Supervisor(), None), RepeatedLines())
@@ -128,11 +135,10 @@ def test_the_version_is_the_one_of_the_table():
     [
         (rp_scale.get_job, ["session", "num_jobs"]),
         (rp_scale.get_stop_signals, ["session"]),
+        (rp_scale.handle_job, ["session", "config", "job"]),
         (rp_scale.JobScaler.run_jobs, ["self", "session"]),
-        (rp_http._transmit, ["client_session", "url", "job_data"]),
         (rp_scale.JobScaler.handle_job, ["self", "session", "job"]),
         (rp_scale.JobScaler.is_alive, ["self"]),
-        (rp_http.send_result, ["session", "job_data", "job", "is_stream"]),
         (worker_state.JobsProgress.get_job_count, ["self"]),
         (worker_state.JobsProgress.remove, ["self", "element"]),
         (http_client.AsyncClientSession, ["args", "kwargs"]),
@@ -156,11 +162,9 @@ def test_a_function_has_its_parameters(function, parameters):
         (rp_scale.JobScaler.run, "self.monitor_stop_signals"),
         (rp_scale.JobScaler.get_jobs, "self.jobs_fetcher"),
         (rp_scale.JobScaler.monitor_stop_signals, "self.stop_signals_fetcher"),
-        (rp_http._handle_result, "_transmit"),
-        (rp_http.send_result, "_handle_result"),
+        (rp_scale.JobScaler.handle_job, "self.jobs_handler"),
         (rp_ping.Heartbeat.start_ping, "Process"),
         (rp_ping.Heartbeat.ping_loop, "self._send_ping"),
-        (rp_http.stream_result, "_handle_result"),
     ],
     ids=lambda each: getattr(each, "__qualname__", each),
 )
@@ -183,6 +187,7 @@ def test_a_new_scaler_takes_jobs_with_the_replaced_functions(patched):
 
     scaler = asyncio.run(made())
     assert scaler.jobs_fetcher is rp_scale.get_job is not rp_job.get_job
+    assert scaler.jobs_handler is rp_scale.handle_job is not rp_job.handle_job
     # With another function the SDK would not look whether there is a channel for stops.
     assert scaler.stop_signals_fetcher is rp_scale.get_stop_signals
     assert rp_scale.get_stop_signals is not rp_job.get_stop_signals
@@ -278,13 +283,7 @@ def test_a_job_whose_answer_is_under_way_at_the_end_fails_with_a_reason(patched,
 
         return await take_from(b'[{"id": "a", "input": {}}]', take)
 
-    [dropped, (_, data)] = asyncio.run(run())
-    assert dropped == "a"
-    error = json.loads(json.loads(data)["error"])["error"]
-    assert (error["code"], error["message"]) == (
-        503,
-        "The worker ended before it could start this job.",
-    )
+    assert asyncio.run(run()) == ["a", ("a", "The worker ended before it could start this job.")]
 
 
 def test_the_sdk_reads_the_timeouts_of_its_polls_before_each_one(scaler):
@@ -296,18 +295,51 @@ def test_the_sdk_reads_the_timeouts_of_its_polls_before_each_one(scaler):
         assert f"timeout=self.{name}" in inspect.getsource(loop)
 
 
-def test_a_result_and_a_chunk_are_posted_by_the_replaced_function(patched):
-    """As JSON text, with the job's id in the session's headers."""
-    seen = patched()
+@pytest.mark.parametrize(
+    "outputs", [["é", {"text": "b"}], ["a", {"error": "no"}], []], ids=["outputs", "error", "none"]
+)
+def test_a_job_is_posted_as_the_sdk_posts_it(monkeypatch, outputs):
+    """To the same URLs, with the same JSON and headers, in the same order."""
+    posted = {"sdk": [], "worker": []}
 
-    job, session = {"id": "j"}, SimpleNamespace(headers={})
-    asyncio.run(rp_http.send_result(session, {"output": "é"}, job))
-    asyncio.run(rp_http.stream_result(session, {"output": 1}, job))
-    assert seen == [
-        ("JOB_DONE_URL&isStream=false", '{"output": "é"}'),
-        ("JOB_STREAM_URL&isStream=false", '{"output": 1}'),
-    ]
-    assert session.headers == {"X-Request-ID": "j"}
+    class Posts(Delivery):
+        async def post(self, url, body, headers):
+            posted["worker"].append((url, json.loads(body), dict(headers)["X-Request-ID"]))
+
+    async def transmit(session, url, data):
+        posted["sdk"].append((url, json.loads(data), session.headers["X-Request-ID"]))
+
+    async def handler(job):
+        for output in outputs:
+            yield output
+
+    monkeypatch.setattr(rp_http, "_transmit", transmit)
+    monkeypatch.setattr(rp_http, "JOB_STREAM_URL", "http://platform/stream/$ID?gpu=none")
+    monkeypatch.setattr(rp_http, "JOB_DONE_URL", "http://platform/done/$ID?gpu=none")
+    job, config = {"id": "j"}, {"handler": handler, "return_aggregate_stream": True}
+    asyncio.run(rp_job.handle_job(SimpleNamespace(headers={}), config, job))
+    runner = JobRunner(Posts())
+    asyncio.run(runner.run(handler, SimpleNamespace(headers={}), config, job))
+    assert posted["worker"] == posted["sdk"]
+    assert len(posted["sdk"]) == 1 + sum(not isinstance(o, dict) or "text" in o for o in outputs)
+
+
+def test_progress_is_posted_as_the_sdk_posts_it(monkeypatch):
+    posted = {"sdk": [], "worker": []}
+
+    class Posts(Delivery):
+        async def post(self, url, body, headers):
+            posted["worker"].append((url, json.loads(body)))
+
+    async def transmit(session, url, data):
+        posted["sdk"].append((url, json.loads(data)))
+
+    monkeypatch.setattr(rp_http, "_transmit", transmit)
+    asyncio.run(
+        rp_progress._async_progress_update(SimpleNamespace(headers={}), {"id": "j"}, {"a": 1})
+    )
+    asyncio.run(JobRunner(Posts()).report_progress({"id": "j"}, {"a": 1}))
+    assert posted["worker"] == posted["sdk"]
 
 
 def test_concurrency_is_asked_for_before_each_poll():

@@ -329,6 +329,16 @@ def test_read_incremental_detokenizer(method, parameters):
     assert "self.stop_buffer_length = " in source
 
 
+def test_read_fast_incremental_detokenizer():
+    from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
+
+    source = inspect.getsource(FastIncrementalDetokenizer)
+    source += inspect.getsource(FastIncrementalDetokenizer.__base__)
+    read = ["stream", "tokenizer", "spaces_between_special_tokens", "output_text", "stop"]
+    read += ["include_stop_str_in_output"]
+    assert [name for name in read if not re.search(rf"self\.{name}(: \w+)? = ", source)] == []
+
+
 def output_processor_module():
     return import_module("vllm.v1.engine.output_processor")
 
@@ -395,6 +405,12 @@ def test_subclassed_workers_have_the_timed_steps(device):
     theirs = resolve_obj_by_qualname(VLLM_WORKERS[device])
     ours = {step for step in vars(TimedWorker) if not step.startswith("_")}
     assert {step for step in ours if not callable(getattr(theirs, step, None))} == {"start_timings"}
+
+
+def test_replaced_kernel_of_4_bit_weights():
+    kernel, module = "CPUWNA16LinearKernel", "model_executor.kernels.linear"
+    assert parameters_of(module, f"{kernel}.process_weights_after_loading") == ["self", "layer"]
+    assert parameters_of(module, f"{kernel}.apply_weights") == ["self", "layer", "x", "bias"]
 
 
 def test_read_execute_dummy_batch():

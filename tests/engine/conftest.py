@@ -85,7 +85,7 @@ class Endpoint:
             return {"structured_outputs": {"choice": list(texts)}}
         return {"regex": "|".join(f"({re.escape(text)})" for text in texts)}
 
-    def run(self, job_input, timeout_seconds=120):
+    def run(self, job_input, timeout_seconds=300):
         """Submit a job and return it when it is finished."""
         return self.platform.wait(self.platform.submit(job_input), timeout_seconds)
 
@@ -118,7 +118,7 @@ class QueueWorker:
     metrics_port: int
     constrained = Endpoint.constrained
 
-    def run(self, job_input, timeout_seconds=120):
+    def run(self, job_input, timeout_seconds=300):
         """Submit a job and return it when it is finished."""
         return self.platform.wait(self.platform.submit(job_input), timeout_seconds)
 

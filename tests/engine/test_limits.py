@@ -66,7 +66,7 @@ def test_a_stream_goes_on_beside_a_request_that_is_refused(endpoint, job, messag
     error = error_of(endpoint.run(job))
     assert (error["code"], error["type"]) == (400, "BadRequestError")
     assert message in error["message"]
-    done = endpoint.platform.wait(victim, 120)
+    done = endpoint.platform.wait(victim, 300)
     assert done.output[-1]["usage"]["completion_tokens"] == TOKENS
     wait_until(lambda: endpoint.engine_load() == IDLE, 60)
     print(largest_gap(done))

@@ -46,7 +46,7 @@ def test_a_native_stream_yields_merged_objects(endpoint, paris):
 
 def test_a_slow_platform_gets_fewer_larger_chunks(endpoint):
     """While a POST is under way the worker merges what the engine writes."""
-    endpoint.platform.post_delay_seconds = 0.5
+    endpoint.platform.post_delay_seconds = 2
     try:
         job = endpoint.run({**STORY, "max_tokens": 60})
     finally:
@@ -291,7 +291,7 @@ def test_no_error_shows_the_inside(endpoint):
 def test_jobs_at_once_are_batched(endpoint):
     """Eight stories take far less than eight times one: nothing blocks in between."""
     ids = [endpoint.platform.submit({**STORY, "max_tokens": 100}) for _ in range(8)]
-    jobs = [endpoint.platform.wait(job_id, 120) for job_id in ids]
+    jobs = [endpoint.platform.wait(job_id, 300) for job_id in ids]
     assert [job.output[-1]["usage"]["completion_tokens"] for job in jobs] == [100] * 8
     first_tokens = [job.chunks[0].arrived_at for job in jobs]
     assert max(first_tokens) < min(job.finished_at for job in jobs)
@@ -362,22 +362,22 @@ def test_a_broken_connection_loses_nothing(endpoint, paris):
     assert [chunk.output for chunk in job.chunks] == job.output
 
 
-LARGE = {"prompt": [100] * 1500, "max_tokens": 1, "echo": True, "logprobs": 50}
+LARGE = {"prompt": [100] * 1000, "max_tokens": 1, "echo": True, "logprobs": 50}
 
 
 @pytest.mark.needs_a_model
 def test_a_large_stream_is_split_under_the_limit(endpoint):
-    """One event of nearly 2 MB: the pieces fit, and make it up again."""
+    """One event of over 1 MB: the pieces fit, and make it up again."""
     body = {**LARGE, "stream": True}
     job = endpoint.run({"openai_route": "/v1/completions", "openai_input": body})
     assert job.rejected_chunk_bytes == []
     assert max(chunk.body_bytes for chunk in job.chunks) <= 1_000_000
     text = "".join(job.output)
-    assert len(text) > 1_900_000
+    assert len(text) > 1_200_000
     events = [event.removeprefix("data: ") for event in text.split("\n\n") if event]
     assert events[-1] == "[DONE]"
     tokens = [json.loads(event)["choices"][0]["logprobs"]["tokens"] for event in events[:-1]]
-    assert sum(len(some) for some in tokens) == 1501
+    assert sum(len(some) for some in tokens) == 1001
 
 
 @pytest.mark.needs_a_model
@@ -385,8 +385,8 @@ def test_a_large_plain_answer_arrives_with_the_end_of_the_job(endpoint):
     """The stream refuses it whole; the job's result has no such limit."""
     job = endpoint.run(LARGE)
     assert job.state is JobState.COMPLETED
-    assert len(job.output[0]["choices"][0]["logprobs"]["tokens"]) == 1501
-    assert job.done_bytes > 1_900_000
+    assert len(job.output[0]["choices"][0]["logprobs"]["tokens"]) == 1001
+    assert job.done_bytes > 1_200_000
 
 
 def test_a_batch_has_the_results_that_its_lines_have_alone(endpoint, paris):

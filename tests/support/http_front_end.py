@@ -8,6 +8,7 @@ import httpx
 
 from handler.engine.runtime import EngineRuntime
 from handler.errors import EngineDied, LoopFailed
+from handler.metrics.cost import CostMeter
 from handler.metrics.monitor import Monitor
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.settings.environ import load_settings
@@ -44,7 +45,9 @@ class RunningFrontEnd:
         self._runtime.__enter__()
         self._runtime.check_flags(self.engine)
         self._runtime.wait_until_up()
-        self.monitor = Monitor(self._runtime, StartupTimings(time.time()), 2).__enter__()
+        self.monitor = Monitor(
+            self._runtime, StartupTimings(time.time()), 2, CostMeter(0.001, 0.0)
+        ).__enter__()
         worker = worker_on(
             self._runtime,
             max_jobs=self.max_jobs,

@@ -4,6 +4,7 @@ import os
 import sys
 
 from handler.logs import configure_logging
+from handler.metrics.cost import CostMeter
 from handler.metrics.monitor import Monitor
 from handler.serve.http.lifecycle import HttpFrontEnd
 from handler.settings.environ import load_settings
@@ -19,7 +20,7 @@ def main():
     with (
         HttpFrontEnd(settings) as front_end,
         running_stand_in() as (_, runtime),
-        Monitor(runtime, StartupTimings(0.0), MAX_JOBS) as monitor,
+        Monitor(runtime, StartupTimings(0.0), MAX_JOBS, CostMeter(None, 0.0)) as monitor,
     ):
         worker = worker_on(
             runtime,

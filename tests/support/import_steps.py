@@ -2,7 +2,7 @@
 
     python -m tests.support.import_steps
 
-The hub is asked only once the import has begun: without that a start would hang. The import ends
+A download begins only once the import has begun: without that a start would hang. The import ends
 when the model is resolved. Until then it logs and warns, as imports do. A start that hangs prints
 the stacks of its threads and ends.
 """
@@ -20,7 +20,7 @@ from tests.support.environment import START_SECONDS
 from tests.support.stand_in_engine import StandInEngine
 
 LINES_PER_SECOND = 1000  # without a pause this thread could keep the log's lock from the others
-list_repository = hub.list_repository
+list_repository, download_files = hub.list_repository, hub.download_files
 begun, resolved = threading.Event(), threading.Event()
 
 
@@ -54,14 +54,20 @@ class Engine(StandInEngine):
         return super().start(pacer)
 
 
-def list_after_import_began(*arguments):
-    begun.wait()
+def list_as_a_step(*arguments):
     step("hub")
     return list_repository(*arguments)
+
+
+def download_after_import_began(*arguments, **options):
+    begun.wait()
+    step("download")
+    return download_files(*arguments, **options)
 
 
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(START_SECONDS / 2, exit=True)
     handler.worker_process.ENGINES["vllm"] = Engine
-    hub.list_repository = list_after_import_began
+    hub.list_repository = list_as_a_step
+    hub.download_files = download_after_import_began
     runpy.run_module("handler", run_name="__main__", alter_sys=True)

@@ -35,7 +35,7 @@ class QueueWorker:
         return found
 
     def run(self, job_input=PROMPT):
-        return self.platform.wait(self.platform.submit(job_input), 120)
+        return self.platform.wait(self.platform.submit(job_input), 300)
 
     def poll(self):
         """End the open poll, so that the next one meets the planned faults."""

@@ -210,7 +210,7 @@ def scripted_vllm(tokenizer: Path) -> Iterator[ScriptedVllm]:
             patch.setattr(owner, name, owner.__dict__[name])  # what it is now, when all is undone
         patch.setattr(adapter, "check_flags", lambda: None)  # it is done
         patch.setattr(EngineCoreClient, "make_async_mp_client", lambda **_: core)
-        pacer = Pacer(flushes_per_second=NO_FLUSH)
+        pacer = Pacer(max_flushes_per_second=NO_FLUSH)
         with EngineRuntime(lambda: None, pacer, StartupTimings(0.0)) as runtime:
             runtime.check_flags(adapter)
             yield ScriptedVllm(runtime, adapter, core)

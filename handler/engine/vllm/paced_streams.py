@@ -12,6 +12,7 @@ from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from handler.engine.pacing import FlushGate
 from handler.engine.runtime import ENGINE_DIED
+from handler.engine.vllm.merged_detokenizer import MergedDetokenizer
 
 
 class EndedByEngine(EngineDeadError):
@@ -24,9 +25,21 @@ class EndedByEngine(EngineDeadError):
 class PacedState(RequestState):
     """State of a request that makes one output of many tokens."""
 
+    detokenizer: Any
+
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._pending: list[int] = []  # token ids that are in no output yet
+        queue = self.queue
+        is_stream = isinstance(queue, PacedCollector) and bool(queue.aggregate)
+        self._is_merged = is_stream and self.detokenizer is not None
+        self.detokenizer = self._wrapped(self.detokenizer)
+
+    def _wrapped(self, detokenizer: Any) -> Any:
+        """Return the detokenizer for this request's text."""
+        if self._is_merged and MergedDetokenizer.can_merge(detokenizer):
+            return MergedDetokenizer(detokenizer)
+        return detokenizer
 
     def make_request_output(
         self,
@@ -45,7 +58,7 @@ class PacedState(RequestState):
         if finish_reason is FinishReason.ABORT and queue is not None:
             queue.put(EndedByEngine())
             return None
-        if isinstance(queue, PacedCollector) and queue.aggregate and self.detokenizer is not None:
+        if self._is_merged:
             self._pending += new_token_ids
             if finish_reason is None:
                 queue.add_pending(self)

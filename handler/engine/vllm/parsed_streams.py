@@ -100,12 +100,9 @@ class TokenDetokenizer:
 class ParsedState(PacedState):
     """State of a request whose output may go through a parser."""
 
-    detokenizer: Any
-
-    def __init__(self, *args: Any, **named: Any) -> None:
-        super().__init__(*args, **named)
-        if isinstance(self.detokenizer, BaseIncrementalDetokenizer):
-            self.detokenizer = TokenDetokenizer(self.detokenizer)
+    def _wrapped(self, detokenizer: Any) -> Any:
+        is_text = isinstance(detokenizer, BaseIncrementalDetokenizer)
+        return TokenDetokenizer(detokenizer) if is_text else detokenizer
 
 
 # ---- outputs

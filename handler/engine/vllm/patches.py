@@ -3,7 +3,8 @@
 tests/contract/test_vllm.py has a test for each row. All rows are needed since 0.32.0; older
 versions were not checked.
 
-Replaced by `apply` before the engine starts, and by `prepare_app`:
+Replaced by `apply` before the engine starts, by the rank before it loads weights, and by
+`prepare_app`:
 
 v1.engine.output_processor.RequestState, v1.engine.async_llm.RequestOutputCollector
     A stream's tokens are merged until its next flush is due, before vLLM makes an output of each:
@@ -25,6 +26,9 @@ model_executor.models.registry._run_in_subprocess, on a CPU
     The subprocess that inspects a model class the first time imports everything once more: 11 and
     15 s to the first token in place of 15 and 25. On a GPU it stays, because it keeps CUDA out of
     this process. Until vLLM can inspect in the same process.
+model_executor.kernels.linear.CPUWNA16LinearKernel, on a processor without AVX-512 (dequantized.py)
+    vLLM's build for it has no kernel for 4-bit weights, and the engine dies at its first token.
+    Until it has one, or refuses such a model.
 entrypoints.openai.models.serving.OpenAIServingModels.show_available_models
     /v1/models shows paths of this machine as `root`. Until it shows names.
 humming.ops.utils, humming.utils.nvrtc, on a GPU
@@ -54,6 +58,9 @@ model_executor.layers.quantization.QUANTIZATION_METHODS (flags.py)
 v1.engine.detokenizer.BaseIncrementalDetokenizer (parsed_streams.py)
     It is fed token by token; `output_text` and `stop_buffer_length` are read. Until `get_parser`
     is no longer replaced, like the next three.
+v1.engine.detokenizer.FastIncrementalDetokenizer: .stream, .tokenizer, .output_text, .token_ids,
+.stop, .spaces_between_special_tokens, .include_stop_str_in_output (merged_detokenizer.py)
+    It is given the tokens of a flush at once. Until vLLM merges by time.
 outputs.RequestOutput, .CompletionOutput (parsed_streams.py)
     An output is split if its parser makes several deltas of it.
 parser.abstract_parser: DelegatingParser._stream_state.reasoning_ended, ._engine_based,

@@ -49,6 +49,10 @@ class TimedWorker(VllmWorker):
         self._timed(DEVICE, super().init_device)
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
+        if current_platform.is_cpu():
+            from handler.engine.vllm.dequantized import dequantize_without_kernel
+
+            dequantize_without_kernel()
         self._timed(WEIGHTS, super().load_model, *args, **kwargs)
 
     def determine_available_memory(self) -> int:

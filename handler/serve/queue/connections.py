@@ -8,7 +8,7 @@ no redirects, cookies, proxies or compression.
 import asyncio
 import socket
 import ssl
-from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 import aiohttp
@@ -16,14 +16,21 @@ import httptools
 from aiohappyeyeballs import start_connection
 from yarl import URL
 
-from handler.engine.awake_clock import AwakeTimeout
+from handler.engine.awake_clock import AwakeTimeout, AwakeTimer
 
 POST_TIMEOUT_SECONDS = 600.0  # as in the SDK
 CONNECT_TIMEOUT_SECONDS = 30.0  # as in aiohttp; includes TLS
 KEEP_ALIVE_SECONDS = 15.0  # as in aiohttp; a proxy may silently drop an older connection
+# New connections without an answer yet. A server drops those that its accept queue, often of 128,
+# has no place for, and the kernel tries again a second later.
+MAX_UNANSWERED = 100
+MAX_UNANSWERED_SECONDS = 1.0  # then it is lost, or the server has taken it and answers slowly
 WAKE_GRACE_SECONDS = 5.0  # for the answers that arrived while the worker was frozen
 HAPPY_EYEBALLS_DELAY_SECONDS = 0.25  # RFC 8305; uvloop's create_connection does not do it
 LINE_BREAKS = {ord("\r"): " ", ord("\n"): " "}
+MAX_HEADS = 2048  # of requests that are kept for the next POST of the same job, about 1 kB each
+
+Headers = tuple[tuple[str, str], ...]
 
 
 class Origin(NamedTuple):
@@ -58,33 +65,29 @@ class ConnectionPool:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._idle: dict[Origin, list[_Connection]] = {}
         self._busy: set[_Connection] = set()
+        self._unanswered = asyncio.Semaphore(MAX_UNANSWERED)
         self._ssl_context: ssl.SSLContext | None = None
         self._freezes = 0
 
-    async def post(self, url: str, body: bytes, headers: Iterable[tuple[str, str]]) -> PostResponse:
+    async def post(self, url: str, body: bytes, headers: Headers) -> PostResponse:
         """Send a POST and wait for the end of the response.
 
         Raises:
             aiohttp.ClientConnectionError: the connection failed, or a timeout.
         """
-        target = URL(url)
-        origin = Origin(target.scheme == "https", target.raw_host or "", target.port or 0)
-        head = _request_head(target, len(body), headers)
+        origin, head = _request_head(url, headers)
         try:
-            async with AwakeTimeout(POST_TIMEOUT_SECONDS):
-                connection = self._take_idle(origin) or await self._connect(origin)
-                response = connection.send(head + body)
-                self._busy.add(connection)
-                try:
-                    return await response
-                finally:
-                    self._busy.discard(connection)
-                    self._release(origin, connection)
-        except aiohttp.ServerTimeoutError:  # also a TimeoutError
+            connection = self._take_idle(origin) or await self._connect_in_turn(origin)
+            response = connection.send(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+            self._busy.add(connection)
+            try:
+                return await response
+            finally:
+                connection.end()
+                self._busy.discard(connection)
+                self._release(origin, connection)
+        except aiohttp.ServerTimeoutError:  # also an OSError
             raise
-        except TimeoutError as error:
-            message = f"no response in {POST_TIMEOUT_SECONDS:g} s"
-            raise aiohttp.ServerTimeoutError(message) from error
         except OSError as error:
             raise aiohttp.ClientOSError(error.errno, error.strerror or str(error)) from error
 
@@ -125,6 +128,23 @@ class ConnectionPool:
             idle.append(connection)
         else:
             connection.close()
+        if connection.turn is not None:
+            connection.turn.end()
+
+    async def _connect_in_turn(self, origin: Origin) -> "_Connection":
+        """Return a new connection, or one that has become idle before it is its turn."""
+        await self._unanswered.acquire()
+        if (idle := self._take_idle(origin)) is not None:
+            self._unanswered.release()
+            return idle
+        turn = _Turn(self._unanswered)
+        try:
+            connection = await self._connect(origin)
+        except BaseException:
+            turn.end()
+            raise
+        connection.turn = turn
+        return connection
 
     def _close_old(self, idle: list["_Connection"]) -> None:
         """Close those that have been idle for too long; the first one for the longest time."""
@@ -164,6 +184,25 @@ class ConnectionPool:
         return connection
 
 
+class _Turn:
+    """A place among the unanswered connections, until it ends or MAX_UNANSWERED_SECONDS are over.
+
+    Args:
+        places: one of them is taken, and is given back once.
+    """
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = loop.call_later(MAX_UNANSWERED_SECONDS, self.end)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._places.release()
+
+
 class _Connection(asyncio.Protocol):
     """One connection, with one request at a time.
 
@@ -171,25 +210,37 @@ class _Connection(asyncio.Protocol):
         reusable: whether the last response is complete and the connection is still open.
         idle_since: begin of the idle time, on the event loop's clock.
         freezes: how many freezes of the worker were before it.
+        turn: of a connection that was new; its first answer ends it.
     """
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._response: asyncio.Future[PostResponse] | None = None
+        self._timer: AwakeTimer | None = None
         self._reason = b""
         self._status = 0  # of the current response; 0 before the end of its headers
         self.reusable = False
         self.idle_since = 0.0
         self.freezes = 0
+        self.turn: _Turn | None = None
 
     def send(self, request: bytes) -> "asyncio.Future[PostResponse]":
         if self._transport is None:
             raise aiohttp.ServerDisconnectedError
         self.reusable = False
         self._response = asyncio.get_running_loop().create_future()
+        self._timer = AwakeTimer(POST_TIMEOUT_SECONDS, self._time_out)
         self._transport.write(request)
         return self._response
+
+    def end(self) -> None:
+        """End the request, with or without an answer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _time_out(self) -> None:
+        self._fail(aiohttp.ServerTimeoutError(f"no response in {POST_TIMEOUT_SECONDS:g} s"))
 
     def fail_unless_it_sends(self) -> None:
         """Fail the request if it neither is answered nor has sent more after the grace."""
@@ -254,8 +305,11 @@ class _Connection(asyncio.Protocol):
             self._response.set_exception(error or aiohttp.ServerDisconnectedError())
 
 
-def _request_head(target: URL, body_bytes: int, headers: Iterable[tuple[str, str]]) -> bytes:
+@lru_cache(MAX_HEADS)
+def _request_head(url: str, headers: Headers) -> tuple[Origin, bytes]:
+    """Return the server of a POST, and its first lines without the length of the body."""
+    target = URL(url)
+    origin = Origin(target.scheme == "https", target.raw_host or "", target.port or 0)
     lines = [f"POST {target.raw_path_qs} HTTP/1.1", f"Host: {target.raw_authority}"]
     lines += [f"{name}: {value}".translate(LINE_BREAKS) for name, value in headers]
-    lines.append(f"Content-Length: {body_bytes}\r\n\r\n")
-    return "\r\n".join(lines).encode()
+    return origin, "\r\n".join([*lines, ""]).encode()

@@ -16,7 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from handler.metrics.prometheus import PostOutcome
-from handler.serve.queue.connections import ConnectionPool, PostResponse
+from handler.serve.queue.connections import ConnectionPool, Headers, PostResponse
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 RETRY_PAUSES_SECONDS = (2.0, 3.0, 5.0, 8.0, 13.0)
 RETRY_STATUSES = frozenset({408, 425, 429})  # and 5xx
 
+REQUEST_ID = "X-Request-ID"
 RESULT_HEADERS = (("charset", "utf-8"), ("Content-Type", "application/x-www-form-urlencoded"))
 # Headers of the SDK's session: a wrong content type, and compression of bodies that nobody reads.
 OMITTED_SESSION_HEADERS = frozenset({"content-type", "accept-encoding"})
@@ -50,19 +51,17 @@ class Delivery:
         self._on_post = on_post
         self._retry_pauses_seconds = retry_pauses_seconds
 
-    async def transmit(self, session: aiohttp.ClientSession, url: str, data: str) -> None:
-        """POST a result; replaces `runpod.serverless.modules.rp_http._transmit`.
+    async def post(self, url: str, body: bytes, headers: Headers) -> None:
+        """POST a result.
 
         Args:
-            session: the SDK's session, for its headers.
             url: the URL for the job's stream or final output.
-            data: JSON, although the content type is that of a form.
+            body: JSON, although the content type is that of a form.
+            headers: see `result_headers`.
 
         Raises:
             aiohttp.ClientError: the platform rejected the result, or every retry failed.
         """
-        body = data.encode("utf-8", "surrogatepass")
-        headers = _result_headers(session)
         pauses_seconds = list(self._retry_pauses_seconds)
         had_connection_error = False
         while True:
@@ -79,13 +78,11 @@ class Delivery:
             if isinstance(error, aiohttp.ClientConnectionError) and not had_connection_error:
                 # Usually the server has closed an idle keep-alive connection.
                 had_connection_error, pause_seconds = True, 0.0
-            reason = _describe(error)
+            reason = describe(error)
             log.warning("the POST of a result failed (%s), retry in %g s", reason, pause_seconds)
             await asyncio.sleep(pause_seconds)
 
-    async def _post(
-        self, url: str, body: bytes, headers: tuple[tuple[str, str], ...]
-    ) -> aiohttp.ClientError | None:
+    async def _post(self, url: str, body: bytes, headers: Headers) -> aiohttp.ClientError | None:
         try:
             response = await self.connections.post(url, body, headers)
         except aiohttp.ClientConnectionError as error:
@@ -93,13 +90,15 @@ class Delivery:
         return None if 200 <= response.status < 300 else _status_error(url, response)
 
 
-def _result_headers(session: aiohttp.ClientSession) -> tuple[tuple[str, str], ...]:
-    kept = ((n, v) for n, v in session.headers.items() if n.lower() not in OMITTED_SESSION_HEADERS)
-    return (*kept, *RESULT_HEADERS)
+def result_headers(session: aiohttp.ClientSession, job: str) -> Headers:
+    """Return the headers of a job's POSTs: those of the SDK's session, and what it adds."""
+    omitted = {*OMITTED_SESSION_HEADERS, REQUEST_ID.lower()}
+    kept = ((n, v) for n, v in session.headers.items() if n.lower() not in omitted)
+    return (*kept, (REQUEST_ID, job), *RESULT_HEADERS)
 
 
 def _status_error(url: str, response: PostResponse) -> aiohttp.ClientResponseError:
-    """Return the error of aiohttp's `raise_for_status`, which the SDK expects."""
+    """Return the error of aiohttp's `raise_for_status`."""
     request = aiohttp.RequestInfo(URL(url), "POST", CIMultiDictProxy(CIMultiDict()), URL(url))
     message = response.reason or "no reason given"
     return aiohttp.ClientResponseError(request, (), status=response.status, message=message)
@@ -112,7 +111,7 @@ def _is_retryable(error: aiohttp.ClientError) -> bool:
     return error.status >= 500 or error.status in RETRY_STATUSES
 
 
-def _describe(error: aiohttp.ClientError) -> str:
+def describe(error: aiohttp.ClientError) -> str:
     """Return an error's text for the log, without the URL."""
     if isinstance(error, aiohttp.ClientResponseError):
         return f"{error.status} {error.message}"

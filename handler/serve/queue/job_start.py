@@ -9,9 +9,12 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from handler.errors import EngineUnavailable, render
+from handler.errors import EngineUnavailable
 
 POLL_INTERVAL_SECONDS = 0.1
+
+FailJob = Callable[[Any, dict[str, Any], Exception], Awaitable[object]]
+"""Fails a job, given the SDK's session, the job and the error."""
 
 
 async def start_jobs(
@@ -19,7 +22,7 @@ async def start_jobs(
     session: Any,
     unstarted: dict[str, dict[str, Any]],
     job_dropped: Callable[[str], object],
-    job_failed: Callable[[Any, dict[str, Any], Exception], Awaitable[object]],
+    fail_job: FailJob,
 ) -> None:
     """Start each job at once; replaces `JobScaler.run_jobs`.
 
@@ -29,7 +32,7 @@ async def start_jobs(
         unstarted: the jobs that were taken, by their ids; each is removed when it is started.
         job_dropped: called with the id of a job that was cancelled before its first step, when the
             SDK's own clean-up does not run, or on which the SDK itself failed.
-        job_failed: called with the session, the job and the error if the SDK itself failed on it.
+        fail_job: called if the SDK itself failed on a job.
     """
     tasks: set[asyncio.Task[None]] = set()
 
@@ -46,7 +49,7 @@ async def start_jobs(
             await scaler.handle_job(session, job)
         except Exception as error:  # otherwise the job would never end
             job_dropped(job["id"])
-            await job_failed(session, job, error)
+            await fail_job(session, job, error)
 
     while scaler.is_alive() or not scaler.jobs_queue.empty():
         try:  # `wait_for` of Python 3.11 loses a cancellation that comes with a job
@@ -62,17 +65,11 @@ async def start_jobs(
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def send_error(session: Any, job: dict[str, Any], error: Exception) -> None:
-    """Fail a job with an error."""
-    from runpod.serverless.modules.rp_http import send_result
-
-    await send_result(session, {"error": render(error)}, job, is_stream=True)
-
-
 async def fail_unstarted(
     session: Any,
     unstarted: dict[str, dict[str, Any]],
     job_dropped: Callable[[str], object],
+    fail_job: FailJob,
 ) -> None:
     """Fail the jobs that were taken and not started: in the SDK's queue, or on the way there."""
     error = EngineUnavailable("The worker ended before it could start this job.")
@@ -80,4 +77,4 @@ async def fail_unstarted(
     unstarted.clear()
     for name in jobs:
         job_dropped(name)
-    await asyncio.gather(*(send_error(session, job, error) for job in jobs.values()))
+    await asyncio.gather(*(fail_job(session, job, error) for job in jobs.values()))

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from handler.engine.awake_clock import AwakeTimeout, awake_clock
@@ -119,8 +119,8 @@ class QueueJobs:
         self._job_ended.clear()
         return self._job_ended.wait()
 
-    async def handle(self, job: Mapping[str, Any]) -> AsyncIterator[Output]:
-        """Run one job; the SDK calls this on its own event loop, in the job's task."""
+    async def handle(self, job: Mapping[str, Any]) -> AsyncGenerator[Output]:
+        """Run one job and yield its outputs; on the SDK's event loop, in the job's task."""
         name = str(job.get("id", ""))
         job_id.set(name)
         await self._start(name)

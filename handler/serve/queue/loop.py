@@ -15,14 +15,15 @@ import uvloop
 
 from handler.engine.awake_clock import awake_clock
 from handler.errors import EngineDied
-from handler.serve.queue import delivery, job_take
+from handler.serve.queue import delivery, job_run, job_take
 from handler.serve.queue.delivery import Delivery, OnPost
 from handler.serve.queue.drain import Drain
+from handler.serve.queue.job_run import JobRunner
 from handler.serve.queue.job_text import JobDecoder
 from handler.serve.queue.jobs import QueueJobs
 from handler.serve.queue.repeated_lines import RepeatedLines, RepeatedLinesFilter
 from handler.serve.queue.sdk_loops import SdkLoops
-from handler.serve.queue.sdk_patches import SdkHooks, patch_sdk, post_progress
+from handler.serve.queue.sdk_patches import SdkHooks, patch_sdk
 from handler.serve.worker import Worker
 from handler.supervisor import Supervisor
 
@@ -51,10 +52,11 @@ class QueueFrontEnd:
         self._drain_timeout_seconds = drain_timeout_seconds
         self._on_first_poll = on_first_poll
         self._delivery = Delivery(on_post)
+        self._runner = JobRunner(self._delivery)
         self._supervisor = supervisor or Supervisor()
 
     async def report_progress(self, job: Mapping[str, Any], counts: Mapping[str, int]) -> None:
-        await post_progress(job, counts)
+        await self._runner.report_progress(job, counts)
 
     def batch_line_slot(self) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()  # the batch's own concurrency is the limit
@@ -110,7 +112,8 @@ class QueueFrontEnd:
             jobs_taken=jobs.taken,
             jobs_stopped=jobs.stop_early,
             job_dropped=jobs.dropped,
-            transmit=self._delivery.transmit,
+            run_job=functools.partial(self._runner.run, jobs.handle),
+            fail_job=self._runner.fail,
             decode=JobDecoder(worker.parser.body_limits).decode,
         )
 
@@ -124,6 +127,6 @@ def _with_bounded_logs() -> RepeatedLines:
     """Bound the lines of the modules that talk to the platform; return the count of lines."""
     lines = RepeatedLines()
     repeats = RepeatedLinesFilter(lines)
-    for module in (delivery, job_take):
+    for module in (delivery, job_run, job_take):
         module.log.addFilter(repeats)
     return lines

@@ -21,11 +21,13 @@ tests/contract/test_runpod.py has a test for each.
 | `timeout`                     |                                                 |                |
 | `rp_scale.JobScaler.run_jobs` | starts a job up to 0.1 s after its poll; a job  | SDK 2          |
 |                               | whose task fails never ends (`job_start`)       |                |
+| `rp_scale.handle_job`         | formats each output for its debug log, has the  | it retries, at |
+|                               | ids of all jobs in one session's headers        | less CPU time  |
+|                               | (`job_run`); loses a chunk when a connection    |                |
+|                               | breaks (`delivery`); takes 3.8 times the CPU    |                |
+|                               | time for a POST (`connections`)                 |                |
 | `rp_logger.RunPodLogger.log`  | repeats a line without a bound                  | it has a bound |
 |                               | (`repeated_lines`)                              |                |
-| `rp_http._transmit`           | loses a chunk when a connection breaks          | it retries, at |
-|                               | (`delivery`), takes 3.8 times the CPU time      | less CPU time  |
-|                               | (`connections`)                                 |                |
 | `rp_ping.Process`             | nobody notices that the process of pings has    | it is started  |
 |                               | ended (`ping_process`); after a freeze it waits | again          |
 |                               | on a dead connection                            |                |
@@ -34,6 +36,9 @@ tests/contract/test_runpod.py has a test for each.
 
 | called or read                | why                                             | until          |
 | ----------------------------- | ----------------------------------------------- | -------------- |
+| `rp_http.JOB_STREAM_URL`,     | `job_run` posts to them                         | the row of     |
+| `.JOB_DONE_URL`               |                                                 | `handle_job`   |
+|                               |                                                 | goes           |
 | `rp_job._job_get_url`         | `get_job` needs the URL of its poll             | SDK 2          |
 | `http_client.get_auth_header` | the polls have sessions of their own            | SDK 2          |
 | `JobsProgress.get_job_count`, | `get_job` needs the number of taken jobs, and   | SDK 2          |
@@ -48,8 +53,6 @@ tests/contract/test_runpod.py has a test for each.
 | `._session`, `._send_ping`,   |                                                 | `Process` goes |
 | `.ping_loop`,                 |                                                 |                |
 | `.PING_INTERVAL`              |                                                 |                |
-| `rp_http.send_result`         | `progress_update` posts from a thread, so the   | it can be      |
-|                               | last progress could arrive after the job's end  | awaited        |
 | handlers and level of the     | importing the SDK changes them                  | it leaves them |
 | root logger                   |                                                 |                |
 """
@@ -62,7 +65,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.serve.queue.connections import CONNECT_TIMEOUT_SECONDS
-from handler.serve.queue.job_start import fail_unstarted, send_error, start_jobs
+from handler.serve.queue.job_start import FailJob, fail_unstarted, start_jobs
 from handler.serve.queue.job_take import JobTake
 from handler.serve.queue.long_poll import LongPoll
 from handler.serve.queue.ping_process import PingProcess
@@ -138,7 +141,7 @@ class SdkHooks:
         jobs_taken: called with the jobs of one poll.
         jobs_stopped: called with the job ids of one stop signal.
         job_dropped: called with the id of a job that ended before the worker's generator began.
-        transmit: posts a result, see `Delivery.transmit`.
+        run_job, fail_job: see `JobRunner`.
         decode: decodes the answer of a poll, see `JobDecoder.decode`.
     """
 
@@ -147,7 +150,8 @@ class SdkHooks:
     jobs_taken: Callable[[list[dict[str, Any]]], object]
     jobs_stopped: Callable[[list[str]], object]
     job_dropped: Callable[[str], object]
-    transmit: Callable[..., Awaitable[None]]
+    run_job: Callable[..., Awaitable[None]]
+    fail_job: FailJob
     decode: Callable[[bytes], Awaitable[Any]]
 
 
@@ -163,7 +167,7 @@ def patch_sdk(hooks: SdkHooks, sdk_loops: SdkLoops, lines: RepeatedLines) -> Cal
         A function that sends the polls again over new connections; for the SDK's event loop.
     """
     from runpod.http_client import AsyncClientSession
-    from runpod.serverless.modules import rp_http, rp_job, rp_logger, rp_ping, rp_scale
+    from runpod.serverless.modules import rp_job, rp_logger, rp_ping, rp_scale
     from runpod.serverless.modules.worker_state import Job, JobsProgress
 
     sdk_get_stop_signals = rp_scale.get_stop_signals
@@ -190,7 +194,7 @@ def patch_sdk(hooks: SdkHooks, sdk_loops: SdkLoops, lines: RepeatedLines) -> Cal
         stop_poll.wake()
 
     async def run_jobs(scaler: Any, session: Any) -> None:
-        await start_jobs(scaler, session, unstarted, hooks.job_dropped, send_error)
+        await start_jobs(scaler, session, unstarted, hooks.job_dropped, hooks.fail_job)
 
     async def run(scaler: Any) -> None:
         # The polls have timeouts of their own. The SDK's would lose an answer that arrived while
@@ -201,7 +205,7 @@ def patch_sdk(hooks: SdkHooks, sdk_loops: SdkLoops, lines: RepeatedLines) -> Cal
             async def end() -> None:
                 unstarted.update((job["id"], job) for job in await jobs_poll.close())
                 await stop_poll.close()
-                await fail_unstarted(session, unstarted, hooks.job_dropped)
+                await fail_unstarted(session, unstarted, hooks.job_dropped, hooks.fail_job)
 
             loops = {
                 "loop that takes jobs": scaler.get_jobs(session),
@@ -212,9 +216,9 @@ def patch_sdk(hooks: SdkHooks, sdk_loops: SdkLoops, lines: RepeatedLines) -> Cal
             await sdk_loops.run(loops, end, beside=beside)
 
     rp_scale.get_job, rp_scale.get_stop_signals = get_job, get_stop_signals
+    rp_scale.handle_job = hooks.run_job
     rp_scale.JobScaler.run_jobs = run_jobs
     rp_scale.JobScaler.run = run
-    rp_http._transmit = hooks.transmit
     rp_ping.Process = pings.make
     bound_sdk_log(rp_logger.RunPodLogger, lines)
     return wake
@@ -229,16 +233,3 @@ def _poll_session() -> Any:
         headers=get_auth_header(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
     )
-
-
-async def post_progress(job: Mapping[str, Any], progress: Mapping[str, int]) -> None:
-    """Post a job's progress and wait for the response.
-
-    The SDK's `progress_update` posts from another thread. Its last POST could arrive after the end
-    of the job, and the connections of `delivery` belong to this event loop.
-    """
-    from runpod.http_client import AsyncClientSession
-    from runpod.serverless.modules.rp_http import send_result
-
-    async with AsyncClientSession() as session:
-        await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)

@@ -23,16 +23,16 @@ def start(tmp_path):
     folder = model_folder(tmp_path / "m", model__safetensors="w", tokenizer__json=tokenizer)
 
     @contextlib.contextmanager
-    def start(model, *faults):
+    def start(model, *faults, **variables):
         output = tmp_path / "output"
         with running_hub(public=Repository(folder)) as hub, output.open("w") as file:
             hub.faults += faults
             environment = clean_environment(
-                MODEL_NAME=model,
                 HF_ENDPOINT=hub.url,
                 HF_HUB_DISABLE_XET="1",
                 HF_HUB_CACHE=str(tmp_path / "hub"),
                 CACHE_ROOT=str(tmp_path / "cache"),
+                **{"MODEL_NAME": model, **variables},
             )
             worker = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.import_steps"],
@@ -65,10 +65,37 @@ def last_line(output):
     return output.read_text().splitlines()[-1]
 
 
-def test_the_import_begins_before_the_hub_is_asked_and_ends_before_the_flags_are_checked(start):
+def test_the_import_begins_with_the_download_and_ends_before_the_flags_are_checked(start):
     with start("org/public") as (worker, output):
         worker.wait(START_SECONDS)
-    assert steps(output)[:6] == ["import", "hub", "adapter", "imported", "flags", "start"]
+    assert steps(output)[:7] == [
+        "hub",
+        "import",
+        "download",
+        "adapter",
+        "imported",
+        "flags",
+        "start",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [
+        ({"MODEL_NAME": "org/missing"}, 1),
+        ({"TOKENIZER_NAME": "org/missing"}, 2),
+        ({"SPECULATIVE_METHOD": "draft_model", "SPECULATIVE_MODEL": "org/missing"}, 2),
+        ({"LORA_MODULES": "sql=org/missing"}, 2),
+    ],
+    ids=["model", "tokenizer", "draft", "adapter"],
+)
+def test_a_wrong_name_is_told_before_anything_is_imported_or_downloaded(start, variables, asked):
+    with start("org/public", **variables) as (worker, output):
+        assert worker.wait(START_SECONDS) == 3
+    assert steps(output) == ["hub"] * asked
+    assert last_line(output) == (
+        "org/missing: no such repository on the hub, or it is private and HF_TOKEN gives no access."
+    )
 
 
 def test_a_model_that_is_local_is_found_before_the_import_begins(start, tmp_path):
@@ -80,12 +107,11 @@ def test_a_model_that_is_local_is_found_before_the_import_begins(start, tmp_path
 
 def test_a_model_that_fails_during_the_import_ends_the_worker_with_its_line(start):
     """The import does not end, and nothing of it follows the line."""
-    with start("org/missing") as (worker, output):
+    refused = Fault("model.safetensors", times=99, status=403)
+    with start("org/public", refused) as (worker, output):
         assert worker.wait(START_SECONDS) == 3
-    assert steps(output) == ["import", "hub"]
-    assert last_line(output) == (
-        "org/missing: no such repository on the hub, or it is private and HF_TOKEN gives no access."
-    )
+    assert steps(output) == ["hub", "import", "download"]
+    assert last_line(output).startswith("org/public: the hub answered 403: ")
     assert "Traceback" not in output.read_text()
 
 
@@ -97,5 +123,5 @@ def test_a_signal_during_download_and_import_ends_the_worker_at_once(start, numb
         wait_for_fault(silence, worker, output)
         worker.send_signal(number)
         assert worker.wait(START_SECONDS) == 128 + number
-    assert steps(output) == ["import", "hub"]
+    assert steps(output) == ["hub", "import", "download"]
     assert "Traceback" not in output.read_text()

@@ -8,6 +8,7 @@ import pytest
 
 from handler.engine.awake_clock import AwakeClock
 from handler.errors import LoopFailed
+from handler.metrics.cost import CostMeter
 from handler.metrics.monitor import Monitor
 from handler.serve.http.server import HttpServer
 from handler.startup import compile_cache
@@ -76,7 +77,9 @@ def test_the_watch_for_freezes(supervisor):
 def test_the_monitor(supervisor):
     """A sample that fails is logged once, and the next one is taken."""
     with running_stand_in() as (_, runtime):
-        monitor = Monitor(runtime, None, 1, None, supervisor, sample_interval_seconds=0.01)
+        monitor = Monitor(
+            runtime, None, 1, CostMeter(None, 0.0), None, supervisor, sample_interval_seconds=0.01
+        )
         monitor._sample = fail
         with monitor:
             assert failure(supervisor) == "The worker's monitor ended by SystemExit"
@@ -92,7 +95,9 @@ def test_a_sample_of_the_monitor_that_fails_again_and_again_is_logged_once(super
         raise ValueError("planned")
 
     with running_stand_in() as (_, runtime):
-        monitor = Monitor(runtime, None, 1, None, supervisor, sample_interval_seconds=0.01)
+        monitor = Monitor(
+            runtime, None, 1, CostMeter(None, 0.0), None, supervisor, sample_interval_seconds=0.01
+        )
         monitor._sample = sample
         with monitor:
             assert done.wait(10)

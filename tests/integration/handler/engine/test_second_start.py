@@ -17,6 +17,7 @@ from handler.engine.failed_start.second_start import VARIABLE as SECOND_START
 from handler.engine.failed_start.second_start import OutOfGpuMemory
 from handler.engine.interface import AUTO, Configuration, LoweredSetting
 from handler.errors import EngineStartFailed
+from handler.metrics.cost import CostMeter
 from handler.metrics.monitor import Monitor
 from handler.startup.timings import StartupTimings
 from tests.support.environment import ROOT, clean_environment
@@ -90,7 +91,7 @@ def test_the_second_start_says_what_was_lowered(caplog):
     with runtime_of(StandInEngine(), lowered=(LOWERED,)) as runtime:
         runtime.wait_until_up()
         assert runtime.lowered == {"MAX_NUM_BATCHED_TOKENS": 5888}
-        monitor = Monitor(runtime, StartupTimings(0.0), max_running=8)
+        monitor = Monitor(runtime, StartupTimings(0.0), 8, CostMeter(None, 0.0))
         exposition = monitor.with_worker_metrics("")
     series = 'llm_worker_lowered_setting{setting="MAX_NUM_BATCHED_TOKENS"}'
     assert value(exposition, series) == 5888

@@ -11,10 +11,11 @@ from tests.support.hub import Repository, running_hub
 RESOLVE = """
 import os
 from pathlib import Path
-from handler.model.lora import resolve_adapters
+from handler.model.lora import locate_adapters, read_adapter
 from handler.model.sources import ModelSources
 sources = ModelSources(Path(os.environ["BASE_PATH"]))
-for adapter in resolve_adapters(os.environ["LORA_MODULES"], sources):
+for name, located in locate_adapters(os.environ["LORA_MODULES"], sources).items():
+    adapter = read_adapter(name, sources.fetch(located))
     print(adapter.name, adapter.rank, adapter.is_local, adapter.path)
 """
 

@@ -183,7 +183,7 @@ def test_the_engine_looks_where_the_files_are(tmp_path, hub, own, repository):
         "from handler.worker_process import WorkerProcess\n"
         "timings = StartupTimings(time.time())\n"
         "worker = WorkerProcess(load_settings(os.environ), os.environ, timings)\n"
-        "worker._resolve_model(before_hub=lambda: None)\n"
+        "worker._resolve_model(before_download=lambda: None)\n"
         "print(os.environ['HF_HUB_CACHE'])\n"
     )
     own = {name: str(tmp_path / folder) for name, folder in own.items()}

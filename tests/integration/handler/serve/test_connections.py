@@ -10,11 +10,12 @@ import aiohttp
 import pytest
 import uvloop
 
-from handler.serve.queue.connections import ConnectionPool, PostResponse
+from handler.serve.queue import connections
+from handler.serve.queue.connections import MAX_UNANSWERED, ConnectionPool, PostResponse
 
 OK = PostResponse(200, "OK")
 OK_BYTES = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-HEADERS = [("Authorization", "key"), ("X-Request-ID", "a\r\nInjected: b")]
+HEADERS = (("Authorization", "key"), ("X-Request-ID", "a\r\nInjected: b"))
 
 
 class Server:
@@ -72,6 +73,23 @@ def post_in_turn(server, times):
     return uvloop.run(run())
 
 
+def test_a_post_without_an_answer_ends(monkeypatch):
+    """Its connection is not used again."""
+    monkeypatch.setattr(connections, "POST_TIMEOUT_SECONDS", 0.1)
+
+    async def post():
+        async with Server([], [OK_BYTES]) as server:
+            pool = ConnectionPool()
+            with pytest.raises(aiohttp.ServerTimeoutError) as raised:
+                async with asyncio.timeout(30):
+                    await pool.post(server.url, b"{}", HEADERS)
+            answer = await pool.post(server.url, b"{}", HEADERS)
+            pool.close()
+            return str(raised.value), answer, server.connections
+
+    assert uvloop.run(post()) == ("no response in 0.1 s", OK, 2)
+
+
 def test_a_connection_is_reused_and_a_header_cannot_inject_another():
     server = Server([OK_BYTES], [OK_BYTES], [OK_BYTES])
     assert post_in_turn(server, 3) == [OK] * 3
@@ -95,6 +113,105 @@ def test_simultaneous_posts_have_a_connection_each():
         return server.connections
 
     assert uvloop.run(run()) == 4
+
+
+class PatientServer:
+    """Answers nothing before `answers` is set; counts the POSTs that wait for it at once."""
+
+    def __init__(self):
+        self.answers, self.waiting, self.most = asyncio.Event(), 0, 0
+        self.changed = asyncio.Condition()
+
+    async def serve(self, reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n{}"):
+                self.waiting += 1
+                self.most = max(self.most, self.waiting)
+                async with self.changed:
+                    self.changed.notify_all()
+                await self.answers.wait()
+                self.waiting -= 1
+                writer.write(OK_BYTES)
+        writer.close()
+
+    async def wait_for(self, posts):
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.waiting == posts)
+
+
+@contextlib.asynccontextmanager
+async def posts_at_once(number):
+    """Send POSTs at once; yield the server, and the task of them all."""
+    server = PatientServer()
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, backlog=128)
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+    async with listener, asyncio.timeout(60):
+        with contextlib.closing(ConnectionPool()) as pool:
+            posts = asyncio.gather(*(pool.post(url, b"{}", HEADERS) for _ in range(number)))
+            yield server, posts
+
+
+def test_no_more_new_connections_wait_for_an_answer_than_an_accept_queue_holds(monkeypatch):
+    monkeypatch.setattr(connections, "MAX_UNANSWERED_SECONDS", 60.0)
+
+    async def run():
+        async with posts_at_once(3 * MAX_UNANSWERED) as (server, posts):
+            await server.wait_for(MAX_UNANSWERED)
+            server.answers.set()
+            assert await posts == [OK] * 3 * MAX_UNANSWERED
+            return server.most
+
+    assert uvloop.run(run()) == MAX_UNANSWERED
+
+
+def test_a_server_that_answers_slowly_holds_no_other_post_up(monkeypatch):
+    monkeypatch.setattr(connections, "MAX_UNANSWERED_SECONDS", 0.01)
+
+    async def run():
+        async with posts_at_once(3 * MAX_UNANSWERED) as (server, posts):
+            await server.wait_for(3 * MAX_UNANSWERED)
+            server.answers.set()
+            return await posts
+
+    assert uvloop.run(run()) == [OK] * 3 * MAX_UNANSWERED
+
+
+def test_connections_that_are_never_made_hold_no_other_post_up(monkeypatch):
+    monkeypatch.setattr(connections, "MAX_UNANSWERED_SECONDS", 0.01)
+    number = 3 * MAX_UNANSWERED
+
+    async def run():
+        all_begun, begun = asyncio.Event(), []
+
+        class Unreachable(ConnectionPool):
+            async def _open(self, origin):
+                begun.append(origin)
+                if len(begun) == number:
+                    all_begun.set()
+                await asyncio.Event().wait()
+
+        pool = Unreachable()
+        posts = [
+            asyncio.create_task(pool.post("http://127.0.0.1:1/", b"{}", HEADERS))
+            for _ in range(number)
+        ]
+        async with asyncio.timeout(60):
+            await all_begun.wait()
+        for post in posts:
+            post.cancel()
+        await asyncio.gather(*posts, return_exceptions=True)
+        return len(begun)
+
+    assert uvloop.run(run()) == number
+
+
+def test_connections_that_fail_hold_no_other_post_up():
+    async def run():
+        with contextlib.closing(ConnectionPool()) as pool:
+            posts = (pool.post("http://127.0.0.1:1/", b"{}", HEADERS) for _ in range(300))
+            return await asyncio.gather(*posts, return_exceptions=True)
+
+    assert {type(error) for error in uvloop.run(run())} == {aiohttp.ClientOSError}
 
 
 @pytest.mark.parametrize(

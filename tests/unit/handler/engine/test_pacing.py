@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from handler.engine.pacing import MAX_INTERVAL_SECONDS, FlushGate, Pacer
+from handler.engine.pacing import COMFORTABLE_SECONDS, MAX_INTERVAL_SECONDS, FlushGate, Pacer
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from handler.engine.pacing import MAX_INTERVAL_SECONDS, FlushGate, Pacer
 )
 def test_the_interval_follows_the_streams_and_the_platform(streams, round_trips, interval):
     """Streams share the posts; a stream's posts follow each other in any case."""
-    pacer = Pacer(flushes_per_second=400)
+    pacer = Pacer(max_flushes_per_second=400)
     for _ in range(streams):
         pacer.stream_opened()
     for seconds in round_trips:
@@ -29,9 +29,21 @@ def test_the_interval_follows_the_streams_and_the_platform(streams, round_trips,
     assert pacer.interval_seconds() == pytest.approx(interval)
 
 
+@pytest.mark.parametrize(
+    ("streams", "interval"),
+    [(0, 0.0), (64, 0.08), (176, COMFORTABLE_SECONDS), (400, COMFORTABLE_SECONDS), (500, 0.25)],
+)
+def test_flushes_are_few_while_the_interval_is_comfortable(streams, interval):
+    """Then as many as keep it comfortable, up to the maximum."""
+    pacer = Pacer(max_flushes_per_second=2000, economical_flushes_per_second=800)
+    for _ in range(streams):
+        pacer.stream_opened()
+    assert pacer.interval_seconds() == pytest.approx(interval)
+
+
 def test_a_stream_that_has_ended_takes_no_share():
     """Of the posts."""
-    pacer = Pacer(flushes_per_second=1)
+    pacer = Pacer(max_flushes_per_second=1)
     pacer.stream_opened()
     pacer.stream_closed()
     assert pacer.interval_seconds() == 0
@@ -53,7 +65,7 @@ class Clock:
 @pytest.fixture
 def pacer():
     """One stream, four flushes a second."""
-    made = Pacer(flushes_per_second=4)
+    made = Pacer(max_flushes_per_second=4)
     made.stream_opened()
     return made
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from handler.errors import InvalidSetting, ModelUnavailable
-from handler.model.lora import LoraSpec, parse_lora_modules, resolve_adapters
-from handler.model.sources import ModelSources
+from handler.model.lora import LoraSpec, locate_adapters, parse_lora_modules, read_adapter
+from handler.model.sources import FoundFiles, ModelSources
 from tests.support.model_folders import safetensors
 
 PATHS = ("org/sql", "/loras/x", "o/y")
@@ -56,7 +56,7 @@ def test_the_rank_of_an_adapter_is_the_largest_of_its_matrices(tmp_path):
     config = {"r": 8, "rank_pattern": {"q_proj": 16, "v_proj": 4}}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     (tmp_path / "adapter_model.safetensors").write_bytes(safetensors(""))
-    [adapter] = resolve_adapters(f"a={tmp_path}", ModelSources(tmp_path))
+    adapter = read_adapter("a", FoundFiles(tmp_path, "a", "a local folder"))
     assert (adapter.name, adapter.path, adapter.rank) == ("a", tmp_path, 16)
 
 
@@ -67,7 +67,7 @@ def test_an_adapter_without_a_rank_is_an_error(tmp_path, config):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     (tmp_path / "adapter_model.safetensors").write_bytes(safetensors(""))
     with pytest.raises(InvalidSetting) as caught:
-        resolve_adapters(f"a={tmp_path}", ModelSources(tmp_path))
+        read_adapter("a", FoundFiles(tmp_path, "a", "a local folder"))
     assert str(caught.value) == (
         "LORA_MODULES: a needs a rank `r` above zero in its adapter_config.json."
     )
@@ -75,7 +75,7 @@ def test_an_adapter_without_a_rank_is_an_error(tmp_path, config):
 
 def test_a_folder_without_an_adapter_is_an_error(tmp_path):
     with pytest.raises(ModelUnavailable) as caught:
-        resolve_adapters(f"a={tmp_path}", ModelSources(tmp_path))
+        locate_adapters(f"a={tmp_path}", ModelSources(tmp_path))
     assert str(caught.value) == (
         f"LORA_MODULES={str(tmp_path)!r} looks like a local folder, but has no adapter_config.json."
     )

@@ -11,6 +11,9 @@ import pytest
 from handler.startup import prefetch
 from handler.startup.prefetch import prefetch_weights, reads_around_page_cache
 
+FILE_BYTES = 4 << 20
+KEPT_SHARE = 0.9  # a kernel that reclaims memory may have taken some pages again
+
 
 def _resident_bytes(path: Path) -> int:
     """Return how many bytes of a file are in the page cache, according to the kernel."""
@@ -32,7 +35,7 @@ def checkpoint(tmp_path):
     """Three files of weights that are on the disk and not in memory."""
     for number in range(3):
         with (tmp_path / f"model-{number}.safetensors").open("wb") as file:
-            file.write(os.urandom(4 << 20))
+            file.write(os.urandom(FILE_BYTES))
             file.flush()
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -44,7 +47,8 @@ def test_all_weights_are_in_the_page_cache_afterwards(checkpoint):
     assert sum(_resident_bytes(file) for file in files) == 0
     for reader in prefetch_weights(checkpoint):
         reader.join()
-    assert [_resident_bytes(file) for file in files] == [4 << 20] * 3
+    resident = [_resident_bytes(file) for file in files]
+    assert min(resident) > KEPT_SHARE * FILE_BYTES
 
 
 def test_weights_that_do_not_fit_are_not_read(checkpoint):

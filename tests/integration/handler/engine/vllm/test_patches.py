@@ -60,7 +60,7 @@ def tokenizer():
 @pytest.fixture
 def pacer():
     """One stream and one flush an hour: only what does not wait comes out."""
-    made = Pacer(flushes_per_second=1 / 3600)
+    made = Pacer(max_flushes_per_second=1 / 3600)
     made.stream_opened()
     return made
 
@@ -96,7 +96,7 @@ def test_tokens_are_merged_into_one_output(monkeypatch, tokenizer, pacer):
 def test_a_waiting_consumer_is_woken_when_a_flush_is_due(monkeypatch, tokenizer, pacer):
     """Also when no further token comes: a request may be preempted for seconds."""
     tokens = tokenizer.encode(TEXT)[:3]
-    pacer.flushes_per_second = 50
+    pacer.max_flushes_per_second = 50
 
     async def run():
         stream = Stream(monkeypatch, tokenizer, pacer)

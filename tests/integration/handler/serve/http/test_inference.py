@@ -196,8 +196,9 @@ def test_the_log_has_a_line_for_each_request_and_no_text_of_it(http, caplog):
     assert nothing.getMessage().startswith("unknown route 404 refused, 0.")
     assert plain.fields.keys() == {
         *("route", "outcome", "status", "promptTokens", "completionTokens", "cachedTokens"),
-        *("firstTokenSeconds", "seconds"),
+        *("firstTokenSeconds", "seconds", "dollars"),
     }
+    assert nothing.fields.keys() == plain.fields.keys() - {"dollars"}
     assert "secret" not in caplog.text
 
 

@@ -1,11 +1,16 @@
 """The metrics over HTTP, and those of a queue worker on a port of their own."""
 
+import threading
+
 import httpx
+import pytest
 
 from handler.serve.http.metrics_server import MetricsServer
 from tests.support.expositions import value
 from tests.support.http_front_end import STREAM
 from tests.support.http_worker import free_port
+
+STATES = ("start", "busy", "idle")
 
 
 def test_the_exposition_has_the_engines_metrics_and_the_workers(http):
@@ -25,6 +30,30 @@ def test_the_exposition_has_the_engines_metrics_and_the_workers(http):
     assert value(text, "llm_worker_engine_running_requests") == 3
     assert value(text, 'llm_worker_bottleneck{kind="queue"}') == 1
     assert "secret" not in text
+
+
+def test_the_requests_shares_are_the_dollars_of_the_busy_time(http, caplog):
+    """The worker costs 0.001 dollars a second; one request runs alone, then two at once."""
+    caplog.set_level("INFO", "handler")
+    http.complete()
+    threads = [threading.Thread(target=http.complete) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    http.call("POST", "/v1/secret-path", json=STREAM)  # the engine never has it
+    lines = [record.fields for record in caplog.records if hasattr(record, "fields")]
+    text = http.call("GET", "/metrics").text
+    dollars = {
+        state: value(text, f'llm_worker_dollars_total{{state="{state}"}}') for state in STATES
+    }
+    seconds = {
+        state: value(text, f'llm_worker_state_seconds_total{{state="{state}"}}') for state in STATES
+    }
+    assert dollars == pytest.approx({state: each / 1000 for state, each in seconds.items()})
+    assert sum(line.get("dollars", 0) for line in lines) == pytest.approx(dollars["busy"], abs=1e-7)
+    assert dollars["busy"] > 0
+    assert value(text, "llm_worker_dollars_per_second") == 0.001
 
 
 def test_a_queues_worker_has_its_metrics_on_a_port_of_their_own():

@@ -46,9 +46,9 @@ def transmit(caplog, *statuses):
     async def run():
         nonlocal error
         posts = delivery.Delivery(lambda outcome, _, size: outcomes.append((outcome, size)), PAUSES)
-        async with serving(respond) as url, aiohttp.ClientSession() as session:
+        async with serving(respond) as url:
             try:
-                await posts.transmit(session, url, BODY)
+                await posts.post(url, BODY.encode(), ())
             except aiohttp.ClientError as raised:
                 error = raised
             finally:
@@ -88,9 +88,7 @@ def test_a_result_is_posted_until_it_is_taken(caplog, statuses, pauses):
     ],
     ids=["rejected", "always 500", "always broken"],
 )
-def test_a_result_that_is_lost_raises_an_error_that_the_sdk_handles(
-    caplog, statuses, error_type, pauses
-):
+def test_a_result_that_is_lost_raises_an_error_of_aiohttp(caplog, statuses, error_type, pauses):
     outcomes, seen_pauses, error = transmit(caplog, *statuses)
     assert (outcomes, seen_pauses) == (["again"] * len(pauses) + ["lost"], pauses)
     assert type(error) is error_type
@@ -116,13 +114,14 @@ def test_the_headers_are_those_of_the_sdk():
             "Content-Type": "application/json",
             "Authorization": "key",
             "Accept-Encoding": "gzip, deflate",
+            "X-Request-ID": "another job",
         }
         async with (
             serving(respond) as url,
             aiohttp.ClientSession(headers=sdk_headers) as session,
         ):
-            session.headers["X-Request-ID"] = "job"
-            await posts.transmit(session, url, BODY)
+            headers = delivery.result_headers(session, "job")
+            await posts.post(url, BODY.encode(), headers)
             posts.connections.close()
         return url.split("/")[2]
 

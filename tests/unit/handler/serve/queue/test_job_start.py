@@ -6,7 +6,6 @@ import json
 import pytest
 
 from handler.errors import render
-from handler.serve.queue import job_start
 from handler.serve.queue.job_start import (
     POLL_INTERVAL_SECONDS,
     fail_unstarted,
@@ -47,12 +46,12 @@ def test_jobs_start_as_they_arrive_and_all_are_awaited():
     async def run():
         scaler, dropped, failed = Scaler(), [], []
 
-        async def job_failed(session, job, error):
+        async def fail_job(session, job, error):
             failed.append((session, job["id"], str(error)))
 
         unstarted = {name: {"id": name} for name in ("broken", "a", "b", "on its way")}
         running = asyncio.create_task(
-            start_jobs(scaler, "session", unstarted, dropped.append, job_failed)
+            start_jobs(scaler, "session", unstarted, dropped.append, fail_job)
         )
         for number, name in enumerate(["broken", "a", "b"], 1):
             scaler.jobs_queue.put_nowait({"id": name})
@@ -90,16 +89,15 @@ def test_a_job_that_is_cancelled_before_its_first_step_is_removed():
     asyncio.run(run())
 
 
-def test_jobs_that_were_taken_and_not_started_fail(monkeypatch):
+def test_jobs_that_were_taken_and_not_started_fail():
     """Also one that is not yet in the SDK's queue, or was lost when its loop was cancelled."""
     sent, dropped = [], []
 
-    async def send_error(session, job, error):
+    async def fail_job(session, job, error):
         sent.append((session, job["id"], json.loads(render(error))["error"]["code"]))
 
-    monkeypatch.setattr(job_start, "send_error", send_error)
     unstarted = {"a": {"id": "a"}, "b": {"id": "b"}}
-    asyncio.run(fail_unstarted("session", unstarted, dropped.append))
+    asyncio.run(fail_unstarted("session", unstarted, dropped.append, fail_job))
     assert sorted(sent) == [("session", "a", 503), ("session", "b", 503)]
     assert (sorted(dropped), unstarted) == (["a", "b"], {})
 
