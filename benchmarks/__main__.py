@@ -18,8 +18,7 @@ from benchmarks.bench import Bench
 from benchmarks.cases import CASES
 from benchmarks.cases.direct import VARIANTS
 from benchmarks.devices import DEVICES
-from simulated_gpu.__main__ import LIBRARIES
-from simulated_gpu.gpu import build_libraries
+from simulated_gpu.gpu import LIBRARIES, build_libraries
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,15 +66,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--concurrency",
         type=_levels,
-        default=(1, 16, 64, 192),
-        help="levels of main, http and direct (1,16,64,192)",
+        default=(),
+        help="levels of main, pace, http, guidellm, engines and direct",
     )
     add("--rounds", type=int, default=2, help="requests per stream (2)")
     add(
         "--starts",
         type=int,
         default=2,
-        help="starts per worker in main, start, http and parsers (2)",
+        help="starts per worker where contenders take turns (2)",
     )
     add("--jobs", type=int, default=20_000, help="jobs of the case memory (20000)")
     add("--prompt-tokens", type=_count, default=512, help="prompt length in direct (512)")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.devices import PYTHON, ROOT, Device
+from benchmarks.devices import ROOT, Device
 from benchmarks.models import write_model
 from benchmarks.queue_worker import WORKER, QueueWorker, WorkerCommand, running_queue_worker
-from benchmarks.report import Table
+from benchmarks.report import Bounds, Table
 
 DEMO_MODEL = ROOT / "models/smollm2-135m-instruct"
 
@@ -52,13 +52,19 @@ class Bench:
         environ = self.device.environment(model, dummy_weights=False)
         return {"VLLM_CACHE_ROOT": str(self.folder / "cache"), **environ, **more}
 
+    def levels(self, default: Sequence[int]) -> Sequence[int]:
+        """Levels of the command line, or those of the default that the device can batch."""
+        most = self.device.vllm_args["max_num_seqs"]
+        return self.options.concurrency or tuple(level for level in default if level <= most)
+
     def queue_worker(
-        self, environ: Mapping[str, str], worker: WorkerCommand = WORKER
+        self, environ: Mapping[str, str], worker: WorkerCommand = WORKER, accept_queue: int = 128
     ) -> AbstractContextManager[QueueWorker]:
-        """Run a worker behind the local platform; one with vLLM uses the device's build of it."""
-        if worker.command[0] == PYTHON["vllm"]:
-            worker = replace(worker, command=(self.device.python, *worker.command[1:]))
-        return running_queue_worker(worker, environ, self.folder / f"{worker.name}.log")
+        """Run a worker behind the local platform, with the device's build of the engine."""
+        python = self.device.python[worker.engine]
+        worker = replace(worker, command=(python, *worker.command[1:]))
+        log = self.folder / f"{worker.name}.log"
+        return running_queue_worker(worker, environ, log, accept_queue)
 
 
 @dataclass(frozen=True)
@@ -73,4 +79,4 @@ class Case:
     name: str
     title: str
     measure: Callable[[Bench], Any]
-    tables: Callable[[Any], Sequence[Table]]
+    tables: Callable[[Any], Sequence[Table | Bounds]]

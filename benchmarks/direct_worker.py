@@ -50,6 +50,9 @@ class AnyVllmAdapter:
         self._parsed = self._parser.parse_args(list(self._arguments))
         vllm_object("validate_parsed_serve_args")(self._parsed)
 
+    def configuration(self) -> None:
+        """Return None: a benchmark has no second start."""
+
     @asynccontextmanager
     async def start(self, pacer: Pacer) -> AsyncIterator[RunningEngine]:
         from handler.engine.vllm import patches

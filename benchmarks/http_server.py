@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import aiohttp
 import requests
 
-from benchmarks.devices import PYTHON, VLLM_COMMAND
+from benchmarks.devices import VLLM_COMMAND
 from benchmarks.load import Body, LoadTarget, Response, Send
-from benchmarks.queue_worker import START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS, WORKER
+from benchmarks.queue_worker import START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS
 
 T = TypeVar("T")
 
@@ -64,19 +64,20 @@ class HttpServer(LoadTarget):
 
 
 @contextmanager
-def running_http_worker(environ: Mapping[str, str]) -> Iterator[HttpServer]:
+def running_http_worker(environ: Mapping[str, str], python: str) -> Iterator[HttpServer]:
     """Run the worker with SERVE_MODE=http, as a PORT does by itself."""
     port = free_port()
     more = {"PORT": str(port), "API_KEY": API_KEY}
-    with _running(WORKER.command, {**environ, **more}, port, "/ping") as server:
+    command = [python, "-m", "handler"]
+    with _running(command, {**environ, **more}, port, "/ping") as server:
         yield server
 
 
 @contextmanager
-def running_vllm_server(environ: Mapping[str, str]) -> Iterator[HttpServer]:
+def running_vllm_server(environ: Mapping[str, str], python: str) -> Iterator[HttpServer]:
     """Run vLLM's own server with the worker's engine arguments."""
     port = free_port()
-    command = [PYTHON["vllm"], *VLLM_COMMAND, "serve", environ["MODEL_NAME"]]
+    command = [python, *VLLM_COMMAND, "serve", environ["MODEL_NAME"]]
     command += ["--host", "127.0.0.1", "--port", str(port), *shlex.split(environ["ENGINE_ARGS"])]
     with _running(command, environ, port, "/health") as server:
         yield server

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any, TypeVar
 
-from benchmarks.machine import cpu_seconds
+from benchmarks.machine import cpu_seconds, cpu_seconds_by_process
 
 T = TypeVar("T")
 Body = Mapping[str, Any]
@@ -35,6 +35,7 @@ FIGURES = {
     "flush_gap_p99_seconds": "gap between flushes, p99 (s)",
     "messages_per_request": "messages per request",  # POSTs to the platform, reads of the client
     "cpu_ms_per_token": "CPU per token (ms)",  # of all processes of the worker or server
+    "busiest_cpu_ms_per_token": "CPU per token of the busiest process (ms)",
     "prompt_tokens": "prompt tokens",
     "cached_tokens": "cached prompt tokens",
 }
@@ -97,9 +98,11 @@ async def send_all(send: Send, concurrency: int, bodies: Sequence[Body]) -> list
 
 async def measure(send: Send, pid: int, concurrency: int, bodies: Sequence[Body]) -> Figures:
     """Send all bodies; `pid` is the process whose CPU time counts."""
-    cpu, began = cpu_seconds(pid), time.monotonic()
+    cpu, before, began = cpu_seconds(pid), cpu_seconds_by_process(pid), time.monotonic()
     responses = await send_all(send, concurrency, bodies)
     seconds, cpu = time.monotonic() - began, cpu_seconds(pid) - cpu
+    after = cpu_seconds_by_process(pid)
+    busiest = max(used - before.get(process, 0.0) for process, used in after.items())
     tokens = sum(response.completion_tokens for response in responses)
     first = [response.flush_seconds[0] for response in responses]
     gaps = [
@@ -120,6 +123,7 @@ async def measure(send: Send, pid: int, concurrency: int, bodies: Sequence[Body]
         "flush_gap_p99_seconds": p99(gaps) if gaps else 0.0,
         "messages_per_request": mean(response.messages for response in responses),
         "cpu_ms_per_token": cpu / tokens * 1000,
+        "busiest_cpu_ms_per_token": busiest / tokens * 1000,
         "prompt_tokens": mean(response.prompt_tokens for response in responses),
         "cached_tokens": mean(response.cached_tokens for response in responses),
     }
@@ -200,7 +204,6 @@ def random_prompts(start: int, count: int, tokens: int, vocabulary: int) -> list
 def _options(tokens: int) -> dict[str, Any]:
     return {
         "max_tokens": tokens,
-        "min_tokens": tokens,
         "ignore_eos": True,
         "temperature": 0,
         "stream": True,

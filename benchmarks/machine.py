@@ -52,6 +52,16 @@ def cpu_seconds(pid: int) -> float:
     return used
 
 
+def cpu_seconds_by_process(pid: int) -> dict[int, float]:
+    """CPU time of a process and of each of its descendants, without that of their children."""
+    used = {}
+    for process in _process_tree(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used[process.pid] = times.user + times.system
+    return used
+
+
 def memory_bytes(pid: int) -> int:
     """Memory of a process and its descendants; a page that they share counts once.
 

@@ -36,16 +36,18 @@ class WorkerCommand:
         name: in the results.
         stop_timeout_seconds: after which it is killed.
         is_baseline: its start is read from its log, and it may be killed at the end.
+        engine: "vllm" or "sglang".
     """
 
     name: str
     command: tuple[str, ...]
     stop_timeout_seconds: float = STOP_TIMEOUT_SECONDS
     is_baseline: bool = False
+    engine: str = "vllm"
 
 
 WORKER = WorkerCommand("worker", (PYTHON["vllm"], "-m", "handler"))
-SGLANG_WORKER = WorkerCommand("worker-sglang", (PYTHON["sglang"], "-m", "handler"))
+SGLANG_WORKER = WorkerCommand("worker-sglang", (PYTHON["sglang"], "-m", "handler"), engine="sglang")
 BASELINE = WorkerCommand("baseline", (PYTHON["vllm"], "-m", "benchmarks.baseline"), 1.0, True)
 
 
@@ -80,7 +82,7 @@ class QueueWorker(LoadTarget):
         state = self.platform.state
 
         async def send(body: Body) -> Response:
-            job = state.submit(_job_input(body))
+            job = state.submit(job_input(body))
             await job.changed.wait_for(lambda: job.finished, JOB_TIMEOUT_SECONDS)
             del state.jobs[job.id]
             return _response(job)
@@ -90,9 +92,12 @@ class QueueWorker(LoadTarget):
 
 @contextmanager
 def running_queue_worker(
-    worker: WorkerCommand, environ: Mapping[str, str], log: Path
+    worker: WorkerCommand, environ: Mapping[str, str], log: Path, accept_queue: int = 128
 ) -> Iterator[QueueWorker]:
     """Run a worker, with a job in the queue from the beginning.
+
+    Args:
+        accept_queue: of the platform's server.
 
     Raises:
         RuntimeError: it did not start, or the first job failed.
@@ -101,10 +106,12 @@ def running_queue_worker(
     used = False
     try:
         with (
-            running_platform(post_delay_seconds=POST_DELAY_SECONDS) as platform,
+            running_platform(
+                post_delay_seconds=POST_DELAY_SECONDS, accept_queue=accept_queue
+            ) as platform,
             log.open("wb") as file,
         ):
-            waiting = platform.submit(_job_input(load.chat_body("Hello", FIRST_JOB_TOKENS)))
+            waiting = platform.submit(job_input(load.chat_body("Hello", FIRST_JOB_TOKENS)))
             began_at = time.monotonic()
             with running_worker(
                 platform,
@@ -183,7 +190,7 @@ def _start(platform: Platform, job: Job, began_at: float, stages: tuple[Stage, .
     return Start(first_token_at - began_at, (*stages, first_job))
 
 
-def _job_input(body: Body) -> dict[str, Any]:
+def job_input(body: Body) -> dict[str, Any]:
     return {"openai_route": "/v1/chat/completions", "openai_input": dict(body)}
 
 

@@ -54,6 +54,34 @@ def _number(value: float) -> str:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """A figure that has an upper bound by itself."""
+
+    label: str
+    value: float
+    maximum: float
+
+    def cells(self) -> list[str]:
+        """Label, figure, bound and whether it holds."""
+        holds = "yes" if self.value <= self.maximum else "no"
+        return [self.label, _number(self.value), f"≤ {self.maximum:g}", holds]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Figures of one side with their bounds."""
+
+    side: str
+    rows: Sequence[Bound]
+
+    def markdown(self) -> str:
+        """The table."""
+        lines = [["figure", self.side, "target", "met"], ["---"] * 4]
+        lines += [row.cells() for row in self.rows]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+@dataclass(frozen=True)
 class Table:
     """Two sides compared, with a note that says how to read it."""
 

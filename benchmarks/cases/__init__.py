@@ -4,12 +4,17 @@ from collections.abc import Mapping
 
 from benchmarks.bench import Case
 from benchmarks.cases import (
+    accept_queue,
+    day,
     delays,
     direct,
     engines,
+    guidellm,
     http,
+    long_prompts,
     main,
     memory,
+    pace,
     parsers,
     prefix,
     quantization,
@@ -21,7 +26,11 @@ CASES: Mapping[str, Case] = {
     module.CASE.name: module.CASE
     for module in (
         main,
+        pace,
         http,
+        guidellm,
+        accept_queue,
+        long_prompts,
         start,
         delays,
         parsers,
@@ -29,6 +38,7 @@ CASES: Mapping[str, Case] = {
         speculation,
         quantization,
         engines,
+        day,
         memory,
         direct,
     )

@@ -67,6 +67,7 @@ class Variant:
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 4}
 NGRAM |= {"prompt_lookup_max": 4, "prompt_lookup_min": 2}
+LEVELS = (1, 16, 64, 192)
 REPEATING_CONCURRENCY = (1, 16)
 # The most important first: the budget may run out.
 VARIANTS: Mapping[str, Variant] = {
@@ -97,7 +98,7 @@ def _measure_variant(bench: Bench, name: str, variant: Variant, deadline: float)
         if seconds < MIN_PROCESS_SECONDS:
             return measured | {"error": f"not run ({start}): the time of --budget is used up"}
         print(f"  {name}, {start}", file=sys.stderr, flush=True)
-        load = {} if start == "cold" else _levels(variant, bench.options.concurrency)
+        load = {} if start == "cold" else _levels(variant, bench.levels(LEVELS))
         found = run_process(
             bench,
             variant,
@@ -142,7 +143,7 @@ def run_process(
         rounds=bench.options.rounds,
         **run,
     )
-    command = [bench.device.python, "-m", "benchmarks.direct_process"]
+    command = [bench.device.python["vllm"], "-m", "benchmarks.direct_process"]
     command += [json.dumps(asdict(specification)), str(result)]
     code = _run(command, process_environment(bench, model, variant), log, timeout_seconds)
     text = log.read_text(errors="replace")

@@ -20,18 +20,25 @@ FIGURES = (
     "cpu_ms_per_token",
     "messages_per_request",
 )
-TARGETS = {("output_tokens_per_second", "192"): Target(1.0)}
+LEVELS = (1, 16, 64, 192, 512)
+TARGETS = {
+    (figure, str(level)): target
+    for level in LEVELS
+    for figure, target in {
+        "output_tokens_per_second": Target(1.0),
+        "ttft_p50_seconds": Target(1.0, is_maximum=True),
+        "ttft_p99_seconds": Target(1.0, is_maximum=True),
+    }.items()
+}
 
 
 def measure(bench: Bench) -> dict[str, Any]:
-    options, environ = bench.options, bench.environment()
+    options, environ, levels = bench.options, bench.environment(), bench.levels(LEVELS)
     loads: dict[str, list[Loads]] = {name: [] for name in SIDES}
     for _ in range(options.starts):
         for name, running in SIDES.items():
-            with running(environ) as server:
-                loads[name].append(
-                    server.measure_chats(options.concurrency, options.rounds * 2, TOKENS)
-                )
+            with running(environ, bench.device.python["vllm"]) as server:
+                loads[name].append(server.measure_chats(levels, options.rounds * 2, TOKENS))
     return {name: median_loads(runs) for name, runs in loads.items()}
 
 

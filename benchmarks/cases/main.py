@@ -13,6 +13,7 @@ from benchmarks.load import Loads, median_loads
 from benchmarks.queue_worker import BASELINE, WORKER, Start, median_start
 from benchmarks.report import Row, Table, Target, load_rows
 
+LEVELS = (1, 16, 64, 192)
 TOKENS = 128
 PROMPT_TOKENS = 21  # of the engine alone, as many as the chat's
 START_TARGET = Target(0.45, is_maximum=True)
@@ -32,6 +33,11 @@ ENGINE_FIGURES = ("output_tokens_per_second",)
 
 
 def measure(bench: Bench) -> dict[str, Any]:
+    return measure_sides(bench, bench.levels(LEVELS))
+
+
+def measure_sides(bench: Bench, levels: Sequence[int]) -> dict[str, Any]:
+    """Measure both workers and the engine alone in turns, at each level of concurrency."""
     options, environ = bench.options, bench.environment()
     workers = (BASELINE, WORKER)
     for worker in workers:
@@ -44,10 +50,8 @@ def measure(bench: Bench) -> dict[str, Any]:
         for worker in workers:
             with bench.queue_worker(environ, worker) as running:
                 starts[worker.name].append(running.start)
-                loads[worker.name].append(
-                    running.measure_chats(options.concurrency, options.rounds, TOKENS)
-                )
-        engine.append(_measure_engine(bench))
+                loads[worker.name].append(running.measure_chats(levels, options.rounds, TOKENS))
+        engine.append(measure_engine(bench, levels, PROMPT_TOKENS, TOKENS))
     return {
         "engine": {"load": median_loads(engine)},
         **{
@@ -66,14 +70,17 @@ def tables(measured: Any) -> Sequence[Table]:
     return [Table("baseline", "worker", rows), Table("engine alone", "worker", alone)]
 
 
-def _measure_engine(bench: Bench) -> Loads:
+def measure_engine(
+    bench: Bench, levels: Sequence[int], prompt_tokens: int, output_tokens: int
+) -> Loads:
+    """Measure the engine alone, in a process of its own."""
     found = run_process(
         bench,
         Variant("none"),
         timeout_seconds=bench.options.timeout,
-        concurrency=bench.options.concurrency,
-        prompt_tokens=PROMPT_TOKENS,
-        output_tokens=TOKENS,
+        concurrency=levels,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
     )
     if "error" in found:
         raise RuntimeError(f"the engine alone: {found['error']}")

@@ -11,7 +11,7 @@ KINDS: dict[str, tuple[int, float]] = {
     "stream": (10, 4),
     "plain": (6, 4),
     "tools": (3, 4),
-    "keep_alive": (20, 20),  # a call, a pause, another call on the same connection
+    "keep_alive": (20, 70),  # a call, a pause, another call on the same connection
     "half_open": (12, 24),  # nothing, half a head, or half a body; the server or the client ends it
     "slow_reader": (8, 15),
     "leaves": (8, 3),

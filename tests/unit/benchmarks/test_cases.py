@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.bench import Bench
-from benchmarks.cases import CASES, speculation
+from benchmarks.cases import CASES, long_prompts, speculation
 from benchmarks.devices import DEVICES
 from benchmarks.load import LoadTarget, Response
 from benchmarks.queue_worker import Stage, Start
@@ -33,16 +33,25 @@ class InstantWorker(LoadTarget):
 
 class InstantBench(Bench):
     @contextmanager
-    def queue_worker(self, environ, worker=None):
+    def queue_worker(self, environ, worker=None, accept_queue=None):
         assert environ["MODEL_NAME"].startswith(str(self.folder))
         yield InstantWorker()
+
+
+def instant_engine(bench, levels, prompt_tokens, output_tokens):
+    body = {"max_tokens": output_tokens}
+    return {
+        level: InstantWorker().measure(level, [body] * 2 * level, warm_up=level) for level in levels
+    }
 
 
 @pytest.mark.parametrize(
     ("name", "tables"),
     [
+        ("accept_queue", 1),
         ("delays", 1),
         ("engines", 1),
+        ("long_prompts", 1),
         ("memory", 1),
         ("parsers", 3),
         ("prefix", 1),
@@ -53,7 +62,8 @@ class InstantBench(Bench):
 )
 def test_what_a_case_measures_makes_its_tables(monkeypatch, tmp_path, name, tables):
     monkeypatch.setattr(speculation, "fetch_metrics", lambda platform: "")
-    options = Namespace(rounds=1, starts=1, jobs=1280)
+    monkeypatch.setattr(long_prompts, "measure_engine", instant_engine)
+    options = Namespace(rounds=1, starts=1, jobs=1280, concurrency=())
     case = CASES[name]
     measured = case.measure(InstantBench(DEVICES["gpu"], tmp_path, options, print))
     made = case.tables(json.loads(json.dumps(measured)))

@@ -18,7 +18,7 @@ def test_without_a_gpu_the_exit_code_is_2(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "'nothing' must be one of main, http"),
+        (["nothing"], "'nothing' must be one of main, pace"),
         (["--variants", "fp8,int3"], "'int3' must be one of fp8, fp8-worker"),
         (["--concurrency", "1,0"], "'0' must be a whole number, 1 or more"),
         (["--output-tokens", "1"], "'1' must be a whole number, 2 or more"),

@@ -104,4 +104,9 @@ def test_a_simulated_gpu_has_the_cuda_build_and_the_simulated_engine(tmp_path):
     environ = device.environment(tmp_path, dummy_weights=True)
     assert f"--distributed-executor-backend={EXECUTOR}" in environ["ENGINE_ARGS"].split()
     assert environ["SIMULATED_GPUS"] == "1"
-    assert device.python == str(ROOT / ".venv-cuda/bin/python")
+    assert device.python["vllm"] == str(ROOT / ".venv-cuda/bin/python")
+    assert device.python["sglang"] == str(ROOT / ".venv-sglang-cuda/bin/python")
+    assert (
+        device.environment(tmp_path, "sglang", dummy_weights=True)["SGLANG_PLUGINS"]
+        == "simulated_gpu"
+    )

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import machine, plot, report
 from benchmarks.bench import Case
 from benchmarks.cases import CASES
-from benchmarks.report import Row, Table, Target, load_rows
+from benchmarks.report import Bound, Bounds, Row, Table, Target, load_rows
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "memory_gib": 24, "python": "3.11.7", "vllm": "0.32.0"}
 
@@ -31,6 +31,16 @@ def test_a_table_shows_ratios_beside_their_targets():
         "| nothing | 0 | 1 | – |  |  |\n"
         "\n"
         "A note.\n"
+    )
+
+
+def test_a_bound_is_met_by_its_own_value():
+    rows = [Bound("gap (s)", 0.3, 0.3), Bound("wait (s)", 0.31, 0.3)]
+    assert Bounds("worker", rows).markdown() == (
+        "| figure | worker | target | met |\n"
+        "| --- | --- | --- | --- |\n"
+        "| gap (s) | 0.3 | ≤ 0.3 | yes |\n"
+        "| wait (s) | 0.31 | ≤ 0.3 | no |\n"
     )
 
 
