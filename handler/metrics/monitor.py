@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import httpx
@@ -24,6 +25,7 @@ from handler.metrics.bottleneck import (
     find_bottleneck,
     speculation_pays,
 )
+from handler.metrics.cost import CostMeter
 from handler.metrics.engine_stats import EngineStats, StatsWindow, parse_stats, window_between
 from handler.metrics.prometheus import Gauges, WorkerMetrics
 from handler.startup.timings import StartupTimings
@@ -43,12 +45,14 @@ class Monitor:
         runtime: the running engine.
         timings: the stages of the start.
         max_running: requests that the engine can run at once.
+        cost: what the worker's time costs.
         pushgateway: receives the metrics; leaving the context deletes them there.
         supervisor: watches the monitor's thread.
         sample_interval_seconds: the time between two samples.
 
     Attributes:
         metrics: the worker's own metrics.
+        cost: what the worker's time costs.
     """
 
     def __init__(
@@ -56,12 +60,14 @@ class Monitor:
         runtime: EngineRuntime,
         timings: StartupTimings,
         max_running: int,
+        cost: CostMeter,
         pushgateway: "Pushgateway | None" = None,
         supervisor: Supervisor | None = None,
         sample_interval_seconds: float = SAMPLE_INTERVAL_SECONDS,
     ) -> None:
         self._runtime = runtime
         self._max_running = max_running
+        self.cost = cost
         self._pushgateway = pushgateway
         self.metrics = WorkerMetrics(timings, runtime.pacer, self._gauges)
         self._samples: deque[tuple[float, EngineStats]] = deque()  # monotonic seconds, stats
@@ -119,9 +125,10 @@ class Monitor:
     def _gauges(self) -> Gauges:
         running = self._runtime.running
         is_alive = running is not None and not self._runtime.dead and running.alive()
-        gauges: dict[str, float | dict[str, float]] = {"engine_up": float(is_alive)}
+        gauges: dict[str, float | Mapping[str, float]] = {"engine_up": float(is_alive)}
         if self._runtime.lowered:
             gauges["lowered_setting"] = dict(self._runtime.lowered)
+        gauges |= self.cost.gauges()
         if (latest := self._latest()) is None:
             return gauges
         stats, window = latest

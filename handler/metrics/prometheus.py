@@ -33,6 +33,16 @@ GAUGES = {
         "Value of a setting that the worker has lowered to fit the GPU's memory",
         ("setting",),
     ),
+    "state_seconds_total": (
+        "Seconds that the worker has spent on its start, with requests in the engine, and idle",
+        ("state",),
+    ),
+    "dollars_total": ("The same seconds in dollars", ("state",)),
+    "dollars_per_second": ("Price of the worker, in dollars per second", ()),
+    "request_dollars_per_second": (
+        "A running request's share of the price, in dollars per second",
+        (),
+    ),
     "start_failed": (
         "1 if the start has failed, by its exit code; all other metrics are absent then",
         ("exit_code",),

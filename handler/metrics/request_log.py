@@ -10,6 +10,7 @@ from typing import Literal
 
 from handler.engine.call.usage import Usage, UsageCounter
 from handler.errors import ClientDisconnected, RequestError
+from handler.metrics.cost import CostMeter, CostShare
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class RequestRecord:
     Args:
         request_id: the id of the job or of the HTTP request.
         log_content: whether prompt and completion go to the log.
+        cost: divides the worker's price among the requests, None for a job without metrics.
 
     Attributes:
         route: the engine's path, or "?" if there is none.
@@ -39,9 +41,13 @@ class RequestRecord:
         engine_at: when the request was sent to the engine.
         first_output_at: first output of the engine.
         ended_at: end of the request.
+        dollars: its share of the worker's price, from `engine_at` to its end; None before, and
+            where the price is not known.
     """
 
-    def __init__(self, request_id: str, log_content: bool = False) -> None:
+    def __init__(
+        self, request_id: str, log_content: bool = False, cost: CostMeter | None = None
+    ) -> None:
         self.id = request_id
         self.route = UNKNOWN_ROUTE
         self.status = CANCELLED
@@ -50,6 +56,9 @@ class RequestRecord:
         self.engine_at: float | None = None
         self.first_output_at: float | None = None
         self.ended_at: float | None = None
+        self.dollars: float | None = None
+        self._cost = cost
+        self._share: CostShare | None = None
         self._usage = UsageCounter()
         self._log_content = log_content
         self._prompt = b""
@@ -58,6 +67,8 @@ class RequestRecord:
     def sent(self, route: str, body: bytes) -> None:
         """Record that the request is sent to the engine."""
         self.route, self.engine_at = route, time.monotonic()
+        if self._cost is not None and self._share is None:
+            self._share = self._cost.begin()
         if self._log_content:
             self._prompt = body
 
@@ -82,6 +93,8 @@ class RequestRecord:
     def finish(self) -> None:
         """Record the end of the request and write its log line."""
         self.ended_at = time.monotonic()
+        if self._share is not None:
+            self.dollars = self._share.end()
         usage, first = self.usage, self.time_to_first_token_seconds
         fields = {
             "route": self.route,
@@ -93,6 +106,8 @@ class RequestRecord:
             "firstTokenSeconds": None if first is None else round(first, 4),
             "seconds": round(self.seconds, 4),
         }
+        if self.dollars is not None:
+            fields["dollars"] = round(self.dollars, 9)
         route = "unknown route" if self.route == UNKNOWN_ROUTE else self.route
         text = f"{route} {self.status} {self.outcome}"
         if usage.prompt or usage.completion:
@@ -100,6 +115,8 @@ class RequestRecord:
         if first is not None:
             text += f", first token {first:.3f} s"
         text += f", {self.seconds:.2f} s"
+        if self.dollars is not None:
+            text += f", ${self.dollars:.6f}"
         if self._log_content:
             asked, answered = _text(self._prompt), _text(b"".join(self._completion))
             fields |= {"asked": asked, "answered": answered}

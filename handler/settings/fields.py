@@ -29,9 +29,7 @@ from handler.settings.types import (
     parse_model_names,
 )
 
-# A POST costs a quarter of a millisecond of CPU in the SDK and the platform: 200 streams get 4 a
-# second each.
-POSTS_PER_SECOND = 800.0
+POSTS_PER_SECOND = 2000.0
 
 
 class Settings(BaseSettings):
@@ -139,7 +137,7 @@ class Settings(BaseSettings):
     max_posts_per_second: PositiveFloat = Field(
         POSTS_PER_SECOND,
         validation_alias="MAX_POSTS_PER_SECOND",
-        description="Limit for flushes per second, shared by all streams",
+        description="Most POSTs of all streams per second; up to 176 streams share 800",
     )
     request_timeout_seconds: Seconds | None = Field(
         None, validation_alias="REQUEST_TIMEOUT", description="Seconds until a job fails with 408"
@@ -271,6 +269,12 @@ class Settings(BaseSettings):
         "",
         validation_alias="CORS_ORIGINS",
         description="Web pages that may call HTTP (https://a.example,https://b.example), or *",
+    )
+    price_per_second: Seconds | None = Field(
+        None,
+        validation_alias="PRICE_PER_SECOND",
+        description="Dollars that the worker costs per second, for the log and the metrics; by "
+        "default what its GPUs cost on Runpod",
     )
     metrics_port: Port | None = Field(
         None,

@@ -104,6 +104,7 @@ def monitored(tmp_path_factory):
         RUNPOD_ENDPOINT_ID=LABELS["endpoint"],
         RUNPOD_POD_ID=LABELS["worker"],
         SPECULATIVE_METHOD="ngram",
+        PRICE_PER_SECOND="0.001",
         VLLM_LOGGING_LEVEL="ERROR",
     )
     log = folder / "worker.log"
@@ -196,7 +197,7 @@ def test_the_metrics_count_the_requests_that_were_sent(monitored, metric, select
     assert monitored.value(fill_variables(expression, **monitored.scraped)) == value
 
 
-def test_the_rules_load_and_only_the_drafts_alert_is_pending(monitored):
+def test_the_rules_load_and_only_the_drafts_and_the_idle_time_are_pending(monitored):
     def rules() -> list[dict]:
         groups = monitored.prometheus.get("rules")["groups"]
         return [rule for group in groups for rule in group["rules"]]
@@ -205,7 +206,8 @@ def test_the_rules_load_and_only_the_drafts_alert_is_pending(monitored):
     wait_until(lambda: all(rule["health"] != "unknown" for rule in rules()), "the rules")
     assert len(rules()) == len(RULES)
     assert {(rule["health"], rule.get("lastError")) for rule in rules()} == {("ok", None)}
-    usual = {("LlmWorkerSpeculationDoesNotPay", "pending")}
+    names = ("LlmWorkerSpeculationDoesNotPay", "LlmWorkerPaysForIdleTime")
+    usual = {(name, "pending") for name in names}
     wait_until(lambda: monitored.alerts() <= usual, f"no other alerts than {usual}")
     recorded = 'llm_worker:start_seconds:total{endpoint="local"}'
     wait_until(lambda: monitored.value(recorded) > 0, "the sum of the start's stages")
