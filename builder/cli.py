@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ from handler.errors import StartError
 HELP = """From a model's name to a running endpoint: the builder's commands.
 
     python -m builder plan MODEL          shows which GPU fits a model, and what it costs
+    python -m builder presets             lists models with settings and GPUs that fit
     python -m builder fetch MODEL         downloads a quantized checkpoint and verifies it
     python -m builder quantize MODEL      makes an AWQ or FP8 checkpoint
     python -m builder warm --out FOLDER   archives what an engine compiles, for images
@@ -28,6 +29,7 @@ HELP = """From a model's name to a running endpoint: the builder's commands.
 Each command has --help."""
 COMMANDS = {
     "plan": ("builder.plan.command", "main"),
+    "presets": ("builder.presets", "main"),
     "fetch": ("builder.fetch.__main__", "main"),
     "quantize": ("builder.quantize.command", "main"),
     "warm": ("builder.warm", "main"),
@@ -184,3 +186,15 @@ def whole_number(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return parse_number
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """Return the lines of a table; the columns whose numbers are in `left` begin at their left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            text.ljust(width) if column in left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -78,6 +78,7 @@ GROUPS = {
         "STARTUP_ERROR_SECONDS",
     ),
     "Metrics and logs": (
+        "PRICE_PER_SECOND",
         "METRICS_PORT",
         "PROMETHEUS_PUSHGATEWAY",
         "PROMETHEUS_JOB",

@@ -25,7 +25,8 @@ class Settings:
 
     The defaults are the real platform's. Its `poll_seconds` and `stream_wait_seconds` are not
     known, nor is `max_line_bytes`, the longest request line: 8190 is that of aiohttp and Apache.
-    A longer one is answered with 400.
+    A longer one is answered with 400. `accept_queue` is how many connections may wait until the
+    server accepts them; the kernel drops further ones, and the client tries again a second later.
     """
 
     endpoint_id: str = "demo"
@@ -39,6 +40,7 @@ class Settings:
     post_delay_seconds: float = 0.0
     ping_interval_seconds: int = 10
     max_line_bytes: int = 8190
+    accept_queue: int = 128
 
     def __post_init__(self) -> None:
         if self.ping_interval_seconds < 1:  # the SDK would ping without a pause

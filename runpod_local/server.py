@@ -39,7 +39,9 @@ async def running_server(state: EndpointState) -> AsyncIterator[str]:
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, HOST, state.settings.port).start()
+        await web.TCPSite(
+            runner, HOST, state.settings.port, backlog=state.settings.accept_queue
+        ).start()
         port = runner.addresses[0][1]
         yield f"http://{HOST}:{port}{root}"
     finally:

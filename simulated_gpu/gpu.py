@@ -65,7 +65,7 @@ GPUS: Mapping[str, SimulatedGpu] = {
 
 
 def build_libraries(folder: Path) -> None:
-    """Compile the two libraries into a folder, unless they are there and newer than their sources.
+    """Compile the two libraries into a folder, unless they are there with the same sources.
 
     Raises:
         FileNotFoundError: there is no C compiler, `cc`.
@@ -73,12 +73,13 @@ def build_libraries(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, source in SOURCES.items():
-        library, path = folder / name, FOLDER / source
-        if library.exists() and library.stat().st_mtime > path.stat().st_mtime:
+        library, path, compiled = folder / name, FOLDER / source, folder / source
+        if library.exists() and compiled.exists() and compiled.read_bytes() == path.read_bytes():
             continue
         partial = folder / f".{name}.{os.getpid()}"  # another process may compile it too
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", partial, path], check=True)
         partial.replace(library)
+        compiled.write_bytes(path.read_bytes())
 
 
 def host_environment(

@@ -10,6 +10,7 @@ logprobs, grammars, LoRA adapters, speculation, embeddings, several ranks.
 SGLang finds it as a plugin (`sglang_site`), in the process of each rank. Variables:
 
     SIMULATED_STEP_MS                   duration of a decode step (12)
+    SIMULATED_STEP_US_PER_SEQUENCE      and for each sequence in it (0)
     SIMULATED_PREFILL_TOKENS_PER_SECOND (30000)
     SIMULATED_LOAD_SECONDS              for the weights (0)
     SIMULATED_KV_CACHE_GIB              memory for the KV cache, where no flag says it (40)
@@ -96,6 +97,7 @@ class SimulatedWorker(TpModelWorker):
     def __init__(self, **kwargs: Any) -> None:
         setting = os.environ.get
         self._step_seconds = float(setting("SIMULATED_STEP_MS", "12")) / 1000
+        self._sequence_seconds = float(setting("SIMULATED_STEP_US_PER_SEQUENCE", "0")) / 1e6
         self._prefill_rate = float(setting("SIMULATED_PREFILL_TOKENS_PER_SECOND", "30000"))
         self._free_at = 0.0
         self.step = TimedEvent(0.0)
@@ -120,7 +122,8 @@ class SimulatedWorker(TpModelWorker):
     def forward_batch_generation(self, batch: Any, *_: Any, **__: Any) -> GenerationBatchResult:
         prefill_tokens = batch.extend_num_tokens or 0 if batch.forward_mode.is_extend() else 0
         begin = max(time.perf_counter(), self._free_at)
-        self._free_at = begin + self._step_seconds + prefill_tokens / self._prefill_rate
+        step = self._step_seconds + self._sequence_seconds * len(batch.reqs)
+        self._free_at = begin + step + prefill_tokens / self._prefill_rate
         self.step = TimedEvent(self._free_at)
         is_prefill = batch.forward_mode.is_extend()
         tokens = [self._next_token(request, is_prefill=is_prefill) for request in batch.reqs]

@@ -6,6 +6,7 @@ around a GPU have to do, and that a start with a GPU's configuration succeeds. I
 GPU's speed. Variables:
 
     SIMULATED_STEP_MS                   duration of a decode step (12)
+    SIMULATED_STEP_US_PER_SEQUENCE      and for each sequence in it (0)
     SIMULATED_PREFILL_TOKENS_PER_SECOND (30000)
     SIMULATED_LOAD_SECONDS              for the weights (0)
     SIMULATED_KV_CACHE_GIB              memory for the KV cache, where no flag says it (40)
@@ -33,6 +34,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
+from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
@@ -90,13 +92,14 @@ class SimulatedExecutor(Executor):
         self._ends_stage("imports of the rank")
         setting = os.environ.get
         self._step_seconds = float(setting("SIMULATED_STEP_MS", "12")) / 1000
+        self._sequence_seconds = float(setting("SIMULATED_STEP_US_PER_SEQUENCE", "0")) / 1e6
         self._prefill_rate = float(setting("SIMULATED_PREFILL_TOKENS_PER_SECOND", "30000"))
         self._answer: Sequence[int] | None = json.loads(setting("SIMULATED_TOKENS", "null"))
         self._tokens = Drawn(
             int(setting("SIMULATED_VOCABULARY", "0"))
             or self.model_config.get_vocab_size() - SPECIAL_TOKENS
         )
-        self._end_token = _end_of_sequence(self.model_config.hf_config.eos_token_id)
+        self._end_token = _end_of_sequence(self.model_config.hf_text_config)
         self._prompt_tokens: dict[str, int] = {}
         self._answered_tokens: dict[str, int] = {}
         self._step = Step(due=0.0, is_sampled={})
@@ -128,7 +131,7 @@ class SimulatedExecutor(Executor):
             block_size=self.cache_config.block_size or 16,
             num_kv_heads=model.get_num_kv_heads(parallel),
             head_size=model.get_head_size(),
-            dtype=model.dtype,
+            dtype=kv_cache_dtype_str_to_dtype(self.cache_config.cache_dtype, model),
         )
         layers = range(model.get_num_layers(parallel))
         return {f"model.layers.{layer}.self_attn.attn": spec for layer in layers}
@@ -205,6 +208,7 @@ class SimulatedExecutor(Executor):
         due = max(time.perf_counter(), self._free_at)
         if is_sampled:
             due += self._step_seconds + prefill_tokens / self._prefill_rate
+            due += self._sequence_seconds * len(is_sampled)
         self._free_at = due
         self._step = Step(due, is_sampled)
         output = None if is_sampled else _output({})  # sample_tokens gives that of a step
@@ -280,5 +284,7 @@ def _allowed_token(mask: np.ndarray, *preferred: int) -> int:
     return int(allowed[-1 if len(allowed) <= FEW_TOKENS else 0])
 
 
-def _end_of_sequence(token: int | list[int]) -> int:
-    return token[0] if isinstance(token, list) else token
+def _end_of_sequence(config: Any) -> int:
+    """Return the token that ends an answer; 0 where only generation_config.json has it."""
+    token: int | list[int] | None = getattr(config, "eos_token_id", None)
+    return token[0] if isinstance(token, list) else token or 0

@@ -16,8 +16,8 @@ from builder.deploy.environment import WorkerEnvironment, worker_environment
 from builder.deploy.start_timeout import INIT_TIMEOUT, Sizes, downloads_of, init_timeout_seconds
 from builder.errors import InvalidArgument
 from builder.hub_listing import CUDA_VERSIONS, DISK_GB
-from builder.plan.gpus import load_gpu_table
 from builder.presets import model_slug
+from handler.gpu_pools import load_gpu_table
 
 TYPES = {"queue": "QUEUE", "lb": "LOAD_BALANCER"}
 HTTP_PORT = "8000"

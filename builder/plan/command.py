@@ -4,7 +4,8 @@
 
 reads config.json and the headers of the weights, on the hub or in a folder, and downloads no
 weights. It prints a table of Runpod's GPUs, and the environment for the one with the lowest price
-per second. A gated repository needs HF_TOKEN in the environment.
+per second. A gated repository needs HF_TOKEN in the environment. With --workload it also prints
+settings for a kind of requests, and with --traffic it simulates a day instead.
 
   weights     on each GPU
   reserve     on each GPU, for CUDA, graphs and the activations of one step; an estimate
@@ -16,7 +17,8 @@ per second. A gated repository needs HF_TOKEN in the environment.
   $/M tokens  price of a million generated tokens, on a flex worker that is always full
 
 Exit codes: 0 a plan, even if no GPU fits; 2 an invalid argument, or a checkpoint that cannot be
-planned; 3 the hub refuses the model, or its layers are of an unknown kind.
+planned; 3 the hub refuses the model, its layers are of an unknown kind, or RUNPOD_API_KEY is
+missing or not valid (--prices live); 7 Runpod's API cannot be reached.
 """
 
 import argparse
@@ -28,14 +30,19 @@ from builder.cli import Console, command_parser, run_command, whole_number
 from builder.errors import InvalidArgument
 from builder.fetch.request import hub_token
 from builder.plan.architecture import BF16_BYTES, Architecture, parse_architecture
-from builder.plan.estimate import Estimator, Workload
-from builder.plan.gpus import GPU_COUNTS, load_gpu_table
+from builder.plan.estimate import GPU_COUNTS, Estimator, Workload
 from builder.plan.model_metadata import read_model_metadata
+from builder.plan.prices import live_prices
 from builder.plan.report import Plan, plan_as_json, plan_as_text
 from builder.plan.weights import measure_weights
+from builder.plan.workload_kinds import KINDS
+from builder.traffic.arguments import add_arguments
+from builder.traffic.demand import Demand, read_demand
+from handler.gpu_pools import GpuPool, GpuTable, load_gpu_table
 from handler.model.checkpoint import model_named_in_errors
 from handler.model.reference import HubReference
 
+PRICES = "of the dated file, or of now, from Runpod's API with RUNPOD_API_KEY (default: file)"
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_REQUEST_TOKENS = 2048
 
@@ -45,8 +52,12 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     options = _parser().parse_args(argv)
 
     def work(console: Console) -> None:
-        plan = _make_plan(options, environ)
-        if options.json:
+        _check_together(options)
+        demand = None if options.traffic is None else read_demand(options)
+        plan, estimator = _make_plan(options, environ, console, demand)
+        if demand is not None:
+            _print_forecast(options, demand, plan, estimator, console)
+        elif options.json:
             console.print(json.dumps(plan_as_json(plan), indent=2))
         else:
             console.print(plan_as_text(plan, show_all=options.gpu is not None))
@@ -54,30 +65,86 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.envi
     return run_command("plan", work)
 
 
-def _make_plan(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
+def _check_together(options: argparse.Namespace) -> None:
+    """Raise InvalidArgument for arguments that make no sense together."""
+    if options.traffic is None and options.plot is not None:
+        raise InvalidArgument("--plot draws a day of traffic: give --traffic.")
+    if options.traffic is not None and options.workload is not None:
+        raise InvalidArgument("--workload and --traffic answer different questions: give one.")
+    if options.gpu is None and (options.speed or options.prefill_speed):
+        raise InvalidArgument("--speed and --prefill-speed are of one GPU: name it with --gpu.")
+
+
+def _print_forecast(
+    options: argparse.Namespace,
+    demand: Demand,
+    plan: Plan,
+    estimator: Estimator,
+    console: Console,
+) -> None:
+    try:
+        from builder.plan.forecast import make_forecast
+        from builder.traffic.report import forecast_as_json, forecast_as_text, save_picture
+    except ModuleNotFoundError as error:
+        raise InvalidArgument(
+            f"--traffic needs the package {error.name}: pip install -r requirements/plan.txt."
+        ) from error
+    forecast = make_forecast(options, demand, plan, estimator)
+    if options.json:
+        console.print(json.dumps(forecast_as_json(forecast), indent=2))
+    else:
+        console.print(forecast_as_text(forecast))
+    if options.plot is not None:
+        save_picture(forecast, options.plot)
+
+
+def _make_plan(
+    options: argparse.Namespace,
+    environ: Mapping[str, str],
+    console: Console,
+    demand: Demand | None,
+) -> tuple[Plan, Estimator]:
     """Estimate the model on every number of GPUs of every pool."""
     table = load_gpu_table()
-    pools = table.pools if options.gpu is None else table.find_pools(options.gpu)
+    if options.prices == "live":
+        table = live_prices(table, environ, console)
+    pools = table.pools if options.gpu is None else _find_pools(table, options.gpu)
     metadata = read_model_metadata(
         HubReference(options.model, options.revision, "MODEL", hub_token(environ)).resolve_url()
     )
     with model_named_in_errors(metadata.name):
         model = parse_architecture(metadata.config)
     weights = measure_weights(metadata, options.quantization)
-    workload = _workload(options, model, metadata.has_fp8_cache)
+    workload = _workload(options, model, demand, has_fp8_cache=metadata.has_fp8_cache)
     estimator = Estimator(model, weights, workload)
     estimates = tuple(estimator.estimate(pool, gpus) for pool in pools for gpus in GPU_COUNTS)
-    return Plan(metadata, model, weights, workload, table.date, estimates)
+    plan = Plan(metadata, model, weights, workload, table.date, estimates, options.workload)
+    return plan, estimator
 
 
-def _workload(options: argparse.Namespace, model: Architecture, has_fp8_cache: bool) -> Workload:
-    own = model.context_tokens or DEFAULT_CONTEXT_TOKENS
-    context = options.context or min(own, DEFAULT_CONTEXT_TOKENS)
-    request = options.tokens_per_request or min(context, DEFAULT_REQUEST_TOKENS)
+def _find_pools(table: GpuTable, text: str) -> tuple[GpuPool, ...]:
+    if found := table.find_pools(text):
+        return found
+    known = "; ".join(f"{pool.name} ({pool.label})" for pool in table.pools)
+    raise InvalidArgument(f"--gpu {text!r}: unknown GPU or pool. Known are {known}.")
+
+
+def _workload(
+    options: argparse.Namespace, model: Architecture, demand: Demand | None, *, has_fp8_cache: bool
+) -> Workload:
+    kind = KINDS.get(options.workload)
+    longest, usual = DEFAULT_CONTEXT_TOKENS, DEFAULT_REQUEST_TOKENS
+    if kind is not None:
+        longest, usual = kind.context_tokens, kind.request_tokens
+    context = options.context or min(model.context_tokens or longest, longest)
+    if demand is not None:
+        request, name = demand.request_tokens, "--prompt plus --answer"
+    else:
+        name = "--tokens-per-request"
+        request = options.tokens_per_request or min(context, usual)
     if request > context:
         raise InvalidArgument(
-            f"--tokens-per-request {request} must not be more than --context {context}, the "
-            "longest request."
+            f"{name} {request} must not be more than --context {context}, the longest request."
         )
     sets_fp8_cache = options.kv_dtype == "fp8"
     return Workload(
@@ -127,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="type of the KV cache (default: auto, 16 bits unless the checkpoint has FP8)",
     )
+    add("--workload", choices=KINDS, help="settings and engine for this kind of requests")
     add("--gpu", metavar="NAME", help="only this GPU or pool: H100, 4090, ADA_48_PRO …")
+    add("--prices", choices=("file", "live"), default="file", help=PRICES)
     add("--json", action="store_true", help="print everything as JSON")
+    add_arguments(parser)
     return parser

@@ -7,9 +7,9 @@ tokens per second are an upper bound from the memory's bandwidth.
 from dataclasses import dataclass
 
 from builder.plan.architecture import BF16_BYTES, Architecture
-from builder.plan.gpus import GpuPool
 from builder.plan.quantization_groups import split_error
-from builder.plan.weights import WeightSizes
+from builder.plan.weights import ELEMENT_BYTES, WeightSizes
+from handler.gpu_pools import GpuPool
 from handler.model.activations import sequence_bytes, token_bytes
 from handler.model.attention import heads_split_evenly
 
@@ -20,6 +20,8 @@ CUDA_BYTES = GIB  # CUDA's context and the graphs of a decode step
 BATCHED_TOKENS = ((160 * GIB, 16384), (70 * GIB, 8192), (0, 2048))
 MAX_SEQUENCES = 256
 SEQUENCES_STEP = 8
+GPU_COUNTS = (1, 2, 4, 8)
+FOUR_BIT_METHODS = ("awq", "gptq", "int4", "fp4")
 RECURRENT_STATES = 2  # kept by vLLM with prefix caching
 
 
@@ -96,7 +98,7 @@ class Estimator:
         context_tokens = model.max_tokens(available, workload.kv_element_bytes, gpus)
         if model.context_tokens:
             context_tokens = min(context_tokens, model.context_tokens)
-        speed = self._tokens_per_second(pool, gpus, sequences)
+        speed = self.tokens_per_second(pool, gpus, sequences)
         price = pool.dollars_per_second
         split_obstacle = self._split_obstacle(pool, gpus)
         return Estimate(
@@ -107,7 +109,7 @@ class Estimator:
             kv_cache_bytes=available,
             context_tokens=context_tokens,
             max_sequences=sequences,
-            tokens_per_second_per_request=self._tokens_per_second(pool, gpus, 1),
+            tokens_per_second_per_request=self.tokens_per_second(pool, gpus, 1),
             tokens_per_second=speed,
             dollars_per_million_tokens=(
                 None if price is None or not speed else price * gpus / speed * 1e6
@@ -117,6 +119,19 @@ class Estimator:
             or self._fp8_obstacle(pool)
             or self._memory_obstacle(available, gpus, fitting),
         )
+
+    def prefill_tokens_per_second(self, pool: GpuPool, gpus: int) -> float:
+        """Return the prompt tokens per second at the GPUs' full speed in 16 bits, or in FP8.
+
+        A token costs two operations for each parameter that it uses.
+        """
+        weights = self.weights
+        is_four_bits = any(word in weights.method for word in FOUR_BIT_METHODS)
+        element_bytes = 0.5 if is_four_bits else ELEMENT_BYTES.get(weights.method, 1.0)
+        used_bytes = weights.step_bytes(1, self.model.experts, self.model.experts_per_token)
+        is_fp8 = "fp8" in weights.method and pool.has_fp8
+        operations = pool.teraflops * 1e12 * (2 if is_fp8 else 1) * gpus
+        return operations * element_bytes / (2 * used_bytes)
 
     def _split_obstacle(self, pool: GpuPool, gpus: int) -> str | None:
         model = self.model
@@ -153,7 +168,7 @@ class Estimator:
         layer_bytes = batched_tokens * token_bytes(model.hidden_size, model.mlp_width, gpus)
         return layer_bytes + MAX_SEQUENCES * sequence_bytes(model.vocab_size)
 
-    def _tokens_per_second(self, pool: GpuPool, gpus: int, sequences: int) -> float:
+    def tokens_per_second(self, pool: GpuPool, gpus: int, sequences: int) -> float:
         """Return the tokens per second if a step takes as long as reading weights and KV cache."""
         model, workload = self.model, self.workload
         weights = self.weights.step_bytes(sequences, model.experts, model.experts_per_token) / gpus

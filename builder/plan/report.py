@@ -6,12 +6,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from builder.cli import aligned
 from builder.hub_listing import DISK_GB
 from builder.plan.architecture import UNBOUNDED_TOKENS, Architecture
 from builder.plan.estimate import Estimate, Workload
 from builder.plan.model_metadata import ModelMetadata
 from builder.plan.quantization_groups import QuantizationGroups, split_error
 from builder.plan.weights import WeightSizes
+from builder.plan.workload_kinds import KINDS, Setting, settings_for
 from builder.quantize.recipe import GROUP_SIZES, MULTIMODAL_CONFIGS
 
 GB = 1e9
@@ -41,7 +43,11 @@ SIZE_COLUMNS = 4  # the first ones, which are shown where the model does not fit
 
 @dataclass(frozen=True)
 class Plan:
-    """A model, the workload, and the estimates for every number of GPUs of every pool."""
+    """A model, the workload, and the estimates for every number of GPUs of every pool.
+
+    Attributes:
+        kind: of the requests, a key of KINDS; None where the user names none.
+    """
 
     metadata: ModelMetadata
     model: Architecture
@@ -49,6 +55,7 @@ class Plan:
     workload: Workload
     prices_date: str
     estimates: tuple[Estimate, ...]
+    kind: str | None = None
 
     @property
     def best(self) -> Estimate | None:
@@ -126,10 +133,21 @@ class Plan:
         }
         if estimate.gpus > 1:
             variables["TENSOR_PARALLEL_SIZE"] = str(estimate.gpus)
+        variables |= {each.name: each.value for each in self.settings(estimate)}
         if self.workload.sets_fp8_cache:
             # GPUs that do not calculate in FP8 support e5m2 only.
             variables["KV_CACHE_DTYPE"] = "fp8" if estimate.pool.has_fp8 else "fp8_e5m2"
         return variables
+
+    def settings(self, estimate: Estimate) -> list[Setting]:
+        """Return the settings that suit the kind of requests, none where no kind is named."""
+        if self.kind is None:
+            return []
+        own = self.model.context_tokens or self.workload.context_tokens
+        context = min(self.workload.context_tokens, own)
+        has_short_cache = self.workload.kv_element_bytes == 1
+        name = self.metadata.name
+        return settings_for(self.kind, name, estimate, context, has_short_cache=has_short_cache)
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
@@ -151,6 +169,8 @@ def plan_as_json(plan: Plan) -> dict[str, Any]:
         "estimates": [asdict(estimate) for estimate in plan.estimates],
         "best": None if best is None else {"pool": best.pool.name, "gpus": best.gpus},
         "environment": None if best is None else plan.environment(best),
+        "engine": None if plan.kind is None else KINDS[plan.kind].engine,
+        "settings": [] if best is None else [asdict(each) for each in plan.settings(best)],
         "notes": plan.notes(),
     }
 
@@ -161,13 +181,16 @@ def plan_as_text(plan: Plan, *, show_all: bool) -> str:
     The table has the numbers of GPUs that are worth showing, or all of them.
     """
     shown = plan.estimates if show_all else _worth_showing(plan.estimates)
-    table = _aligned([[*COLUMNS, ""], *(_cells(plan, estimate) for estimate in shown)])
+    rows = [[*COLUMNS, ""], *(_cells(plan, estimate) for estimate in shown)]
+    table = aligned(rows, left=(0, len(COLUMNS)))
     lines = [*_model_lines(plan), "", *table, "", *plan.notes(), ""]
     best = plan.best
     if best is None:
         return "\n".join([*lines, "No GPU fits."])
     price = best.pool.dollars_per_second
     costs = "" if price is None else f", ${price * best.gpus:.5f} per second"
+    if plan.kind is not None:
+        lines += [*_kind_lines(plan, plan.kind, best), ""]
     lines.append(f"# {best.pool.name}: {best.gpus} × {best.pool.label}{costs}")
     lines += [f"{name}={value}" for name, value in plan.environment(best).items()]
     if plan.metadata.commit is None and plan.weights.is_published:
@@ -178,6 +201,17 @@ def plan_as_text(plan: Plan, *, show_all: bool) -> str:
     else:
         lines += ["", "To deploy it as an endpoint:", _deploy_command(plan, best)]
     return "\n".join(lines)
+
+
+def _kind_lines(plan: Plan, kind: str, estimate: Estimate) -> list[str]:
+    """Return the engine and the settings for a kind of requests, each with its reason."""
+    chosen = KINDS[kind]
+    engine, other = ("vLLM", "SGLang") if chosen.engine == "vllm" else ("SGLang", "vLLM")
+    fits = f"{other} serves it as well" if chosen.both_fit else f"{other} does not serve it as well"
+    lines = [f"{kind}: the image with {engine} ({chosen.why}); {fits}."]
+    for each in plan.settings(estimate):
+        lines += [f"  {each.name}={each.value}", f"      {each.reason}; watch {each.watch}"]
+    return lines
 
 
 def _deploy_command(plan: Plan, best: Estimate) -> str:
@@ -233,15 +267,3 @@ def _cells(plan: Plan, estimate: Estimate) -> list[str]:
     if estimate.obstacle is not None:
         return [*cells[:SIZE_COLUMNS], *[""] * (len(cells) - SIZE_COLUMNS), estimate.obstacle]
     return [*cells, "no FP8" if plan.needs_fp8 and not estimate.pool.has_fp8 else ""]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left_aligned = (0, len(widths) - 1)
-    return [
-        "  ".join(
-            text.ljust(width) if column in left_aligned else text.rjust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -8,7 +8,7 @@ import pytest
 
 from handler.model.checkpoint import quantization_of
 from handler.model.manifest import read_manifest
-from tests.support.environment import ROOT, worker_command, worker_environment
+from tests.support.environment import ROOT, START_SECONDS, worker_command, worker_environment
 from tests.support.quantize import DEMO, SMALL, quantize, write_chats
 
 PARIS = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
@@ -71,7 +71,7 @@ def test_vllm_serves_it_without_a_setting(made, method):
         env=worker_environment(MODEL_NAME=str(folder), VLLM_LOGGING_LEVEL="ERROR"),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=START_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert "The capital of France is Paris" in done.stdout

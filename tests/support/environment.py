@@ -23,7 +23,7 @@ WORKER = [sys.executable, "-m", "handler"]
 SIMULATED_ANSWER = "The capital of France is Paris, France."  # as the CPU build has it
 # SGLang computes no quantized layers on a CPU, so there the demo model is the unquantized one.
 VARIANT = {"vllm": "awq", "sglang": "bf16"}
-START_SECONDS = 240  # a cold machine compiles bytecode and inspects the model class first
+START_SECONDS = 600  # a slow machine compiles bytecode and inspects the model class first
 
 
 def clean_environment(**more: str) -> dict[str, str]:

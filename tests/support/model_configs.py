@@ -1,5 +1,12 @@
 """config.json files of published models, cut to the fields that their memory depends on."""
 
+import json
+from pathlib import Path
+
+from builder import presets
+
+PRESET_FOLDER = Path(__file__).with_name("preset_configs")
+
 LLAMA_70B = {
     "model_type": "llama",
     "hidden_size": 8192,
@@ -9,29 +16,6 @@ LLAMA_70B = {
     "num_key_value_heads": 8,
     "vocab_size": 128256,
     "max_position_embeddings": 131072,
-}
-LLAMA_3_3_70B = LLAMA_70B | {
-    "head_dim": 128,
-    "rope_scaling": {
-        "factor": 8.0,
-        "high_freq_factor": 4.0,
-        "low_freq_factor": 1.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
-}
-QWEN2_7B = {
-    "model_type": "qwen2",
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "vocab_size": 152064,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 28,
-    "sliding_window": 131072,
-    "use_sliding_window": False,
 }
 QWEN3_8B = {
     "model_type": "qwen3",
@@ -48,30 +32,13 @@ QWEN3_8B = {
     "sliding_window": None,
     "use_sliding_window": False,
 }
-# The models of builder/presets.py.
+# The models of builder/presets.py, whole: of the quantized repository where that was seen, else of
+# its base model with the usual quantization_config of its publisher.
 PRESETS = {
-    "Qwen/Qwen3-8B-FP8": QWEN3_8B,
-    "Qwen/Qwen2.5-7B-Instruct-AWQ": QWEN2_7B,
-    "casperhansen/llama-3.3-70b-instruct-awq": LLAMA_3_3_70B,
-    "RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic": LLAMA_3_3_70B,
-    "Qwen/Qwen2.5-Coder-14B-Instruct-AWQ": QWEN2_7B
-    | {
-        "hidden_size": 5120,
-        "intermediate_size": 13824,
-        "num_hidden_layers": 48,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 8,
-        "max_window_layers": 48,
-    },
-    "Qwen/Qwen3-14B-FP8": QWEN3_8B
-    | {
-        "hidden_size": 5120,
-        "intermediate_size": 17408,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-        "max_window_layers": 40,
-        "layer_types": ["full_attention"] * 40,
-    },
+    preset.model: json.loads(
+        (PRESET_FOLDER / f"{preset.model.rpartition('/')[2].lower()}.json").read_text()
+    )
+    for preset in presets.PRESETS
 }
 QWEN_72B = {
     "hidden_size": 8192,

@@ -39,7 +39,7 @@ def start_quantize(*arguments, python=PYTHON, cwd=ROOT, **environ):
 def quantize(*arguments, **options):
     """Run the command; return its exit code, its output and the lines of its log."""
     process = start_quantize(*arguments, **options)
-    out, log = process.communicate(timeout=300)
+    out, log = process.communicate(timeout=1200)
     return process.returncode, out, [line.removeprefix("quantize: ") for line in log.splitlines()]
 
 

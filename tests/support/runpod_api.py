@@ -70,6 +70,7 @@ class RunpodApi:
         url: RUNPOD_API_URL.
         states: what one look after the other at an endpoint shows: counts of workers by state.
             The last one stays; an endpoint answers when it has a worker that is idle or running.
+        gpus: the catalog's.
         jobs: more counts that /health shows.
         job_error: with which jobs fail.
         root: where endpoints are instead of here, such as a platform in small.
@@ -81,6 +82,7 @@ class RunpodApi:
     url: str
     endpoints: dict[str, dict] = field(default_factory=dict)
     templates: dict[str, dict] = field(default_factory=dict)
+    gpus: list[dict] = field(default_factory=list)
     volumes: set[str] = field(default_factory=lambda: {"vol-1"})
     workers: list[dict] = field(default_factory=list)
     logs: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -157,6 +159,8 @@ class _Handler(EndpointRoutes, BaseHTTPRequestHandler):
         if match:
             noun, id, rest = match.groups()
             return self.resource(noun, id, rest, body)
+        if path == "/v2/catalog/gpus":
+            return 200, {"gpus": self.api.gpus}
         if match := re.fullmatch(r"/v2/network-volumes/(.+)", path):
             if match[1] not in self.api.volumes:
                 raise ApiProblem(404, "resource not found")

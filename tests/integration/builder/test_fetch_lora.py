@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from handler.model.lora import resolve_adapters
+from handler.model.lora import locate_adapters, read_adapter
 from handler.model.sources import ModelSources
 from tests.support.checkpoints import lora
 from tests.support.environment import ROOT, clean_environment
@@ -24,13 +24,13 @@ def test_a_build_fetches_adapters_that_a_worker_serves_without_a_setting(tmp_pat
     baked = tmp_path / "baked/lora"
     assert done.stdout.splitlines() == [str(baked / "org--sql"), str(baked / "x")]
     sources = ModelSources(tmp_path / "volume", baked=tmp_path / "baked")
-    served = resolve_adapters(None, sources)
+    served = [read_adapter(*each) for each in locate_adapters(None, sources).items()]
     assert [(adapter.name, adapter.rank, adapter.is_local) for adapter in served] == [
         ("org/sql", 8, True),
         ("x", 8, True),
     ]
-    [named] = resolve_adapters("other=org/adapter", sources)
-    assert (named.name, named.path) == ("other", baked / "org--sql")
+    named = locate_adapters("other=org/adapter", sources)
+    assert {name: found.path for name, found in named.items()} == {"other": baked / "org--sql"}
 
 
 def test_without_a_repository_and_lora_modules_nothing_is_fetched():

@@ -7,7 +7,8 @@ from math import prod
 
 import pytest
 
-from builder.plan.gpus import GPU_COUNTS, load_gpu_table
+from builder.plan.estimate import GPU_COUNTS
+from handler.gpu_pools import load_gpu_table
 from tests.support.environment import MODELS, NAME, ROOT, clean_environment
 from tests.support.header_checkpoints import safetensors_header
 from tests.support.hub import TOKEN, Repository, running_hub
@@ -127,7 +128,7 @@ def test_the_plan_of_a_large_model_names_gpus_costs_and_environment(hub):
     ]
     h200 = next(line for line in out.splitlines() if "H200" in line)
     assert h200.split() == (
-        "H200 (HOPPER_141) × 1 72.7 GB 3.6 GB 62.5 GB 131072 88 67 3259 0.476".split()
+        "H200 (HOPPER_141) × 1 72.7 GB 3.6 GB 62.5 GB 131072 88 67 3259 0.505".split()
     )
     *_, environment, command = out.split("\n\n")
     assert command == (

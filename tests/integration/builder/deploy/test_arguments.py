@@ -8,7 +8,7 @@ from tests.support.runpod_api import KEY, Fault
 
 TOKEN = "hf_nobody_sees_this"
 POOLS = (
-    "AMPERE_16 (A4000, A4500, RTX 4000); AMPERE_24 (L4, A5000, RTX 3090); ADA_24 (RTX "
+    "AMPERE_16 (A4000, A4500, RTX 4000 Ada); AMPERE_24 (L4, A5000, RTX 3090); ADA_24 (RTX "
     "4090); ADA_32_PRO (RTX 5090); AMPERE_48 (A6000, A40); ADA_48_PRO (L40, L40S, 6000 Ada); "
     "AMPERE_80 (A100); ADA_80_PRO (H100); BLACKWELL_96 (RTX PRO 6000); HOPPER_141 (H200); "
     "BLACKWELL_180 (B200)"
@@ -142,8 +142,9 @@ def test_a_reference_to_a_secret_of_the_account_is_shown_and_stays(reference, ap
         ),
         pytest.param(
             ["banana"],
-            "There is no preset 'banana': must be one of 8b-fp8, small-awq, 70b-awq, 70b-fp8, "
-            "coder-with-n-gram-speculation, agents-on-sglang.",
+            "There is no preset 'banana': must be one of 8b-fp8, small-awq, llama-8b-fp8, "
+            "gpt-oss-20b, gpt-oss-120b, 27b-fp8, 35b-moe-fp8, 31b-fp8, coder-fp8, 70b-awq, "
+            "70b-fp8, embeddings-fp8, agents-on-sglang.",
             id="preset",
         ),
         pytest.param(

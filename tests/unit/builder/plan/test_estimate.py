@@ -6,12 +6,12 @@ import pytest
 
 from builder.plan.architecture import parse_architecture
 from builder.plan.estimate import Estimator, Workload
-from builder.plan.gpus import GpuPool
 from builder.plan.quantization_groups import QuantizationGroups
 from builder.plan.weights import WeightSizes
+from handler.gpu_pools import GpuPool
 from tests.support.model_configs import DEEPSEEK_V3, LLAMA_70B
 
-POOL = GpuPool("P", ("large",), 100 * 1024, 1000, 0.001, True)
+POOL = GpuPool("P", ("large",), 100 * 1024, 1000, 100, 3.6, 1.8, True)
 WEIGHTS = WeightSizes(40_000_000_000, 0, 0, "awq", True)
 WORKLOAD = Workload(context_tokens=8192, request_tokens=2048)
 
