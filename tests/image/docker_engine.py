@@ -29,7 +29,7 @@ SLIM = [f"path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale"
 SLIM += ["path-exclude=/usr/share/lintian/*", "path-include=/usr/share/doc/*/copyright"]
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 CONTAINERD_STORE = "io.containerd.snapshotter.v1"
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 @dataclass

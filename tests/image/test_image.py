@@ -17,7 +17,7 @@ from tests.support.environment import ROOT
 from tests.support.http_worker import KEY, free_port
 from tests.support.hub import COMMIT
 
-START_SECONDS = 240
+START_SECONDS = 600
 CODE_BYTES = 3_000_000  # sources, bytecode, manifests
 RUN = ("run", "--rm", "--env", "OMP_NUM_THREADS=1", "--env", "VLLM_LOGGING_LEVEL=ERROR")
 
