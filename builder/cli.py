@@ -38,6 +38,7 @@ COMMANDS = {
     "logs": ("builder.deploy.commands", "logs"),
     "delete": ("builder.deploy.commands", "delete"),
 }
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 1
 EXIT_ARGUMENT = 2
 EXIT_PACKAGES = 4
@@ -154,6 +155,16 @@ def signals_like_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let signals that interrupt wait for the end of the block; a process it forks holds them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:

@@ -1,12 +1,14 @@
 """`plan --traffic`: what a day of traffic costs with the model, on the GPUs of the plan."""
 
 import argparse
+import contextlib
 import logging
 import signal
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing import Pool
 
+from builder.cli import INTERRUPTS, signals_held
 from builder.errors import InvalidArgument
 from builder.plan.estimate import Estimate, Estimator
 from builder.plan.report import Plan
@@ -64,7 +66,9 @@ def make_forecast(
         log.info(
             "simulating %.0f requests on %d kinds of GPUs", demand.traffic.requests, len(chosen)
         )
-    with Pool(initializer=_reset_signals) as pool:  # its exit ends the processes
+    with contextlib.ExitStack() as stack:
+        with signals_held():  # the exit of a pool ends only processes that it knows
+            pool = stack.enter_context(Pool(initializer=_reset_signals))
         crossings = pool.map_async(partial(find_crossing, asked), chosen)
         results = [tuple(compare(gpu, asked, pool)) for gpu in chosen]
         forecasts = map(GpuForecast, chosen, results, crossings.get())
@@ -73,9 +77,11 @@ def make_forecast(
 
 
 def _reset_signals() -> None:
-    """Undo the command's handlers in a process of the pool, which the command itself ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave the terminal's signals to the command, which ends the pool's processes by SIGTERM."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
 
 
 def _gpu_option(options: argparse.Namespace, estimator: Estimator, estimate: Estimate) -> GpuOption:

@@ -1,5 +1,6 @@
 """The forecast as a table for people, as JSON for programs, and as a picture."""
 
+import logging
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
@@ -164,6 +165,8 @@ def save_picture(forecast: Forecast, path: Path) -> None:
     Raises:
         InvalidArgument: matplotlib is not installed.
     """
+    # Its warnings are of its cache of fonts: slow to build, or in a folder that is not writable.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:

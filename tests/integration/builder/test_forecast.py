@@ -11,10 +11,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.support.conditions import wait_until
 from tests.support.environment import ROOT, clean_environment
 from tests.support.header_checkpoints import header_checkpoint
-from tests.support.processes import running
 from tests.support.prometheus import install, promtool, running_prometheus
 from tests.support.runpod_api import KEY, running_runpod_api
 
@@ -93,9 +91,10 @@ def test_what_nothing_meets_is_said(model):
     )
 
 
-def test_the_picture_is_written(model, tmp_path):
+def test_the_picture_is_written_without_a_folder_for_caches(model, tmp_path):
     picture = tmp_path / "day.svg"
-    code, _, err = plan(model, "--traffic", "60@12:00", "--plot", picture)
+    arguments = ("--traffic", "60@12:00", "--plot", picture)
+    code, _, err = plan(model, *arguments, MPLCONFIGDIR="/dev/null/matplotlib")
     assert (code, err) == (0, "")
     assert picture.read_text().startswith("<?xml")
 
@@ -178,26 +177,43 @@ def test_speeds_are_of_one_gpu(model):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_ends_a_simulation_with_all_its_processes(model, number):
-    command = [sys.executable, "-m", "builder", "plan", str(model), *PLACE]
-    process = subprocess.Popen(
-        [*command, "--traffic", "80000@00:00"],
+@pytest.mark.parametrize("seconds", [0, 1], ids=["while they start", "while they simulate"])
+def test_a_signal_ends_a_simulation_with_all_its_processes(model, number, seconds):
+    """The signal comes that long after the first of them was forked."""
+    script = f"""
+import os, runpy, threading
+
+fork = os.fork
+children = []
+
+def signal():
+    os.kill(os.getpid(), {int(number)})
+
+def fork_and_signal():
+    child = fork()
+    if child:
+        print(child, flush=True)
+        children.append(child)
+        if len(children) == 1:
+            threading.Timer({seconds}, signal).start() if {seconds} else signal()
+    return child
+
+os.fork = fork_and_signal
+runpy.run_module("builder", run_name="__main__")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "plan", str(model), *PLACE, "--traffic", "80000@00:00"],
         cwd=ROOT,
         env=clean_environment(),
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
-    try:
-        assert process.stderr.readline().startswith("plan: simulating 1920000 requests on 2 kinds")
-        started = psutil.Process(process.pid)
-        wait_until(lambda: started.children(recursive=True))
-        children = started.children(recursive=True)
-        process.send_signal(number)
-        assert (process.wait(60), process.stderr.read()) == (1, "plan: interrupted\n")
-        assert running(children) == []
-    finally:
-        process.kill()
-        process.communicate()
+    first, last = done.stderr.splitlines()
+    assert first.startswith("plan: simulating 1920000 requests on 2 kinds")
+    assert (done.returncode, last) == (1, "plan: interrupted")
+    children = [int(line) for line in done.stdout.splitlines()]
+    assert children != []
+    assert [child for child in children if psutil.pid_exists(child)] == []
 
 
 def test_prices_of_now_come_from_the_catalog_of_the_api(model):
