@@ -78,6 +78,20 @@ PRESETS = (
         speculator="RedHatAI/Qwen3-8B-speculator.eagle3",
     ),
     Preset(
+        "Tiny FP8: Qwen3 1.7B",
+        "Qwen/Qwen3-1.7B-FP8",
+        "one GPU of 16 to 24 GB",
+        ("AMPERE_16", "AMPERE_24", "ADA_24"),
+        {
+            "MAX_MODEL_LEN": "16384",
+            "MAX_NUM_SEQS": "64",
+            "TOOL_CALL_PARSER": "hermes",
+            "REASONING_PARSER": "qwen3",
+            **TOOLS,
+        },
+        speculator="AngelSlim/Qwen3-1.7B_eagle3",
+    ),
+    Preset(
         "Small AWQ: Qwen2.5 7B",
         "Qwen/Qwen2.5-7B-Instruct-AWQ",
         "one GPU of 16 GB",

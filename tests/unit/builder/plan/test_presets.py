@@ -13,6 +13,7 @@ from tests.support import model_configs
 # Gigabytes of the repository's weights, and of the draft model's where there is one.
 WEIGHTS_GB = {
     "Qwen/Qwen3-8B-FP8": 9.4,
+    "Qwen/Qwen3-1.7B-FP8": 2.0,
     "Qwen/Qwen2.5-7B-Instruct-AWQ": 5.6,
     "RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic": 9.1,
     "openai/gpt-oss-20b": 13.8,
