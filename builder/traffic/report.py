@@ -1,6 +1,7 @@
 """The forecast as a table for people, as JSON for programs, and as a picture."""
 
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
@@ -33,8 +34,8 @@ COLUMNS = (
     ("idle", lambda each: f"{each.day.idle_share * 100:.0f} %"),
     ("cold, kept starts", lambda each: f"{each.day.cold_starts}, {each.day.restores}"),
 )
-INTERVAL_SECONDS = 900.0  # of the picture
-INTERVALS = int(DAY_SECONDS / INTERVAL_SECONDS)
+INTERVALS = 96  # of the picture
+INTERVAL_SECONDS = DAY_SECONDS / INTERVALS
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def forecast_as_text(forecast: Forecast) -> str:
             f"{each.gpu.name}: a worker does {full * HOUR_SECONDS:,.0f} requests an hour",
         ]
         rows = [[name for name, _ in COLUMNS], *map(_cells, each.results)]
-        lines += aligned(rows, left=(0,))
+        lines += [*aligned(rows, left=(0,)), *_worker_lines(each.results)]
         if (crossing := each.crossing) is not None:
             lines.append(
                 f"A Pod costs {crossing.paid_share * 100:.0f} % of a flex worker. At a steady rate "
@@ -188,8 +189,8 @@ def save_picture(forecast: Forecast, path: Path) -> None:
         if result.deployment.kind == SAVINGS_PLAN:
             continue  # the same day as on demand
         label = f"{result.deployment.name}: ${result.dollars:.2f} a day"
-        mean_workers = _mean_workers(result.day)
-        workers.step(hours[:-1], mean_workers, where="post", label=label)
+        means = _mean_workers(result.day, INTERVALS)
+        workers.step(hours[:-1], means, where="post", label=label)
         waits.plot(hours[:-1], _p95_waits(result.day), label=label)
     slo = forecast.asked.slo_p95_seconds
     waits.axhline(slo, color="grey", linestyle=":", label=f"SLO, {slo:g} s")
@@ -203,17 +204,28 @@ def save_picture(forecast: Forecast, path: Path) -> None:
     figure.savefig(path)
 
 
-def _mean_workers(day: DayResult) -> list[float]:
-    """Return the mean number of workers in each interval."""
-    seconds = [0.0] * INTERVALS
+def _worker_lines(results: Iterable[DeploymentResult]) -> Iterator[str]:
+    """Yield the workers over the day of the deployments in which they come and go."""
+    for result in results:
+        scaling = result.deployment.scaling
+        if scaling.min_workers < scaling.max_workers:
+            means = _mean_workers(result.day, 24)
+            shown = " ".join(f"{each:.1f}" for each in means)
+            yield f"workers in the hours from midnight, {result.deployment.name}: {shown}"
+
+
+def _mean_workers(day: DayResult, intervals: int) -> list[float]:
+    """Return the mean number of workers in each of so many parts of the day."""
+    interval = DAY_SECONDS / intervals
+    seconds = [0.0] * intervals
     ends = [*(at for at, _ in day.changes[1:]), DAY_SECONDS]
     for (begin, count), end in zip(day.changes, ends, strict=True):
         while begin < end:
-            interval = int(begin // INTERVAL_SECONDS)
-            until = min(end, (interval + 1) * INTERVAL_SECONDS)
-            seconds[interval] += count * (until - begin)
+            index = int(begin // interval)
+            until = min(end, (index + 1) * interval)
+            seconds[index] += count * (until - begin)
             begin = until
-    return [each / INTERVAL_SECONDS for each in seconds]
+    return [each / interval for each in seconds]
 
 
 def _p95_waits(day: DayResult) -> list[float]:

@@ -91,6 +91,15 @@ def test_what_nothing_meets_is_said(model):
     )
 
 
+def test_the_workers_over_the_day_are_shown(model, tmp_path):
+    hour = tmp_path / "hour.csv"
+    hour.write_text("09:00,3600\n10:00,0\n")
+    code, out, err = plan(model, "--traffic", hour, "--max-workers", "1")
+    assert (code, err) == (0, "")
+    means = " ".join(["0.0"] * 9 + ["1.0"] + ["0.0"] * 14)
+    assert f"\nworkers in the hours from midnight, flex, 0 to 1: {means}\n" in out
+
+
 def test_the_picture_is_written_without_a_folder_for_caches(model, tmp_path):
     picture = tmp_path / "day.svg"
     arguments = ("--traffic", "60@12:00", "--plot", picture)
