@@ -34,7 +34,8 @@ def query(url: str, panel: Any, start: float, end: float) -> Lines:
             "end": end,
             "step": (end - start) / 150,
         }
-        response = httpx.get(f"{url}/api/v1/query_range", params=parameters).raise_for_status()
+        response = httpx.get(f"{url}/api/v1/query_range", params=parameters, timeout=60)
+        response.raise_for_status()
         for series in response.json()["data"]["result"]:
             name = target["legendFormat"]
             for label, value in series["metric"].items():

@@ -71,12 +71,12 @@ class Platform:
 
         self.run_in_loop(cancel())
 
-    def wait(self, job_id: str, timeout_seconds: float = 10.0) -> Job:
+    def wait(self, job_id: str, timeout_seconds: float = 60.0) -> Job:
         """Wait until a job is finished; raises TimeoutError."""
         return self.wait_until(job_id, lambda job: job.finished, timeout_seconds)
 
     def wait_until(
-        self, job_id: str, predicate: Callable[[Job], object], timeout_seconds: float = 10.0
+        self, job_id: str, predicate: Callable[[Job], object], timeout_seconds: float = 60.0
     ) -> Job:
         """Wait until the predicate is true for a job; raises TimeoutError."""
         job = self.job(job_id)
@@ -96,7 +96,7 @@ class Platform:
         if not self.run_in_loop(self.state.wait_for_worker(predicate, timeout_seconds)):
             raise TimeoutError(f"waited {timeout_seconds} s for a worker")
 
-    def wait_until_requests(self, route: str, count: int, timeout_seconds: float = 10.0) -> None:
+    def wait_until_requests(self, route: str, count: int, timeout_seconds: float = 60.0) -> None:
         """Wait until a route was requested `count` times in all; raises TimeoutError."""
         until = time.monotonic() + timeout_seconds
         while self.requests[route] < count:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import debian
+
 HOME = Path(__file__).parents[2] / ".docker"
-NEEDED = ("runc", "iptables", "mmdebstrap")
+NEEDED = {name: name for name in ("runc", "iptables", "mmdebstrap")}
 PACKAGES = ("docker.io", "docker-cli", "docker-buildx", "docker-compose", "containerd")
 RELEASE = "trixie"  # bookworm's own engine is too old for the Dockerfile
 SOURCES = (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
@@ -119,9 +121,7 @@ def _answers(environment: dict[str, str]) -> bool:
 
 def _unpacked(sources: Path) -> Path:
     """The folder with the engine's programs, made now unless it is there."""
-    if any(shutil.which(name) is None for name in NEEDED):
-        _run("apt-get", "update", "-qq")
-        _run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *NEEDED)
+    debian.install(NEEDED)
     root = HOME / "root"
     if (root / "usr/sbin/dockerd").is_file():
         return root

@@ -71,7 +71,7 @@ def test_it_serves_http_until_docker_stop(docker, image):
 
         def is_ready():
             with contextlib.suppress(httpx.TransportError):
-                seen.append(httpx.get(f"{root}/ping").status_code)
+                seen.append(httpx.get(f"{root}/ping", timeout=60).status_code)
             return seen[-1:] == [200]
 
         try:

@@ -18,7 +18,15 @@ import openai
 import pytest
 import requests
 
-from runpod_local import Job, JobState, Platform, running_platform, running_worker
+from runpod_local import (
+    Job,
+    JobState,
+    Ping,
+    Platform,
+    Worker,
+    running_platform,
+    running_worker,
+)
 from runpod_local.faults import Kind
 
 HANDLER = """
@@ -90,7 +98,7 @@ USER = """
 import json, os, runpod
 endpoint = runpod.Endpoint("demo", api_key=os.environ["RUNPOD_API_KEY"])
 job = endpoint.run({"input": {"do": "yield", "values": ["a", {"b": 1}]}})
-print(json.dumps([list(job.stream()), job.output(), endpoint.purge_queue()]))
+print(json.dumps([list(job.stream()), job.output(), endpoint.purge_queue(timeout=60)]))
 """
 HELLO: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -269,7 +277,7 @@ def test_a_job_over_its_execution_timeout_is_timed_out_and_can_be_retried(
     platform: Platform,
 ) -> None:
     """A job over its time is TIMED_OUT, its handler is ended, and it can be retried."""
-    job = held_job(platform, execution_timeout_seconds=0.5)
+    job = held_job(platform, execution_timeout_seconds=6)
     assert platform.wait(job.id).state is JobState.TIMED_OUT
     assert stop_report(platform, job) == ["stopped"]
     assert send(platform, "POST", f"/retry/{job.id}")[0] == 200
@@ -306,10 +314,15 @@ def test_jobs_are_taken_in_batches_and_one_by_one(platform: Platform) -> None:
 def test_a_ping_names_the_jobs_in_progress(platform: Platform) -> None:
     """A heartbeat brings the SDK's version and the ids of the jobs in progress."""
     job = held_job(platform)
-    platform.wait_for_worker(10, lambda worker: job.id in worker.pings[-1].job_ids)
-    ping = platform.workers["worker-1"].pings[-1]
+    named: list[Ping] = []
+
+    def names_the_job(worker: Worker) -> bool:
+        named[:] = [ping for ping in worker.pings if ping.job_ids == (job.id,)]
+        return bool(named)
+
+    platform.wait_for_worker(60, names_the_job)
     platform.cancel(job.id)
-    assert (ping.job_ids, ping.runpod_version, ping.status) == ((job.id,), "1.12.0", None)
+    assert (named[0].runpod_version, named[0].status) == ("1.12.0", None)
     assert stop_report(platform, job) == ["stopped"]
 
 

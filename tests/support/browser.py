@@ -1,6 +1,5 @@
 """A headless Chromium, driven through ChromeDriver (https://www.w3.org/TR/webdriver2)."""
 
-import os
 import shutil
 import subprocess
 import time
@@ -10,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
+from tests.support import debian
 from tests.support.http_worker import free_port
 
-PACKAGES = ("chromium", "chromium-driver")
+PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver"}
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--window-size=1280,900"),
 ]
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 
@@ -79,16 +78,8 @@ class Page:
 
 
 def install() -> None:
-    """Install Debian's packages if they are missing; fail the test if that is not possible."""
-    if shutil.which("chromedriver") and shutil.which("chromium"):
-        return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.fail("there is no Chromium with its driver, and to install them takes root and apt")
-    subprocess.run(["apt-get", "update", "-qq"], capture_output=True)
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES]
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    """Install the browser and its driver; fail where that is not possible."""
+    debian.install(PACKAGES)
 
 
 @contextmanager
@@ -128,7 +119,7 @@ def _wait(url: str, driver: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + START_SECONDS
     while driver.poll() is None and time.monotonic() < deadline:
         try:
-            if httpx.get(f"{url}/status").json()["value"]["ready"]:
+            if httpx.get(f"{url}/status", timeout=60).json()["value"]["ready"]:
                 return
         except httpx.TransportError:
             time.sleep(LOOK_SECONDS)

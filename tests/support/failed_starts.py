@@ -1,11 +1,14 @@
 """A start that fails on the platform in small: what its callers and the platform get."""
 
 import json
+import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 
 from handler.engine.failed_start.report import Failure, FailureReport, report
 from runpod_local import Ping, Platform
+from tests.support.conditions import wait_until
 from tests.support.environment import ROOT, START_SECONDS
 
 JOB = {"prompt": "x"}
@@ -15,16 +18,29 @@ MAX_REASON_CHARACTERS = 256  # of a report
 def start(
     platform: Platform, command: Sequence[str], environ: Mapping[str, str]
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a worker to its end; it fails jobs for a second."""
-    seconds = {"STARTUP_ERROR_SECONDS": "1"}
-    return subprocess.run(
-        command,
-        env=seconds | dict(environ) | platform.worker_environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=START_SECONDS,
-    )
+    """Run a worker to its end, which is a SIGTERM once all jobs are finished if it takes them."""
+
+    def is_done() -> bool:
+        finished = [job.finished for job in platform.state.jobs.values()]
+        return process.poll() is not None or (bool(finished) and all(finished))
+
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            command,
+            env=dict(environ) | platform.worker_environment(),
+            cwd=ROOT,
+            stdout=out,
+            stderr=err,
+        )
+        try:
+            wait_until(is_done, START_SECONDS)
+            process.send_signal(signal.SIGTERM)
+            process.wait(START_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+        printed = [file.seek(0) or file.read() for file in (out, err)]
+    return subprocess.CompletedProcess(command, process.returncode, *printed)
 
 
 def assert_lasting(

@@ -75,7 +75,7 @@ class RunningFrontEnd:
         if hasattr(self, "monitor"):
             if self._thread.is_alive():
                 self.terminate()
-            self._thread.join(10)
+            self._thread.join(60)
             self.monitor.__exit__()
             self._runtime.stop()
         self.front_end.__exit__()
@@ -90,11 +90,11 @@ class RunningFrontEnd:
 
     def finish(self):
         """Wait for the end of serving."""
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive()
 
     def ping(self):
-        return httpx.get(f"{self.url}/ping").status_code
+        return httpx.get(f"{self.url}/ping", timeout=60).status_code
 
     def call(self, method, path, key="one", **more):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -112,7 +112,7 @@ def message(answer):
 
 def connected(http):
     opened = socket.create_connection(("127.0.0.1", http.settings.http_port))
-    opened.settimeout(5)
+    opened.settimeout(60)
     return opened
 
 

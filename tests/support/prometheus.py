@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.support import debian
 from tests.support.environment import ROOT, clean_environment
 from tests.support.http_worker import free_port
 
@@ -31,8 +28,7 @@ RULES = [
     for rule in group["rules"]
 ]
 PACKAGES = ("prometheus", "prometheus-pushgateway")  # their programs have the same names
-LOCK_SECONDS = 600.0  # that apt may be busy
-START_SECONDS = 20.0
+START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 
 
@@ -44,7 +40,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of any call."""
-        body = httpx.get(f"{self.url}/api/v1/{path}", params=parameters).json()
+        body = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60).json()
         assert body["status"] == "success", f"{parameters.get('query', path)}: {body['error']}"
         return body["data"]
 
@@ -62,30 +58,8 @@ def fill_variables(expression: str, **labels: str) -> str:
 
 
 def install() -> None:
-    """Install the packages that are missing; fail where that is not possible.
-
-    Several suites run at once, and apt refuses a second one; those of the image use it too.
-    """
-    with (Path(tempfile.gettempdir()) / "install-prometheus.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = [name for name in PACKAGES if shutil.which(name) is None]
-        if missing:
-            _install(missing)
-
-
-def _install(missing: list[str]) -> None:
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.fail(f"These tests need Debian's packages: apt-get install {' '.join(missing)}")
-    environment = clean_environment(DEBIAN_FRONTEND="noninteractive")
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
-    for command in (["apt-get", "update", "-qq"], install):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        deadline = time.monotonic() + LOCK_SECONDS
-        while "Could not get lock" in done.stderr and time.monotonic() < deadline:
-            time.sleep(2)
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            pytest.fail(f"{' '.join(command)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    """Install both; fail where that is not possible."""
+    debian.install({name: name for name in PACKAGES})
 
 
 def configuration(folder: Path, worker: int, pushgateway: int, key: str) -> Path:
@@ -162,6 +136,6 @@ def _running(command: list[str], url: str, log: Path) -> Iterator[None]:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/-/ready").is_success
+        return httpx.get(f"{url}/-/ready", timeout=60).is_success
     except httpx.HTTPError:
         return False

@@ -9,18 +9,18 @@ from tests.support.environment import ROOT, clean_environment
 def run_resolve(tmp_path, hub_url, **environ):
     """Resolve a model in a process of its own: huggingface-hub reads HF_ENDPOINT at import.
 
-    It waits for the hub as long as a busy machine needs: requests are counted.
+    It is patient, because requests are counted.
     """
     code = (
         "import os\n"
         "from pathlib import Path\n"
-        "from handler.model import hub, hub_names\n"
         "from handler.settings.environ import load_settings\n"
         "from handler.errors import WorkerError\n"
         "from handler.model.hub_cache import caches_in_environ\n"
         "from handler.model.resolve import resolve_model\n"
         "from handler.model.sources import ModelSources\n"
-        "hub.LIST_TIMEOUTS_SECONDS, hub_names.TIMEOUT_SECONDS = (60, 60), 60\n"
+        "from tests.support.patient import wait_for_the_hub\n"
+        "wait_for_the_hub()\n"
         "settings = load_settings(os.environ)\n"
         "sources = ModelSources(\n"
         "    settings.base_path, settings.hf_token, Path('none'), retry_waits_seconds=(0, 0, 0),\n"

@@ -31,7 +31,7 @@ class QueueWorker:
     def wait_for_lines(self, *patterns):
         """Return the first such lines; those before are read, too."""
         found = []
-        wait_until(lambda: found.extend(self.lines(*patterns)) or found, 30)
+        wait_until(lambda: found.extend(self.lines(*patterns)) or found)
         return found
 
     def run(self, job_input=PROMPT):

@@ -122,7 +122,7 @@ class StandInEngine:
             time.sleep(LAUNCH_SECONDS)  # blocks the loop, as an engine's launch does
         self.child = psutil.Process(os.posix_spawnp("sleep", ["sleep", "600"], os.environ))
         if self._start_fault == "process dies":
-            self.child.wait(5)  # until it is killed
+            self.child.wait(60)  # until it is killed
             raise RuntimeError("its process died")
         if self._start_fault == "out of memory":
             try:

@@ -71,12 +71,13 @@ class Monitored:
     def is_ready(self) -> bool:
         assert self.worker.poll() is None, self.log.read_text()
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/ping").status_code == 200
+            return httpx.get(f"{self.url}/ping", timeout=60).status_code == 200
         return False
 
     def pushed(self) -> list[dict[str, str]]:
         """Labels of the Pushgateway's groups."""
-        groups = httpx.get(f"{self.pushgateway}/api/v1/metrics").json()["data"]
+        url = f"{self.pushgateway}/api/v1/metrics"
+        groups = httpx.get(url, timeout=60).json()["data"]
         return [group["labels"] for group in groups]
 
     def value(self, expression: str) -> float:

@@ -94,7 +94,7 @@ def hub(tmp_path_factory):
 
 def start(hub_url, *arguments, **environ):
     return subprocess.Popen(
-        [sys.executable, "-m", "builder.fetch", *map(str, arguments)],
+        [sys.executable, "-m", "tests.support.patient", "builder.fetch", *map(str, arguments)],
         cwd=ROOT,
         env=clean_environment(HF_ENDPOINT=hub_url, **environ),
         stdout=subprocess.PIPE,

@@ -110,7 +110,7 @@ def hub(tmp_path_factory):
 def plan(hub, *arguments, **environ):
     """Run the command; return its exit code and what it wrote on stdout and stderr."""
     environment = clean_environment(HF_ENDPOINT=hub.url, **environ)
-    command = [sys.executable, "-m", "builder", "plan", *arguments]
+    command = [sys.executable, "-m", "tests.support.patient", "builder", "plan", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

@@ -32,7 +32,7 @@ def fail(*_):
 
 def failure(supervisor):
     """Return what the worker ends with."""
-    assert supervisor.failed.wait(10)
+    assert supervisor.failed.wait(60)
     with pytest.raises(LoopFailed) as raised:
         supervisor.check()
     assert raised.value.exit_code == 6
@@ -100,7 +100,7 @@ def test_a_sample_of_the_monitor_that_fails_again_and_again_is_logged_once(super
         )
         monitor._sample = sample
         with monitor:
-            assert done.wait(10)
+            assert done.wait(60)
     logged = [record for record in caplog.records if "sample" in record.message]
     assert len(logged) == 1
     assert supervisor.failure == ""

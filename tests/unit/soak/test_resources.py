@@ -231,7 +231,7 @@ def orphaned(environ_of_orphan, before_end):
         assert process.stdout.readline() == b"started\n"
         before_end(sampler)
         process.stdin.close()
-        process.wait(10)
+        process.wait(60)
         left = life.orphans(timeout_seconds=0)
         return left, _end(life, left)
 

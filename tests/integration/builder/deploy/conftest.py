@@ -15,7 +15,7 @@ from tests.support.hub import Repository, running_hub
 from tests.support.model_folders import model_folder
 from tests.support.runpod_api import KEY, running_runpod_api
 
-TIMEOUTS = Timeouts((0.01, 0.02), request=20.0, poll=0.01, log_idle=1.0)
+TIMEOUTS = Timeouts((0.01, 0.02), request=20.0, poll=0.01, log_idle=3.0)
 CHAT = ("--name", "chat", "--model", "org/model", "--image", "me/worker:1", "--gpu", "ADA_24")
 
 

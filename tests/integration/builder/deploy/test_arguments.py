@@ -142,7 +142,8 @@ def test_a_reference_to_a_secret_of_the_account_is_shown_and_stays(reference, ap
         ),
         pytest.param(
             ["banana"],
-            "There is no preset 'banana': must be one of 8b-fp8, small-awq, llama-8b-fp8, "
+            "There is no preset 'banana': must be one of 8b-fp8, tiny-fp8, small-awq, "
+            "llama-8b-fp8, "
             "gpt-oss-20b, gpt-oss-120b, 27b-fp8, 35b-moe-fp8, 31b-fp8, coder-fp8, 70b-awq, "
             "70b-fp8, embeddings-fp8, agents-on-sglang.",
             id="preset",

@@ -10,7 +10,7 @@ from tests.support.hub import COMMIT, Fault, Repository, running_hub
 from tests.support.model_folders import model_folder
 from tests.support.resolved_model import run_resolve
 
-SILENCE_SECONDS = 3
+SILENCE_SECONDS = 10
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ async def picture(_):
     return web.Response(body=PICTURE, content_type="image/png")
 
 
-def get(address, routes=None, domains=(), most_bytes=10_000, seconds=5.0):
+def get(address, routes=None, domains=(), most_bytes=10_000, seconds=60.0):
     async def run():
         reading = SafeFetch(domains, max_bytes=most_bytes, timeout_seconds=seconds, what="Media")
         async with server(routes or {}) as port, reading as there:
@@ -195,17 +195,17 @@ async def gone(_):
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("answer", "seconds", "error"),
     [
-        (large, "cannot be fetched: it has more than 10000 bytes."),
-        (slow, "was not fetched in 0.3 s."),
-        (gone, "cannot be fetched: the server answered 404."),
+        (large, 60, "cannot be fetched: it has more than 10000 bytes."),
+        (slow, 0.3, "was not fetched in 0.3 s."),
+        (gone, 60, "cannot be fetched: the server answered 404."),
     ],
 )
-def test_a_failed_download_has_its_reason(here_is_public, answer, error):
+def test_a_failed_download_has_its_reason(here_is_public, answer, seconds, error):
     """With the reason, and nothing of what it was."""
     with pytest.raises(InvalidInput) as raised:
-        get("http://127.0.0.1:PORT/x", {"/x": answer}, seconds=0.3)
+        get("http://127.0.0.1:PORT/x", {"/x": answer}, seconds=seconds)
     assert str(raised.value).endswith(error)
 
 
@@ -220,7 +220,7 @@ def test_who_does_not_answer_and_who_is_not_known(here_is_public):
         get("http://no.such.invalid/x")
 
 
-def put(address, routes=None, seconds=5.0):
+def put(address, routes=None, seconds=60.0):
     async def content():
         for _ in range(3):
             yield b"x" * 100_000
@@ -264,19 +264,20 @@ def test_azure_gets_its_blob_type(here_is_public, names, host, kind):
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("answer", "seconds", "error"),
     [
-        (to("/other"), "'http://127.0.0.1:PORT/x' cannot be written: the server answered 302."),
-        (gone, "'http://127.0.0.1:PORT/x' cannot be written: the server answered 404."),
-        (slow, "'http://127.0.0.1:PORT/x' was not written in 0.3 s."),
+        (to("/other"), 60, "cannot be written: the server answered 302."),
+        (gone, 60, "cannot be written: the server answered 404."),
+        (slow, 0.3, "was not written in 0.3 s."),
     ],
     ids=["redirect", "refusal", "silence"],
 )
-def test_a_failed_upload_has_its_reason(here_is_public, answer, error):
+def test_a_failed_upload_has_its_reason(here_is_public, answer, seconds, error):
     """A redirect is a refusal; the error shows neither password nor signature."""
     with pytest.raises(InvalidInput) as raised:
-        put("http://user:secret@127.0.0.1:PORT/x?signature=secret", {"/x": answer}, seconds=0.3)
-    assert re.sub(r":\d+/", ":PORT/", str(raised.value)) == f"The output at {error}"
+        put("http://user:secret@127.0.0.1:PORT/x?signature=secret", {"/x": answer}, seconds)
+    shown = re.sub(r":\d+/", ":PORT/", str(raised.value))
+    assert shown == f"The output at 'http://127.0.0.1:PORT/x' {error}"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.8"])

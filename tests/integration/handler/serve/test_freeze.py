@@ -3,12 +3,12 @@
 import psutil
 import pytest
 
-from handler.engine.awake_clock import MIN_FROZEN_SECONDS
 from runpod_local import JobState
 from tests.support.running_queue_worker import Proxy, freeze, queue_worker
 
-FREEZE_SECONDS = MIN_FROZEN_SECONDS + 3
-FROZEN = r"the process was frozen for \d+ s$"
+TIMEOUT_SECONDS = 12
+FREEZE_SECONDS = 15
+FROZEN = r"the process was frozen for (1[4-9]|[2-9]\d) s$"  # shorter ones are a busy machine's
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def proxy():
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, proxy):
     folder = tmp_path_factory.mktemp("worker")
-    with queue_worker(folder, proxy, REQUEST_TIMEOUT="5") as worker:
+    with queue_worker(folder, proxy, REQUEST_TIMEOUT=str(TIMEOUT_SECONDS)) as worker:
         worker.platform.settings.poll_seconds = 600.0
         yield worker
 
@@ -45,7 +45,7 @@ def test_no_deadline_fires_for_the_frozen_time(worker):
     job_id = worker.platform.submit({"prompt": "long"})
     worker.platform.wait_until(job_id, lambda job: job.state is JobState.IN_PROGRESS)
     freeze(psutil.Process(worker.process.pid), FREEZE_SECONDS)
-    job = worker.platform.wait(job_id, 20)
+    job = worker.platform.wait(job_id)
     assert (job.state, job.error) == (JobState.COMPLETED, None)
     assert len(worker.wait_for_lines(FROZEN)) == 1
 
@@ -56,10 +56,10 @@ def test_a_stream_goes_on_and_its_deadline_counts_the_time_awake(worker):
     freeze(psutil.Process(worker.process.pid), FREEZE_SECONDS)
     chunks = len(worker.platform.job(job_id).chunks)
     worker.platform.wait_until(job_id, lambda job: len(job.chunks) > chunks + 1)
-    job = worker.platform.wait(job_id, 20)
+    job = worker.platform.wait(job_id)
     assert job.state is JobState.FAILED
-    assert "REQUEST_TIMEOUT=5 seconds" in job.error
-    assert job.finished_at - job.taken_at > FREEZE_SECONDS + 4
+    assert f"REQUEST_TIMEOUT={TIMEOUT_SECONDS} seconds" in job.error
+    assert job.finished_at - job.taken_at > FREEZE_SECONDS + TIMEOUT_SECONDS - 1
     assert len(worker.wait_for_lines(FROZEN)) == 1
 
 
@@ -71,7 +71,7 @@ def test_a_worker_with_jobs_whose_connections_died_delivers_them(worker, proxy):
     proxy.leave_half_open()
     worker.platform.post_delay_seconds = 0
     freeze(psutil.Process(worker.process.pid), FREEZE_SECONDS)
-    job = worker.platform.wait(job_id, 30)
+    job = worker.platform.wait(job_id)
     assert job.state is JobState.COMPLETED
     texts = [choice["text"] for chunk in job.output for choice in chunk["choices"]]
     assert "".join(texts) == "one two"

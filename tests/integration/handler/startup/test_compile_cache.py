@@ -149,10 +149,9 @@ def test_a_save_that_is_killed_leaves_what_was_there(tmp_path, volume):
     write(tmp_path / "first/triton/kernel", b"code")
     assert start_save(tmp_path / "first", archives).wait() == 0
     before = list(archives.iterdir())
-    large = tmp_path / "second/triton/large"
-    large.parent.mkdir(parents=True)
-    with large.open("wb") as file:
-        file.truncate(4 * 10**9)  # takes the saver seconds
+    write(tmp_path / "second/inductor/large", bytes(2 * 10**6))
+    (tmp_path / "second/triton").mkdir()
+    os.mkfifo(tmp_path / "second/triton/endless")  # the saver waits for its end
     saver = start_save(tmp_path / "second", archives)
     wait_until(lambda: any(path.stat().st_size > 10**6 for path in archives.glob("*.partial")))
     saver.send_signal(signal.SIGKILL)
@@ -162,7 +161,11 @@ def test_a_save_that_is_killed_leaves_what_was_there(tmp_path, volume):
 
 
 def test_a_worker_that_ends_early_leaves_no_copy_running(tmp_path, volume):
-    with compile_cache(tmp_path, volume) as caches:
+    """The archive of the image is one that never ends."""
+    baked = tmp_path / "baked"
+    baked.mkdir()
+    os.mkfifo(baked / "key.tar")
+    with compile_cache(tmp_path, volume, baked=baked) as caches:
         child = caches._child
         assert child.poll() is None
     assert child.poll() is not None

@@ -61,7 +61,9 @@ def test_many_requests_have_one_trim_soon_and_one_once_the_last_body_is_not_in_u
         trimmer._trim = trims.append
         for _ in range(3):
             trimmer.released(size)
-        await asyncio.sleep(0.2)
+        while len(trims) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
 
     asyncio.run(run())
     assert trims == [0, 0]

@@ -6,14 +6,14 @@ import sys
 import psutil
 import pytest
 
-from handler.engine.awake_clock import MIN_FROZEN_SECONDS
 from tests.support.conditions import wait_until
 from tests.support.environment import clean_environment
 from tests.support.http_worker import running_http_worker
 from tests.support.running_queue_worker import freeze
 
-FREEZE_SECONDS = MIN_FROZEN_SECONDS + 3
-FROZEN = re.compile(r"the process was frozen for \d+ s$", re.M)
+FREEZE_SECONDS = 15
+# Shorter ones are a busy machine's.
+FROZEN = re.compile(r"the process was frozen for (?:1[4-9]|[2-9]\d) s$", re.M)
 COMMAND = [sys.executable, "-m", "tests.support.http_stand_in"]
 
 
@@ -24,7 +24,7 @@ def log(tmp_path):
 
 @pytest.fixture
 def worker(log, tmp_path):
-    environment = clean_environment(HOME=str(tmp_path), REQUEST_TIMEOUT="5", SERVE_MODE="http")
+    environment = clean_environment(HOME=str(tmp_path), REQUEST_TIMEOUT="12", SERVE_MODE="http")
     with (
         log.open("wb") as file,
         running_http_worker(COMMAND, environment, ready_within_seconds=60, log=file) as worker,

@@ -4,6 +4,7 @@ A real engine answers in tests/engine/test_endpoint.py.
 """
 
 import json
+import re
 import threading
 
 import httpx
@@ -192,8 +193,8 @@ def test_the_log_has_a_line_for_each_request_and_no_text_of_it(http, caplog):
     plain, broken, nothing = requests_in(caplog)
     assert plain.getMessage().startswith("/v1/completions 200 ok, 7 tokens in (5 cached), 2 out, ")
     assert broken.getMessage().startswith("/v1/completions 500 failed, ")
-    assert ", first token 0." in broken.getMessage()
-    assert nothing.getMessage().startswith("unknown route 404 refused, 0.")
+    assert re.search(r", first token \d+\.\d", broken.getMessage())
+    assert re.match(r"unknown route 404 refused, \d+\.\d", nothing.getMessage())
     assert plain.fields.keys() == {
         *("route", "outcome", "status", "promptTokens", "completionTokens", "cachedTokens"),
         *("firstTokenSeconds", "seconds", "dollars"),

@@ -151,7 +151,7 @@ def test_a_batch_is_one_job_whose_lines_are_requests(http, monkeypatch):
     job = {"input": {"batch": batch_of("a", "b", "c", "wait", concurrency=2)}}
     name = http.call("POST", "/run", json=job).json()["id"]
     done = {"total": 4, "completed": 3, "failed": 0}
-    wait_until(lambda: http.call("GET", f"/status/{name}").json().get("output") == done, 10)
+    wait_until(lambda: http.call("GET", f"/status/{name}").json().get("output") == done)
     assert http.admission.running == 1
     assert http.complete().status_code == 200
     http.engine.may_answer.set()

@@ -66,9 +66,10 @@ def test_a_health_port_of_its_own_answers_a_ping_and_nothing_else():
     health = free_port()
     with RunningFrontEnd(PORT_HEALTH=str(health)) as http:
         http.open()
-        assert httpx.get(f"http://127.0.0.1:{health}/ping").status_code == 200
+        url = f"http://127.0.0.1:{health}"
+        assert httpx.get(f"{url}/ping", timeout=60).status_code == 200
         headers = {"Authorization": "Bearer one"}
-        other = httpx.get(f"http://127.0.0.1:{health}/v1/models", headers=headers)
+        other = httpx.get(f"{url}/v1/models", headers=headers, timeout=60)
         assert other.status_code == 404
 
 
@@ -83,7 +84,7 @@ def test_a_port_that_is_taken_is_refused():
 
 def test_the_playground_can_be_turned_off(http):
     """It is a page that needs no key and loads nothing from anywhere."""
-    page = httpx.get(f"{http.url}/")
+    page = httpx.get(f"{http.url}/", timeout=60)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert page.headers["content-security-policy"].startswith("default-src 'none'; ")
     assert "http" not in page.text
@@ -106,7 +107,7 @@ def test_a_dead_engine_fails_what_runs_and_ends_the_front_end(http):
     wait_until(lambda: http.engine.running_requests == 2)
     http.engine.alive = False
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     http.finish()
     assert str(http.failure) == "The engine died. The platform must replace this worker."
     plain = next(each for each in stream if not isinstance(each, str))
@@ -126,7 +127,7 @@ def test_a_thread_that_ends_by_an_exception_fails_what_runs_and_ends_the_front_e
         raise RuntimeError("planned")
 
     http.supervisor.thread("monitor", fail).start()
-    waiting.join(10)
+    waiting.join(60)
     http.finish()
     [answer] = answers
     assert (answer.status_code, message(answer)) == (

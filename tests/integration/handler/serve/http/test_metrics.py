@@ -61,12 +61,12 @@ def test_a_queues_worker_has_its_metrics_on_a_port_of_their_own():
     port = free_port()
     with MetricsServer("127.0.0.1", port) as server:
         url = f"http://127.0.0.1:{port}"
-        assert httpx.get(f"{url}/metrics").status_code == 503
-        assert httpx.get(f"{url}/ping").status_code == 204
+        assert httpx.get(f"{url}/metrics", timeout=60).status_code == 503
+        assert httpx.get(f"{url}/ping", timeout=60).status_code == 204
 
         async def exposition():
             return "a 1\n"
 
         server.publish(exposition)
-        assert httpx.get(f"{url}/metrics").text == "a 1\n"
-        assert httpx.get(f"{url}/run").status_code == 404
+        assert httpx.get(f"{url}/metrics", timeout=60).text == "a 1\n"
+        assert httpx.get(f"{url}/run", timeout=60).status_code == 404

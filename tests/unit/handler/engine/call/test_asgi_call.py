@@ -27,6 +27,7 @@ class App:
     def __init__(self):
         self.sent = 0
         self.began = threading.Event()
+        self.tidying = threading.Event()  # all bytes are sent
         self.ended = threading.Event()
         self.go = asyncio.Event()
         self.starlette = Starlette(
@@ -72,6 +73,7 @@ class App:
             yield b"[DONE]"
 
         async def tidy_up():
+            self.tidying.set()
             try:
                 await self.go.wait()
             finally:
@@ -178,6 +180,7 @@ def test_what_the_app_sends_together_is_read_together_and_its_end_with_it(engine
 
     async def run():
         async with exchange(engine, "/burst") as open_exchange:
+            await until(app.tidying.is_set)
             read = [await open_exchange.read(), await open_exchange.read()]
         await turns_of_the_loop(engine)
         assert not app.ended.is_set()  # it is not aborted
@@ -219,7 +222,7 @@ def test_leaving_the_exchange_ends_the_app_work(engine, path):
         await asyncio.wait([task])
 
     asyncio.run(run())
-    assert app.ended.wait(5)
+    assert app.ended.wait(60)
 
 
 def test_an_answer_that_breaks_off_is_an_error(engine):
