@@ -143,7 +143,7 @@ soak: .venv/dev $(RUN_ENVIRONMENT) $(DEMOS)  ## a worker under load and faults f
 	@$(SOAK) --mode $(MODE) --connections $(CONNECTIONS) --minutes $(MINUTES) --seed $(SEED) --report soak-$(ENGINE)-$(MODE).json
 
 test-soak: .venv/dev $(DEMO)-awq/config.json  ## three minutes of it with vLLM
-	@nice -n 5 $(BIN)/python -m tests.soak --minutes 3 --seed 12 --report .venv/soak.json $(REPORT)
+	@$(BIN)/python -m tests.soak --minutes 3 --seed 12 --report .venv/soak.json $(REPORT)
 
 # CASES="main delays" runs these only; `python -m benchmarks --help` names them. DEVICE=gpu measures
 # on a GPU, DEVICE=simulated the CUDA builds beside a simulated one.

@@ -23,6 +23,7 @@ import pytest
 
 from runpod_local import Job, Platform, running_platform, running_worker
 from tests.support.checkpoints import lora
+from tests.support.conditions import wait_until
 from tests.support.environment import (
     NAME,
     PYTHON,
@@ -162,17 +163,17 @@ def endpoint_environment(engine, folder, **more):
 def starting_http_worker(engine, folder):
     """Run a worker that serves HTTP; yields while its engine is starting.
 
-    Its queue is long enough for the load of test_http_worker.py.
+    Its queue is long enough for the load of test_http_worker.py, and its drain for a long stream.
     """
     log = folder / "log"
-    environment = endpoint_environment(engine, folder, MAX_QUEUE="1000")
+    environment = endpoint_environment(engine, folder, MAX_QUEUE="1000", DRAIN_TIMEOUT="300")
     with (
         log.open("wb") as file,
         running_http_worker(
             worker_command(engine), environment, ready_within_seconds=None, log=file
         ) as worker,
     ):
-        worker.wait_for_ping(204, 60)
+        wait_until(lambda: worker.ping() in (200, 204), 60)  # 200 where the engine was faster
         yield Endpoint(worker, psutil.Process(worker.process.pid), log, engine)
 
 

@@ -81,6 +81,7 @@ class Served:
             f"{self.embeddings}/embeddings",
             headers={"Authorization": f"Bearer {KEY}"},
             json={"model": "org/embeddings", "input": TEXTS},
+            timeout=TIMEOUT_SECONDS,
         )
         return [each["embedding"] for each in answer.raise_for_status().json()["data"]]
 

@@ -6,7 +6,6 @@ REQUEST_TIMEOUT is as long as a freeze, so a deadline that counted it would fire
 import psutil
 import pytest
 
-from handler.engine.awake_clock import MIN_FROZEN_SECONDS
 from runpod_local import JobState, running_platform, running_worker
 from tests.support.environment import (
     PYTHON,
@@ -16,8 +15,9 @@ from tests.support.environment import (
 )
 from tests.support.running_queue_worker import Proxy, QueueWorker, freeze, proxied
 
-FREEZE_SECONDS = MIN_FROZEN_SECONDS + 10
-FROZEN = r"the process was frozen for \d+ s$"
+FREEZE_SECONDS = 20
+FROZEN = r"the process was frozen for (1[89]|[2-9]\d) s$"  # shorter ones are a busy machine's
+MAX_TRIES = 5
 QUESTION = {"prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
 # Both take seconds on a CPU, but not REQUEST_TIMEOUT, also where others use the cores.
 STREAM_TOKENS = 16
@@ -74,25 +74,30 @@ def test_idle_with_dead_connections(worker):
     [seen] = worker.platform.workers.values()
     pings = len(seen.pings)
     woken(worker)
-    worker.platform.wait_for_worker(30, lambda each: len(each.pings) > pings)
+    worker.platform.wait_for_worker(60, lambda each: len(each.pings) > pings)
 
 
 def test_in_a_prefill(worker):
-    """No chunk has come at the freeze; all come after it."""
-    job_id = worker.platform.submit(LONG)
-    job = worker.platform.wait_until(job_id, lambda job: job.state is JobState.IN_PROGRESS, 30)
-    assert freeze(worker.family, FREEZE_SECONDS, lambda: list(job.chunks)) == []
-    job = worker.platform.wait(job_id, 300)
-    assert (job.state, job.error) == (JobState.COMPLETED, None)
-    assert job.output[-1]["usage"]["completion_tokens"] == 4
-    woken(worker)
+    """No chunk has come at the freeze; all come after it. A prefill may be over before it."""
+    for number in range(MAX_TRIES):
+        prompt = f"{number} {LONG['prompt']}"  # no prefix of an earlier one
+        job_id = worker.platform.submit(LONG | {"prompt": prompt})
+        job = worker.platform.wait_until(job_id, lambda job: job.state is JobState.IN_PROGRESS)
+        chunks_before = freeze(worker.family, FREEZE_SECONDS, lambda job=job: list(job.chunks))
+        job = worker.platform.wait(job_id, 300)
+        assert (job.state, job.error) == (JobState.COMPLETED, None)
+        assert job.output[-1]["usage"]["completion_tokens"] == 4
+        woken(worker)
+        if chunks_before == []:
+            return
+    pytest.fail(f"{MAX_TRIES} prefills were over before the freeze")
 
 
 def test_in_a_stream(worker):
     """What it says is what it says without a freeze."""
     expected = text(worker.run(STREAM))
     job_id = worker.platform.submit(STREAM)
-    worker.platform.wait_until(job_id, lambda job: job.chunks, 30)
+    worker.platform.wait_until(job_id, lambda job: job.chunks)
     freeze(worker.family, FREEZE_SECONDS)
     job = worker.platform.wait(job_id, 300)
     assert (job.state, job.error) == (JobState.COMPLETED, None)

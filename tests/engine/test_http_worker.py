@@ -75,15 +75,15 @@ def test_a_worker_survives_a_rough_load_and_drains_on_ctrl_c(endpoint):
     stream.start()
     wait_until(lambda: metric(worker, "llm_worker_streams_active") == 1)
     os.killpg(worker.process.pid, signal.SIGINT)
-    worker.wait_for_ping(503, 5)
-    stream.join(60)
+    worker.wait_for_ping(503, 60)
+    stream.join(300)
     assert ends == ["length", "data: [DONE]"]
-    assert worker.process.wait(60) == 0
+    assert worker.process.wait(300) == 0
     assert running(family) == []
 
 
 def stream_to_the_end(worker, ends):
-    answer = post(worker, "/v1/completions", STORY | {"max_tokens": 100})
+    answer = post(worker, "/v1/completions", STORY | {"max_tokens": 1000})
     *_, last, done = answer.text.strip().split("\n\n")
     ends += [json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"], done]
 

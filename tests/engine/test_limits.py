@@ -81,7 +81,7 @@ def test_a_stream_that_is_alone(endpoint):
 
 def largest_gap(job):
     gaps = [after.arrived_at - before.arrived_at for before, after in pairwise(job.chunks)]
-    return f"largest gap of the stream: {max(gaps):.3f} s"
+    return f"largest gap of the stream: {max(gaps, default=0.0):.3f} s"
 
 
 SECRET = "what-only-the-caller-knows"

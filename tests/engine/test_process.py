@@ -54,12 +54,15 @@ def runs_on_a_volume(tmp_path_factory):
             CACHE_ROOT=str(cache),
         )
         runs = []
-        for job in ((), ("--test_input", failing)):
+        first, second = (), ("--test_input", failing)
+        for job in (first, first, first, second):
+            if job == first and any(volume.rglob("*.tar")):
+                continue  # a machine that is busy may need a second run to save the cache in time
             done = run_worker(*job, **environment)
             done.cached = [path.name for path in cache.rglob("*.json")]
             shutil.rmtree(cache)
             runs.append(done)
-        return runs
+        return runs[-2:]
 
 
 def assert_paris(done):
@@ -238,20 +241,21 @@ def test_jobs_that_outlast_the_drain_fail_with_what_they_have(engine):
         running_worker(
             platform,
             worker_command(engine),
-            worker_environment("bf16", engine, DRAIN_TIMEOUT="2", REQUEST_TIMEOUT="8"),
+            worker_environment("bf16", engine, DRAIN_TIMEOUT="2", REQUEST_TIMEOUT="20"),
             ready_within_seconds=START_SECONDS,
         ) as worker,
     ):
-        story = {**STORY, "max_tokens": 1500}  # SGLang reserves room for what is asked for
-        timed_out = platform.wait(platform.submit(story), 60)
+        # SGLang is slower, and reserves room for what is asked for.
+        story = {**STORY, "max_tokens": 6000 if engine == "vllm" else 1500}
+        timed_out = platform.wait(platform.submit(story), 300)
         error = json.loads(timed_out.error)["error"]
         assert (error["code"], error["message"]) == (
             408,
-            "The request took longer than REQUEST_TIMEOUT=8 seconds.",
+            "The request took longer than REQUEST_TIMEOUT=20 seconds.",
         )
         assert len(timed_out.chunks) > 5
         job_id = platform.submit(story)
-        platform.wait_until(job_id, lambda job: job.chunks, 30)
+        platform.wait_until(job_id, lambda job: len(job.chunks) > 1)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 0
         job = platform.job(job_id)

@@ -290,8 +290,12 @@ def test_no_error_shows_the_inside(endpoint):
 
 def test_jobs_at_once_are_batched(endpoint):
     """Eight stories take far less than eight times one: nothing blocks in between."""
-    ids = [endpoint.platform.submit({**STORY, "max_tokens": 100}) for _ in range(8)]
-    jobs = [endpoint.platform.wait(job_id, 300) for job_id in ids]
+    platform = endpoint.platform
+
+    async def submit_all():
+        return [platform.state.submit({**STORY, "max_tokens": 100}).id for _ in range(8)]
+
+    jobs = [platform.wait(name, 300) for name in platform.run_in_loop(submit_all())]
     assert [job.output[-1]["usage"]["completion_tokens"] for job in jobs] == [100] * 8
     first_tokens = [job.chunks[0].arrived_at for job in jobs]
     assert max(first_tokens) < min(job.finished_at for job in jobs)

@@ -49,7 +49,7 @@ def test_it_serves_the_platform_until_docker_stop(docker, image, tmp_path):
             job = platform.wait(platform.submit({**chat, "temperature": 0, "max_tokens": 20}), 120)
             assert (job.state, job.output[0]["model"]) == (JobState.COMPLETED, REPOSITORY)
             assert "Paris" in job.output[0]["choices"][0]["message"]["content"]
-            asked = {**chat, "temperature": 0, "max_tokens": 20, "stream": True}
+            asked = {**chat, "max_tokens": 200, "ignore_eos": True, "stream": True}
             stream = {"openai_route": "/v1/chat/completions", "openai_input": asked}
             streamed = platform.wait(platform.submit(stream), 120)
             assert len(streamed.chunks) > 1

@@ -183,11 +183,13 @@ class FaultInjector:
             worker.expect((5,), event.kind)
             cores[0].kill()
         else:
-            worker.expect((0,), event.kind)
-            self._terminate()
-        if event.kind == "SIGTERM in a drain":
-            time.sleep(min(event.value, 2.0))
-            self._terminate()
+            # A second signal that comes after the drain ends the worker as it does any process.
+            worker.expect((0, 143) if event.kind == "SIGTERM in a drain" else (0,), event.kind)
+            process = worker.process
+            process.send_signal(signal.SIGTERM)
+            if event.kind == "SIGTERM in a drain":
+                time.sleep(min(event.value, 2.0))
+                process.send_signal(signal.SIGTERM)
         wait_until(lambda: len(worker.ends) > ends, STOP_SECONDS)
         window.ended = time.monotonic()
         if event.kind == "SIGTERM at the start":
@@ -196,7 +198,7 @@ class FaultInjector:
             wait_until(lambda: catches(worker.process.pid, signal.SIGTERM), STOP_SECONDS)
             seen = self._platform.workers.get(worker.id)
             worker.expect((0,) if seen and seen.ready else (143,), event.kind)
-            self._terminate()
+            worker.process.send_signal(signal.SIGTERM)
             wait_until(lambda: len(worker.ends) > ends + 1, STOP_SECONDS)
             window.ended = time.monotonic()
         worker.wait_until_ready(START_SECONDS)
@@ -209,6 +211,3 @@ class FaultInjector:
         job = self._platform.job(self._platform.submit(job_input))
         self._load.sent.append(Sent(kind + CUT_SHORT, job, "any", text))
         self._platform.wait_until(job.id, until, STATE_SECONDS)
-
-    def _terminate(self) -> None:
-        self._workers.process.send_signal(signal.SIGTERM)

@@ -44,9 +44,10 @@ class Prometheus:
         assert body["status"] == "success", f"{parameters.get('query', path)}: {body['error']}"
         return body["data"]
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Return the labels and the value of each series now."""
-        result = self.get("query", query=expression)["result"]
+    def query(self, expression: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """Return the labels and the value of each series, now or at a time."""
+        time_of_query = {} if at is None else {"time": str(at)}
+        result = self.get("query", query=expression, **time_of_query)["result"]
         return [(series["metric"], float(series["value"][1])) for series in result]
 
 

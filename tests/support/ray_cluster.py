@@ -14,8 +14,10 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.http_worker import free_port
+
 PLUGIN = Path(__file__).parent / "ray_cpu"  # see there
-START_SECONDS = 60
+START_SECONDS = 600  # on a new machine Ray compiles all its modules
 STOP_SECONDS = 20
 
 
@@ -41,9 +43,7 @@ def running_ray(environment: dict[str, str], ranks: int) -> Iterator[RayCluster]
 
     Raises RuntimeError if it does not start.
     """
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # its sockets need a short path
     ray = Path(sys.executable).with_name("ray")
     command = [str(ray), "start", "--head", "--block", f"--port={port}", f"--num-gpus={ranks}"]
