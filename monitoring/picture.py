@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 PANELS = json.loads(Path(__file__).with_name("dashboard.json").read_text())["panels"]
 PALETTE = ("#73BF69", "#F2CC0C", "#5794F2", "#FF9830", "#F2495C", "#B877D9")
 COLUMN_INCHES, ROW_INCHES = 0.52, 0.32
-MARGIN_INCHES = {"timeseries": (0.6, 0.3), "stat": (0.1, 0.05)}  # left of a plot and below it
+# Left of a plot and below it.
+MARGIN_INCHES = {"timeseries": (0.6, 0.3), "stat": (0.1, 0.05), "bargauge": (1.9, 0.05)}
 STYLE: Any = {"axes.facecolor": "#181b1f", "axes.edgecolor": "#2a2e34", "axes.grid": True}
 STYLE |= {"axes.axisbelow": True, "font.size": 8, "grid.color": "#2a2e34", "legend.fontsize": 7}
 STYLE |= {"legend.edgecolor": "none", "savefig.facecolor": "#111217"}
