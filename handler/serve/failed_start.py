@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 MAX_JOBS = 32  # which only get an error
 END_INTERVAL_SECONDS = 0.1
-REPORT_TIMEOUT_SECONDS = 3.0
+REPORT_TIMEOUT_SECONDS = 10.0  # a host that is busy may be the cause
 REPORT_REQUEST_TIMEOUT_SECONDS = 2.0  # as in the SDK, as is the next
 MAX_REASON_CHARACTERS = 256
 ENGINE_THREAD_TIMEOUT_SECONDS = 60.0
@@ -90,7 +90,7 @@ def after_failed_start(error: BaseException, reason: str, environ: Mapping[str, 
 
 
 def report_unhealthy(check: str, reason: str, environ: Mapping[str, str]) -> None:
-    """Report a failed check to the platform, as `rp_fitness` of the SDK does; at most 3 s.
+    """Report a failed check to the platform, as `rp_fitness` of the SDK does; at most 10 s.
 
     Args:
         check: what failed.

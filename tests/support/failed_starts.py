@@ -95,5 +95,5 @@ def unhealthy_pings(platform: Platform) -> list[Ping]:
         reports[:] = [ping for ping in worker.pings if ping.status == "unhealthy"]
         return bool(reports)
 
-    platform.wait_for_worker(20, has_reported)
+    platform.wait_for_worker(60, has_reported)
     return reports
