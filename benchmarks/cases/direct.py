@@ -7,14 +7,10 @@ the page cache stay: only the very first start reads the disk.
 """
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +18,10 @@ from typing import Any
 from benchmarks.bench import Bench, Case
 from benchmarks.devices import ROOT
 from benchmarks.direct import DirectRun
+from benchmarks.process_group import run_logged
 from benchmarks.report import Row, Table, load_rows
 
 MIN_PROCESS_SECONDS = 20.0  # no process is started with less of the budget left
-EXIT_TIMEOUT_SECONDS = 10.0
 LOG_LINES = 15
 ERROR = re.compile(r"(?:^|[\s\]])((?:\w+\.)*\w*(?:Error|Exception)\b: .*)")
 NUMBER = r"([\d.,]*\d)"
@@ -145,7 +141,8 @@ def run_process(
     )
     command = [bench.device.python["vllm"], "-m", "benchmarks.direct_process"]
     command += [json.dumps(asdict(specification)), str(result)]
-    code = _run(command, process_environment(bench, model, variant), log, timeout_seconds)
+    environ = process_environment(bench, model, variant)
+    code = run_logged(command, environ, log, timeout_seconds)
     text = log.read_text(errors="replace")
     found: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
     found["stages"] = found.get("stages", {}) | numbers_in(text, LOG_STAGES)
@@ -172,37 +169,6 @@ def process_environment(bench: Bench, model: Path, variant: Variant) -> dict[str
     }
     given = bench.device.environment(model, dummy_weights=True)
     return {**given, **environ, **bench.device.environ}
-
-
-def _run(
-    command: Sequence[str], environ: Mapping[str, str], log: Path, timeout_seconds: float
-) -> int | None:
-    """Run a process with its output in a log; return its exit code, None if it was killed.
-
-    Nothing of its group is left afterwards: the device's memory must be free again.
-    """
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            return process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            deadline = time.monotonic() + EXIT_TIMEOUT_SECONDS
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                while time.monotonic() < deadline:
-                    os.killpg(process.pid, 0)
-                    time.sleep(0.1)
 
 
 def numbers_in(log: str, patterns: Mapping[str, str]) -> dict[str, float | None]:

@@ -1,10 +1,7 @@
 """The case `http` with guidellm as the load generator: figures that our own client did not make."""
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from benchmarks.cases.http import SIDES, TARGETS
 from benchmarks.devices import ROOT
 from benchmarks.http_server import API_KEY, REQUEST_TIMEOUT_SECONDS, HttpServer
 from benchmarks.load import Figures, Loads, chat_bodies, median_loads
+from benchmarks.process_group import run_logged
 from benchmarks.report import Table, load_rows
 
 GUIDELLM = ROOT / ".venv-guidellm/bin/guidellm"
@@ -86,8 +84,7 @@ def _run(folder: Path, scenario: Mapping[str, Any]) -> Any:
     """Run guidellm in a folder, with its caches there and without a model hub; return its report.
 
     Raises:
-        RuntimeError: it ended with an error.
-        subprocess.TimeoutExpired: it took longer than `TIMEOUT_SECONDS`.
+        RuntimeError: it ended with an error, or took longer than `TIMEOUT_SECONDS`.
     """
     (folder / SCENARIO).write_text(json.dumps(scenario))
     # Each of its processes imports torch: more of them than cores would only slow the server.
@@ -98,25 +95,11 @@ def _run(folder: Path, scenario: Mapping[str, Any]) -> Any:
         "GUIDELLM__MAX_WORKER_PROCESSES": str(processes),
     }
     log = folder / "guidellm.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [GUIDELLM, "run", "--config", SCENARIO, "--disable-console"],
-            cwd=folder,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(TIMEOUT_SECONDS)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if code:
-        output = log.read_text(errors="replace")
-        raise RuntimeError(f"guidellm ended with code {code}: {output[-2000:]}")
+    command: list[str | Path] = [GUIDELLM, "run", "--config", SCENARIO, "--disable-console"]
+    code = run_logged(command, environ, log, TIMEOUT_SECONDS, folder=folder)
+    if code != 0:
+        ended = "did not end in time" if code is None else f"ended with code {code}"
+        raise RuntimeError(f"guidellm {ended}: {log.read_text(errors='replace')[-2000:]}")
     return json.loads((folder / REPORT).read_text())
 
 

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 MAX_JOBS = 32  # which only get an error
 END_INTERVAL_SECONDS = 0.1
-REPORT_TIMEOUT_SECONDS = 10.0  # a host that is busy may be the cause
+REPORT_TIMEOUT_SECONDS = 10.0  # a busy host is slow to send it
 REPORT_REQUEST_TIMEOUT_SECONDS = 2.0  # as in the SDK, as is the next
 MAX_REASON_CHARACTERS = 256
 ENGINE_THREAD_TIMEOUT_SECONDS = 60.0

@@ -1,7 +1,4 @@
-"""A command that waits for the hub as long as a busy machine needs.
-
-python -m tests.support.patient builder plan org/model
-"""
+"""Runs a module that then waits long for the hub: `python -m tests.support.patient builder …`."""
 
 import runpy
 import sys

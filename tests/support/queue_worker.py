@@ -65,7 +65,7 @@ FAULTS = {
 
 def main():
     configure_logging("INFO", "text")
-    from handler.serve import worker as of_front_ends
+    from handler.serve import worker as serve_worker
     from handler.serve.queue import drain
     from handler.serve.queue.loop import QueueFrontEnd
     from handler.serve.queue.ping import bounded_jobs
@@ -78,7 +78,7 @@ def main():
     if fault := os.environ.get("FAULT"):
         FAULTS[fault](rp_scale)
     # A platform on a busy machine takes the last results late.
-    of_front_ends.LAST_OUTPUT_GRACE_SECONDS = drain.LAST_OUTPUT_GRACE_SECONDS = 60.0
+    serve_worker.LAST_OUTPUT_GRACE_SECONDS = drain.LAST_OUTPUT_GRACE_SECONDS = 60.0
     supervisor = Supervisor()
     signal.signal(signal.SIGUSR1, lambda *_: supervisor.thread("monitor", fail).start())
     max_jobs = int(os.environ.get("MAX_CONCURRENCY", "8"))
