@@ -53,7 +53,7 @@ class MergedDetokenizer:
     def _decode(self) -> None:
         token_ids, self._pending = self._pending, []
         detokenizer = self._detokenizer
-        # A token that ends the answer is no text of it.
+        # A stop token is not part of the text.
         text_ids = token_ids[:-1] if self._drops_last else token_ids
         before = copy.copy(detokenizer.stream)
         text = _text_of(detokenizer, text_ids)
